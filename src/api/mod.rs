@@ -1,0 +1,1 @@
+//! The admin service: authenticate, decode, propose or read, encode.

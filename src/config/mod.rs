@@ -1,0 +1,1 @@
+//! Node-local configuration: the file as written, and the checked value.

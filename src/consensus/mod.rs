@@ -1,0 +1,1 @@
+//! Replication: openraft behind our own words.

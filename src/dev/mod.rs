@@ -1,0 +1,1 @@
+//! `pontoon dev`: a local cluster; owns its child processes.

@@ -1,0 +1,17 @@
+//! Pontoon: DNS, load balancing and virtual addresses from one replicated log.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod consensus;
+pub mod dev;
+pub mod dns;
+pub mod model;
+pub mod node;
+pub mod proxy;
+pub mod site;
+pub mod state;
+pub mod telemetry;
+pub mod vip;
+pub mod wire;
+pub mod zonefile;

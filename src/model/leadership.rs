@@ -1,0 +1,23 @@
+//! What `dns`, `proxy` and `vip` may know of consensus: a signal, received over a channel.
+
+use std::time::Instant;
+
+use super::node::NodeId;
+
+/// This node's standing in its Raft group, as far as it knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    pub term: u64,
+    /// The leader this node follows, or itself.
+    pub leader: Option<NodeId>,
+    /// Set while this node leads and has committed in its own term: until when no other node can have been elected. It
+    /// runs from the *send* time of a heartbeat round that a quorum acknowledged. Being leader alone permits nothing.
+    pub lease_until: Option<Instant>,
+}
+
+impl Leadership {
+    /// Whether this node leads and its lease holds at `now`.
+    pub fn holds(&self, now: Instant) -> bool {
+        self.lease_until.is_some_and(|until| now < until)
+    }
+}

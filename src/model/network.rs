@@ -1,0 +1,131 @@
+//! Address ranges, for allow-lists and views.
+
+use std::{fmt, net::IpAddr};
+
+/// An address range: networks in allow-lists (`10.0.0.0/8`, `fd00::/8`). Host bits are zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+/// Why a text is no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a network: {problem}")]
+pub struct NetworkError {
+    text: String,
+    problem: &'static str,
+}
+
+impl Network {
+    /// None when `prefix` is longer than the address or host bits are set.
+    pub fn new(address: IpAddr, prefix: u8) -> Option<Self> {
+        let network = Self { address, prefix };
+        let fits = prefix <= if address.is_ipv4() { 32 } else { 128 };
+        (fits && network.masked(address) == Some(address)).then_some(network)
+    }
+
+    /// Whether `address` lies in the range. An IPv4-mapped IPv6 address counts as its IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.masked(address.to_canonical()) == Some(self.address)
+    }
+
+    fn masked(&self, address: IpAddr) -> Option<IpAddr> {
+        match (self.address, address) {
+            (IpAddr::V4(_), IpAddr::V4(a)) => {
+                let mask = u32::MAX
+                    .checked_shl(32 - u32::from(self.prefix))
+                    .unwrap_or(0);
+                Some(IpAddr::V4((a.to_bits() & mask).into()))
+            }
+            (IpAddr::V6(_), IpAddr::V6(a)) => {
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.prefix))
+                    .unwrap_or(0);
+                Some(IpAddr::V6((a.to_bits() & mask).into()))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+}
+
+impl std::str::FromStr for Network {
+    type Err = NetworkError;
+
+    /// Reads `ADDRESS/PREFIX`, or an address alone for a single host.
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let error = |problem| NetworkError {
+            text: text.chars().take(80).collect(),
+            problem,
+        };
+        let (address, prefix) = text
+            .split_once('/')
+            .map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| error("the part before '/' is no IPv4 or IPv6 address"))?;
+        let full = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(full), |p| {
+            p.parse()
+                .map_err(|_| error("the prefix length is no number"))
+        })?;
+        if prefix > full {
+            return Err(error("the prefix length is longer than the address"));
+        }
+        Self::new(address, prefix).ok_or_else(|| error("bits beyond the prefix length are set"))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_contain_what_their_prefix_says() {
+        let net: Network = "10.0.0.0/8".parse().unwrap();
+        assert!(net.contains("10.255.0.1".parse().unwrap()));
+        assert!(net.contains("::ffff:10.0.0.1".parse().unwrap()));
+        assert!(!net.contains("11.0.0.1".parse().unwrap()));
+        assert!(
+            "0.0.0.0/0"
+                .parse::<Network>()
+                .unwrap()
+                .contains("1.2.3.4".parse().unwrap())
+        );
+        assert!(
+            "::/0"
+                .parse::<Network>()
+                .unwrap()
+                .contains("fe80::1".parse().unwrap())
+        );
+        assert!(
+            !"0.0.0.0/0"
+                .parse::<Network>()
+                .unwrap()
+                .contains("fe80::1".parse().unwrap())
+        );
+        for bad in ["10.0.0.1/8", "10.0.0.0/33", "x/8", "10.0.0.0/", "fd00::1/8"] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
+        }
+    }
+}

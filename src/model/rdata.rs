@@ -1,0 +1,1 @@
+//! Record data: the wire and presentation forms of each type.

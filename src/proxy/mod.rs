@@ -1,0 +1,1 @@
+//! Forwarding TCP from listeners to pools.

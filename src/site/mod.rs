@@ -1,0 +1,1 @@
+//! The site document: plan, apply, export.

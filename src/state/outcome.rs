@@ -1,0 +1,86 @@
+//! What became of a command. Apply never fails: it answers with one of these.
+
+use crate::model::{name::Name, node::NodeId, serial::Serial};
+
+/// The end of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Applied(Applied),
+    Refused(Refusal),
+    /// The request is older than the remembered request ids: it may have been applied before, or never. Nothing changed now.
+    Unknown,
+}
+
+/// What an applied command did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Revision of the state that shows it. For a command that changed nothing, the revision it found.
+    pub revision: u64,
+    /// False when the state already was as asked.
+    pub changed: bool,
+    /// Zones that changed, with their serials now; for a command that changed nothing, those it named.
+    pub serials: Vec<(Name, Serial)>,
+    /// The id given by `AddMember` or `InitCluster`.
+    pub node: Option<NodeId>,
+}
+
+/// Why nothing was changed, in words for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: {problem}")]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    /// The object as the operator knows it: `zone example.com.`, `pool web`, ...
+    pub object: String,
+    /// What was wrong with it.
+    pub problem: String,
+    /// What to do next; may be empty.
+    pub hint: String,
+}
+
+/// Kinds of refusal, for programs: `code` in JSON errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The form is wrong: it can never be applied.
+    Invalid,
+    NotFound,
+    AlreadyExists,
+    /// A precondition did not hold.
+    PreconditionFailed,
+    /// It clashes with other objects: CNAME and other data, ports, a pool in use.
+    Conflict,
+    /// A limit would be passed.
+    LimitExceeded,
+    /// The command is of a kind that not all nodes know yet.
+    FeatureLevel,
+}
+
+impl RefusalKind {
+    /// The `code` of JSON errors.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::Conflict => "conflict",
+            Self::LimitExceeded => "limit_exceeded",
+            Self::FeatureLevel => "feature_level",
+        }
+    }
+}
+
+impl Refusal {
+    pub fn new(
+        kind: RefusalKind,
+        object: impl ToString,
+        problem: impl ToString,
+        hint: impl ToString,
+    ) -> Self {
+        Self {
+            kind,
+            object: object.to_string(),
+            problem: problem.to_string(),
+            hint: hint.to_string(),
+        }
+    }
+}

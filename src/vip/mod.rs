@@ -1,0 +1,1 @@
+//! Virtual addresses: held only by the leader with a fresh lease.

@@ -1,0 +1,3 @@
+//! Generated protobuf types and their conversions to domain values, one file per message family.
+
+pub mod command;
