@@ -1,1 +1,3 @@
 //! Replication: openraft behind our own words.
+
+pub mod types;

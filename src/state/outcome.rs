@@ -3,7 +3,7 @@
 use crate::model::{name::Name, node::NodeId, serial::Serial};
 
 /// The end of a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Outcome {
     Applied(Applied),
     Refused(Refusal),
@@ -12,7 +12,7 @@ pub enum Outcome {
 }
 
 /// What an applied command did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Applied {
     /// Revision of the state that shows it. For a command that changed nothing, the revision it found.
     pub revision: u64,
@@ -25,7 +25,7 @@ pub struct Applied {
 }
 
 /// Why nothing was changed, in words for the operator.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{object}: {problem}")]
 pub struct Refusal {
     pub kind: RefusalKind,
@@ -38,7 +38,7 @@ pub struct Refusal {
 }
 
 /// Kinds of refusal, for programs: `code` in JSON errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum RefusalKind {
     /// The form is wrong: it can never be applied.
     Invalid,
