@@ -1,0 +1,118 @@
+//! Making gRPC channels. Channels connect when first used and again after a failure.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::{Security, credentials::pinned_client_config};
+use crate::pki::verify::Expected;
+
+/// Longest wait for a TCP connection and for the TLS handshake, each.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that answers no HTTP/2 ping for the interval plus the timeout is given up.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Sent data unacknowledged for this long ends the connection (TCP_USER_TIMEOUT), so that a vanished peer is noticed.
+const USER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A channel to `address`, secured as `security` says.
+pub fn channel(address: SocketAddr, security: &Security, expected: Expected) -> Channel {
+    let security = security.clone();
+    lazy_channel(move || {
+        let (security, expected) = (security.clone(), expected.clone());
+        async move {
+            let tcp = connect_tcp(address).await?;
+            match security {
+                Security::Plain => Ok(TokioIo::new(Io::Plain(tcp))),
+                Security::Tls(credentials) => {
+                    // Built per connection, so that replaced certificates are used from the next one on.
+                    let config = credentials
+                        .current()
+                        .client_config(expected)
+                        .map_err(io::Error::other)?;
+                    handshake(tcp, config).await.map(TokioIo::new)
+                }
+            }
+        }
+    })
+}
+
+/// A channel to a member that is known only by the fingerprint of its authority; for `join`.
+///
+/// # Errors
+/// When TLS cannot be set up in this process.
+pub fn pinned_channel(address: SocketAddr, fingerprint: &str) -> Result<Channel, rustls::Error> {
+    let config = pinned_client_config(fingerprint)?;
+    Ok(lazy_channel(move || {
+        let config = config.clone();
+        async move {
+            handshake(connect_tcp(address).await?, config)
+                .await
+                .map(TokioIo::new)
+        }
+    }))
+}
+
+/// A channel over the local unix socket at `path`.
+pub fn unix_channel(path: PathBuf) -> Channel {
+    lazy_channel(move || {
+        let path = path.clone();
+        async move {
+            let stream = UnixStream::connect(&path).await;
+            let named = |e: io::Error| {
+                io::Error::new(e.kind(), format!("unix socket {}: {e}", path.display()))
+            };
+            stream.map(|s| TokioIo::new(Io::Unix(s))).map_err(named)
+        }
+    })
+}
+
+fn lazy_channel<F, Fut>(connect: F) -> Channel
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<TokioIo<Io>>> + Send + 'static,
+{
+    // The address is the connector's affair; the URI only fills the `:authority` header.
+    Endpoint::from_static("http://pontoon")
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(tower::service_fn(move |_: Uri| connect()))
+}
+
+async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{address}: {e}"));
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
+    let stream = connecting
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(named)?;
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(stream)
+}
+
+async fn handshake(tcp: TcpStream, config: ClientConfig) -> io::Result<Io> {
+    let address = tcp.peer_addr()?;
+    // Never looked at: `pki::verify` goes by the identity in the certificate.
+    let name = ServerName::try_from("pontoon").map_err(io::Error::other)?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let tls = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|e| io::Error::new(e.kind(), format!("{address}: TLS: {e}")))?;
+    Ok(Io::Tls(Box::new(tls)))
+}
+
+/// Any of the three kinds of connection.
+enum Io {
+    Plain(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+super::accept::delegate_io!(Io { Plain, Unix, Tls });
