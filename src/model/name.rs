@@ -156,6 +156,73 @@ impl Name {
     }
 }
 
+/// A name borrowed from a message or from another name, to look up in a map of `Name` without allocating.
+///
+/// It holds what `Name` holds: one complete uncompressed name in lower case. Whoever makes one has checked that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NameRef<'a>(pub &'a [u8]);
+
+impl NameRef<'_> {
+    /// Where each label starts, the leftmost first, and how many there are (the root label not counted).
+    fn starts(self) -> ([u8; 128], usize) {
+        let mut starts = [0u8; 128];
+        let (mut count, mut at) = (0, 0);
+        while let Some(&length) = self.0.get(at).filter(|length| **length > 0) {
+            let Some(start) = starts.get_mut(count) else {
+                break;
+            };
+            *start = at as u8;
+            count += 1;
+            at += 1 + usize::from(length);
+        }
+        (starts, count)
+    }
+}
+
+impl Ord for NameRef<'_> {
+    /// The canonical order of RFC 4034 section 6.1: label by label from the root.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (ours, our_count) = self.starts();
+        let (theirs, their_count) = other.starts();
+        let ours = ours[..our_count]
+            .iter()
+            .rev()
+            .map(|at| label_at(self.0, *at));
+        let theirs = theirs[..their_count]
+            .iter()
+            .rev()
+            .map(|at| label_at(other.0, *at));
+        ours.cmp(theirs)
+    }
+}
+
+impl PartialOrd for NameRef<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl equivalent::Equivalent<Name> for NameRef<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        *self.0 == *name.0
+    }
+}
+
+impl equivalent::Comparable<Name> for NameRef<'_> {
+    fn compare(&self, name: &Name) -> Ordering {
+        self.cmp(&NameRef(&name.0))
+    }
+}
+
+/// The label whose length octet is at `start`; empty where the octets end early.
+fn label_at(wire: &[u8], start: u8) -> &[u8] {
+    let rest = wire.get(usize::from(start)..).unwrap_or_default();
+    match rest.split_first() {
+        Some((&length, rest)) => rest.get(..usize::from(length)).unwrap_or_default(),
+        None => &[],
+    }
+}
+
 /// The labels of a name, the leftmost first.
 #[derive(Clone)]
 pub struct Labels<'a>(&'a [u8]);
@@ -177,9 +244,7 @@ impl<'a> Iterator for Labels<'a> {
 impl Ord for Name {
     /// The canonical order of RFC 4034 section 6.1: label by label from the root.
     fn cmp(&self, other: &Self) -> Ordering {
-        let ours: Vec<&[u8]> = self.labels().collect();
-        let theirs: Vec<&[u8]> = other.labels().collect();
-        ours.iter().rev().cmp(theirs.iter().rev())
+        NameRef(&self.0).cmp(&NameRef(&other.0))
     }
 }
 
@@ -406,7 +471,8 @@ impl fmt::Debug for NameKey {
     }
 }
 
-fn push_key_label(key: &mut Vec<u8>, label: &[u8]) {
+/// Appends one label to a key; see `NameKey`.
+pub fn push_key_label(key: &mut Vec<u8>, label: &[u8]) {
     for &octet in label {
         match octet {
             0 | 1 => key.extend_from_slice(&[1, octet + 1]),
