@@ -8,7 +8,7 @@ use std::{fmt, net::SocketAddr};
 
 use bytes::Bytes;
 
-use crate::state::outcome::Outcome;
+use crate::state::{State, outcome::Outcome};
 
 openraft::declare_raft_types!(
     /// openraft, as Pontoon uses it.
@@ -50,6 +50,14 @@ pub struct Peer {
 /// A whole encoded snapshot file (header, compressed body, checksum), as the state machine's store writes and verifies it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SnapshotData(pub Bytes);
+
+/// What the state machine makes public: the state after the entry of index `applied`, which is durable on this node.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// Index of the last applied log entry, commands or not; 0 before the first.
+    pub applied: u64,
+    pub state: State,
+}
 
 impl fmt::Debug for EncodedCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

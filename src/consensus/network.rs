@@ -1,0 +1,642 @@
+//! The calling side of the peer links: openraft's network over gRPC.
+//!
+//! Every peer has four connections, one per `Lane`, because a large append or a snapshot must never stand in front of a
+//! heartbeat. Connections are lazy, reconnect by themselves and are shared by all callers of a lane. Nothing here retries:
+//! openraft and the handle decide what to do with a failed call.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use openraft::{
+    OptionalSend, RPCTypes,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
+    network::{Backoff, RPCOption, RaftNetworkFactory, v2::RaftNetworkV2},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use pontoon_proto::v1::{RaftMessage, raft_client::RaftClient};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::{TcpSocket, TcpStream};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::types::{Peer, Snapshot, SnapshotData, SnapshotMeta, TypeConfig, Vote};
+use crate::model::node::{ClusterId, NodeId};
+
+/// Version of the payloads' encoding. Raised when a message changes its shape.
+pub const PROTOCOL: u32 = 1;
+
+/// Largest message on a peer link, in bytes: one command of the largest size and its envelope. Larger ones are refused by
+/// both sides.
+pub const MESSAGE_LIMIT: usize = 72 * 1024 * 1024;
+
+/// Entries of one append stop at this many bytes (but one entry always goes), so that a peer that catches up does not make
+/// either side hold hundreds of large commands at once.
+const APPEND_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_CHUNK: usize = 1024 * 1024;
+
+/// Largest snapshot that is sent or taken, in bytes. A million records take 5-15 MiB compressed.
+pub const SNAPSHOT_LIMIT: usize = 1024 * 1024 * 1024;
+
+/// One append, sent and flushed by the peer. Far above a slow disk's flush; a dead link is noticed sooner by keepalive.
+const APPEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// A whole snapshot, sent, verified, flushed and installed by the peer.
+const SNAPSHOT_TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// A connection attempt. Peers are one switch away; a lost SYN is sent again after a second.
+const CONNECT_LIMIT: Duration = Duration::from_millis(1500);
+
+/// How long sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT), and how long
+/// an HTTP/2 ping may. After a cut link heals, the next attempt then starts from a fresh connection at once.
+pub const LINK_DEAD_AFTER: Duration = Duration::from_millis(1500);
+
+/// Pause between HTTP/2 pings.
+pub const PING_EVERY: Duration = Duration::from_millis(500);
+
+/// Makes channels to peers: plaintext for `pontoon dev` and tests, mutual TLS otherwise.
+pub trait PeerConnector: Send + Sync + 'static {
+    /// A channel to `to` at `address` that connects when first used and again whenever the connection is lost. Called once
+    /// per lane and address.
+    fn channel(&self, to: NodeId, address: SocketAddr) -> Channel;
+}
+
+/// Unprotected channels.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlaintextConnector {
+    /// The node's own address, to which outgoing connections are bound: a VIP must never become their source.
+    pub local: Option<IpAddr>,
+}
+
+impl PeerConnector for PlaintextConnector {
+    fn channel(&self, _to: NodeId, address: SocketAddr) -> Channel {
+        let local = self.local;
+        let dialer = tower::service_fn(move |_| async move {
+            Ok::<_, io::Error>(TokioIo::new(dial(address, local).await?))
+        });
+        peer_endpoint().connect_with_connector_lazy(dialer)
+    }
+}
+
+/// The HTTP/2 settings of every peer channel. The address is the dialer's business.
+pub fn peer_endpoint() -> Endpoint {
+    Endpoint::from_static("http://peer")
+        .connect_timeout(CONNECT_LIMIT)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(LINK_DEAD_AFTER)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(8 * 1024 * 1024)
+}
+
+/// Opens a TCP connection with the socket options of a peer link.
+pub async fn dial(address: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(local) = local.filter(|local| local.is_ipv4() == address.is_ipv4()) {
+        socket.bind(SocketAddr::new(local, 0))?;
+    }
+    let stream = tokio::time::timeout(CONNECT_LIMIT, socket.connect(address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    tune(&stream)?;
+    Ok(stream)
+}
+
+/// Sets the socket options of a peer link, on either side.
+pub fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(LINK_DEAD_AFTER))
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    Append,
+    /// Heartbeats, votes and the hand-over of leadership.
+    Heartbeat,
+    Snapshot,
+    /// Forwarded proposals, reads and status.
+    Call,
+}
+
+/// Who this node is to its peers.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub cluster: ClusterId,
+    pub id: NodeId,
+    /// In milliseconds.
+    pub election_timeout_max: u32,
+}
+
+/// Why a call to a peer brought no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// The peer was not reached: it has not seen the request.
+    #[error("node {to} at {address} cannot be reached: {problem}")]
+    Unreached {
+        to: NodeId,
+        address: SocketAddr,
+        problem: String,
+    },
+    /// The request may or may not have been seen.
+    #[error("node {to} at {address} did not answer: {problem}")]
+    NoAnswer {
+        to: NodeId,
+        address: SocketAddr,
+        problem: String,
+    },
+    /// The peer refused to talk to this node, and has done nothing.
+    #[error("node {to} at {address} refused: {problem}")]
+    Refused {
+        to: NodeId,
+        address: SocketAddr,
+        problem: String,
+        /// The peer says that this node was removed from the cluster.
+        removed: bool,
+    },
+}
+
+/// Metadata key with which a peer says that the caller was removed from the cluster.
+pub const REMOVED_KEY: &str = "pontoon-removed";
+
+/// The channels to all peers.
+pub struct PeerLinks {
+    pub me: Identity,
+    connector: Arc<dyn PeerConnector>,
+    channels: Mutex<HashMap<(NodeId, Lane), (SocketAddr, Channel)>>,
+}
+
+impl PeerLinks {
+    pub fn new(me: Identity, connector: Arc<dyn PeerConnector>) -> Self {
+        Self {
+            me,
+            connector,
+            channels: Mutex::default(),
+        }
+    }
+
+    fn client(&self, to: NodeId, address: SocketAddr, lane: Lane) -> RaftClient<Channel> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = channels
+            .entry((to, lane))
+            .and_modify(|(known, channel)| {
+                if *known != address {
+                    *known = address;
+                    *channel = self.connector.channel(to, address);
+                }
+            })
+            .or_insert_with(|| (address, self.connector.channel(to, address)));
+        RaftClient::new(entry.1.clone())
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT)
+    }
+
+    /// Drops the channels to nodes that are no longer members.
+    pub fn retain(&self, is_member: impl Fn(NodeId) -> bool) {
+        self.channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(id, _), _| is_member(*id));
+    }
+
+    pub fn envelope(&self, to: NodeId, payload: Bytes) -> RaftMessage {
+        RaftMessage {
+            cluster_id: self.me.cluster.0.clone(),
+            from: self.me.id.0,
+            to: to.0,
+            protocol: PROTOCOL,
+            payload,
+            election_timeout_max_ms: self.me.election_timeout_max,
+        }
+    }
+
+    /// Calls a peer and waits at most `limit` for its answer.
+    pub async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        target: Target,
+        rpc: Rpc,
+        request: &Q,
+        limit: Duration,
+    ) -> Result<A, CallError> {
+        let mut client = self.client(target.id, target.address, rpc.lane());
+        let message = self.envelope(target.id, target.encode(request)?);
+        let answer = async {
+            match rpc {
+                Rpc::Append => client.append(message).await,
+                Rpc::Heartbeat => client.heartbeat(message).await,
+                Rpc::Vote => client.vote(message).await,
+                Rpc::PreVote => client.pre_vote(message).await,
+                Rpc::Transfer => client.transfer(message).await,
+                Rpc::Propose => client.propose(message).await,
+                Rpc::ReadIndex => client.read_index(message).await,
+                Rpc::Administer => client.administer(message).await,
+                Rpc::Status => client.status(message).await,
+            }
+        };
+        let answer = tokio::time::timeout(limit, answer)
+            .await
+            .map_err(|_| target.no_answer(format!("nothing within {limit:?}")))?
+            .map_err(|status| target.failed(&status))?;
+        target.decode(&answer.into_inner().payload)
+    }
+
+    async fn send_snapshot(
+        &self,
+        target: Target,
+        head: &SnapshotHead,
+        data: &SnapshotData,
+    ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
+        let mut client = self.client(target.id, target.address, Lane::Snapshot);
+        let mut messages = vec![self.envelope(target.id, target.encode(head)?)];
+        let mut rest = data.0.clone();
+        while !rest.is_empty() {
+            let chunk = rest.split_to(rest.len().min(SNAPSHOT_CHUNK));
+            messages.push(self.envelope(target.id, chunk));
+        }
+        let sent = client.snapshot(futures::stream::iter(messages));
+        let answer = tokio::time::timeout(SNAPSHOT_TIME_LIMIT, sent)
+            .await
+            .map_err(|_| target.no_answer(format!("nothing within {SNAPSHOT_TIME_LIMIT:?}")))?
+            .map_err(|status| target.failed(&status))?;
+        target.decode(&answer.into_inner().payload)
+    }
+}
+
+/// The calls with one request and one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rpc {
+    Append,
+    Heartbeat,
+    Vote,
+    PreVote,
+    Transfer,
+    Propose,
+    ReadIndex,
+    Administer,
+    Status,
+}
+
+impl Rpc {
+    fn lane(self) -> Lane {
+        match self {
+            Self::Append => Lane::Append,
+            Self::Heartbeat | Self::Vote | Self::PreVote | Self::Transfer => Lane::Heartbeat,
+            Self::Propose | Self::ReadIndex | Self::Administer | Self::Status => Lane::Call,
+        }
+    }
+}
+
+/// A peer to call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub id: NodeId,
+    pub address: SocketAddr,
+}
+
+impl Target {
+    fn encode<T: Serialize>(&self, value: &T) -> Result<Bytes, CallError> {
+        postcard::to_stdvec(value)
+            .map(Bytes::from)
+            .map_err(|error| CallError::Unreached {
+                to: self.id,
+                address: self.address,
+                problem: format!("the request cannot be encoded: {error}"),
+            })
+    }
+
+    fn decode<T: DeserializeOwned>(&self, payload: &[u8]) -> Result<T, CallError> {
+        postcard::from_bytes(payload)
+            .map_err(|error| self.no_answer(format!("its answer cannot be read: {error}")))
+    }
+
+    fn no_answer(&self, problem: String) -> CallError {
+        CallError::NoAnswer {
+            to: self.id,
+            address: self.address,
+            problem,
+        }
+    }
+
+    /// Sorts what gRPC says into: not seen, perhaps seen, refused. In doubt: perhaps seen.
+    fn failed(&self, status: &Status) -> CallError {
+        let (to, address) = (self.id, self.address);
+        let problem = describe(status);
+        match status.code() {
+            Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::FailedPrecondition
+            | Code::InvalidArgument
+            | Code::Unimplemented => CallError::Refused {
+                to,
+                address,
+                problem,
+                removed: status.metadata().contains_key(REMOVED_KEY),
+            },
+            Code::Unavailable if is_connect_failure(status) => CallError::Unreached {
+                to,
+                address,
+                problem,
+            },
+            _ => CallError::NoAnswer {
+                to,
+                address,
+                problem,
+            },
+        }
+    }
+}
+
+/// The message of a status with the causes below it, which tonic keeps apart.
+fn describe(status: &Status) -> String {
+    let mut text = status.message().to_string();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Whether the connection could not even be made. tonic marks those with its `ConnectError`.
+fn is_connect_failure(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// First message of a snapshot transfer.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct SnapshotHead {
+    pub vote: Vote,
+    pub meta: SnapshotMeta,
+    pub bytes: u64,
+}
+
+/// Hands openraft its clients.
+#[derive(Clone)]
+pub struct Network {
+    pub links: Arc<PeerLinks>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: u64, node: &Peer) -> PeerNetwork {
+        self.client(target, node, Rpc::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> PeerNetwork {
+        self.client(target, node, Rpc::Heartbeat)
+    }
+}
+
+impl Network {
+    fn client(&self, target: u64, node: &Peer, append: Rpc) -> PeerNetwork {
+        PeerNetwork {
+            links: Arc::clone(&self.links),
+            target: Target {
+                id: NodeId(target),
+                address: node.raft_address,
+            },
+            append,
+        }
+    }
+}
+
+/// openraft's client of one peer.
+pub struct PeerNetwork {
+    links: Arc<PeerLinks>,
+    target: Target,
+    /// How appends travel: with entries, or as heartbeats.
+    append: Rpc,
+}
+
+impl PeerNetwork {
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        rpc: Rpc,
+        kind: RPCTypes,
+        request: &Q,
+        limit: Duration,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        let answer = self.links.call(self.target, rpc, request, limit).await;
+        answer.map_err(|error| self.rpc_error(kind, limit, error))
+    }
+
+    fn rpc_error(
+        &self,
+        action: RPCTypes,
+        timeout: Duration,
+        error: CallError,
+    ) -> RPCError<TypeConfig> {
+        match error {
+            CallError::NoAnswer { .. } => RPCError::Timeout(Timeout {
+                action,
+                id: self.links.me.id.0,
+                target: self.target.id.0,
+                timeout,
+            }),
+            // Both make openraft wait before it tries again.
+            error @ (CallError::Unreached { .. } | CallError::Refused { .. }) => {
+                tracing::debug!(%error, "peer call failed");
+                RPCError::Unreachable(Unreachable::from_string(error))
+            }
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if self.append == Rpc::Heartbeat {
+            let limit = option.soft_ttl();
+            return self
+                .ask(Rpc::Heartbeat, RPCTypes::AppendEntries, &rpc, limit)
+                .await;
+        }
+        let whole = rpc.entries.len();
+        rpc.entries.truncate(fitting(&rpc));
+        let answer = self
+            .ask(Rpc::Append, RPCTypes::AppendEntries, &rpc, APPEND_LIMIT)
+            .await?;
+        Ok(match answer {
+            AppendEntriesResponse::Success if rpc.entries.len() < whole => {
+                AppendEntriesResponse::PartialSuccess(rpc.entries.last().map(|e| e.log_id))
+            }
+            answer => answer,
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Rpc::Vote, RPCTypes::Vote, &rpc, option.soft_ttl())
+            .await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Rpc::PreVote, RPCTypes::Vote, &rpc, option.soft_ttl())
+            .await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let head = SnapshotHead {
+            vote,
+            meta: snapshot.meta,
+            bytes: snapshot.snapshot.0.len() as u64,
+        };
+        // The transfer may be dropped midway: the peer throws away what it has of it.
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            answer = self.links.send_snapshot(self.target, &head, &snapshot.snapshot) => {
+                answer.map_err(|error| match error {
+                    CallError::NoAnswer { .. } => StreamingError::Network(NetworkError::from_string(error)),
+                    error => StreamingError::Unreachable(Unreachable::from_string(error)),
+                })
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(
+            Rpc::Transfer,
+            RPCTypes::TransferLeader,
+            &req,
+            option.soft_ttl(),
+        )
+        .await
+    }
+
+    /// Quickly at first: a peer that was restarted should be back within its first second.
+    fn backoff(&self) -> Option<Backoff> {
+        let pauses = [20, 40, 80, 160, 250].map(Duration::from_millis);
+        Some(Backoff::new(
+            pauses
+                .into_iter()
+                .chain(std::iter::repeat(Duration::from_millis(250))),
+        ))
+    }
+}
+
+/// How many entries of `request`, at least one, fit into one append.
+fn fitting(request: &AppendEntriesRequest<TypeConfig>) -> usize {
+    let mut bytes = 0;
+    let over = request.entries.iter().position(|entry| {
+        let size = match &entry.payload {
+            openraft::EntryPayload::Normal(command) => command.0.len(),
+            _ => 1024,
+        };
+        bytes += size;
+        bytes > APPEND_BYTES
+    });
+    over.map_or(request.entries.len(), |at| at.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::types::{EncodedCommand, Entry, LogId};
+    use openraft::{EntryPayload, entry::RaftEntry, vote::RaftLeaderId};
+
+    #[test]
+    fn an_append_stops_at_its_size_but_sends_one_entry() {
+        let mib = 1024 * 1024;
+        // (sizes of the entries, how many are sent)
+        let cases = [
+            (vec![], 0),
+            (vec![10], 1),
+            (vec![40 * mib], 1),
+            (vec![40 * mib, 1], 1),
+            (vec![2 * mib, 2 * mib, 1], 2),
+            (vec![1, 40 * mib, 1], 1),
+            (vec![1; 300], 300),
+        ];
+        for (sizes, sent) in cases {
+            let entries = sizes
+                .iter()
+                .zip(1..)
+                .map(|(size, index)| entry(index, *size));
+            let request = AppendEntriesRequest {
+                vote: Vote::new_committed(1, 1),
+                prev_log_id: None,
+                entries: entries.collect(),
+                leader_commit: None,
+            };
+            assert_eq!(fitting(&request), sent, "{sizes:?}");
+        }
+    }
+
+    fn entry(index: u64, size: usize) -> Entry {
+        let leader = openraft::impls::leader_id_std::LeaderId::new(1, 1);
+        let command = EncodedCommand(vec![0; size].into());
+        Entry::new(
+            LogId::new(RaftLeaderId::to_committed(&leader), index),
+            EntryPayload::Normal(command),
+        )
+    }
+
+    #[test]
+    fn a_status_is_sorted_by_whether_the_request_was_seen() {
+        let target = Target {
+            id: NodeId(2),
+            address: "127.0.0.1:1".parse().unwrap(),
+        };
+        let seen = |status| match target.failed(&status) {
+            CallError::Unreached { .. } => "unreached",
+            CallError::NoAnswer { .. } => "no answer",
+            CallError::Refused { .. } => "refused",
+        };
+        assert_eq!(seen(Status::permission_denied("wrong cluster")), "refused");
+        assert_eq!(seen(Status::failed_precondition("no vote yet")), "refused");
+        assert_eq!(seen(Status::unavailable("connection reset")), "no answer");
+        assert_eq!(seen(Status::internal("h2")), "no answer");
+        assert_eq!(seen(Status::deadline_exceeded("late")), "no answer");
+    }
+}
