@@ -86,13 +86,18 @@ impl Name {
     /// Reads presentation text (RFC 1035 section 5.1). A text without a final dot is completed with `origin`; `@` alone
     /// means `origin`. Escapes: `\DDD` for an octet in decimal, `\X` for the character X.
     pub fn parse(text: &str, origin: &Name) -> Result<Self, NameError> {
+        Self::parse_octets(text.as_bytes(), origin)
+    }
+
+    /// As `parse`, of text that may hold octets that are no UTF-8, as old master files do.
+    pub fn parse_octets(text: &[u8], origin: &Name) -> Result<Self, NameError> {
         match text {
-            "@" => return Ok(origin.clone()),
-            "." => return Ok(Self::root()),
-            "" => return Err(NameError::Empty),
+            b"@" => return Ok(origin.clone()),
+            b"." => return Ok(Self::root()),
+            b"" => return Err(NameError::Empty),
             _ => {}
         }
-        let (mut wire, absolute) = labels_of_text(text.as_bytes())?;
+        let (mut wire, absolute) = labels_of_text(text)?;
         if absolute {
             wire.push(0);
         } else {

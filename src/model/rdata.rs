@@ -1,1 +1,0 @@
-//! Record data: the wire and presentation forms of each type.
