@@ -6,6 +6,7 @@ pub mod config;
 pub mod consensus;
 pub mod dev;
 pub mod dns;
+pub mod enrol;
 pub mod model;
 pub mod node;
 pub mod pki;

@@ -1,1 +1,49 @@
-//! Node-local configuration: the file as written, and the checked value.
+//! Node-local configuration: `node.toml` says only where this node is. Everything about the service is in the log.
+//!
+//! Two types: the text as written (read by `reader`) and the checked value (`node::NodeConfig`). All faults are reported
+//! together, each naming its key; unknown keys are refused; nothing is bound before the file passes.
+
+pub mod node;
+mod reader;
+pub mod units;
+
+use std::path::PathBuf;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: {}", path.display(), faults_text(faults))]
+    Faults { path: PathBuf, faults: Vec<Fault> },
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The key with its section, `addresses.dns_port`; empty for the file as a whole.
+    pub key: String,
+    pub problem: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.key.is_empty() {
+            return f.write_str(&self.problem);
+        }
+        write!(f, "{}: {}", self.key, self.problem)
+    }
+}
+
+fn faults_text(faults: &[Fault]) -> String {
+    let lines: Vec<String> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    let count = faults.len();
+    format!(
+        "{count} fault{}{}",
+        if count == 1 { "" } else { "s" },
+        lines.concat()
+    )
+}

@@ -477,7 +477,13 @@ mod tests {
         let its_root = der(other.authority.certificate_pem());
         assert!(
             verifier
-                .verify_server_cert(&other.node(1), &[its_root.clone()], &name, &[], at(f.now))
+                .verify_server_cert(
+                    &other.node(1),
+                    std::slice::from_ref(&its_root),
+                    &name,
+                    &[],
+                    at(f.now)
+                )
                 .is_err()
         );
         // The right authority shown beside a leaf that it never signed.

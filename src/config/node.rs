@@ -1,0 +1,555 @@
+//! `node.toml`: where this node is.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    ConfigError, Fault,
+    reader::Section,
+    units::{parse_duration, parse_size},
+};
+use crate::model::label::Label;
+
+/// A node's checked configuration. `docs/configuration.md` documents every key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Unique in the cluster; shown in status and logs.
+    pub name: String,
+    /// Log, snapshots, identity and certificates; mode 0700.
+    pub data_dir: PathBuf,
+    /// Plaintext peers and API, loopback only, VIPs by the loopback stand-in. Set by `pontoon dev`.
+    pub dev: bool,
+    /// How long a start waits for a leader before it serves what it has, marked stale; 0 to 10 minutes.
+    pub recovery_wait: Duration,
+    /// How long a node without a leader goes on serving; 1 minute to 10 years.
+    pub max_stale: Duration,
+    pub addresses: Addresses,
+    /// Logical interface names of VIPs, and the devices they are on this node.
+    pub interfaces: BTreeMap<Label, String>,
+    pub logging: Logging,
+    pub dns: DnsLimits,
+    pub proxy: ProxyLimits,
+    pub storage: StorageLimits,
+}
+
+/// Where this node is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Own addresses on which listeners answer, and DNS unless `dns` says otherwise; at least one.
+    pub service: Vec<IpAddr>,
+    /// Own addresses on which DNS answers.
+    pub dns: Vec<IpAddr>,
+    /// Port of DNS on the node's own addresses.
+    pub dns_port: u16,
+    /// Port of DNS on VIPs; that of the own addresses unless set.
+    pub vip_dns_port: u16,
+    /// Peers.
+    pub raft: SocketAddr,
+    /// Command line and programs.
+    pub api: SocketAddr,
+    /// Metrics and health over HTTP.
+    pub http: SocketAddr,
+    /// The unix socket of the API; mode 0660.
+    pub socket: PathBuf,
+}
+
+/// Where the log goes and how much of it there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// Directives such as `info` or `info,pontoon::dns=debug`.
+    pub level: String,
+    pub format: LogFormat,
+    pub target: LogTarget,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    Stderr,
+    /// Rotated when it passes `max_size` octets; `keep` old files stay.
+    File {
+        path: PathBuf,
+        max_size: u64,
+        keep: u32,
+    },
+    Syslog,
+    Journald,
+}
+
+/// Bounds of the DNS service on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsLimits {
+    /// Threads that answer; 0: one per core.
+    pub workers: u16,
+    /// Octets of cached answers.
+    pub cache_size: u64,
+    /// TCP connections at one time.
+    pub tcp_connections: u32,
+    /// TCP connections at one time from one address.
+    pub tcp_connections_per_client: u32,
+    /// Questions under way to upstreams at one time.
+    pub upstream_queries: u32,
+    /// The text of `version.bind`; empty hides it.
+    pub version: String,
+    /// The text of `hostname.bind` and `id.server`; empty hides it.
+    pub identity: String,
+}
+
+/// Bounds of the proxy on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyLimits {
+    /// Threads that forward; 0: one per core.
+    pub workers: u16,
+    /// Connections at one time, all listeners together.
+    pub connections: u32,
+    /// How long connections may go on after a stop was asked for.
+    pub drain: Duration,
+}
+
+/// Bounds of the storage on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageLimits {
+    /// Free space below which writes are refused.
+    pub min_free: u64,
+    /// Octets of log after which a snapshot of the state is written.
+    pub snapshot_log_bytes: u64,
+}
+
+impl NodeConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or with every fault found in it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|faults| ConfigError::Faults {
+            path: path.to_owned(),
+            faults,
+        })
+    }
+
+    /// Checks a text.
+    ///
+    /// # Errors
+    /// Every fault found in it.
+    pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            vec![Fault {
+                key: String::new(),
+                problem: e.to_string(),
+            }]
+        })?;
+        let mut faults = Vec::new();
+        let config = read(Section::root(table, &mut faults));
+        check_together(&config, &mut faults);
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// Where identity and certificates are kept.
+    pub fn identity_dir(&self) -> PathBuf {
+        self.data_dir.join("identity")
+    }
+}
+
+fn read(mut root: Section<'_>) -> NodeConfig {
+    let name = root.required_text("name", String::new(), "this node's name", node_name);
+    let data_dir = root.required_text("data_dir", PathBuf::new(), "a directory", absolute_path);
+    let dev = root.flag("dev", false);
+    let recovery_wait = root.text(
+        "recovery_wait",
+        secs(5),
+        duration_within(secs(0), secs(600)),
+    );
+    let max_stale = root.text("max_stale", days(7), duration_within(secs(60), days(3650)));
+    let addresses = read_addresses(root.section("addresses"), &data_dir);
+    let interfaces = read_interfaces(root.section("interfaces"));
+    let logging = read_logging(root.section("logging"));
+    let dns = read_dns(root.section("dns"), &name);
+    let proxy = read_proxy(root.section("proxy"));
+    let storage = read_storage(root.section("storage"));
+    root.finish();
+    NodeConfig {
+        name,
+        data_dir,
+        dev,
+        recovery_wait,
+        max_stale,
+        addresses,
+        interfaces,
+        logging,
+        dns,
+        proxy,
+        storage,
+    }
+}
+
+fn read_addresses(mut section: Section<'_>, data_dir: &Path) -> Addresses {
+    let service: Vec<IpAddr> = section.list("service", "an IPv4 or IPv6 address");
+    if service.is_empty() {
+        section.fault(
+            "service",
+            "expected at least one address of this node, on which it answers DNS and listeners",
+        );
+    }
+    let mut dns: Vec<IpAddr> = section.list("dns", "an IPv4 or IPv6 address");
+    if dns.is_empty() {
+        dns.clone_from(&service);
+    }
+    for (key, address) in service
+        .iter()
+        .map(|a| ("service", a))
+        .chain(dns.iter().map(|a| ("dns", a)))
+    {
+        if address.is_unspecified() || address.is_multicast() {
+            section.fault(key, format!("{address} is no address of a node; name each address, so that replies leave from the address asked"));
+        }
+    }
+    let dns_port = section.number("dns_port", 53, 1..=u16::MAX);
+    let vip_dns_port = section.number("vip_dns_port", dns_port, 1..=u16::MAX);
+    let stand_in = SocketAddr::from(([127, 0, 0, 1], 0));
+    let example = "an address and a port, such as \"10.0.0.1:7400\"";
+    let raft = section.required_text("raft", stand_in, example, socket_address);
+    let api = section.required_text("api", stand_in, example, socket_address);
+    let http = section.text(
+        "http",
+        SocketAddr::from(([127, 0, 0, 1], 7402)),
+        socket_address,
+    );
+    let socket = section.text("socket", data_dir.join("pontoon.sock"), absolute_path);
+    section.finish();
+    Addresses {
+        service,
+        dns,
+        dns_port,
+        vip_dns_port,
+        raft,
+        api,
+        http,
+        socket,
+    }
+}
+
+fn read_interfaces(mut section: Section<'_>) -> BTreeMap<Label, String> {
+    let mut interfaces = BTreeMap::new();
+    for (key, device) in section.take_texts() {
+        match (key.parse::<Label>(), device_name(&device)) {
+            (Ok(label), Ok(device)) => drop(interfaces.insert(label, device)),
+            (Err(problem), _) => section.fault(&key, problem.to_string()),
+            (_, Err(problem)) => section.fault(&key, problem),
+        }
+    }
+    interfaces
+}
+
+fn read_logging(mut section: Section<'_>) -> Logging {
+    let level = section.text("level", "info".to_owned(), log_level);
+    let format = section.text("format", LogFormat::Text, |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("{other:?} is not \"text\" or \"json\"")),
+    });
+    let path = section.optional_text("file", absolute_path);
+    let max_size = section.text("max_size", 100 << 20, size_within(64 << 10, 1 << 40));
+    let keep = section.number("keep", 5, 0..=1000);
+    let target = section.text("target", "stderr".to_owned(), |text| match text {
+        "stderr" | "file" | "syslog" | "journald" => Ok(text.to_owned()),
+        other => Err(format!(
+            "{other:?} is not \"stderr\", \"file\", \"syslog\" or \"journald\""
+        )),
+    });
+    let target = match (target.as_str(), path) {
+        ("file", Some(path)) => LogTarget::File {
+            path,
+            max_size,
+            keep,
+        },
+        ("file", None) => {
+            section.fault(
+                "file",
+                "missing: target = \"file\" needs the path of the file",
+            );
+            LogTarget::Stderr
+        }
+        (_, Some(_)) => {
+            section.fault("file", "is set, but target is not \"file\"");
+            LogTarget::Stderr
+        }
+        ("syslog", None) => LogTarget::Syslog,
+        ("journald", None) => LogTarget::Journald,
+        _ => LogTarget::Stderr,
+    };
+    section.finish();
+    Logging {
+        level,
+        format,
+        target,
+    }
+}
+
+fn read_dns(mut section: Section<'_>, name: &str) -> DnsLimits {
+    let limits = DnsLimits {
+        workers: section.number("workers", 0, 0..=256),
+        cache_size: section.text("cache_size", 64 << 20, size_within(1 << 20, 1 << 40)),
+        tcp_connections: section.number("tcp_connections", 2_000, 1..=1_000_000),
+        tcp_connections_per_client: section.number(
+            "tcp_connections_per_client",
+            100,
+            1..=1_000_000,
+        ),
+        upstream_queries: section.number("upstream_queries", 4_000, 1..=60_000),
+        version: section.text("version", "Pontoon".to_owned(), txt_string),
+        identity: section.text("identity", name.to_owned(), txt_string),
+    };
+    section.finish();
+    limits
+}
+
+fn read_proxy(mut section: Section<'_>) -> ProxyLimits {
+    let limits = ProxyLimits {
+        workers: section.number("workers", 0, 0..=256),
+        connections: section.number("connections", 50_000, 1..=2_000_000),
+        drain: section.text("drain", secs(10), duration_within(secs(0), secs(3600))),
+    };
+    section.finish();
+    limits
+}
+
+fn read_storage(mut section: Section<'_>) -> StorageLimits {
+    let limits = StorageLimits {
+        min_free: section.text("min_free", 64 << 20, size_within(0, 1 << 50)),
+        snapshot_log_bytes: section.text(
+            "snapshot_log_bytes",
+            64 << 20,
+            size_within(64 << 10, 1 << 40),
+        ),
+    };
+    section.finish();
+    limits
+}
+
+/// Faults that only several keys together make.
+fn check_together(config: &NodeConfig, faults: &mut Vec<Fault>) {
+    let addresses = &config.addresses;
+    let listening = [
+        ("addresses.raft", addresses.raft),
+        ("addresses.api", addresses.api),
+        ("addresses.http", addresses.http),
+    ];
+    for (at, (key, address)) in listening.iter().enumerate() {
+        if let Some((other, _)) = listening[..at]
+            .iter()
+            .find(|(_, a)| a == address && a.port() != 0)
+        {
+            faults.push(Fault {
+                key: (*key).into(),
+                problem: format!("{address} is also {other}"),
+            });
+        }
+        if config.dev && !address.ip().is_loopback() {
+            let problem = format!(
+                "{address} is not a loopback address; dev = true speaks plaintext and must not leave this machine"
+            );
+            faults.push(Fault {
+                key: (*key).into(),
+                problem,
+            });
+        }
+    }
+    for (key, address) in [
+        ("addresses.raft", addresses.raft),
+        ("addresses.api", addresses.api),
+    ] {
+        if address.ip().is_unspecified() {
+            let problem = format!(
+                "{address}: other members are told this address; it must be one of this node's own"
+            );
+            faults.push(Fault {
+                key: key.into(),
+                problem,
+            });
+        }
+    }
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    text.parse::<Label>()
+        .map(|label| label.as_str().to_owned())
+        .map_err(|e| e.to_string())
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("{text:?} is not an absolute path"))
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not an address and a port, such as \"10.0.0.1:7400\" or \"[fd00::1]:7400\""
+        )
+    })
+}
+
+/// Linux allows 15 octets, without spaces and slashes.
+fn device_name(text: &str) -> Result<String, String> {
+    let fits =
+        (1..=15).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not the name of a network device"))
+    }
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    use tracing_subscriber::EnvFilter;
+    EnvFilter::builder()
+        .parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|e| format!("{text:?}: {e}; expected \"info\", \"debug\" or directives such as \"info,pontoon::dns=debug\""))
+}
+
+fn txt_string(text: &str) -> Result<String, String> {
+    if text.len() <= 255 {
+        Ok(text.to_owned())
+    } else {
+        Err("longer than the 255 octets of a TXT string".into())
+    }
+}
+
+fn duration_within(low: Duration, high: Duration) -> impl Fn(&str) -> Result<Duration, String> {
+    use super::units::format_duration;
+    move |text| {
+        let value = parse_duration(text)?;
+        let range = || {
+            format!(
+                "{text:?} is not within {} to {}",
+                format_duration(low),
+                format_duration(high)
+            )
+        };
+        if (low..=high).contains(&value) {
+            Ok(value)
+        } else {
+            Err(range())
+        }
+    }
+}
+
+fn size_within(low: u64, high: u64) -> impl Fn(&str) -> Result<u64, String> {
+    move |text| {
+        let value = parse_size(text)?;
+        if (low..=high).contains(&value) {
+            Ok(value)
+        } else {
+            Err(format!("{text:?} is not within {low} to {high} octets"))
+        }
+    }
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 86_400)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+        name = "n1"
+        data_dir = "/var/lib/pontoon"
+        [addresses]
+        service = ["10.0.0.1"]
+        raft = "10.0.0.1:7400"
+        api = "10.0.0.1:7401"
+    "#;
+
+    #[test]
+    fn a_minimal_file_takes_the_defaults() {
+        let config = NodeConfig::parse(MINIMAL).expect("valid");
+        assert_eq!(config.addresses.dns_port, 53);
+        assert_eq!(config.recovery_wait, secs(5));
+        assert_eq!(config.max_stale, days(7));
+        assert_eq!(config.logging.target, LogTarget::Stderr);
+        assert_eq!(config.dns.identity, "n1");
+        assert_eq!(
+            config.addresses.socket,
+            Path::new("/var/lib/pontoon/pontoon.sock")
+        );
+    }
+
+    #[test]
+    fn all_faults_are_reported_together() {
+        let text = r#"
+            name = "N 1"
+            colour = "red"
+            recovery_wait = 5
+            [addresses]
+            service = ["10.0.0.1", "ten"]
+            dns_port = 70000
+            raft = "10.0.0.1:7400"
+            api = "10.0.0.1:7400"
+            speed = 1
+            [interfaces]
+            VIP = "eth0"
+            vip = "eth 0"
+            [logging]
+            level = "loud,,=x"
+            target = "file"
+        "#;
+        let faults = NodeConfig::parse(text).expect_err("faulty");
+        let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
+        for key in [
+            "name",
+            "data_dir",
+            "colour",
+            "recovery_wait",
+            "addresses.service",
+            "addresses.dns_port",
+            "addresses.speed",
+            "addresses.api",
+            "interfaces.VIP",
+            "interfaces.vip",
+            "logging.file",
+            "logging.level",
+        ] {
+            assert!(keys.contains(&key), "{key} is not among {keys:?}");
+        }
+    }
+
+    #[test]
+    fn plaintext_stays_on_loopback() {
+        let faults =
+            NodeConfig::parse(&format!("dev = true\n{MINIMAL}")).expect_err("not loopback");
+        assert_eq!(faults.len(), 2, "{faults:?}");
+    }
+
+    #[test]
+    fn text_that_is_no_toml_is_one_fault() {
+        assert_eq!(NodeConfig::parse("name = ").expect_err("no TOML").len(), 1);
+    }
+}

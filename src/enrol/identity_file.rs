@@ -1,0 +1,251 @@
+//! `identity.toml` in the data directory: which node of which cluster this machine is, its certificate and key.
+//!
+//! One file, written whole and renamed into place, so that a crash leaves the old identity or the new one. Mode 0600: it
+//! holds the private key.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::node::{ClusterId, NodeId},
+    state::command::NewMember,
+    transport::credentials::{Credentials, CredentialsError},
+};
+
+const FORMAT: u32 = 1;
+
+/// Why the identity cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("identity {}: {action}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        action: &'static str,
+        source: io::Error,
+    },
+    #[error("identity {}: {problem}; if it is lost, remove the node from the cluster, empty the data directory and join anew", path.display())]
+    Malformed { path: PathBuf, problem: String },
+    #[error("identity {}: written by a newer version ({found}; this program reads {FORMAT}): upgrade the program", path.display())]
+    Version { path: PathBuf, found: u32 },
+}
+
+/// Who this node is.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredIdentity {
+    version: u32,
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    pub name: String,
+    /// None only in `pontoon dev`, which speaks plaintext on loopback.
+    pub tls: Option<StoredCertificate>,
+    /// Set by `init` until the first entry of the log is committed.
+    pub bootstrap: Option<Bootstrap>,
+}
+
+/// Certificate, key and trusted authorities, in PEM.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredCertificate {
+    pub certificate: String,
+    pub key: String,
+    pub authorities: String,
+}
+
+/// What the first entry of a new cluster's log says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrap {
+    /// Certificate and key of the authority. Secret.
+    pub authority: String,
+    /// The first members; their ids count from 1 and this node is the first.
+    pub members: Vec<FirstMember>,
+}
+
+/// A member of a cluster that begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstMember {
+    pub name: String,
+    pub raft_address: SocketAddr,
+    pub api_address: SocketAddr,
+}
+
+impl From<FirstMember> for NewMember {
+    fn from(first: FirstMember) -> Self {
+        let FirstMember {
+            name,
+            raft_address,
+            api_address,
+        } = first;
+        Self {
+            name,
+            raft_address,
+            api_address,
+        }
+    }
+}
+
+impl StoredIdentity {
+    pub fn new(cluster: ClusterId, node: NodeId, name: String) -> Self {
+        Self {
+            version: FORMAT,
+            cluster,
+            node,
+            name,
+            tls: None,
+            bootstrap: None,
+        }
+    }
+}
+
+impl StoredCertificate {
+    /// Checks and reads the three texts.
+    pub fn credentials(&self) -> Result<Credentials, CredentialsError> {
+        Credentials::from_pem(&self.certificate, &self.key, &self.authorities)
+    }
+}
+
+/// The file in its data directory.
+#[derive(Clone, Debug)]
+pub struct IdentityFile(PathBuf);
+
+impl IdentityFile {
+    pub fn in_dir(data_dir: &Path) -> Self {
+        Self(data_dir.join("identity.toml"))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The identity; none when this machine has none yet.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be used.
+    pub fn load(&self) -> Result<Option<StoredIdentity>, IdentityError> {
+        let text = match fs::read_to_string(&self.0) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.io("cannot be read", source)),
+        };
+        let malformed = |problem: String| IdentityError::Malformed {
+            path: self.0.clone(),
+            problem,
+        };
+        let table: toml::Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| malformed(e.message().to_owned()))?;
+        // Looked at first: a newer format may not fit the fields below.
+        let version = table
+            .get("version")
+            .and_then(toml::Value::as_integer)
+            .and_then(|v| u32::try_from(v).ok());
+        match version {
+            Some(FORMAT) => {}
+            Some(found) if found > FORMAT => {
+                return Err(IdentityError::Version {
+                    path: self.0.clone(),
+                    found,
+                });
+            }
+            _ => return Err(malformed("no version number".into())),
+        }
+        table
+            .try_into()
+            .map(Some)
+            .map_err(|e: toml::de::Error| malformed(e.message().to_owned()))
+    }
+
+    /// Writes the identity durably, making the data directory (mode 0700) if need be.
+    ///
+    /// # Errors
+    /// When a directory or file cannot be written or synced; the old identity then stands.
+    pub fn store(&self, identity: &StoredIdentity) -> Result<(), IdentityError> {
+        let text = toml::to_string(identity).map_err(|e| IdentityError::Malformed {
+            path: self.0.clone(),
+            problem: e.to_string(),
+        })?;
+        write_secret(&self.0, &text).map_err(|source| self.io("cannot be written", source))
+    }
+
+    fn io(&self, action: &'static str, source: io::Error) -> IdentityError {
+        IdentityError::Io {
+            path: self.0.clone(),
+            action,
+            source,
+        }
+    }
+}
+
+/// Writes a file that only its owner may read: a new file, synced, renamed into place, the directory synced. Makes the
+/// directory (mode 0700) when it is absent.
+pub fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let mut file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|e| e.error)?;
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY)
+        .open(directory)?
+        .sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_identity_is_read_back_and_kept_private() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = IdentityFile::in_dir(&dir.path().join("new"));
+        assert!(file.load().expect("absent").is_none());
+        let mut identity = StoredIdentity::new(ClusterId("c1".into()), NodeId(3), "n3".into());
+        identity.bootstrap = Some(Bootstrap {
+            authority: "pem\n".into(),
+            members: vec![FirstMember {
+                name: "n3".into(),
+                raft_address: "127.0.0.1:1".parse().unwrap(),
+                api_address: "127.0.0.1:2".parse().unwrap(),
+            }],
+        });
+        file.store(&identity).expect("stored");
+        assert!(file.load().expect("loaded") == Some(identity));
+        let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
+        assert_eq!(mode(file.path()), 0o600);
+        assert_eq!(mode(file.path().parent().unwrap()), 0o700);
+    }
+
+    #[test]
+    fn a_damaged_or_newer_file_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = IdentityFile::in_dir(dir.path());
+        for (text, expected) in [
+            ("\0\u{1}", "identity"),
+            ("", "no version number"),
+            ("version = 1\nnode = 1", "missing field"),
+            ("version = 9", "newer version"),
+        ] {
+            fs::write(file.path(), text).expect("written");
+            let error = file.load().err().expect("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

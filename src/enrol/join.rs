@@ -1,0 +1,203 @@
+//! `cluster join`: this machine becomes a member of an existing cluster, by a token.
+//!
+//! The authority is believed by the fingerprint in the token during the TLS handshake itself, so the secret is sent only
+//! to a member. Key and request id are kept in `joining.toml` until the identity is written: a join that was cut off and
+//! is run again is the same join, and gets the same node id.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pontoon_proto::v1::{AdmitRequest, bootstrap_client::BootstrapClient};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use super::identity_file::{
+    IdentityError, IdentityFile, StoredCertificate, StoredIdentity, write_secret,
+};
+use crate::{
+    config::node::NodeConfig,
+    model::node::{ClusterId, NodeId},
+    pki::{PkiError, authority, token::Token},
+    transport::{connect, credentials::CredentialsError},
+};
+
+/// Why this machine did not become a member.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error("this machine is node {node} of cluster {cluster} already; to join another one, leave first and empty {}", data_dir.display())]
+    AlreadyMember {
+        cluster: ClusterId,
+        node: NodeId,
+        data_dir: PathBuf,
+    },
+    #[error("{} holds data of a node but no identity: empty it, and join anew (node ids are never reused)", data_dir.display())]
+    OldData { data_dir: PathBuf },
+    #[error("{}: {source}", path.display())]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("no member could be reached: {0}")]
+    Unreachable(String),
+    #[error("member {peer} refused: {reason}")]
+    Refused { peer: SocketAddr, reason: String },
+    #[error("the answer of member {peer} cannot be used: {problem}")]
+    Answer { peer: SocketAddr, problem: String },
+}
+
+/// A join under way, kept so that it can be repeated.
+#[derive(Serialize, Deserialize)]
+struct Joining {
+    token: String,
+    request: String,
+    key: String,
+    csr: String,
+}
+
+/// What became of a join.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Joined {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+}
+
+/// Asks the members at `peers` in turn to admit this machine, and stores the identity it is given.
+///
+/// # Errors
+/// A member's refusal ends it at once; members that cannot be reached are passed over.
+pub async fn join(
+    config: &NodeConfig,
+    token: &Token,
+    peers: &[SocketAddr],
+    timeout: Duration,
+) -> Result<Joined, JoinError> {
+    let file = IdentityFile::in_dir(&config.data_dir);
+    if let Some(existing) = file.load()? {
+        let data_dir = config.data_dir.clone();
+        return Err(JoinError::AlreadyMember {
+            cluster: existing.cluster,
+            node: existing.node,
+            data_dir,
+        });
+    }
+    if config.data_dir.join("log").exists() {
+        return Err(JoinError::OldData {
+            data_dir: config.data_dir.clone(),
+        });
+    }
+    let joining = begin(&config.data_dir, token)?;
+    let mut unreachable = Vec::new();
+    for peer in peers {
+        match tokio::time::timeout(timeout, ask(config, token, &joining, *peer)).await {
+            Ok(Ok(identity)) => {
+                file.store(&identity)?;
+                let path = joining_path(&config.data_dir);
+                std::fs::remove_file(&path).map_err(|source| JoinError::File { path, source })?;
+                return Ok(Joined {
+                    cluster: identity.cluster,
+                    node: identity.node,
+                });
+            }
+            Ok(Err(JoinError::Unreachable(problem))) => {
+                unreachable.push(format!("{peer}: {problem}"))
+            }
+            Ok(Err(refused)) => return Err(refused),
+            Err(_) => unreachable.push(format!("{peer}: no answer within {timeout:?}")),
+        }
+    }
+    Err(JoinError::Unreachable(unreachable.join("; ")))
+}
+
+async fn ask(
+    config: &NodeConfig,
+    token: &Token,
+    joining: &Joining,
+    peer: SocketAddr,
+) -> Result<StoredIdentity, JoinError> {
+    let channel = connect::pinned_channel(peer, &token.ca_fingerprint)
+        .map_err(|e| JoinError::Unreachable(e.to_string()))?;
+    let request_id = data_encoding::HEXLOWER
+        .decode(joining.request.as_bytes())
+        .unwrap_or_default();
+    let request = AdmitRequest {
+        token_id: token.id.clone(),
+        secret: token.secret.clone(),
+        name: config.name.clone(),
+        raft_address: config.addresses.raft.to_string(),
+        api_address: config.addresses.api.to_string(),
+        csr_pem: joining.csr.clone(),
+        request_id: request_id.into(),
+    };
+    let reply = BootstrapClient::new(channel)
+        .admit(request)
+        .await
+        .map_err(|status| refusal(peer, &status))?;
+    let reply = reply.into_inner();
+    let tls = StoredCertificate {
+        certificate: reply.certificate_pem,
+        key: joining.key.clone(),
+        authorities: reply.ca_certificates_pem,
+    };
+    let unusable = |e: CredentialsError| JoinError::Answer {
+        peer,
+        problem: e.to_string(),
+    };
+    tls.credentials().map_err(unusable)?;
+    let mut identity = StoredIdentity::new(
+        ClusterId(reply.cluster_id),
+        NodeId(reply.node_id),
+        config.name.clone(),
+    );
+    identity.tls = Some(tls);
+    Ok(identity)
+}
+
+/// Tells a member that could not be reached from one that said no.
+fn refusal(peer: SocketAddr, status: &tonic::Status) -> JoinError {
+    use std::error::Error;
+    let mut reason = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(cause) = source {
+        reason = cause.to_string();
+        source = cause.source();
+    }
+    match status.code() {
+        tonic::Code::Unavailable | tonic::Code::Unknown => JoinError::Unreachable(reason),
+        _ => JoinError::Refused { peer, reason },
+    }
+}
+
+/// The join that was cut off, when it was by this token; else a new one.
+fn begin(data_dir: &Path, token: &Token) -> Result<Joining, JoinError> {
+    let path = joining_path(data_dir);
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && let Ok(joining) = toml::from_str::<Joining>(&text)
+        && joining.token == token.id
+    {
+        return Ok(joining);
+    }
+    let request = authority::request()?;
+    let joining = Joining {
+        token: token.id.clone(),
+        request: format!("{:032x}", rand::rng().random::<u128>()),
+        key: request.key_pem,
+        csr: request.csr_pem,
+    };
+    let text = toml::to_string(&joining).map_err(|e| JoinError::File {
+        path: path.clone(),
+        source: std::io::Error::other(e),
+    })?;
+    write_secret(&path, &text).map_err(|source| JoinError::File { path, source })?;
+    Ok(joining)
+}
+
+fn joining_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("joining.toml")
+}
