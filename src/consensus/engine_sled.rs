@@ -1,0 +1,437 @@
+//! The engine on sled: one file that grows, one barrier that holds.
+//!
+//! sled's `flush` is no barrier on Linux: it ends in `sync_file_range`, which neither empties the disk's cache nor makes
+//! the file's new extents known. After it we `fdatasync` the file ourselves.
+//!
+//! A page of sled's tree that outgrows a quarter of a segment (128 KiB) is written to a file of its own under `blobs/`,
+//! and each such file and its directory would need an fsync too. We make none instead: a record is cut into chunks of at
+//! most 4 KiB, so that the 17 values after which a page is split always fit. One file then holds everything, one
+//! `fdatasync` is the whole barrier, and large records survive like small ones. The rejected alternative (fsync of every
+//! new blob) also depends on sled's order of deleting blobs, which nobody promises.
+//!
+//! sled reuses the space of old pages once it believes the new ones to be safe, which it does without a barrier. At most
+//! `UNBARRIERED` bytes are therefore written between two barriers: less than the two segments it takes to free one.
+//!
+//! Keys: `e | index (8) | chunk (4)` and `m | key (1)`, big endian. Chunk 0 is written last and carries the number of
+//! chunks in front; the others without it are leftovers of an unfinished write.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::engine::{Engine, EngineError, Fault, MetadataKey, Operation, Subject, Verb};
+
+/// Largest value in the tree: 17 of them and their keys stay below 128 KiB, with as much again to spare.
+const CHUNK: usize = 4096;
+/// Bytes written after which a barrier is made even inside one write.
+const UNBARRIERED: usize = 256 * 1024;
+/// Bytes in one of sled's batches, during which its readers wait.
+const BATCH: usize = 128 * 1024;
+/// sled's page cache; the log store keeps its own cache of recent entries.
+const CACHE: u64 = 32 * 1024 * 1024;
+
+/// How a write is made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Barrier {
+    #[default]
+    Durable,
+    /// sled's `flush` alone: what the power-loss test must catch. No released program can choose it.
+    #[cfg(test)]
+    FlushOnly,
+}
+
+/// A log in a directory of its own.
+pub struct SledEngine {
+    directory: PathBuf,
+    /// Always there but in `drop`.
+    db: Option<sled::Db>,
+    file: File,
+    barrier: Barrier,
+    unbarriered: AtomicUsize,
+    failed: AtomicBool,
+}
+
+impl SledEngine {
+    /// Opens the log in `directory`, or makes one. On return all of its files are known to their directories for good.
+    pub fn open(directory: &Path, barrier: Barrier) -> Result<Self, EngineError> {
+        let fail = |trouble: Trouble| trouble.error(Verb::Open, Subject::Log, directory);
+        fs::create_dir_all(directory).map_err(|e| fail(e.into()))?;
+        let open = || {
+            let config = sled::Config::new().path(directory);
+            let config = config.flush_every_ms(None).cache_capacity(CACHE);
+            Ok(config.open()?)
+        };
+        let db = guarded(open).map_err(|trouble| fail(trouble.met_at_open()))?;
+        let file = sync_files(directory).map_err(|e| fail(e.into()))?;
+        let engine = Self {
+            directory: directory.to_owned(),
+            db: Some(db),
+            file,
+            barrier,
+            unbarriered: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+        };
+        engine.barrier()?;
+        Ok(engine)
+    }
+
+    /// Runs something that changes the database. After one failure all others fail: sled cannot say what it wrote.
+    fn change(
+        &self,
+        verb: Verb,
+        work: impl FnOnce(&sled::Db) -> Result<(), Trouble>,
+    ) -> Result<(), EngineError> {
+        let result = match &self.db {
+            Some(db) if !self.failed.load(Ordering::Acquire) => guarded(|| work(db)),
+            _ => Err(Trouble::ended()),
+        };
+        result.map_err(|trouble| {
+            self.failed.store(true, Ordering::Release);
+            trouble.error(verb, Subject::Log, &self.directory)
+        })
+    }
+
+    fn look<T>(
+        &self,
+        subject: Subject,
+        work: impl FnOnce(&sled::Db) -> Result<T, Trouble>,
+    ) -> Result<T, EngineError> {
+        let db = self.db.as_ref().ok_or_else(Trouble::ended);
+        db.and_then(|db| guarded(|| work(db)))
+            .map_err(|trouble| trouble.error(Verb::Read, subject, &self.directory))
+    }
+
+    fn add(&self, pending: &mut Pending, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
+        pending.batch.insert(key, value);
+        pending.bytes += key.len() + value.len();
+        self.pass_on(pending, BATCH)
+    }
+
+    fn append(&self, pending: &mut Pending, index: u64, record: &Bytes) -> Result<(), EngineError> {
+        let count = record.len().div_ceil(CHUNK).max(1);
+        let count = u32::try_from(count).map_err(|_| {
+            let subject = Subject::Entries(index..index.saturating_add(1));
+            Trouble::other("it is too large").error(Verb::Write, subject, &self.directory)
+        })?;
+        for (chunk, bytes) in (0u32..).zip(record.chunks(CHUNK)).skip(1) {
+            self.add(pending, &entry_key(index, chunk), bytes)?;
+        }
+        let mut head = BytesMut::with_capacity(4 + CHUNK.min(record.len()));
+        head.put_u32(count);
+        head.put_slice(record.get(..CHUNK).unwrap_or(record));
+        self.add(pending, &entry_key(index, 0), &head)
+    }
+
+    /// Removes keys in the order of `keys`.
+    fn remove(
+        &self,
+        pending: &mut Pending,
+        keys: impl Fn(&sled::Db) -> Box<dyn Iterator<Item = sled::Result<sled::IVec>>>,
+    ) -> Result<(), EngineError> {
+        // What is pending must be visible to the search.
+        self.pass_on(pending, 0)?;
+        let Some(db) = &self.db else { return Ok(()) };
+        for key in keys(db) {
+            let key =
+                key.map_err(|e| Trouble::from(e).error(Verb::Read, Subject::Log, &self.directory))?;
+            pending.bytes += key.len();
+            pending.batch.remove(key);
+            self.pass_on(pending, BATCH)?;
+        }
+        self.pass_on(pending, 0)
+    }
+
+    /// Hands the pending batch to sled once it is larger than `limit`, and makes a barrier when one is due.
+    fn pass_on(&self, pending: &mut Pending, limit: usize) -> Result<(), EngineError> {
+        if pending.bytes <= limit {
+            return Ok(());
+        }
+        let Pending { batch, bytes } = std::mem::take(pending);
+        self.change(Verb::Write, |db| Ok(db.apply_batch(batch)?))?;
+        if self.unbarriered.fetch_add(bytes, Ordering::AcqRel) + bytes > UNBARRIERED {
+            self.barrier()?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine for SledEngine {
+    fn write(&self, operations: &[Operation]) -> Result<(), EngineError> {
+        let mut pending = Pending::default();
+        for operation in operations {
+            match operation {
+                Operation::Append { index, record } => self.append(&mut pending, *index, record)?,
+                Operation::Put { key, record } => {
+                    self.add(&mut pending, &metadata_key(*key), record)?;
+                }
+                Operation::Truncate { from } => {
+                    let range = entry_key(*from, 0)..entries_end();
+                    self.remove(&mut pending, move |db| {
+                        Box::new(db.range(range.clone()).keys().rev())
+                    })?;
+                }
+                Operation::Purge { through } => {
+                    let range = entry_key(0, 0)..=entry_key(*through, u32::MAX);
+                    self.remove(&mut pending, move |db| {
+                        Box::new(db.range(range.clone()).keys())
+                    })?;
+                }
+            }
+        }
+        self.pass_on(&mut pending, 0)
+    }
+
+    fn barrier(&self) -> Result<(), EngineError> {
+        self.change(Verb::Flush, |db| {
+            db.flush()?;
+            match self.barrier {
+                Barrier::Durable => Ok(self.file.sync_data()?),
+                #[cfg(test)]
+                Barrier::FlushOnly => Ok(()),
+            }
+        })?;
+        self.unbarriered.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, EngineError> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let subject = Subject::Entries(range.clone());
+        self.look(subject, |db| {
+            let mut entries = Assembly::default();
+            for item in db.range(entry_key(range.start, 0)..entry_key(range.end, 0)) {
+                let (key, value) = item?;
+                let (index, chunk) = split_entry_key(&key)
+                    .ok_or_else(|| Trouble::corrupt("a key of another form"))?;
+                if chunk == 0 && entries.bytes > max_bytes {
+                    break;
+                }
+                entries
+                    .add(index, chunk, &value)
+                    .map_err(Trouble::corrupt)?;
+            }
+            entries.finish().map_err(Trouble::corrupt)
+        })
+    }
+
+    fn metadata(&self, key: MetadataKey) -> Result<Option<Bytes>, EngineError> {
+        self.look(Subject::Metadata(key), |db| {
+            let value = db.get(metadata_key(key))?;
+            Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        })
+    }
+
+    fn place(&self) -> String {
+        self.directory.display().to_string()
+    }
+}
+
+impl Drop for SledEngine {
+    /// sled syncs when it is dropped, and panics when that fails.
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!(log = %self.place(), "the log was not closed cleanly");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Pending {
+    batch: sled::Batch,
+    bytes: usize,
+}
+
+/// Puts entries together again from their chunks, which come in ascending order.
+#[derive(Default)]
+struct Assembly {
+    done: Vec<(u64, Bytes)>,
+    bytes: usize,
+    open: Option<Open>,
+}
+
+/// An entry of which some chunks have been seen.
+struct Open {
+    index: u64,
+    count: u32,
+    seen: u32,
+    bytes: BytesMut,
+}
+
+impl Assembly {
+    fn add(&mut self, index: u64, chunk: u32, mut value: &[u8]) -> Result<(), String> {
+        if chunk == 0 {
+            self.close()?;
+            if value.len() < 4 {
+                return Err(format!("entry {index} is cut off"));
+            }
+            let count = value.get_u32();
+            self.open = Some(Open {
+                index,
+                count,
+                seen: 0,
+                bytes: BytesMut::with_capacity(value.len()),
+            });
+        }
+        let Some(open) = self.open.as_mut().filter(|open| open.index == index) else {
+            return Ok(()); // A leftover without its first chunk.
+        };
+        if chunk >= open.count {
+            return Ok(()); // A leftover of a longer record.
+        }
+        if chunk != open.seen {
+            return Err(format!("part {} of entry {index} is missing", open.seen));
+        }
+        open.seen += 1;
+        open.bytes.extend_from_slice(value);
+        self.bytes += value.len();
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), String> {
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
+        if open.seen != open.count {
+            return Err(format!(
+                "part {} of entry {} is missing",
+                open.seen, open.index
+            ));
+        }
+        self.done.push((open.index, open.bytes.freeze()));
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<(u64, Bytes)>, String> {
+        self.close()?;
+        Ok(self.done)
+    }
+}
+
+fn entry_key(index: u64, chunk: u32) -> [u8; 13] {
+    let mut key = [b'e'; 13];
+    key[1..9].copy_from_slice(&index.to_be_bytes());
+    key[9..].copy_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+fn entries_end() -> [u8; 13] {
+    let mut end = [0; 13];
+    end[0] = b'e' + 1;
+    end
+}
+
+fn split_entry_key(key: &[u8]) -> Option<(u64, u32)> {
+    let (index, chunk) = key.strip_prefix(b"e")?.split_first_chunk::<8>()?;
+    Some((
+        u64::from_be_bytes(*index),
+        u32::from_be_bytes(chunk.try_into().ok()?),
+    ))
+}
+
+fn metadata_key(key: MetadataKey) -> [u8; 2] {
+    [b'm', key as u8]
+}
+
+/// Why sled or the file system could not do something.
+struct Trouble {
+    fault: Fault,
+    reason: String,
+}
+
+impl Trouble {
+    fn new(fault: Fault, reason: impl ToString) -> Self {
+        Self {
+            fault,
+            reason: reason.to_string(),
+        }
+    }
+
+    fn other(reason: impl ToString) -> Self {
+        Self::new(Fault::Other, reason)
+    }
+
+    fn corrupt(reason: impl ToString) -> Self {
+        Self::new(Fault::Corrupt, reason)
+    }
+
+    fn ended() -> Self {
+        Self::new(Fault::Ended, "an earlier write failed; restart the node")
+    }
+
+    /// sled reports a lock that is held as an ordinary error.
+    fn met_at_open(mut self) -> Self {
+        if self.reason.contains("could not acquire lock") {
+            self.fault = Fault::Busy;
+        }
+        self
+    }
+
+    fn error(self, verb: Verb, subject: Subject, directory: &Path) -> EngineError {
+        EngineError {
+            verb,
+            subject,
+            place: directory.display().to_string(),
+            fault: self.fault,
+            reason: self.reason,
+        }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::new(Fault::NoSpace, e)
+            }
+            _ => Self::other(e),
+        }
+    }
+}
+
+impl From<sled::Error> for Trouble {
+    fn from(e: sled::Error) -> Self {
+        match e {
+            sled::Error::Io(e) => e.into(),
+            sled::Error::Corruption { .. } => Self::corrupt(e),
+            e => Self::other(e),
+        }
+    }
+}
+
+/// Runs sled, which may panic when it meets a garbled file.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Trouble::corrupt("the storage library panicked")))
+}
+
+/// Makes the directory's files durable, names included, and returns the one that holds the log.
+fn sync_files(directory: &Path) -> io::Result<File> {
+    File::open(directory.join("conf"))?.sync_all()?;
+    let file = File::open(directory.join("db"))?;
+    file.sync_all()?;
+    for folder in [Some(directory.join("blobs")), Some(directory.to_owned())]
+        .into_iter()
+        .chain([directory.parent().map(Path::to_owned)])
+        .flatten()
+    {
+        if folder.as_os_str().is_empty() {
+            continue;
+        }
+        match File::open(&folder) {
+            Ok(folder) => folder.sync_all()?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(file)
+}

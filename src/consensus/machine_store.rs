@@ -1,0 +1,360 @@
+//! The replicated state as openraft's state machine.
+//!
+//! It applies committed entries to `state::State`, in memory; what survives a restart is the log and the snapshot files.
+//! Decoding and applying a large command happens away from the asynchronous threads, as does packing a snapshot, which
+//! works on a clone that shares structure with the state and so never stops apply.
+
+use std::{io, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    entry::RaftEntry,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use tokio::sync::watch;
+
+use super::{
+    health::StorageHealth,
+    log_store::payload_bytes,
+    publication::{Answer, AppliedState, Publication},
+    snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
+    types::{
+        EncodedCommand, Entry, LogId, Response, Snapshot, SnapshotData, SnapshotMeta,
+        StoredMembership, TypeConfig,
+    },
+};
+use crate::{
+    state::{
+        State,
+        outcome::{Outcome, Refusal, RefusalKind},
+    },
+    wire,
+};
+
+/// Commands above this size are applied on a thread that may block.
+const LARGE: usize = 64 * 1024;
+/// Entries applied after which what there is so far is published.
+const PUBLISH_EVERY: usize = 1024;
+
+/// The state machine of this node.
+pub struct MachineStore {
+    applied: Applied,
+    files: SnapshotFiles,
+    publication: Publication,
+    due: SnapshotDue,
+    health: watch::Receiver<StorageHealth>,
+}
+
+/// What a snapshot holds: cheap to clone.
+#[derive(Clone, Default)]
+struct Applied {
+    last: Option<LogId>,
+    membership: StoredMembership,
+    state: Arc<State>,
+}
+
+impl Applied {
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.membership.clone(),
+        }
+    }
+
+    fn published(&self) -> AppliedState {
+        AppliedState {
+            log_id: self.last,
+            state: self.state.clone(),
+        }
+    }
+}
+
+impl From<Loaded> for Applied {
+    fn from(loaded: Loaded) -> Self {
+        Self {
+            last: loaded.meta.last_log_id,
+            membership: loaded.meta.last_membership,
+            state: Arc::new(loaded.state),
+        }
+    }
+}
+
+/// Decides when the log has grown so much that a snapshot pays.
+#[derive(Debug)]
+pub(super) struct SnapshotDue {
+    limit: Growth,
+    since_snapshot: Growth,
+    ask_at: Growth,
+    asked: watch::Sender<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Growth {
+    pub bytes: u64,
+    pub entries: u64,
+}
+
+impl SnapshotDue {
+    pub fn new(limit: Growth) -> Self {
+        Self {
+            limit,
+            since_snapshot: Growth::default(),
+            ask_at: limit,
+            asked: watch::Sender::new(0),
+        }
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.asked.subscribe()
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.since_snapshot.bytes += bytes as u64;
+        self.since_snapshot.entries += 1;
+    }
+
+    /// Asks for a snapshot when one is due, and again at every further half of a limit until one is begun.
+    fn ask(&mut self) {
+        let now = self.since_snapshot;
+        if now.bytes >= self.ask_at.bytes || now.entries >= self.ask_at.entries {
+            self.ask_at = Growth {
+                bytes: now.bytes.saturating_add(self.limit.bytes / 2 + 1),
+                entries: now.entries.saturating_add(self.limit.entries / 2 + 1),
+            };
+            self.asked.send_modify(|asked| *asked += 1);
+        }
+    }
+
+    fn begun(&mut self) {
+        self.since_snapshot = Growth::default();
+        self.ask_at = self.limit;
+    }
+}
+
+impl MachineStore {
+    pub(super) fn new(
+        loaded: Option<Loaded>,
+        files: SnapshotFiles,
+        publication: Publication,
+        due: SnapshotDue,
+        health: watch::Receiver<StorageHealth>,
+    ) -> Self {
+        Self {
+            applied: loaded.map(Applied::from).unwrap_or_default(),
+            files,
+            publication,
+            due,
+            health,
+        }
+    }
+}
+
+impl MachineStore {
+    async fn apply_entry(&mut self, entry: Entry) -> io::Result<Response> {
+        self.due.count(payload_bytes(&entry));
+        let id = entry.log_id();
+        let outcome = match entry.payload {
+            EntryPayload::Blank => None,
+            EntryPayload::Membership(membership) => {
+                self.applied.membership = StoredMembership::new(Some(id), membership);
+                None
+            }
+            EntryPayload::Normal(command) if command.0.len() < LARGE => {
+                let state = Arc::make_mut(&mut self.applied.state);
+                Some(apply_command(state, id.index, &command))
+            }
+            EntryPayload::Normal(command) => {
+                let mut state = self.applied.state.clone();
+                let work = move || {
+                    let outcome = apply_command(Arc::make_mut(&mut state), id.index, &command);
+                    (state, outcome)
+                };
+                let (state, outcome) = blocking(work).await?;
+                self.applied.state = state;
+                Some(outcome)
+            }
+        };
+        self.applied.last = Some(id);
+        Ok(Response(outcome))
+    }
+
+    fn publish(&self, answers: Vec<Answer>) {
+        self.publication.offer(self.applied.published(), answers);
+    }
+
+    fn snapshot_job(&mut self) -> SnapshotJob {
+        self.due.begun();
+        SnapshotJob {
+            applied: self.applied.clone(),
+            files: self.files.clone(),
+        }
+    }
+}
+
+/// Total: bytes that are no command to this program are refused, on every node that runs it alike.
+fn apply_command(state: &mut State, index: u64, command: &EncodedCommand) -> Outcome {
+    match wire::command::decode(&command.0) {
+        Ok(command) => state.apply(index, &command),
+        Err(e) => Outcome::Refused(Refusal::new(
+            RefusalKind::FeatureLevel,
+            format!("log entry {index}"),
+            e,
+            "it was proposed by another version of this program: run the same one on all nodes",
+        )),
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for MachineStore {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotJob;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied.last, self.applied.membership.clone()))
+    }
+
+    /// Publishes before it answers: whoever gets an answer finds the change on this node.
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut answers = Vec::new();
+        let mut unpublished = 0;
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let response = self.apply_entry(entry).await?;
+            answers.extend(responder.map(|responder| (responder, response)));
+            unpublished += 1;
+            if unpublished == PUBLISH_EVERY {
+                self.publish(std::mem::take(&mut answers));
+                unpublished = 0;
+            }
+        }
+        self.publish(answers);
+        self.due.ask();
+        Ok(())
+    }
+
+    /// Puts a snapshot off while space is short: writing one needs some, and there is nothing to gain from a full disk.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotJob> {
+        if !force && !self.health.borrow().is_good() {
+            tracing::warn!("snapshot put off: there is little space left");
+            return None;
+        }
+        Some(self.snapshot_job())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotJob {
+        self.snapshot_job()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let files = self.files.clone();
+        let loaded = blocking(move || files.install(&snapshot))
+            .await?
+            .map_err(io::Error::other)?;
+        if loaded.meta != *meta {
+            let problem = format!("the snapshot holds {}, not {meta}", loaded.meta);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        self.applied = loaded.into();
+        self.due.begun();
+        self.publication
+            .snapshot_durable(self.applied.last.map(|id| id.index));
+        self.publish(Vec::new());
+        Ok(())
+    }
+
+    /// A file that went bad while the node ran is replaced by a new one: the state is at hand.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let files = self.files.clone();
+        match blocking(move || files.current()).await? {
+            Ok(None) => Ok(None),
+            Ok(Some((meta, snapshot))) => Ok(Some(Snapshot { meta, snapshot })),
+            Err(e @ SnapshotError::Garbled { .. }) => {
+                tracing::error!(error = %e, "written anew");
+                self.snapshot_job().build_snapshot().await.map(Some)
+            }
+            Err(e) => Err(io::Error::other(e)),
+        }
+    }
+}
+
+/// Packs the state as it was when the job was made.
+pub struct SnapshotJob {
+    applied: Applied,
+    files: SnapshotFiles,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotJob {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let applied = self.applied.clone();
+        let files = self.files.clone();
+        let meta = applied.meta();
+        let snapshot = blocking(move || files.write(&applied.meta(), &applied.state))
+            .await?
+            .map_err(io::Error::other)?;
+        tracing::info!(
+            index = meta.last_log_id.map(|id| id.index),
+            bytes = snapshot.0.len(),
+            "snapshot written"
+        );
+        Ok(Snapshot { meta, snapshot })
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_asked_for_by_bytes_and_by_entries() {
+        let limit = Growth {
+            bytes: 1000,
+            entries: 10,
+        };
+        for (sizes, asked) in [
+            (vec![999], 0),
+            (vec![1000], 1),
+            (vec![500, 500], 1),
+            (vec![1000, 400], 1),
+            (vec![1000, 501], 2),
+            (vec![1; 9], 0),
+            (vec![1; 10], 1),
+            (vec![1; 16], 2),
+        ] {
+            let mut due = SnapshotDue::new(limit);
+            for size in &sizes {
+                due.count(*size);
+                due.ask();
+            }
+            assert_eq!(*due.subscribe().borrow(), asked, "{sizes:?}");
+            due.begun();
+            due.ask();
+            assert_eq!(*due.subscribe().borrow(), asked, "begun: {sizes:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_command_are_refused() {
+        let mut state = State::default();
+        let command = EncodedCommand(bytes::Bytes::from_static(b"\xff\xff\xff no command"));
+        let outcome = apply_command(&mut state, 7, &command);
+        assert!(
+            matches!(&outcome, Outcome::Refused(r) if r.kind == RefusalKind::FeatureLevel),
+            "{outcome:?}"
+        );
+    }
+}

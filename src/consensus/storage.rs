@@ -1,0 +1,347 @@
+//! Opens a node's data directory and joins its parts: log, snapshots, watermark, ballast, writer and monitor.
+//!
+//! `log/` is the engine's, `snapshots/` holds the snapshot files, `watermark` what must not be taken back, `ballast` some
+//! space for bad times. Opening checks every stored byte: a directory that does not hold all that this node acknowledged
+//! is refused, because a node that forgets breaks the cluster.
+
+use std::{
+    fs::{DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    engine::{Engine, EngineError, Fault},
+    engine_sled::{Barrier, SledEngine},
+    health::{self, Ballast, HealthReport, Monitor, StorageHealth},
+    log_store::{CorruptLog, LogStore, View, lock},
+    machine_store::{Growth, MachineStore, SnapshotDue},
+    publication::{AppliedState, Publication},
+    snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
+    types::LogId,
+    watermark::{Watermark, WatermarkFile},
+    writer::{Queue, Writer},
+};
+use crate::model::snapshot::Snapshot;
+
+/// Opening of the storage.
+#[derive(Debug)]
+pub struct Storage;
+
+/// Limits. The defaults suit a node with a million records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageOptions {
+    /// Free bytes below which proposals are refused. None: a twentieth of the file system, 2 MiB to 64 MiB.
+    pub low_space: Option<u64>,
+    /// Size of the ballast file. None: a fiftieth of the file system, 2 MiB to 16 MiB.
+    pub ballast: Option<u64>,
+    /// Log bytes after which a snapshot is asked for.
+    pub snapshot_log_bytes: u64,
+    /// Log entries after which a snapshot is asked for.
+    pub snapshot_log_entries: u64,
+    /// Bytes of recent entries kept in memory.
+    pub recent_bytes: usize,
+    /// Bytes of entries that may wait to be written.
+    pub queue_bytes: usize,
+}
+
+impl Default for StorageOptions {
+    fn default() -> Self {
+        Self {
+            low_space: None,
+            ballast: None,
+            snapshot_log_bytes: 64 << 20,
+            snapshot_log_entries: 50_000,
+            recent_bytes: 16 << 20,
+            queue_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What the rest of the node holds of the storage.
+pub struct StorageHandles {
+    /// What the servers serve: none until `publication.start()`.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The whole state for the API, durable here; not held back.
+    pub states: watch::Receiver<AppliedState>,
+    pub health: watch::Receiver<StorageHealth>,
+    /// Changes when a snapshot should be built: `raft.trigger().snapshot()`. openraft's own policy counts entries only.
+    pub snapshot_due: watch::Receiver<u64>,
+    pub publication: Publication,
+    pub recovered: Recovered,
+    _monitor: Monitor,
+}
+
+/// What was found at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The last log id, of an entry or of the snapshot that took its place. None: this node is new.
+    pub last: Option<LogId>,
+    /// The last log id known to be committed: openraft applies the log up to it before anything else.
+    pub committed: Option<LogId>,
+    /// The last log id whose state was served here before. With a quorum nothing older is served again.
+    pub published: Option<LogId>,
+    /// The last log id of the snapshot that was loaded.
+    pub snapshot: Option<LogId>,
+}
+
+/// The data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot {verb} {}: {source}", path.display())]
+    File {
+        verb: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("the log in {place} is in use by another process: stop that one first")]
+    Busy { place: String },
+    #[error("no space left to open the log in {place}: free some, then start this node again")]
+    NoSpace { place: String },
+    #[error(
+        "the log in {place} is corrupt: {problem}. What this node acknowledged may be lost, so it must not take part under \
+         its id again: remove it from the cluster, empty its data directory and join anew; it gets a new id"
+    )]
+    Corrupt { place: String, problem: String },
+    #[error("{0}")]
+    Engine(EngineError),
+    #[error("{0}")]
+    Snapshot(#[from] SnapshotError),
+}
+
+impl Storage {
+    /// Opens or makes the data directory. Blocks: reads and checks all of it.
+    pub fn open(
+        directory: &Path,
+        options: StorageOptions,
+    ) -> Result<(LogStore, MachineStore, StorageHandles), OpenError> {
+        Self::open_with(directory, options, Barrier::Durable)
+    }
+
+    pub(super) fn open_with(
+        directory: &Path,
+        options: StorageOptions,
+        barrier: Barrier,
+    ) -> Result<(LogStore, MachineStore, StorageHandles), OpenError> {
+        make_directory(directory)?;
+        let reserve = Reserve::of(directory, &options)?;
+        reserve.give_up_if_needed();
+        let log = directory.join("log");
+        let engine = SledEngine::open(&log, barrier).map_err(|e| engine_error(e, &log))?;
+        let path = directory.join("watermark");
+        let watermark = WatermarkFile::open(&path);
+        let watermark = watermark.map_err(|e| file_error("open", &path, e))?;
+        let opened = Self::assemble(
+            directory,
+            options,
+            Arc::new(engine),
+            Some(watermark),
+            &reserve,
+        )?;
+        let held = reserve.ballast.hold(reserve.low_space.saturating_mul(2));
+        if let Err(e) = held {
+            tracing::warn!(error = %e, "no ballast file is held");
+        }
+        Ok(opened)
+    }
+
+    /// The same over an engine of the caller's; snapshots go to `directory`.
+    pub fn open_on(
+        directory: &Path,
+        options: StorageOptions,
+        engine: Arc<dyn Engine>,
+    ) -> Result<(LogStore, MachineStore, StorageHandles), OpenError> {
+        let reserve = Reserve::of(directory, &options)?;
+        Self::assemble(directory, options, engine, None, &reserve)
+    }
+
+    fn assemble(
+        directory: &Path,
+        options: StorageOptions,
+        engine: Arc<dyn Engine>,
+        watermark: Option<(WatermarkFile, Option<Watermark>)>,
+        reserve: &Reserve,
+    ) -> Result<(LogStore, MachineStore, StorageHandles), OpenError> {
+        let (files, loaded) = SnapshotFiles::open(&directory.join("snapshots"))?;
+        let corrupt = |problem: String| OpenError::Corrupt {
+            place: engine.place(),
+            problem,
+        };
+        let view = View::recover(engine.as_ref(), options.recent_bytes);
+        let mut view = view.map_err(|e| match e {
+            CorruptLog::Engine(e) => engine_error(e, directory),
+            e => corrupt(e.to_string()),
+        })?;
+        let (watermark, promised) = watermark.unzip();
+        let promised = promised.flatten().unwrap_or_default();
+        let recovered = reconcile(&view, loaded.as_ref(), &promised).map_err(corrupt)?;
+        view.committed = recovered.committed;
+        view.clean(engine.as_ref())
+            .map_err(|e| engine_error(e, directory))?;
+
+        let applied = loaded.as_ref().map(published_of).unwrap_or_default();
+        let publication = Publication::new(applied, view.last_index());
+        let health = HealthReport::new(reserve.low_space);
+        let durable = view.last_index();
+        let view = Arc::new(Mutex::new(view));
+        let queue = Arc::new(Queue::default());
+        let told = view.clone();
+        let writer = Writer {
+            engine: engine.clone(),
+            queue: queue.clone(),
+            publication: publication.clone(),
+            health: health.clone(),
+            watermark,
+            durable,
+            truncations: 0,
+            written: Box::new(move |last, truncations| lock(&told).written(last, truncations)),
+        };
+        let spawning = |e| file_error("start the writer of", directory, e);
+        let writer = thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(spawning)?;
+        let monitor = Monitor::start(
+            directory.to_owned(),
+            queue.clone(),
+            publication.clone(),
+            health.clone(),
+        );
+        let log = LogStore::new(
+            engine,
+            view,
+            queue,
+            options.queue_bytes,
+            files.clone(),
+            writer,
+        );
+        let due = SnapshotDue::new(Growth {
+            bytes: options.snapshot_log_bytes,
+            entries: options.snapshot_log_entries,
+        });
+        let handles = StorageHandles {
+            snapshots: publication.snapshots(),
+            states: publication.states(),
+            health: health.subscribe(),
+            snapshot_due: due.subscribe(),
+            publication: publication.clone(),
+            recovered,
+            _monitor: monitor.map_err(spawning)?,
+        };
+        let machine = MachineStore::new(loaded, files, publication, due, health.subscribe());
+        Ok((log, machine, handles))
+    }
+}
+
+/// Holds what was found against what must be there.
+fn reconcile(
+    view: &View,
+    loaded: Option<&Loaded>,
+    promised: &Watermark,
+) -> Result<Recovered, String> {
+    let snapshot = loaded.and_then(|loaded| loaded.meta.last_log_id);
+    if view.removed.map(|id| id.index) > snapshot.map(|id| id.index) {
+        return Err(format!(
+            "it begins after entry {}, and no whole snapshot reaches that far",
+            view.removed.map_or(0, |id| id.index)
+        ));
+    }
+    let kept = |promised| view.vote.is_some_and(|found| found >= promised);
+    if !promised.vote.is_none_or(kept) {
+        return Err("it has lost a vote".to_owned());
+    }
+    let last = view.last.max(snapshot);
+    let committed = view.committed.max(promised.published).max(snapshot);
+    if committed.map(|id| id.index) > last.map(|id| id.index) {
+        return Err(format!(
+            "it ends at entry {}, but entry {} was there and committed",
+            last.map_or("none".to_owned(), |id| id.index.to_string()),
+            committed.map_or(0, |id| id.index)
+        ));
+    }
+    Ok(Recovered {
+        last,
+        committed,
+        published: promised.published,
+        snapshot,
+    })
+}
+
+/// Space kept for bad times.
+struct Reserve {
+    low_space: u64,
+    ballast: Ballast,
+    directory: PathBuf,
+}
+
+impl Reserve {
+    fn of(directory: &Path, options: &StorageOptions) -> Result<Self, OpenError> {
+        const MIB: u64 = 1 << 20;
+        let (_, size) = health::space(directory)
+            .map_err(|e| file_error("tell the free space of", directory, e))?;
+        let low_space = options.low_space;
+        let ballast = options.ballast;
+        let size_of_ballast = ballast.unwrap_or((size / 50).clamp(2 * MIB, 16 * MIB));
+        Ok(Self {
+            low_space: low_space.unwrap_or((size / 20).clamp(2 * MIB, 64 * MIB)),
+            ballast: Ballast::new(directory.join("ballast"), size_of_ballast),
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// The log needs a little space to be opened.
+    fn give_up_if_needed(&self) {
+        if health::space(&self.directory).is_ok_and(|(free, _)| free < self.low_space) {
+            self.ballast.release();
+        }
+    }
+}
+
+fn published_of(loaded: &Loaded) -> AppliedState {
+    AppliedState {
+        log_id: loaded.meta.last_log_id,
+        state: Arc::new(loaded.state.clone()),
+    }
+}
+
+/// Only for this user: the state holds keys.
+fn make_directory(directory: &Path) -> Result<(), OpenError> {
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    made.map_err(|e| file_error("make", directory, e))?;
+    match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => {
+            let synced = File::open(parent).and_then(|parent| parent.sync_all());
+            synced.map_err(|e| file_error("sync", parent, e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn engine_error(e: EngineError, directory: &Path) -> OpenError {
+    let place = directory.display().to_string();
+    match e.fault {
+        Fault::Busy => OpenError::Busy { place },
+        Fault::NoSpace => OpenError::NoSpace { place },
+        Fault::Corrupt => OpenError::Corrupt {
+            place: e.place,
+            problem: e.reason,
+        },
+        Fault::Ended | Fault::Other => OpenError::Engine(e),
+    }
+}
+
+fn file_error(verb: &'static str, path: &Path, source: io::Error) -> OpenError {
+    OpenError::File {
+        verb,
+        path: path.to_owned(),
+        source,
+    }
+}
