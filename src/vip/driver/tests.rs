@@ -1,0 +1,170 @@
+//! What needs no privilege: the stand-in, and the problems a node reports. Real addresses are tried in `jepsen-like/tests`.
+
+use super::*;
+use crate::model::{node::NodeId, vip::Vip};
+
+const VIP: &str = "127.0.53.53";
+
+struct Fixture {
+    leadership: watch::Sender<Leadership>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    driver: VipDriver,
+}
+
+impl Fixture {
+    fn start(mode: Mode, interfaces: &[(&str, &str)], vips: &[&str]) -> Self {
+        let (leadership, leadership_receiver) = watch::channel(Leadership::default());
+        let (snapshots, snapshots_receiver) = watch::channel(Arc::new(snapshot(vips)));
+        let config = VipConfig {
+            mode,
+            interfaces: interfaces
+                .iter()
+                .map(|(label, device)| (label.parse().unwrap(), (*device).to_owned()))
+                .collect(),
+            timing: Timing::default(),
+        };
+        let driver = VipDriver::start(config, leadership_receiver, snapshots_receiver).unwrap();
+        Self {
+            leadership,
+            snapshots,
+            driver,
+        }
+    }
+
+    fn lead(&self, term: u64, lease: Duration) {
+        self.leadership.send_replace(Leadership {
+            term,
+            leader: Some(NodeId(1)),
+            lease_until: Some(Instant::now() + lease),
+        });
+    }
+
+    async fn held(&self, expected: &[&str]) {
+        let expected: BTreeSet<IpAddr> = expected.iter().map(|ip| ip.parse().unwrap()).collect();
+        let mut held = self.driver.held();
+        let wait = held.wait_for(|held| *held == expected);
+        tokio::time::timeout(Duration::from_secs(5), wait)
+            .await
+            .expect("the expected VIPs are held within 5 s")
+            .unwrap();
+    }
+
+    async fn problem(&self, part: &str) {
+        let mut status = self.driver.status();
+        let says = |vip: &VipStatus| vip.problem.as_ref().is_some_and(|text| text.contains(part));
+        let wait = status.wait_for(|all| all.iter().any(says));
+        tokio::time::timeout(Duration::from_secs(5), wait)
+            .await
+            .unwrap_or_else(|_| panic!("no problem with {part:?}"))
+            .unwrap();
+    }
+}
+
+fn snapshot(vips: &[&str]) -> Snapshot {
+    let vip = |text: &&str| {
+        let address: IpAddr = text.parse().unwrap();
+        let interface = "vip".parse().unwrap();
+        (address, Vip { address, interface })
+    };
+    Snapshot {
+        vips: vips.iter().map(vip).collect(),
+        ..Snapshot::default()
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn the_stand_in_holds_while_the_lease_lasts_and_not_longer() {
+    let node = Fixture::start(Mode::LoopbackStandIn, &[], &[VIP]);
+    node.lead(1, Duration::from_millis(300));
+    node.held(&[VIP]).await;
+    let status = node.driver.status().borrow().clone();
+    assert_eq!(status.len(), 1);
+    assert!(status[0].held && status[0].since.is_some() && status[0].problem.is_none());
+    assert_eq!(status[0].fence.to_string(), "none");
+
+    let lapse = node.leadership.borrow().lease_until.unwrap();
+    node.held(&[]).await; // no signal: time alone
+    assert!(
+        Instant::now() < lapse,
+        "withdrawn before the lease lapsed, not after"
+    );
+    assert!(!node.driver.status().borrow()[0].held);
+}
+
+#[tokio::test]
+async fn the_snapshot_says_which_vips_there_are() {
+    let node = Fixture::start(Mode::LoopbackStandIn, &[], &[]);
+    node.lead(1, LONG);
+    node.snapshots
+        .send_replace(Arc::new(snapshot(&[VIP, "127.0.53.54"])));
+    node.held(&[VIP, "127.0.53.54"]).await;
+    node.snapshots.send_replace(Arc::new(snapshot(&[VIP])));
+    node.held(&[VIP]).await;
+    node.leadership.send_replace(Leadership {
+        term: 2,
+        leader: Some(NodeId(2)),
+        lease_until: None,
+    });
+    node.held(&[]).await;
+}
+
+#[tokio::test]
+async fn the_end_of_consensus_is_the_end_of_the_lease() {
+    let node = Fixture::start(Mode::LoopbackStandIn, &[], &[VIP]);
+    node.lead(1, LONG);
+    node.held(&[VIP]).await;
+    let Fixture {
+        leadership, driver, ..
+    } = node;
+    drop(leadership);
+    let mut held = driver.held();
+    let wait = held.wait_for(BTreeSet::is_empty);
+    tokio::time::timeout(Duration::from_secs(5), wait)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn stop_withdraws_first() {
+    let node = Fixture::start(Mode::LoopbackStandIn, &[], &[VIP]);
+    node.lead(1, LONG);
+    node.held(&[VIP]).await;
+    let held = node.driver.held();
+    node.driver.stop().await;
+    assert!(held.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn dropping_the_driver_withdraws_too() {
+    let node = Fixture::start(Mode::LoopbackStandIn, &[], &[VIP]);
+    node.lead(1, LONG);
+    node.held(&[VIP]).await;
+    let mut held = node.driver.held();
+    drop(node.driver);
+    // The channel closes only after the thread has withdrawn and ended.
+    let ended = async { while held.changed().await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(5), ended)
+        .await
+        .unwrap();
+    assert!(held.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn what_keeps_a_vip_from_being_held_is_said() {
+    let node = Fixture::start(Mode::LoopbackStandIn, &[], &["10.77.0.100", VIP]);
+    node.lead(1, LONG);
+    node.problem("10.77.0.100 is no loopback address").await;
+    node.held(&[VIP]).await;
+
+    let node = Fixture::start(Mode::Kernel, &[], &["10.77.0.100"]);
+    node.lead(1, LONG);
+    node.problem("interface vip is mapped to no device").await;
+
+    let node = Fixture::start(Mode::Kernel, &[("vip", "no-such-dev")], &["10.77.0.100"]);
+    node.lead(1, LONG);
+    node.problem("no device named \"no-such-dev\"").await;
+    assert!(node.driver.held().borrow().is_empty());
+}

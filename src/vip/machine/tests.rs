@@ -1,0 +1,528 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::node::NodeId;
+
+const MARGIN: Duration = Duration::from_millis(30);
+const LEASE: Duration = Duration::from_millis(270);
+
+fn target(n: u8) -> Target {
+    let address = match n % 2 {
+        0 => IpAddr::from([10, 77, 0, n]),
+        _ => IpAddr::from([0xfd77, 0, 0, 0, 0, 0, 0, n.into()]),
+    };
+    Target {
+        address,
+        interface: "vip".parse().unwrap(),
+    }
+}
+
+fn leading(term: u64, until: Instant) -> Event {
+    Event::Leadership(Leadership {
+        term,
+        leader: Some(NodeId(1)),
+        lease_until: Some(until),
+    })
+}
+
+fn following(term: u64) -> Event {
+    Event::Leadership(Leadership {
+        term,
+        leader: Some(NodeId(2)),
+        lease_until: None,
+    })
+}
+
+fn drain(machine: &mut Machine) -> Vec<Action> {
+    std::iter::from_fn(|| machine.poll_action()).collect()
+}
+
+/// A machine that was told of one VIP and leads term 5 until `now + LEASE`.
+fn claiming(now: Instant) -> Machine {
+    let mut machine = Machine::new(Timing::default());
+    machine.handle(Event::Configured([target(0)].into()), now);
+    machine.handle(leading(5, now + LEASE), now);
+    machine
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Leads with a fresh lease; the last try failed.
+    Withdrawn,
+    Adding,
+    Held,
+    Removing,
+    Stuck,
+}
+
+const KINDS: [Kind; 5] = [
+    Kind::Withdrawn,
+    Kind::Adding,
+    Kind::Held,
+    Kind::Removing,
+    Kind::Stuck,
+];
+
+fn kind(machine: &Machine) -> Option<Kind> {
+    machine.phase(&target(0)).map(|phase| match phase {
+        Phase::Withdrawn { .. } => Kind::Withdrawn,
+        Phase::Adding => Kind::Adding,
+        Phase::Held { .. } => Kind::Held,
+        Phase::Removing => Kind::Removing,
+        Phase::Stuck { .. } => Kind::Stuck,
+    })
+}
+
+/// A machine in the phase, with a fresh lease in term 5, all actions taken.
+fn machine_in(kind_wanted: Kind, now: Instant) -> Machine {
+    let mut machine = claiming(now);
+    let road: &[Event] = &match kind_wanted {
+        Kind::Withdrawn => vec![Event::AddFailed(target(0)), Event::Removed(target(0))],
+        Kind::Adding => vec![],
+        Kind::Held => vec![Event::Added(target(0))],
+        Kind::Removing => vec![Event::AddFailed(target(0))],
+        Kind::Stuck => vec![Event::AddFailed(target(0)), Event::RemoveFailed(target(0))],
+    };
+    for event in road {
+        machine.handle(event.clone(), now);
+    }
+    drain(&mut machine);
+    assert_eq!(kind(&machine), Some(kind_wanted));
+    machine
+}
+
+/// What the table feeds in: every kind of event, leadership in each of its meanings.
+fn inputs(now: Instant) -> Vec<(&'static str, Event)> {
+    vec![
+        ("lease renewed", leading(5, now + LEASE * 2)),
+        ("lease lost", following(5)),
+        ("lease within the margin", leading(5, now + MARGIN)),
+        ("higher term, other leader", following(6)),
+        ("higher term, own lease", leading(6, now + LEASE)),
+        ("lower term", following(4)),
+        ("configured", Event::Configured([target(0)].into())),
+        ("configured away", Event::Configured([].into())),
+        ("added", Event::Added(target(0))),
+        ("add failed", Event::AddFailed(target(0))),
+        ("removed", Event::Removed(target(0))),
+        ("remove failed", Event::RemoveFailed(target(0))),
+        ("missing", Event::Missing(target(0))),
+        ("link ready", Event::LinkReady("vip".parse().unwrap())),
+        (
+            "other link ready",
+            Event::LinkReady("other".parse().unwrap()),
+        ),
+        ("stop", Event::Stop),
+        ("deadline", Event::Deadline),
+    ]
+}
+
+/// The whole table: for each event the phase that follows and the actions, from each of the five phases in `KINDS` order.
+/// `-` is no VIP at all; letters are A(dd), N (renew), R(emove), G (announce).
+#[rustfmt::skip]
+const TABLE: &[(&str, [(&str, &str); 5])] = &[
+    //                              withdrawn          adding             held               removing           stuck
+    ("lease renewed",             [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("lease lost",                [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("lease within the margin",   [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("higher term, other leader", [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("higher term, own lease",    [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("lower term",                [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("configured",                [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("configured away",           [("-", ""),         ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("added",                     [("Removing", "R"), ("Held", "G"),     ("Held", ""),      ("Removing", ""),  ("Removing", "R")]),
+    ("add failed",                [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("removed",                   [("Withdrawn", ""), ("Adding", ""),    ("Adding", "A"),   ("Withdrawn", ""), ("Withdrawn", "")]),
+    ("remove failed",             [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Stuck", ""),     ("Stuck", "")]),
+    ("missing",                   [("Withdrawn", ""), ("Adding", ""),    ("Adding", "A"),   ("Removing", ""),  ("Stuck", "")]),
+    ("link ready",                [("Adding", "A"),   ("Adding", ""),    ("Held", "NG"),    ("Removing", ""),  ("Stuck", "")]),
+    ("other link ready",          [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("stop",                      [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("deadline",                  [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+];
+
+fn letters(actions: &[Action]) -> String {
+    actions
+        .iter()
+        .map(|action| match action {
+            Action::Add(_) => 'A',
+            Action::Renew(_) => 'N',
+            Action::Remove(_) => 'R',
+            Action::Announce(_) => 'G',
+        })
+        .collect()
+}
+
+#[test]
+fn every_transition_is_as_the_table_says() {
+    let now = Instant::now();
+    let inputs = inputs(now);
+    assert_eq!(inputs.len(), TABLE.len());
+    for ((name, event), (table_name, rows)) in inputs.into_iter().zip(TABLE) {
+        assert_eq!(name, *table_name);
+        for (from, (phase, actions)) in KINDS.into_iter().zip(rows) {
+            let mut machine = machine_in(from, now);
+            // The first announcement is due in the instant of the claim; take it out of the way.
+            machine.handle(Event::Deadline, now);
+            drain(&mut machine);
+            machine.handle(event.clone(), now + Duration::from_millis(1));
+            let after = kind(&machine).map_or("-".to_owned(), |k| format!("{k:?}"));
+            assert_eq!(after, *phase, "{from:?} on {name}");
+            assert_eq!(
+                letters(&drain(&mut machine)),
+                *actions,
+                "{from:?} on {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn being_leader_without_a_lease_permits_nothing() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Timing::default());
+    machine.handle(Event::Configured([target(0), target(1)].into()), now);
+    let leader = Leadership {
+        term: 3,
+        leader: Some(NodeId(1)),
+        lease_until: None,
+    };
+    machine.handle(Event::Leadership(leader), now);
+    assert!(drain(&mut machine).is_empty());
+    assert_eq!(machine.next_deadline(now), None);
+}
+
+#[test]
+fn every_vip_is_claimed_renewed_and_withdrawn_before_the_lease_lapses() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Timing::default());
+    machine.handle(Event::Configured([target(0), target(1)].into()), now);
+    machine.handle(leading(5, now + LEASE), now);
+    assert_eq!(
+        drain(&mut machine),
+        [Action::Add(target(0)), Action::Add(target(1))]
+    );
+    for n in [0, 1] {
+        machine.handle(Event::Added(target(n)), now);
+        assert_eq!(drain(&mut machine), [Action::Announce(target(n))]);
+        assert!(machine.may_announce(&target(n), now));
+    }
+    let last = now + LEASE - MARGIN;
+    assert!(machine.next_deadline(now).unwrap() <= last);
+    machine.handle(Event::Deadline, last);
+    assert_eq!(
+        drain(&mut machine),
+        [Action::Remove(target(0)), Action::Remove(target(1))]
+    );
+    assert!(!machine.may_announce(&target(0), last));
+    assert!(!machine.is_withdrawn());
+    machine.handle(Event::Removed(target(0)), last);
+    machine.handle(Event::Removed(target(1)), last);
+    assert!(machine.is_withdrawn());
+    assert_eq!(
+        machine.next_deadline(last),
+        None,
+        "nothing to wait for but a new lease"
+    );
+}
+
+#[test]
+fn a_higher_term_withdraws_before_it_claims_again() {
+    let now = Instant::now();
+    let mut machine = machine_in(Kind::Held, now);
+    machine.handle(leading(6, now + LEASE), now);
+    assert_eq!(drain(&mut machine), [Action::Remove(target(0))]);
+    machine.handle(Event::Removed(target(0)), now);
+    assert_eq!(drain(&mut machine), [Action::Add(target(0))]);
+}
+
+#[test]
+fn a_vip_that_moves_to_another_interface_leaves_the_first_one() {
+    let now = Instant::now();
+    let mut machine = machine_in(Kind::Held, now);
+    let moved = Target {
+        interface: "aaa".parse().unwrap(), // sorts before the old one
+        ..target(0)
+    };
+    machine.handle(Event::Configured([moved.clone()].into()), now);
+    assert_eq!(
+        drain(&mut machine),
+        [Action::Remove(target(0)), Action::Add(moved.clone())]
+    );
+    machine.handle(Event::Removed(target(0)), now);
+    assert_eq!(machine.phase(&target(0)), None);
+    assert_eq!(machine.phase(&moved), Some(Phase::Adding));
+}
+
+#[test]
+fn announcements_come_in_a_burst_then_farther_apart_then_steadily() {
+    let start = Instant::now();
+    let mut machine = machine_in(Kind::Held, start);
+    let (mut now, mut at) = (start, vec![]);
+    while now < start + Duration::from_secs(60) {
+        machine.handle(leading(5, now + LEASE), now);
+        let announced = drain(&mut machine)
+            .iter()
+            .any(|a| matches!(a, Action::Announce(_)));
+        if announced {
+            at.push((now - start).as_millis());
+        }
+        now += Duration::from_millis(10);
+    }
+    // The announcement at 0 was taken by `machine_in`.
+    assert_eq!(&at[..8], [20, 40, 60, 80, 180, 380, 780, 1580]);
+    let gaps: Vec<_> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(gaps[gaps.len() - 2..], [10_000, 10_000]);
+
+    machine.handle(Event::LinkReady("vip".parse().unwrap()), now);
+    assert_eq!(
+        letters(&drain(&mut machine)),
+        "NG",
+        "carrier came back: announced at once"
+    );
+    let next = machine.next_deadline(now).unwrap();
+    assert!(
+        next <= now + Duration::from_millis(20),
+        "and the burst begins anew"
+    );
+}
+
+#[test]
+fn failures_are_retried_with_growing_waits_while_the_lease_lasts() {
+    let mut now = Instant::now();
+    let mut machine = claiming(now);
+    let mut waits = vec![];
+    for _ in 0..9 {
+        assert_eq!(letters(&drain(&mut machine)), "A");
+        machine.handle(Event::AddFailed(target(0)), now);
+        assert_eq!(
+            letters(&drain(&mut machine)),
+            "R",
+            "it may be there all the same"
+        );
+        machine.handle(leading(5, now + Duration::from_secs(60)), now);
+        machine.handle(Event::Removed(target(0)), now);
+        let next = machine.next_deadline(now).unwrap();
+        waits.push((next - now).as_millis());
+        now = next;
+        machine.handle(Event::Deadline, now);
+    }
+    assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+}
+
+#[test]
+fn an_address_that_cannot_be_removed_is_tried_again_even_after_stop() {
+    let now = Instant::now();
+    let mut machine = machine_in(Kind::Held, now);
+    machine.handle(Event::Stop, now);
+    machine.handle(Event::RemoveFailed(target(0)), now);
+    drain(&mut machine);
+    assert!(!machine.is_withdrawn());
+    let retry = machine.next_deadline(now).unwrap();
+    machine.handle(Event::Deadline, retry);
+    assert_eq!(drain(&mut machine), [Action::Remove(target(0))]);
+    machine.handle(Event::Removed(target(0)), retry);
+    assert!(machine.is_withdrawn());
+    machine.handle(leading(9, retry + LEASE), retry);
+    assert!(drain(&mut machine).is_empty(), "stopped is stopped");
+}
+
+/// Steps of a random life of one node. Milliseconds.
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u16),
+    Lease { lasts: u16, new_term: bool },
+    Depose { new_term: bool },
+    Configure(BTreeSet<u8>),
+    DeletedByOthers(u8),
+    LinkReady,
+    Break { adds: bool, removes: bool },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0u16..400).prop_map(Step::Pass),
+        6 => (0u16..500, proptest::bool::weighted(0.1)).prop_map(|(lasts, new_term)| Step::Lease { lasts, new_term }),
+        1 => any::<bool>().prop_map(|new_term| Step::Depose { new_term }),
+        2 => proptest::collection::btree_set(0u8..4, 0..4).prop_map(Step::Configure),
+        1 => (0u8..4).prop_map(Step::DeletedByOthers),
+        1 => Just(Step::LinkReady),
+        1 => any::<(bool, bool)>().prop_map(|(adds, removes)| Step::Break { adds, removes }),
+    ];
+    proptest::collection::vec(step, 1..80)
+}
+
+/// The machine, a kernel, and a clock that serves deadlines `lateness` late.
+struct World {
+    machine: Machine,
+    now: Instant,
+    lateness: Duration,
+    term: u64,
+    lease_until: Option<Instant>,
+    present: BTreeSet<Target>,
+    wanted: BTreeSet<Target>,
+    adds_fail: bool,
+    removes_fail: bool,
+}
+
+impl World {
+    fn new(lateness: Duration) -> Self {
+        Self {
+            machine: Machine::new(Timing::default()),
+            now: Instant::now(),
+            lateness,
+            term: 1,
+            lease_until: None,
+            present: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            adds_fail: false,
+            removes_fail: false,
+        }
+    }
+
+    fn lease_is_fresh(&self) -> bool {
+        self.lease_until.is_some_and(|until| self.now < until)
+    }
+
+    fn feed(&mut self, event: Event) {
+        self.machine.handle(event, self.now);
+        while let Some(action) = self.machine.poll_action() {
+            self.carry_out(action);
+        }
+        self.check();
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        let outcome = match action {
+            Action::Add(t) | Action::Renew(t) => {
+                assert!(self.lease_is_fresh(), "asked for {t:?} without a lease");
+                assert!(
+                    self.machine.entitled(self.now),
+                    "asked for {t:?} within the margin"
+                );
+                if self.adds_fail {
+                    Event::AddFailed(t)
+                } else {
+                    self.present.insert(t.clone());
+                    Event::Added(t)
+                }
+            }
+            Action::Remove(t) if self.removes_fail => Event::RemoveFailed(t),
+            Action::Remove(t) => {
+                self.present.remove(&t);
+                Event::Removed(t)
+            }
+            Action::Announce(t) => {
+                assert!(
+                    self.lease_is_fresh() && self.present.contains(&t),
+                    "announced {t:?}"
+                );
+                return;
+            }
+        };
+        self.machine.handle(outcome, self.now);
+    }
+
+    /// The promise. While removals fail, only that nothing is *believed* to be held.
+    fn check(&self) {
+        let believed: BTreeSet<_> = self
+            .machine
+            .phases()
+            .filter(|(_, phase)| matches!(phase, Phase::Held { .. }))
+            .map(|(t, _)| t.clone())
+            .collect();
+        assert!(believed.is_subset(&self.present));
+        if !self.lease_is_fresh() {
+            assert!(believed.is_empty(), "held without a lease");
+        }
+        if !self.removes_fail && !self.lease_is_fresh() {
+            let unknown: Vec<_> = self
+                .present
+                .iter()
+                .filter(|t| !matches!(self.machine.phase(t), Some(Phase::Stuck { .. })))
+                .collect();
+            assert!(unknown.is_empty(), "present without a lease: {unknown:?}");
+        }
+    }
+
+    /// Lets time pass, serving deadlines late.
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let due = self
+                .machine
+                .next_deadline(self.now)
+                .map(|at| (at + self.lateness).max(self.now));
+            match due {
+                Some(due) if due <= end => {
+                    self.now = due;
+                    self.feed(Event::Deadline);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Pass(ms) => self.pass(Duration::from_millis(ms.into())),
+            Step::Lease { lasts, new_term } => {
+                self.term += u64::from(new_term);
+                self.lease_until = Some(self.now + Duration::from_millis(lasts.into()));
+                self.feed(leading(
+                    self.term,
+                    self.now + Duration::from_millis(lasts.into()),
+                ));
+            }
+            Step::Depose { new_term } => {
+                self.term += u64::from(new_term);
+                self.lease_until = None;
+                self.feed(following(self.term));
+            }
+            Step::Configure(vips) => {
+                self.wanted = vips.into_iter().map(target).collect();
+                self.feed(Event::Configured(self.wanted.clone()));
+            }
+            Step::DeletedByOthers(n) => {
+                if self.present.remove(&target(n)) {
+                    self.feed(Event::Missing(target(n)));
+                }
+            }
+            Step::LinkReady => self.feed(Event::LinkReady("vip".parse().unwrap())),
+            Step::Break { adds, removes } => (self.adds_fail, self.removes_fail) = (adds, removes),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Whatever happens, and however late (below the margin) timers fire: nothing is on an interface without a fresh lease,
+    /// and nothing is asked for or announced without one.
+    #[test]
+    fn nothing_is_ever_held_without_a_fresh_lease(life in steps(), lateness_ms in 0u64..30) {
+        let mut world = World::new(Duration::from_millis(lateness_ms));
+        for step in life {
+            world.step(step);
+        }
+    }
+
+    /// When faults end, a leader holds exactly what the snapshot says; stopped, it holds nothing.
+    #[test]
+    fn faults_heal(life in steps()) {
+        let mut world = World::new(Duration::ZERO);
+        for step in life {
+            world.step(step);
+        }
+        world.step(Step::Break { adds: false, removes: false });
+        for _ in 0..120 {
+            world.step(Step::Lease { lasts: 400, new_term: false });
+            world.pass(Duration::from_millis(100));
+        }
+        prop_assert_eq!(&world.present, &world.wanted);
+        world.feed(Event::Stop);
+        prop_assert!(world.present.is_empty());
+        prop_assert!(world.machine.is_withdrawn());
+    }
+}
