@@ -1,0 +1,306 @@
+//! What upstream servers said, for as long as they said it holds. Bounded in octets; the least recently used goes first.
+//!
+//! A pure type: the caller passes `now`. Each entry is a whole answer to one question, so that nothing an upstream slips
+//! into one answer is ever used for another question (RFC 5452 section 6).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::model::rrset::RecordType;
+
+use super::message::{
+    ExtendedError, Rcode,
+    record::Record,
+    upstream::{Message, UpstreamQuestion},
+};
+
+/// Bounds of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Octets of memory for all entries.
+    pub bytes: usize,
+    /// Longest life of an answer with records.
+    pub max_ttl: Duration,
+    /// Longest life of an answer that says there is nothing (RFC 2308 section 5).
+    pub max_negative_ttl: Duration,
+    /// Life of a failure: 1 s to 5 min (RFC 9520 section 3.2).
+    pub failure_ttl: Duration,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            max_ttl: Duration::from_secs(86_400),
+            max_negative_ttl: Duration::from_secs(10_800),
+            failure_ttl: Duration::from_secs(5),
+        }
+    }
+}
+
+/// An answer of an upstream, or the fact that there was none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub rcode: Rcode,
+    pub answer: Vec<Record>,
+    pub authority: Vec<Record>,
+    pub additional: Vec<Record>,
+    /// Why it failed.
+    pub error: Option<ExtendedError>,
+    stored: Instant,
+    expires: Instant,
+}
+
+impl Entry {
+    /// An upstream's answer as of `now`.
+    pub fn of_message(
+        message: Message,
+        asked: RecordType,
+        limits: &CacheLimits,
+        now: Instant,
+    ) -> Self {
+        let mut entry = Self {
+            rcode: message.rcode,
+            answer: message.answer,
+            authority: message.authority,
+            additional: message.additional,
+            error: None,
+            stored: now,
+            expires: now,
+        };
+        let negative = entry.is_negative(asked);
+        entry.cap_ttls(negative, limits);
+        entry.expires = now + entry.lifetime(negative, limits);
+        entry
+    }
+
+    /// No upstream gave an answer that is of use.
+    pub fn of_failure(error: ExtendedError, limits: &CacheLimits, now: Instant) -> Self {
+        Self {
+            rcode: Rcode::SERV_FAIL,
+            answer: Vec::new(),
+            authority: Vec::new(),
+            additional: Vec::new(),
+            error: Some(error),
+            stored: now,
+            expires: now + limits.failure_ttl,
+        }
+    }
+
+    /// Whether the entry may still be used.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        now < self.expires
+    }
+
+    /// Whole seconds since the entry was stored, to be taken off its TTLs.
+    pub fn age(&self, now: Instant) -> u32 {
+        let seconds = now.saturating_duration_since(self.stored).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    }
+
+    fn sections(&mut self) -> impl Iterator<Item = &mut Record> {
+        let rest = self.authority.iter_mut().chain(&mut self.additional);
+        self.answer.iter_mut().chain(rest)
+    }
+
+    fn cap_ttls(&mut self, negative: bool, limits: &CacheLimits) {
+        let minimum = self.soa().map(|(ttl, minimum)| ttl.min(minimum));
+        let longest = seconds(limits.max_ttl);
+        for record in self.sections() {
+            record.ttl = record.ttl.min(longest);
+            // RFC 2308 section 5: the SOA goes on with the time that is left of the negative answer.
+            if let Some(minimum) = minimum.filter(|_| negative && record.rtype == RecordType::SOA) {
+                record.ttl = minimum.min(seconds(limits.max_negative_ttl));
+            }
+        }
+    }
+
+    /// Whether the answer says that the last name has no such records (RFC 2308 section 2).
+    fn is_negative(&self, asked: RecordType) -> bool {
+        let wanted = |record: &Record| asked == RecordType::ANY || record.rtype == asked;
+        self.rcode == Rcode::NX_DOMAIN || !self.answer.iter().any(wanted)
+    }
+
+    /// TTL and minimum of the SOA in the authority section.
+    fn soa(&self) -> Option<(u32, u32)> {
+        let soa = self.authority.iter().find(|r| r.rtype == RecordType::SOA)?;
+        let minimum = u32::from_be_bytes(*soa.data.last_chunk::<4>()?);
+        Some((soa.ttl, minimum))
+    }
+
+    fn lifetime(&self, negative: bool, limits: &CacheLimits) -> Duration {
+        if !matches!(self.rcode, Rcode::NO_ERROR | Rcode::NX_DOMAIN) {
+            return limits.failure_ttl;
+        }
+        let answer = self.answer.iter().map(|record| record.ttl).min();
+        let shortest = match self.soa().filter(|_| negative) {
+            Some((ttl, _)) => answer.map_or(ttl, |answer| answer.min(ttl)),
+            // Without an SOA a denial must not be kept (RFC 2308 section 5); an alias that leads nowhere may.
+            None if self.rcode == Rcode::NX_DOMAIN => 0,
+            None => answer.unwrap_or(0),
+        };
+        Duration::from_secs(u64::from(shortest))
+    }
+
+    /// Octets that the entry keeps in memory, its question not counted.
+    fn weight(&self) -> usize {
+        let sections = [&self.answer, &self.authority, &self.additional];
+        let records = sections.into_iter().flatten().map(Record::weight);
+        size_of::<Self>() + records.sum::<usize>()
+    }
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// Which entries to forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flush {
+    All,
+    /// Every type of one name, in lower-case wire form.
+    Name(Box<[u8]>),
+    /// A name and all below it.
+    Subtree(Box<[u8]>),
+}
+
+/// Counters and sizes of a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    pub entries: u64,
+    pub bytes: u64,
+    pub hits: u64,
+    pub misses: u64,
+    /// Entries dropped for room before their time was over.
+    pub evicted: u64,
+}
+
+/// Answers by question.
+pub struct Cache {
+    limits: CacheLimits,
+    slots: HashMap<UpstreamQuestion, Slot>,
+    /// By last use, the longest ago first.
+    order: BTreeMap<u64, UpstreamQuestion>,
+    tick: u64,
+    stats: CacheStats,
+}
+
+struct Slot {
+    entry: Arc<Entry>,
+    used: u64,
+    weight: usize,
+}
+
+impl Cache {
+    pub fn new(limits: CacheLimits) -> Self {
+        Self {
+            limits,
+            slots: HashMap::new(),
+            order: BTreeMap::new(),
+            tick: 0,
+            stats: CacheStats::default(),
+        }
+    }
+
+    /// The answer to `question`, if one is there and fresh.
+    pub fn find(&mut self, question: &UpstreamQuestion, now: Instant) -> Option<Arc<Entry>> {
+        let Some(slot) = self.slots.get_mut(question) else {
+            self.stats.misses += 1;
+            return None;
+        };
+        if !slot.entry.is_fresh(now) {
+            self.remove(question);
+            self.stats.misses += 1;
+            return None;
+        }
+        self.tick += 1;
+        if let Some(question) = self.order.remove(&slot.used) {
+            slot.used = self.tick;
+            self.order.insert(self.tick, question);
+        }
+        self.stats.hits += 1;
+        Some(Arc::clone(&slot.entry))
+    }
+
+    /// Keeps `entry`, unless it is stale already or takes more than an eighth of the room.
+    pub fn insert(&mut self, question: UpstreamQuestion, entry: Arc<Entry>, now: Instant) {
+        self.remove(&question);
+        let weight =
+            entry.weight() + 2 * (size_of::<UpstreamQuestion>() + question.name.len() + 32);
+        if !entry.is_fresh(now) || weight > self.limits.bytes / 8 {
+            return;
+        }
+        self.tick += 1;
+        self.order.insert(self.tick, question.clone());
+        let used = self.tick;
+        self.slots.insert(
+            question,
+            Slot {
+                entry,
+                used,
+                weight,
+            },
+        );
+        self.stats.bytes += weight as u64;
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
+        while self.stats.bytes > self.limits.bytes as u64 {
+            let Some((_, question)) = self.order.pop_first() else {
+                return;
+            };
+            self.remove(&question);
+            self.stats.evicted += 1;
+        }
+    }
+
+    fn remove(&mut self, question: &UpstreamQuestion) {
+        if let Some(slot) = self.slots.remove(question) {
+            self.order.remove(&slot.used);
+            self.stats.bytes -= slot.weight as u64;
+        }
+    }
+
+    /// Forgets what `flush` names and says how many entries that were.
+    pub fn flush(&mut self, flush: &Flush) -> u64 {
+        let doomed: Vec<UpstreamQuestion> = self
+            .slots
+            .keys()
+            .filter(|question| flush.covers(&question.name))
+            .cloned()
+            .collect();
+        doomed.iter().for_each(|question| self.remove(question));
+        doomed.len() as u64
+    }
+
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            entries: self.slots.len() as u64,
+            ..self.stats
+        }
+    }
+
+    /// Every fresh entry with its question, for `dns dump`.
+    pub fn entries(&self, now: Instant) -> impl Iterator<Item = (&UpstreamQuestion, &Arc<Entry>)> {
+        let slots = self
+            .slots
+            .iter()
+            .map(|(question, slot)| (question, &slot.entry));
+        slots.filter(move |(_, entry)| entry.is_fresh(now))
+    }
+}
+
+impl Flush {
+    /// Whether `name`, in lower-case wire form, is among what is to be forgotten.
+    pub fn covers(&self, name: &[u8]) -> bool {
+        match self {
+            Self::All => true,
+            Self::Name(flushed) => **flushed == *name,
+            Self::Subtree(top) => super::answer::is_at_or_below(name, top),
+        }
+    }
+}
