@@ -398,6 +398,18 @@ impl NameKey {
         })
     }
 
+    /// Reads the bytes of a key, as `as_bytes` gives them. None when they are no key of any name.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let complete = bytes.last().is_none_or(|last| *last == 0);
+        let key = Self(bytes.into());
+        let sound = complete
+            && bytes
+                .split_inclusive(|octet| *octet == 0)
+                .all(|label| label_is_sound(&label[..label.len() - 1]));
+        // Together with the root it must fit a name, else no apex could hold it.
+        (sound && key.to_name(&Name::root()).is_some()).then_some(key)
+    }
+
     /// Appends the key of `name`, which must lie within `apex`, to `key`: for look-ups that must not allocate.
     pub fn write(name: &Name, apex: &Name, key: &mut Vec<u8>) {
         let mut starts = [0u8; 128];
@@ -474,6 +486,23 @@ impl fmt::Debug for NameKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NameKey({})", self.0.escape_ascii())
     }
+}
+
+/// Whether a key's label is escaped as `push_key_label` does it, not empty and in lower case.
+fn label_is_sound(escaped: &[u8]) -> bool {
+    let mut octets = escaped.iter();
+    let mut length = 0;
+    while let Some(&octet) = octets.next() {
+        let fits = match octet {
+            1 => matches!(octets.next(), Some(1 | 2)),
+            _ => !octet.is_ascii_uppercase(),
+        };
+        if !fits {
+            return false;
+        }
+        length += 1;
+    }
+    (1..=MAX_LABEL).contains(&length)
 }
 
 /// Appends one label to a key; see `NameKey`.
@@ -598,12 +627,21 @@ mod tests {
         }
 
         #[test]
+        fn any_octets_are_a_key_or_none(bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(2), any::<u8>()], 0..300)) {
+            if let Some(key) = NameKey::from_bytes(&bytes) {
+                let name = key.to_name(&Name::root()).expect("a key stands for a name");
+                prop_assert_eq!(NameKey::of(&name, &Name::root()), Some(key));
+            }
+        }
+
+        #[test]
         fn keys_sort_as_names_do(a in any_name(), b in any_name()) {
             let root = Name::root();
             let (ka, kb) = (NameKey::of(&a, &root).unwrap(), NameKey::of(&b, &root).unwrap());
             prop_assert_eq!(a.cmp(&b), ka.cmp(&kb));
             prop_assert_eq!(a.is_within(&b), ka.is_within(&kb));
             prop_assert_eq!(ka.to_name(&root), Some(a.clone()));
+            prop_assert_eq!(NameKey::from_bytes(ka.as_bytes()), Some(ka.clone()));
             prop_assert_eq!(a.parent().map(|p| NameKey::of(&p, &root).unwrap()), ka.parent());
         }
     }

@@ -111,6 +111,22 @@ impl Rrset {
         })
     }
 
+    /// Reads packed data, as `packed` gives it. None when it is not whole, sorted, without repeats and not empty.
+    pub fn from_packed(rtype: RecordType, ttl: u32, packed: Arc<[u8]>) -> Option<Self> {
+        let mut rest: &[u8] = &packed;
+        let mut last: Option<&[u8]> = None;
+        while !rest.is_empty() {
+            let (length, tail) = rest.split_first_chunk::<2>()?;
+            let (data, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+            if last.is_some_and(|last| last >= data) {
+                return None;
+            }
+            (last, rest) = (Some(data), tail);
+        }
+        last?;
+        Some(Self { rtype, ttl, packed })
+    }
+
     pub fn rtype(&self) -> RecordType {
         self.rtype
     }
@@ -209,6 +225,18 @@ mod tests {
             [[1, 0, 0, 1], [2, 0, 0, 1]]
         );
         assert_eq!(set.len(), 2);
+        let packed = |octets: &[u8]| Rrset::from_packed(RecordType::A, 60, octets.into());
+        assert_eq!(packed(set.packed()), Some(set.clone()));
+        for bad in [
+            &[][..],
+            &[0],
+            &[0, 2, 7],
+            &[0, 1, 7, 0, 1, 7],
+            &[0, 1, 7, 0, 1, 6],
+            &[0, 1, 7, 9],
+        ] {
+            assert_eq!(packed(bad), None, "{bad:?}");
+        }
         assert!(Rrset::new(RecordType::A, 60, Vec::<Vec<u8>>::new()).is_none());
         assert!(Rrset::new(RecordType::TXT, 60, [vec![0; 70_000]]).is_none());
         assert_eq!(

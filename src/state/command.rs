@@ -32,7 +32,7 @@ pub struct Command {
     pub changes: Vec<Change>,
 }
 
-/// 128 random bits.
+/// 128 random bits. Zero stands for none: such a command is not remembered, and a retry of it would be applied again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u128);
 

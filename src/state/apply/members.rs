@@ -1,0 +1,158 @@
+//! Changes of the cluster itself: members, join tokens, certificate authority, feature level.
+
+use std::sync::Arc;
+
+use super::{Work, exists, not_found, over_limit};
+use crate::{
+    model::node::{ClusterId, Member, NodeId},
+    state::{
+        check::members::{member_object, token_object},
+        cluster::certificates,
+        command::{JoinToken, NewMember, Secret},
+        limits,
+        outcome::{Refusal, RefusalKind},
+    },
+};
+
+impl Work<'_> {
+    pub(super) fn init_cluster(
+        &mut self,
+        cluster: &ClusterId,
+        ca: &Secret,
+        first: &NewMember,
+    ) -> Result<(), Refusal> {
+        if let Some(id) = &self.next.cluster.id {
+            return Err(exists(
+                format!("cluster {id}"),
+                "it was initialised before; other nodes join it",
+            ));
+        }
+        self.next.cluster.id = Some(cluster.clone());
+        self.next.cluster.ca = ca.clone();
+        self.allocate(first)?;
+        Ok(())
+    }
+
+    pub(super) fn create_token(&mut self, token: &JoinToken) -> Result<(), Refusal> {
+        let tokens = &mut self.next.cluster.tokens;
+        match tokens.get(&token.id) {
+            Some(found) if found.as_ref() == token => return Ok(()),
+            Some(_) => return Err(exists(token_object(&token.id), "create another")),
+            None => tokens.insert(token.id.clone(), Arc::new(token.clone())),
+        };
+        if tokens.len() > limits::TOKENS {
+            let object = token_object(&token.id);
+            return Err(over_limit(object, "join tokens", limits::TOKENS));
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    pub(super) fn delete_token(&mut self, id: &str) -> Result<(), Refusal> {
+        if self.next.cluster.tokens.remove(id).is_none() {
+            return Err(not_found(token_object(id), ""));
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    pub(super) fn add_member(&mut self, token: &str, member: &NewMember) -> Result<(), Refusal> {
+        let another = "create another with `cluster token create`";
+        let Some(found) = self.next.cluster.tokens.get(token) else {
+            return Err(not_found(token_object(token), another));
+        };
+        if let Some(user) = found.used_by {
+            return Err(Refusal::new(
+                RefusalKind::Conflict,
+                token_object(token),
+                format!("node {user} has used it; a token admits one node"),
+                another,
+            ));
+        }
+        let mut used = found.as_ref().clone();
+        used.used_by = Some(self.allocate(member)?);
+        let tokens = &mut self.next.cluster.tokens;
+        tokens.insert(token.to_owned(), Arc::new(used));
+        Ok(())
+    }
+
+    /// Makes a member under the next id.
+    fn allocate(&mut self, new: &NewMember) -> Result<NodeId, Refusal> {
+        let cluster = &mut self.next.cluster;
+        let object = || member_object(&new.name);
+        for member in cluster.members.values() {
+            let taken = if member.name == new.name {
+                format!("node {} has this name", member.id)
+            } else if member.raft_address == new.raft_address {
+                format!("node {} has address {}", member.id, member.raft_address)
+            } else {
+                continue;
+            };
+            return Err(Refusal::new(
+                RefusalKind::AlreadyExists,
+                object(),
+                taken,
+                "remove that node first if this one replaces it, or take another name and address",
+            ));
+        }
+        if cluster.members.len() >= limits::MEMBERS {
+            return Err(over_limit(object(), "members", limits::MEMBERS));
+        }
+        let id = cluster.next_node;
+        let Some(next) = id.0.checked_add(1) else {
+            return Err(over_limit(object(), "node ids", u64::MAX));
+        };
+        cluster.next_node = NodeId(next);
+        let member = Member {
+            id,
+            name: new.name.clone(),
+            raft_address: new.raft_address,
+            api_address: new.api_address,
+        };
+        cluster.members.insert(id, Arc::new(member));
+        self.node = Some(id);
+        self.changed = true;
+        Ok(id)
+    }
+
+    /// Retiring a member twice changes nothing; an id that was never given is not found.
+    pub(super) fn retire_member(&mut self, id: NodeId) -> Result<(), Refusal> {
+        if self.next.cluster.is_retired(id) {
+            return Ok(());
+        }
+        if self.next.cluster.members.remove(&id).is_none() {
+            let hint = "`cluster status` lists the members";
+            return Err(not_found(format!("node {id}"), hint));
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    pub(super) fn rotate_ca(&mut self, ca: &Secret) -> Result<(), Refusal> {
+        let cluster = &mut self.next.cluster;
+        if cluster.id.is_none() {
+            return Err(not_found("cluster", "run `cluster init` first"));
+        }
+        if cluster.ca != *ca {
+            cluster.previous_ca = certificates(&cluster.ca.0);
+            cluster.ca = ca.clone();
+            self.changed = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_feature_level(&mut self, level: u32) -> Result<(), Refusal> {
+        let present = self.next.cluster.feature_level;
+        if level < present {
+            return Err(Refusal::new(
+                RefusalKind::Conflict,
+                "cluster",
+                format!("its feature level is {present}, which never falls: {level} is below it"),
+                "",
+            ));
+        }
+        self.changed |= level > present;
+        self.next.cluster.feature_level = level;
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Form of members, join tokens and the certificate authority.
+
+use super::{invalid, too_many};
+use crate::{
+    model::node::ClusterId,
+    state::{
+        command::{JoinToken, NewMember, Secret},
+        limits,
+        outcome::Refusal,
+    },
+};
+
+pub fn member_object(name: &str) -> String {
+    format!("node {name}")
+}
+
+pub fn token_object(id: &str) -> String {
+    // An id comes from a token someone typed: never echo more of it than an id can have.
+    format!(
+        "token {}",
+        id.chars().take(limits::TOKEN_OCTETS).collect::<String>()
+    )
+}
+
+pub fn init(cluster: &ClusterId, authority: &Secret, first: &NewMember) -> Result<(), Refusal> {
+    let hexadecimal = cluster.0.bytes().all(|b| b.is_ascii_hexdigit());
+    if cluster.0.is_empty() || cluster.0.len() > 64 || !hexadecimal {
+        return Err(invalid(
+            "cluster",
+            "its id is not 1 to 64 hexadecimal digits",
+            "run `cluster init` again",
+        ));
+    }
+    ca(authority)?;
+    member(first)
+}
+
+pub fn ca(ca: &Secret) -> Result<(), Refusal> {
+    if ca.0.is_empty() {
+        return Err(invalid("cluster ca", "it is empty", ""));
+    }
+    if ca.0.len() > limits::CA_OCTETS {
+        let problem = format!("it is longer than {} octets", limits::CA_OCTETS);
+        return Err(too_many("cluster ca", problem));
+    }
+    Ok(())
+}
+
+pub fn member(member: &NewMember) -> Result<(), Refusal> {
+    let printable = member.name.chars().all(|c| c.is_ascii_graphic());
+    if member.name.is_empty() || member.name.len() > limits::MEMBER_NAME || !printable {
+        return Err(invalid(
+            member_object(
+                &member
+                    .name
+                    .chars()
+                    .take(limits::MEMBER_NAME)
+                    .collect::<String>(),
+            ),
+            "its name is not 1 to 63 printable ASCII characters without spaces",
+            "set `name` in node.toml",
+        ));
+    }
+    for address in [member.raft_address, member.api_address] {
+        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+            return Err(invalid(
+                member_object(&member.name),
+                format!("{address} is no address that other nodes can reach"),
+                "advertise one address and port of the node in node.toml",
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub fn token(token: &JoinToken) -> Result<(), Refusal> {
+    for (what, text) in [("id", &token.id), ("hash", &token.secret_hash.0)] {
+        if text.is_empty() || text.len() > limits::TOKEN_OCTETS {
+            return Err(invalid(
+                token_object(&token.id),
+                format!("its {what} is not 1 to {} octets", limits::TOKEN_OCTETS),
+                "",
+            ));
+        }
+    }
+    if token.used_by.is_some() {
+        return Err(invalid(
+            token_object(&token.id),
+            "a new token is marked as used",
+            "",
+        ));
+    }
+    Ok(())
+}
