@@ -1,0 +1,231 @@
+//! The proxy's Prometheus metrics, read from its status at every scrape: nothing is counted twice.
+
+use std::fmt::Error;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{
+    ProxyObserver,
+    health::Verdict,
+    status::{BackendStatus, ListenerStatus, PoolStatus, ProxyStatus, SocketState},
+};
+
+/// Register with a `prometheus_client` registry; names begin with `proxy_`.
+#[derive(Clone, Debug)]
+pub struct ProxyCollector {
+    observer: ProxyObserver,
+}
+
+type Labels = Vec<(&'static str, String)>;
+type Samples = Vec<(Labels, u64)>;
+
+impl ProxyCollector {
+    pub(super) fn new(observer: ProxyObserver) -> Self {
+        Self { observer }
+    }
+}
+
+impl Collector for ProxyCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        for family in families(&self.observer.status()) {
+            family.encode(&mut encoder)?;
+        }
+        Ok(())
+    }
+}
+
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    samples: Samples,
+}
+
+impl Family {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut metric = encoder.encode_descriptor(self.name, self.help, None, self.kind)?;
+        for (labels, value) in &self.samples {
+            let sample = metric.encode_family(labels)?;
+            match self.kind {
+                MetricType::Counter => ConstCounter::new(*value).encode(sample)?,
+                _ => ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(sample)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn families(status: &ProxyStatus) -> Vec<Family> {
+    let gauge = |name, help, samples| Family {
+        name,
+        help,
+        kind: MetricType::Gauge,
+        samples,
+    };
+    let counter = |name, help, samples| Family {
+        name,
+        help,
+        kind: MetricType::Counter,
+        samples,
+    };
+    vec![
+        gauge(
+            "proxy_connections_limit",
+            "Connections that all listeners may have together",
+            vec![(Vec::new(), u64::from(status.connection_limit))],
+        ),
+        gauge(
+            "proxy_pipes_open",
+            "Pipes open for splicing",
+            vec![(Vec::new(), u64::from(status.pipes_open))],
+        ),
+        gauge(
+            "proxy_listener_connections",
+            "Connections of a listener",
+            per_listener(status, |l| u64::from(l.connections)),
+        ),
+        counter(
+            "proxy_listener_accepted",
+            "Connections accepted and served",
+            per_listener(status, |l| l.total),
+        ),
+        counter(
+            "proxy_listener_refused",
+            "Connections reset because the listener or the node was full",
+            per_listener(status, |l| l.refused),
+        ),
+        counter(
+            "proxy_listener_accept_errors",
+            "Failures of accept for want of file descriptors or memory",
+            per_listener(status, |l| l.accept_errors),
+        ),
+        gauge(
+            "proxy_listener_unbound_addresses",
+            "Addresses that could not be bound so far",
+            per_listener(status, |l| {
+                let failed = |s: &&(_, SocketState)| s.1 != SocketState::Bound;
+                l.sockets.iter().filter(failed).count() as u64
+            }),
+        ),
+        counter(
+            "proxy_listener_bytes",
+            "Bytes relayed, by direction",
+            listener_bytes(status),
+        ),
+        counter(
+            "proxy_listener_endings",
+            "Connections ended, by reason",
+            listener_endings(status),
+        ),
+        gauge(
+            "proxy_backend_up",
+            "1 if the backend is up in the eyes of this node",
+            per_backend(status, |b| u64::from(b.verdict == Verdict::Up)),
+        ),
+        gauge(
+            "proxy_backend_connections",
+            "Connections to a backend",
+            per_backend(status, |b| u64::from(b.connections)),
+        ),
+        counter(
+            "proxy_backend_connected",
+            "Connections made to a backend",
+            per_backend(status, |b| b.total),
+        ),
+        counter(
+            "proxy_backend_connect_failures",
+            "Connection attempts that failed",
+            per_backend(status, |b| b.connect_failures),
+        ),
+        counter(
+            "proxy_backend_probes",
+            "Health probes made",
+            per_backend(status, |b| b.probes),
+        ),
+        counter(
+            "proxy_backend_probes_failed",
+            "Health probes that failed",
+            per_backend(status, |b| b.probes_failed),
+        ),
+        counter(
+            "proxy_backend_bytes",
+            "Bytes relayed, by direction",
+            backend_bytes(status),
+        ),
+    ]
+}
+
+fn listener_labels(listener: &ListenerStatus) -> Labels {
+    vec![("listener", listener.name.to_string())]
+}
+
+fn backend_labels(pool: &PoolStatus, backend: &BackendStatus) -> Labels {
+    vec![
+        ("pool", pool.name.to_string()),
+        ("backend", backend.name.to_string()),
+    ]
+}
+
+fn with(mut labels: Labels, key: &'static str, value: &str) -> Labels {
+    labels.push((key, value.to_owned()));
+    labels
+}
+
+fn per_listener(status: &ProxyStatus, value: impl Fn(&ListenerStatus) -> u64) -> Samples {
+    let listeners = status.listeners.iter();
+    listeners.map(|l| (listener_labels(l), value(l))).collect()
+}
+
+fn backends(status: &ProxyStatus) -> impl Iterator<Item = (&PoolStatus, &BackendStatus)> {
+    let pools = status.pools.iter();
+    pools.flat_map(|p| p.backends.iter().map(move |b| (p, b)))
+}
+
+fn per_backend(status: &ProxyStatus, value: impl Fn(&BackendStatus) -> u64) -> Samples {
+    backends(status)
+        .map(|(p, b)| (backend_labels(p, b), value(b)))
+        .collect()
+}
+
+fn listener_bytes(status: &ProxyStatus) -> Samples {
+    let both = |l: &ListenerStatus| {
+        let labels = listener_labels(l);
+        [
+            (
+                with(labels.clone(), "direction", "from_clients"),
+                l.bytes_from_clients,
+            ),
+            (with(labels, "direction", "to_clients"), l.bytes_to_clients),
+        ]
+    };
+    status.listeners.iter().flat_map(both).collect()
+}
+
+fn listener_endings(status: &ProxyStatus) -> Samples {
+    let of = |l: &ListenerStatus| {
+        let labels = listener_labels(l);
+        l.endings
+            .iter()
+            .map(|(ending, count)| (with(labels.clone(), "reason", ending.as_str()), *count))
+            .collect::<Vec<_>>()
+    };
+    status.listeners.iter().flat_map(of).collect()
+}
+
+fn backend_bytes(status: &ProxyStatus) -> Samples {
+    let both = |(pool, b): (&PoolStatus, &BackendStatus)| {
+        let labels = backend_labels(pool, b);
+        [
+            (
+                with(labels.clone(), "direction", "from_clients"),
+                b.bytes_from_clients,
+            ),
+            (with(labels, "direction", "to_clients"), b.bytes_to_clients),
+        ]
+    };
+    backends(status).flat_map(both).collect()
+}

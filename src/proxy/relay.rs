@@ -1,0 +1,382 @@
+//! Moving bytes between a client and a backend, both ways, until both are done.
+//!
+//! Memory: a connection has no buffer of its own while both peers keep up; each worker reads into one scratch buffer and
+//! writes on at once. What a slow peer does not take is kept, at most [`BUFFER`] bytes a direction, and nothing more is read
+//! until it is gone. A direction that filled the scratch buffer [`FULL_READS`] times in a row goes on with splice(2) through
+//! a borrowed pipe (at most 256 KiB of kernel memory while bytes are on their way) and returns to copying when the burst
+//! is over, or for good where splice is refused. The kernel's socket buffers come on top (`tcp_rmem`, `tcp_wmem`).
+//!
+//! A side that closes is passed on as a half-close; from then on only the linger time may pass in silence. The relay ends
+//! by itself; dropping the future at any point loses the bytes in hand, so whoever drops it resets both sockets.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{self, Relaxed},
+        },
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::Notify,
+    time::Instant,
+};
+
+use super::{
+    ending::Ending,
+    pipe::{BorrowedPipe, PipePool},
+};
+
+/// Size of a worker's scratch buffer, and the most that is kept of a direction, in bytes.
+pub const BUFFER: usize = 16 * 1024;
+
+/// Full reads in a row after which a direction is spliced.
+const FULL_READS: u32 = 3;
+
+/// Rounds of splicing after which other connections get their turn: at most 4 MiB.
+const ROUNDS_BEFORE_YIELDING: u32 = 16;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+}
+
+/// How long a relay waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Longest silence in both directions.
+    pub idle: Duration,
+    /// Longest silence once one side has closed; never longer than `idle`.
+    pub linger: Duration,
+}
+
+/// Where the bytes of one direction are counted, as they are delivered.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter<'a> {
+    pub listener: &'a AtomicU64,
+    pub backend: &'a AtomicU64,
+}
+
+impl Meter<'_> {
+    fn add(&self, bytes: usize) {
+        self.listener.fetch_add(bytes as u64, Relaxed);
+        self.backend.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+/// Where the bytes of both directions are counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Meters<'a> {
+    pub from_client: Meter<'a>,
+    pub to_client: Meter<'a>,
+}
+
+/// Relays until both sides have closed, one fails, or nothing moves for too long.
+pub async fn relay(
+    client: &mut TcpStream,
+    backend: &mut TcpStream,
+    patience: Patience,
+    pipes: &Arc<PipePool>,
+    meters: Meters<'_>,
+) -> Ending {
+    let activity = Activity::new(patience);
+    let (client_read, client_write) = client.split();
+    let (backend_read, backend_write) = backend.split();
+    let upward = Direction::new(
+        client_read,
+        backend_write,
+        &activity,
+        pipes,
+        meters.from_client,
+    );
+    let downward = Direction::new(
+        backend_read,
+        client_write,
+        &activity,
+        pipes,
+        meters.to_client,
+    );
+    let both = async {
+        futures::try_join!(
+            upward.run(Ending::ClientReset, Ending::BackendReset),
+            downward.run(Ending::BackendReset, Ending::ClientReset),
+        )
+    };
+    tokio::select! {
+        // Dropping either loses nothing that is needed: the whole relay is over.
+        result = both => match result {
+            Ok((Ending::Completed, other) | (other, _)) => other,
+            Err(ending) => ending,
+        },
+        ending = activity.silence() => ending,
+    }
+}
+
+/// When something last moved, and whether a side has closed.
+#[derive(Debug)]
+struct Activity {
+    begun: Instant,
+    last_ms: AtomicU64,
+    half_closed: AtomicBool,
+    on_half_close: Notify,
+    patience: Patience,
+}
+
+impl Activity {
+    fn new(patience: Patience) -> Self {
+        Self {
+            begun: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            half_closed: AtomicBool::new(false),
+            on_half_close: Notify::new(),
+            patience,
+        }
+    }
+
+    fn note(&self) {
+        let elapsed = self.begun.elapsed().as_millis();
+        self.last_ms
+            .store(u64::try_from(elapsed).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn note_half_close(&self) {
+        self.note();
+        self.half_closed.store(true, Relaxed);
+        self.on_half_close.notify_one();
+    }
+
+    fn deadline(&self) -> (Instant, Ending) {
+        let last = self.begun + Duration::from_millis(self.last_ms.load(Relaxed));
+        let Patience { idle, linger } = self.patience;
+        if self.half_closed.load(Ordering::Relaxed) && linger < idle {
+            (last + linger, Ending::LingerTimeout)
+        } else {
+            (last + idle, Ending::IdleTimeout)
+        }
+    }
+
+    /// Resolves when nothing has moved for too long.
+    async fn silence(&self) -> Ending {
+        loop {
+            let (deadline, ending) = self.deadline();
+            if Instant::now() >= deadline {
+                return ending;
+            }
+            tokio::select! {
+                // Neither holds anything: the deadline is computed anew.
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.on_half_close.notified() => {}
+            }
+        }
+    }
+}
+
+/// A failure of one socket, by what was being done.
+enum Fault {
+    Reading,
+    Writing,
+}
+
+/// How a burst of splicing ended.
+enum Burst {
+    /// The source has nothing at the moment; so many bytes were moved.
+    Dry(usize),
+    SourceEnded,
+    /// Splice does not work on these sockets; nothing was lost.
+    Unsupported,
+}
+
+/// One way of a relay.
+struct Direction<'a> {
+    from: ReadHalf<'a>,
+    to: WriteHalf<'a>,
+    /// What was read but not yet taken by `to`; empty whenever something is read.
+    pending: Vec<u8>,
+    activity: &'a Activity,
+    pipes: &'a Arc<PipePool>,
+    meter: Meter<'a>,
+    can_splice: bool,
+}
+
+impl<'a> Direction<'a> {
+    fn new(
+        from: ReadHalf<'a>,
+        to: WriteHalf<'a>,
+        activity: &'a Activity,
+        pipes: &'a Arc<PipePool>,
+        meter: Meter<'a>,
+    ) -> Self {
+        Self {
+            from,
+            to,
+            pending: Vec::new(),
+            activity,
+            pipes,
+            meter,
+            can_splice: true,
+        }
+    }
+
+    /// Moves bytes until the source ends, then half-closes the destination.
+    ///
+    /// A source that fails ends the relay (`Err`). A destination that fails ends this way only (`Ok` with that ending): it
+    /// may have sent an answer before it stopped listening, and that is still to be delivered.
+    async fn run(mut self, source_failed: Ending, sink_failed: Ending) -> Result<Ending, Ending> {
+        let ending = match self.move_all().await {
+            Ok(()) => {
+                // Refused only if the peer is gone, which the other direction finds out.
+                let _ = self.to.shutdown().await;
+                Ending::Completed
+            }
+            Err(Fault::Writing) => sink_failed,
+            Err(Fault::Reading) => return Err(source_failed),
+        };
+        self.activity.note_half_close();
+        Ok(ending)
+    }
+
+    async fn move_all(&mut self) -> Result<(), Fault> {
+        let mut full_reads = 0;
+        loop {
+            match self.copy_once().await? {
+                0 => return Ok(()),
+                BUFFER => full_reads += 1,
+                _ => full_reads = 0,
+            }
+            self.flush_pending().await?;
+            if full_reads >= FULL_READS && self.can_splice {
+                full_reads = 0;
+                if self.splice_while_it_pays().await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Reads once and writes on what the destination takes. Returns the bytes read, 0 at the end.
+    async fn copy_once(&mut self) -> Result<usize, Fault> {
+        poll_fn(|cx| SCRATCH.with_borrow_mut(|scratch| self.poll_copy(cx, scratch))).await
+    }
+
+    fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<usize, Fault>> {
+        let mut buffer = ReadBuf::new(scratch);
+        ready!(Pin::new(&mut self.from).poll_read(cx, &mut buffer)).map_err(|_| Fault::Reading)?;
+        let read = buffer.filled();
+        if !read.is_empty() {
+            let (_, rest) = read.split_at(self.write_some(read)?);
+            self.pending.extend_from_slice(rest);
+        }
+        Poll::Ready(Ok(read.len()))
+    }
+
+    /// Writes what can be written at once. Returns the number of bytes.
+    fn write_some(&self, bytes: &[u8]) -> Result<usize, Fault> {
+        self.activity.note();
+        match self.to.try_write(bytes) {
+            Ok(written) => {
+                self.meter.add(written);
+                Ok(written)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(_) => Err(Fault::Writing),
+        }
+    }
+
+    async fn flush_pending(&mut self) -> Result<(), Fault> {
+        let mut rest = &self.pending[..];
+        while !rest.is_empty() {
+            self.to.writable().await.map_err(|_| Fault::Writing)?;
+            let written = match self.to.try_write(rest) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => return Err(Fault::Writing),
+            };
+            self.activity.note();
+            self.meter.add(written);
+            rest = rest.split_at(written).1;
+        }
+        // Given back, so that a connection which was slow once does not keep the memory.
+        self.pending = Vec::new();
+        Ok(())
+    }
+
+    /// Splices burst after burst for as long as each is worth it. Returns whether the source has ended.
+    async fn splice_while_it_pays(&mut self) -> Result<bool, Fault> {
+        while let Some(pipe) = self.pipes.borrow() {
+            match self.splice_burst(pipe).await? {
+                Burst::SourceEnded => return Ok(true),
+                Burst::Unsupported => {
+                    self.can_splice = false;
+                    return Ok(false);
+                }
+                Burst::Dry(moved) if moved < BUFFER => return Ok(false),
+                // No pipe is held while waiting.
+                Burst::Dry(_) => self.from.readable().await.map_err(|_| Fault::Reading)?,
+            }
+        }
+        Ok(false)
+    }
+
+    async fn splice_burst(&mut self, mut pipe: BorrowedPipe) -> Result<Burst, Fault> {
+        let mut burst = 0;
+        for round in 1.. {
+            let source = self.from.as_ref();
+            match source.try_io(Interest::READABLE, || pipe.fill(source)) {
+                Ok(0) => return Ok(Burst::SourceEnded),
+                Ok(moved) => burst += moved,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Burst::Dry(burst));
+                }
+                Err(error) if is_unsupported(&error) => return Ok(Burst::Unsupported),
+                Err(_) => return Err(Fault::Reading),
+            }
+            self.activity.note();
+            self.drain(&mut pipe).await?;
+            if round % ROUNDS_BEFORE_YIELDING == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(Burst::Dry(burst))
+    }
+
+    async fn drain(&self, pipe: &mut BorrowedPipe) -> Result<(), Fault> {
+        let sink = self.to.as_ref();
+        while pipe.held() > 0 {
+            match sink.try_io(Interest::WRITABLE, || pipe.drain(sink)) {
+                Ok(0) => return Err(Fault::Writing),
+                Ok(moved) => {
+                    self.activity.note();
+                    self.meter.add(moved);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sink.writable().await.map_err(|_| Fault::Writing)?;
+                }
+                Err(_) => return Err(Fault::Writing),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::ENOSYS | libc::EPERM)
+    )
+}

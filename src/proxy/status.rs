@@ -1,0 +1,207 @@
+//! What the proxy says about itself. Ordinary values, taken from the counters at one moment.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ending::Ending,
+    health::Verdict,
+    live::{Budget, Directory, LiveListener, LivePool, Member},
+    pipe::PipePool,
+};
+use crate::model::{
+    label::Label,
+    pool::{BackendState, Policy},
+};
+
+/// The proxy of this node at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyStatus {
+    /// Sorted by name.
+    pub listeners: Vec<ListenerStatus>,
+    /// Sorted by name.
+    pub pools: Vec<PoolStatus>,
+    /// Connections of all listeners, those of removed listeners included.
+    pub connections: u32,
+    /// The most that all listeners may have together.
+    pub connection_limit: u32,
+    /// Pipes open for splicing, lent or pooled.
+    pub pipes_open: u32,
+}
+
+/// A listener at one moment; counters run since it was added or the node started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerStatus {
+    pub name: Label,
+    pub pool: Label,
+    /// The addresses that this node is to accept on, sorted.
+    pub sockets: Vec<(SocketAddr, SocketState)>,
+    pub connections: u32,
+    pub max_connections: u32,
+    /// Accepted and served.
+    pub total: u64,
+    /// Accepted and reset because the listener or the node was full.
+    pub refused: u64,
+    /// Failures of accept itself: no file descriptors, no memory.
+    pub accept_errors: u64,
+    pub bytes_from_clients: u64,
+    pub bytes_to_clients: u64,
+    /// How connections ended.
+    pub endings: Vec<(Ending, u64)>,
+}
+
+/// Whether an address is being listened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketState {
+    Bound,
+    /// Tried so many times in a row; it will be tried again.
+    Failed {
+        error: String,
+        attempts: u32,
+    },
+}
+
+/// A pool at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    pub name: Label,
+    pub policy: Policy,
+    /// Sorted by name.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend as this node sees it; counters run since it was added or the node started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendStatus {
+    pub name: Label,
+    pub address: SocketAddr,
+    pub weight: u16,
+    pub state: BackendState,
+    pub verdict: Verdict,
+    /// Whether a health check watches it; if not it counts as up.
+    pub checked: bool,
+    /// The verdict is presumed: no probe has finished yet.
+    pub presumed: bool,
+    /// Results in a row that speak against the verdict.
+    pub against: u8,
+    /// For how long the verdict has stood.
+    pub verdict_age: Duration,
+    /// The last failed probe or connection attempt, and how long ago.
+    pub last_error: Option<(String, Duration)>,
+    /// Up, enabled and with a weight above zero.
+    pub takes_connections: bool,
+    pub connections: u32,
+    /// Connections made.
+    pub total: u64,
+    pub connect_failures: u64,
+    pub probes: u64,
+    pub probes_failed: u64,
+    pub bytes_from_clients: u64,
+    pub bytes_to_clients: u64,
+}
+
+impl ProxyStatus {
+    pub(super) fn take(
+        directory: &Directory,
+        budget: &Budget,
+        pipes: &PipePool,
+        now: Instant,
+    ) -> Self {
+        let listeners = directory.listeners();
+        let pools = directory.pools();
+        Self {
+            listeners: listeners.iter().map(|l| ListenerStatus::take(l)).collect(),
+            pools: pools.iter().map(|p| PoolStatus::take(p, now)).collect(),
+            connections: budget.connections(),
+            connection_limit: budget.limit(),
+            pipes_open: pipes.open(),
+        }
+    }
+
+    pub fn listener(&self, name: &str) -> Option<&ListenerStatus> {
+        self.listeners.iter().find(|l| l.name.as_str() == name)
+    }
+
+    pub fn backend(&self, pool: &str, name: &str) -> Option<&BackendStatus> {
+        let pool = self.pools.iter().find(|p| p.name.as_str() == pool)?;
+        pool.backends.iter().find(|b| b.name.as_str() == name)
+    }
+
+    /// Whether every listener is bound on every address that this node is to accept on.
+    pub fn all_bound(&self) -> bool {
+        let mut sockets = self.listeners.iter().flat_map(|l| &l.sockets);
+        sockets.all(|(_, state)| *state == SocketState::Bound)
+    }
+}
+
+impl ListenerStatus {
+    fn take(listener: &LiveListener) -> Self {
+        let settings = listener.settings.load();
+        Self {
+            name: listener.name.clone(),
+            pool: settings.pool_name.clone(),
+            sockets: listener.sockets().into_iter().collect(),
+            connections: listener.connections(),
+            max_connections: settings.max_connections,
+            total: listener.accepted(),
+            refused: listener.refused(),
+            accept_errors: listener.accept_errors(),
+            bytes_from_clients: listener.traffic.from_clients(),
+            bytes_to_clients: listener.traffic.to_clients(),
+            endings: listener.endings().collect(),
+        }
+    }
+
+    /// How many connections ended in that way.
+    pub fn ended(&self, ending: Ending) -> u64 {
+        let mut counts = self.endings.iter();
+        counts
+            .find(|(e, _)| *e == ending)
+            .map_or(0, |(_, count)| *count)
+    }
+}
+
+impl PoolStatus {
+    fn take(pool: &LivePool, now: Instant) -> Self {
+        let members = pool.members();
+        Self {
+            name: pool.name.clone(),
+            policy: pool.policy(),
+            backends: members
+                .iter()
+                .map(|m| BackendStatus::take(m, now))
+                .collect(),
+        }
+    }
+}
+
+impl BackendStatus {
+    fn take(member: &Member, now: Instant) -> Self {
+        let backend = &member.backend;
+        let report = backend.report();
+        Self {
+            name: backend.name.clone(),
+            address: backend.address,
+            weight: member.weight,
+            state: member.state,
+            verdict: report.verdict,
+            checked: report.checked,
+            presumed: report.presumed,
+            against: report.against,
+            verdict_age: now.saturating_duration_since(report.since),
+            last_error: report
+                .last_error
+                .map(|(error, at)| (error, now.saturating_duration_since(at))),
+            takes_connections: member.may_take_connections(),
+            connections: backend.connections(),
+            total: backend.connected(),
+            connect_failures: backend.connect_failures(),
+            probes: backend.probes(),
+            probes_failed: backend.probes_failed(),
+            bytes_from_clients: backend.traffic.from_clients(),
+            bytes_to_clients: backend.traffic.to_clients(),
+        }
+    }
+}

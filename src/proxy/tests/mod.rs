@@ -1,0 +1,1 @@
+//! Real sockets: the proxy as a client and a backend see it.
