@@ -157,7 +157,7 @@ impl Core {
     pub(super) fn is_retired(&self, id: NodeId) -> bool {
         let states = self.publication.states();
         let state = states.borrow().state.clone();
-        if !super::roster::is_retired(&state, id) {
+        if !state.is_retired(id) {
             return false;
         }
         let metrics = self.raft.metrics();

@@ -7,12 +7,16 @@ use crate::{model::node::NodeId, state::State};
 
 /// The members; none while the state names none.
 pub(super) fn members(state: &State) -> Option<BTreeMap<NodeId, Peer>> {
-    let _ = state;
-    None
-}
-
-/// Whether `id` belonged to a member that is one no longer.
-pub(super) fn is_retired(state: &State, id: NodeId) -> bool {
-    let _ = (state, id);
-    false
+    let members = state.members();
+    let peer = |member: &crate::model::node::Member| Peer {
+        name: member.name.clone(),
+        raft_address: member.raft_address,
+        api_address: member.api_address,
+    };
+    (!members.is_empty()).then(|| {
+        members
+            .iter()
+            .map(|(id, member)| (*id, peer(member)))
+            .collect()
+    })
 }

@@ -1,1 +1,1 @@
-
+//! Clusters of several nodes in this process.
