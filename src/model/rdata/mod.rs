@@ -20,6 +20,7 @@ use std::fmt;
 
 use super::{name::Name, rrset::RecordType};
 pub use soa::Soa;
+pub(crate) use text::{seconds, shown, text_number as number_of, unescaped};
 use token::Token;
 
 /// Most octets one record's data can have (RFC 1035 section 3.2.1: RDLENGTH is 16 bits).
@@ -132,4 +133,4 @@ pub fn additional_name(rtype: RecordType, wire: &[u8]) -> Option<Name> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

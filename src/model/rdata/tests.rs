@@ -24,7 +24,7 @@ fn problem(kind: &str, text: &str) -> String {
 }
 
 /// Type, text as given, text as written back.
-const TEXTS: &[(&str, &str, &str)] = &[
+pub(crate) const TEXTS: &[(&str, &str, &str)] = &[
     ("A", "192.0.2.1", "192.0.2.1"),
     ("AAAA", "2001:DB8:0:0::1", "2001:db8::1"),
     ("AAAA", "::ffff:192.0.2.1", "::ffff:192.0.2.1"),

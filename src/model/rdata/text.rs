@@ -44,7 +44,11 @@ pub(super) fn read(
     out: &mut Vec<u8>,
 ) -> Result<(), RdataError> {
     let start = out.len();
-    let read = match words.split_first() {
+    let read = wire::refuse_meta(rtype).map_err(|problem| Fault {
+        problem,
+        word: None,
+    });
+    let read = read.and_then(|()| match words.split_first() {
         Some((first, rest)) if is_generic(first) => read_generic(rest, out)
             .map(|()| wire::fold_names(rtype, out.get_mut(start..).unwrap_or_default()))
             .map_err(|f| Fault {
@@ -52,7 +56,7 @@ pub(super) fn read(
                 ..f
             }),
         _ => read_fields(rtype, words, origin, out),
-    };
+    });
     let checked = read.and_then(|()| {
         let wire = out.get(start..).unwrap_or_default();
         wire::check(rtype, wire).map_err(|problem| Fault {
@@ -296,7 +300,7 @@ pub(super) fn number(word: &Token<'_>, most: u64) -> Option<u64> {
 }
 
 /// A decimal number of digits only: no sign, which Rust's own reading would allow.
-pub(super) fn text_number<N: std::str::FromStr>(text: &str) -> Option<N> {
+pub(crate) fn text_number<N: std::str::FromStr>(text: &str) -> Option<N> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     plain.then(|| text.parse().ok()).flatten()
 }
@@ -372,6 +376,12 @@ fn joined(words: &[Token<'_>]) -> Option<Vec<u8>> {
         all.extend_from_slice(word.text);
     }
     Some(all)
+}
+
+/// The octets that `text` stands for; none when an escape is wrong.
+pub(crate) fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
+    let mut octets = Vec::with_capacity(text.len());
+    unescape(text, &mut octets).map(|()| octets)
 }
 
 /// Appends the octets that `text` stands for; none when an escape is wrong.

@@ -35,13 +35,19 @@ pub(super) fn fields_of(rtype: RecordType, wire: &[u8]) -> impl Iterator<Item = 
     })
 }
 
+/// Types that exist only in messages have no data that a zone could hold.
+pub(super) fn refuse_meta(rtype: RecordType) -> Result<(), String> {
+    match rtype.is_meta() {
+        true => Err(format!(
+            "{rtype} exists only in messages: expected a type that can be data of a zone"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Whether `wire` is well-formed data of `rtype`; what is wrong otherwise.
 pub(super) fn check(rtype: RecordType, wire: &[u8]) -> Result<(), String> {
-    if rtype.is_meta() {
-        return Err(format!(
-            "{rtype} exists only in messages: expected a type that can be data of a zone"
-        ));
-    }
+    refuse_meta(rtype)?;
     if wire.len() > MAX_RDATA {
         return Err(format!(
             "{} octets: expected at most {MAX_RDATA}",

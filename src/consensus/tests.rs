@@ -1,1 +1,0 @@
-//! Clusters of several nodes in this process.
