@@ -3,7 +3,8 @@
 use super::{invalid, too_many};
 use crate::{
     model::{
-        name::{MAX_NAME, Name},
+        name::Name,
+        rdata,
         rrset::{MAX_TTL, RecordType, Rrset},
     },
     state::{limits, outcome::Refusal},
@@ -53,8 +54,8 @@ pub fn rrset(zone: &Name, name: &Name, set: &Rrset) -> Result<(), Refusal> {
     place(zone, name, set.rtype())?;
     set_size(name, set)?;
     singleton(name, set)?;
-    set.rdata().try_for_each(|data| {
-        rdata(set.rtype(), data).map_err(|problem| invalid(object(), problem, ""))
+    set.rdata().try_for_each(|wire| {
+        data(set.rtype(), wire).map_err(|problem| invalid(object(), problem, ""))
     })
 }
 
@@ -144,25 +145,12 @@ pub fn deletable_name(zone: &Name, name: &Name) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// That the data is a record of its type in canonical form.
-fn rdata(rtype: RecordType, data: &[u8]) -> Result<(), String> {
-    let fixed = match rtype {
-        RecordType::A => Some(4),
-        RecordType::AAAA => Some(16),
-        _ => None,
-    };
-    if let Some(length) = fixed
-        && data.len() != length
-    {
-        return Err(format!("its data has {} octets, not {length}", data.len()));
+/// That the data is a record of its type, and in canonical form: equal octets must mean equal records.
+fn data(rtype: RecordType, wire: &[u8]) -> Result<(), String> {
+    rdata::check(rtype, wire).map_err(|e| e.problem)?;
+    let upper = |name: rdata::EmbeddedName<'_>| name.wire.iter().any(u8::is_ascii_uppercase);
+    match rdata::names(rtype, wire).any(upper) {
+        true => Err("a name in its data is not in lower case".into()),
+        false => Ok(()),
     }
-    if rtype == RecordType::SOA {
-        let (_, used) = Name::parse_wire(data).map_err(|e| e.to_string())?;
-        let rest = data.get(used..).unwrap_or_default();
-        let (_, used) = Name::parse_wire(rest).map_err(|e| e.to_string())?;
-        if rest.len() != used + 20 || data.len() > 2 * MAX_NAME + 20 {
-            return Err("its data is not two names and five numbers".into());
-        }
-    }
-    Ok(())
 }

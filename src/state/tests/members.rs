@@ -1,0 +1,167 @@
+//! The cluster itself: members, tokens, the certificate authority, the feature level.
+
+use super::*;
+use crate::{
+    model::node::{ClusterId, NodeId},
+    state::command::{JoinToken, NewMember, Secret},
+};
+
+fn member(name: &str, port: u16) -> NewMember {
+    NewMember {
+        name: name.into(),
+        raft_address: ([10, 0, 0, 1], port).into(),
+        api_address: ([10, 0, 0, 1], port + 1).into(),
+    }
+}
+
+fn init() -> Change {
+    Change::InitCluster {
+        cluster: ClusterId("0123456789abcdef0123456789abcdef".into()),
+        ca: Secret(pem("one")),
+        first: member("n1", 7000),
+    }
+}
+
+fn pem(text: &str) -> String {
+    format!(
+        "-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n\
+         -----BEGIN PRIVATE KEY-----\nsecret {text}\n-----END PRIVATE KEY-----\n"
+    )
+}
+
+fn token(id: &str) -> Change {
+    Change::CreateToken {
+        token: JoinToken {
+            id: id.into(),
+            secret_hash: Secret("00ff".into()),
+            expires_at: UnixMillis(1),
+            used_by: None,
+        },
+    }
+}
+
+fn join(token: &str, name: &str, port: u16) -> Change {
+    Change::AddMember {
+        token: token.into(),
+        member: member(name, port),
+    }
+}
+
+#[test]
+fn a_cluster_begins_with_node_1() {
+    let mut machine = Machine::default();
+    assert_eq!(machine.state.cluster(), None);
+    let applied = machine.applied(vec![init()]);
+    assert_eq!(applied.node, Some(NodeId(1)));
+    assert_eq!(machine.state.members()[&NodeId(1)].name, "n1");
+    assert!(machine.state.cluster().is_some());
+    let refusal = machine.refused(vec![init()]);
+    assert_eq!(refusal.kind, RefusalKind::AlreadyExists);
+}
+
+#[test]
+fn a_token_admits_one_member() {
+    let mut machine = Machine::with(vec![init(), token("t1")]);
+    assert_eq!(
+        machine.applied(vec![join("t1", "n2", 7100)]).node,
+        Some(NodeId(2))
+    );
+    assert_eq!(machine.state.tokens()["t1"].used_by, Some(NodeId(2)));
+    let refusal = machine.refused(vec![join("t1", "n3", 7200)]);
+    assert_eq!(refusal.kind, RefusalKind::Conflict);
+    assert!(refusal.problem.contains("node 2"), "{refusal}");
+    machine.refused_as(
+        RefusalKind::NotFound,
+        "token t9",
+        vec![join("t9", "n3", 7200)],
+    );
+    machine.refused_as(RefusalKind::AlreadyExists, "token t1", vec![token("t1")]);
+    machine.applied(vec![Change::DeleteToken { id: "t1".into() }]);
+    machine.refused_as(
+        RefusalKind::NotFound,
+        "token t1",
+        vec![Change::DeleteToken { id: "t1".into() }],
+    );
+}
+
+#[test]
+fn ids_are_never_given_again() {
+    let mut machine = Machine::with(vec![init(), token("a"), token("b")]);
+    machine.applied(vec![join("a", "n2", 7100)]);
+    let retire = |id| Change::RetireMember { id: NodeId(id) };
+    machine.applied(vec![retire(2)]);
+    assert!(machine.state.is_retired(NodeId(2)));
+    assert!(!machine.applied(vec![retire(2)]).changed, "once more");
+    machine.refused_as(RefusalKind::NotFound, "node 3", vec![retire(3)]);
+    machine.refused_as(RefusalKind::NotFound, "node 0", vec![retire(0)]);
+    // The same name and address may come back, under a new id.
+    assert_eq!(
+        machine.applied(vec![join("b", "n2", 7100)]).node,
+        Some(NodeId(3))
+    );
+    assert!(!machine.state.is_retired(NodeId(3)) && !machine.state.is_retired(NodeId(4)));
+}
+
+#[test]
+fn members_differ_in_name_and_address() {
+    let mut machine = Machine::with(vec![init(), token("a")]);
+    for change in [join("a", "n1", 7100), join("a", "n2", 7000)] {
+        let refusal = machine.refused(vec![change]);
+        assert_eq!(refusal.kind, RefusalKind::AlreadyExists);
+    }
+    assert_eq!(
+        machine.state.tokens()["a"].used_by,
+        None,
+        "a refused join uses up nothing"
+    );
+}
+
+#[test]
+fn the_previous_certificate_stays_trusted_without_its_key() {
+    let mut machine = Machine::with(vec![init()]);
+    let rotate = Change::RotateCa {
+        ca: Secret(pem("two")),
+    };
+    machine.applied(vec![rotate.clone()]);
+    assert_eq!(machine.state.ca().0, pem("two"));
+    let previous = machine.state.previous_ca().expect("kept");
+    assert!(previous.contains("one") && !previous.contains("secret"));
+    assert!(!machine.applied(vec![rotate]).changed);
+}
+
+#[test]
+fn the_feature_level_never_falls() {
+    let mut machine = Machine::with(vec![init()]);
+    let level = |level| Change::SetFeatureLevel { level };
+    assert!(machine.applied(vec![level(3)]).changed);
+    assert_eq!(machine.state.feature_level(), 3);
+    assert!(!machine.applied(vec![level(3)]).changed);
+    machine.refused_as(RefusalKind::Conflict, "cluster", vec![level(2)]);
+}
+
+#[test]
+fn bad_form_is_refused() {
+    let bad_member = |change: &dyn Fn(&mut NewMember)| {
+        let mut new = member("n2", 7100);
+        change(&mut new);
+        Change::AddMember {
+            token: "a".into(),
+            member: new,
+        }
+    };
+    for change in [
+        bad_member(&|m| m.name = String::new()),
+        bad_member(&|m| m.name = "a b".into()),
+        bad_member(&|m| m.name = "x".repeat(64)),
+        bad_member(&|m| m.raft_address = ([0, 0, 0, 0], 7100).into()),
+        bad_member(&|m| m.api_address.set_port(0)),
+        token(""),
+        token(&"x".repeat(129)),
+        Change::RotateCa {
+            ca: Secret::default(),
+        },
+    ] {
+        let mut machine = Machine::with(vec![init(), super::members::token("a")]);
+        assert_eq!(machine.refused(vec![change]).kind, RefusalKind::Invalid);
+    }
+}
