@@ -1,1 +1,233 @@
-//! The admin service: authenticate, decode, propose or read, encode.
+//! The API: gRPC services over the group this node belongs to. Authenticate, decode, check, propose or read, encode.
+//!
+//! It owns no state but the limits and the log of the watch service. It decides nothing about the service: form is
+//! checked by `state::check` before a command is proposed, everything else by apply. Stopping: the future given to
+//! `serve` resolves, running calls get to end, streams are cut.
+
+mod admin;
+mod backup;
+mod bootstrap;
+pub mod caller;
+mod cluster;
+mod dns;
+pub mod group;
+mod node;
+mod pages;
+mod site;
+pub mod status;
+mod upload;
+mod watch;
+mod watch_log;
+mod zones;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use pontoon_proto::{DESCRIPTORS, v1};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::service::Routes;
+
+use self::group::{Group, NodeControl, no_group};
+use crate::{
+    model::node::NodeId,
+    state::{
+        State, check,
+        command::{Change, Command, Precondition, RequestId, UnixMillis},
+        outcome::{Applied, Outcome},
+    },
+    transport::accept::Incoming,
+    wire::error::{Failure, FailureCode},
+};
+
+/// Largest request message, in octets; larger batches are uploaded in chunks.
+pub const MAX_MESSAGE: usize = 4 << 20;
+/// Calls that change something, at one time.
+const MAX_WRITES: usize = 1024;
+/// Uploads in chunks, at one time: each may hold `wire::command::MAX_COMMAND` octets.
+const MAX_UPLOADS: usize = 2;
+/// Reads that stream a zone, a site or a backup, at one time.
+const MAX_STREAMS: usize = 64;
+/// Watchers at one time.
+const MAX_WATCHES: usize = 256;
+/// Calls on one connection at one time.
+const MAX_CALLS_PER_CONNECTION: u32 = 256;
+
+/// The services of one node. Clones are the same services.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+struct Inner {
+    node: Arc<dyn NodeControl>,
+    writes: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
+    watch_log: watch_log::WatchLog,
+}
+
+impl Api {
+    pub fn new(node: Arc<dyn NodeControl>) -> Self {
+        Self(Arc::new(Inner {
+            node,
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
+            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            watch_log: watch_log::WatchLog::default(),
+        }))
+    }
+
+    /// Serves connections until `stop` resolves; then lets running calls end.
+    pub async fn serve(
+        self,
+        incoming: Incoming,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), tonic::transport::Error> {
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
+            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(1 << 20)
+            .add_routes(self.routes())
+            .serve_with_incoming_shutdown(incoming, stop)
+            .await
+    }
+
+    /// All services.
+    pub fn routes(&self) -> Routes {
+        use v1::{
+            admin_server::AdminServer, bootstrap_server::BootstrapServer,
+            cluster_server::ClusterServer, node_server::NodeServer, peer_server::PeerServer,
+            watch_server::WatchServer,
+        };
+        let (health, health_service) = tonic_health::server::health_reporter();
+        drop(health); // the overall status stays "serving" while the process answers
+        let mut routes = Routes::new(health_service);
+        routes = routes
+            .add_service(
+                AdminServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(ClusterServer::new(self.clone()))
+            .add_service(BootstrapServer::new(self.clone()))
+            .add_service(PeerServer::new(self.clone()))
+            .add_service(NodeServer::new(self.clone()))
+            .add_service(WatchServer::new(self.clone()));
+        with_reflection(routes)
+    }
+
+    fn node(&self) -> &dyn NodeControl {
+        self.0.node.as_ref()
+    }
+
+    fn group(&self) -> Result<Arc<dyn Group>, Failure> {
+        self.0.node.group().ok_or_else(no_group)
+    }
+
+    /// The id of this node; 0 before it has one.
+    fn id(&self) -> NodeId {
+        self.0
+            .node
+            .group()
+            .map_or(NodeId(0), |group| group.standing().id)
+    }
+
+    /// State to answer a read from.
+    async fn read(&self, consistency: i32) -> Result<(Arc<State>, v1::ReadHeader), Failure> {
+        let group = self.group()?;
+        match v1::Consistency::try_from(consistency) {
+            Ok(v1::Consistency::Linearizable) => group.catch_up().await?,
+            Ok(v1::Consistency::Local | v1::Consistency::Unspecified) => {}
+            Err(_) => {
+                let problem = format!("consistency {consistency} is not known");
+                return Err(Failure::new(FailureCode::Invalid, "request", problem, ""));
+            }
+        }
+        let state = group.state();
+        let standing = group.standing();
+        let header = v1::ReadHeader {
+            revision: state.revision(),
+            stale: standing.stale,
+            node: standing.id.0,
+        };
+        Ok((state, header))
+    }
+
+    /// Checks, commits and waits for a batch of changes.
+    async fn commit(&self, proposal: Proposal) -> Result<Applied, Failure> {
+        let _permit = admit(&self.0.writes, "writes")?;
+        let group = self.group()?;
+        let Proposal {
+            author,
+            request,
+            born,
+            preconditions,
+            changes,
+        } = proposal;
+        let revision = group.state().revision();
+        let command = Command {
+            request,
+            born: if born == 0 { revision } else { born },
+            proposed_at: now(),
+            author,
+            preconditions,
+            changes,
+        };
+        check::command(&command)?;
+        match group.propose(command).await? {
+            Outcome::Applied(applied) => Ok(applied),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            Outcome::Unknown => Err(Failure::new(
+                FailureCode::UnknownOutcome,
+                "request",
+                "it is older than the remembered requests: it may have been applied before, or never",
+                "look whether the change was made before you repeat it",
+            )),
+        }
+    }
+}
+
+/// A batch of changes on its way into the log.
+struct Proposal {
+    author: String,
+    request: RequestId,
+    /// As the client knows it; 0: not known.
+    born: u64,
+    preconditions: Vec<Precondition>,
+    changes: Vec<Change>,
+}
+
+/// Takes a place under a limit, at once or not at all.
+fn admit(limit: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Failure> {
+    Arc::clone(limit).try_acquire_owned().map_err(|_| {
+        Failure::new(
+            FailureCode::Overloaded,
+            "node",
+            format!("too many {what} at one time"),
+            "try again, or ask another node",
+        )
+    })
+}
+
+/// Reflection in both versions that clients speak. Left out when our own descriptors cannot be read, which a test rules out.
+fn with_reflection(routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match (builder().build_v1(), builder().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => routes.add_service(v1).add_service(v1alpha),
+        _ => routes,
+    }
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixMillis(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}

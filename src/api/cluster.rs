@@ -1,0 +1,363 @@
+//! The Cluster service: membership, leadership, tokens and the certificate authority.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use pontoon_proto::v1::{self, cluster_server::Cluster};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use tonic::{Request, Response, Status};
+
+use super::{Api, Proposal, admin::vip_statuses, caller::Caller, group::random_request, now};
+use crate::{
+    enrol::init::certificate,
+    model::node::{ClusterId, NodeId},
+    pki::{
+        authority::{Authority, fingerprint},
+        identity::{Identity, is_admin_name},
+        token::Token,
+    },
+    state::{
+        State,
+        command::{Change, JoinToken, Secret, UnixMillis},
+    },
+    wire::error::{Failure, FailureCode},
+};
+
+/// A token is good for this long unless asked otherwise.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+const MIN_TOKEN_LIFETIME: Duration = Duration::from_secs(1);
+const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+
+#[tonic::async_trait]
+impl Cluster for Api {
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenReply>, Status> {
+        let author = Caller::admin(&request)?;
+        let v1::CreateTokenRequest { lifetime_ms } = request.into_inner();
+        let lifetime = token_lifetime(lifetime_ms)?;
+        let state = self.group()?.state();
+        let token = Token::draw(ca_fingerprint(&state)?);
+        let expires_at = UnixMillis(now().0.saturating_add(crate::wire::millis(lifetime)));
+        let change = Change::CreateToken {
+            token: JoinToken {
+                id: token.id.clone(),
+                secret_hash: Secret(token.secret_hash()),
+                expires_at,
+                used_by: None,
+            },
+        };
+        // A request of its own each time: a token whose answer was lost is never used and ends by itself.
+        self.commit(single(author, change)).await?;
+        let peer = self.0.node.report().api_address;
+        Ok(Response::new(v1::CreateTokenReply {
+            id: token.id.clone(),
+            token: token.to_string(),
+            expires_at_ms: expires_at.0,
+            peer: peer.map(|a| a.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensReply>, Status> {
+        Caller::admin(&request)?;
+        let (state, header) = self.read(request.into_inner().consistency).await?;
+        let tokens = state.tokens().values().map(|token| v1::TokenSummary {
+            id: token.id.clone(),
+            expires_at_ms: token.expires_at.0,
+            used_by: token.used_by.map(|id| id.0),
+        });
+        Ok(Response::new(v1::ListTokensReply {
+            header: Some(header),
+            tokens: tokens.collect(),
+        }))
+    }
+
+    async fn delete_token(
+        &self,
+        request: Request<v1::DeleteTokenRequest>,
+    ) -> Result<Response<v1::DeleteTokenReply>, Status> {
+        let author = Caller::admin(&request)?;
+        let v1::DeleteTokenRequest { id, request_id } = request.into_inner();
+        let proposal = Proposal {
+            request: super::admin::request_id_of(&request_id)?,
+            ..single(author, Change::DeleteToken { id })
+        };
+        self.commit(proposal).await?;
+        Ok(Response::new(v1::DeleteTokenReply {}))
+    }
+
+    async fn leave(
+        &self,
+        request: Request<v1::LeaveRequest>,
+    ) -> Result<Response<v1::LeaveReply>, Status> {
+        let author = Caller::admin(&request)?;
+        let group = self.group()?;
+        let id = group.standing().id;
+        group.remove(id, author).await?;
+        self.0.node.stop();
+        Ok(Response::new(v1::LeaveReply { node_id: id.0 }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::RemoveReply>, Status> {
+        let author = Caller::admin(&request)?;
+        let id = NodeId(request.into_inner().node_id);
+        let group = self.group()?;
+        let state = group.state();
+        if !state.members().contains_key(&id) && !state.is_retired(id) {
+            // This node may be behind: ask for the newest state before saying so.
+            group.catch_up().await?;
+            let state = group.state();
+            if !state.members().contains_key(&id) && !state.is_retired(id) {
+                return Err(no_member(id).into());
+            }
+        }
+        let changed = group.remove(id, author).await?;
+        Ok(Response::new(v1::RemoveReply { changed }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusReply>, Status> {
+        Caller::admin(&request)?;
+        Ok(Response::new(self.cluster_status().await))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<v1::TransferRequest>,
+    ) -> Result<Response<v1::TransferReply>, Status> {
+        Caller::admin(&request)?;
+        let to = request.into_inner().to.map(NodeId);
+        let group = self.group()?;
+        if let Some(id) = to
+            && !group.state().members().contains_key(&id)
+        {
+            return Err(no_member(id).into());
+        }
+        let leader = group.transfer(to).await?;
+        Ok(Response::new(v1::TransferReply {
+            leader: leader.0,
+            term: group.standing().term,
+        }))
+    }
+
+    async fn promote(
+        &self,
+        request: Request<v1::PromoteRequest>,
+    ) -> Result<Response<v1::PromoteReply>, Status> {
+        Caller::admin(&request)?;
+        let id = NodeId(request.into_inner().node_id);
+        let group = self.group()?;
+        if !group.state().members().contains_key(&id) {
+            return Err(no_member(id).into());
+        }
+        let changed = group.promote(id).await?;
+        Ok(Response::new(v1::PromoteReply { changed }))
+    }
+
+    async fn rotate_ca(
+        &self,
+        request: Request<v1::RotateCaRequest>,
+    ) -> Result<Response<v1::RotateCaReply>, Status> {
+        let author = Caller::admin(&request)?;
+        let v1::RotateCaRequest { request_id } = request.into_inner();
+        let cluster = cluster_id(&self.group()?.state())?;
+        let ca = Authority::create(&cluster, SystemTime::now()).map_err(internal)?;
+        let change = Change::RotateCa {
+            ca: Secret(ca.to_pem()),
+        };
+        let proposal = Proposal {
+            request: super::admin::request_id_of(&request_id)?,
+            ..single(author.clone(), change)
+        };
+        self.commit(proposal).await?;
+        // A retry finds the authority that the first attempt made.
+        let state = self.group()?.state();
+        let authority = authority(&state)?;
+        let name = if is_admin_name(&author) { author } else { "admin".to_owned() };
+        let admin = certificate(&authority, &Identity::admin(cluster, name), SystemTime::now())
+            .map_err(internal)?;
+        Ok(Response::new(v1::RotateCaReply {
+            ca_certificates_pem: ca_certificates(&state),
+            ca_sha256: ca_fingerprint(&state)?,
+            admin_certificate_pem: admin.certificate,
+            admin_key_pem: admin.key,
+        }))
+    }
+}
+
+impl Api {
+    /// The cluster as this node sees it, the others asked.
+    async fn cluster_status(&self) -> v1::StatusReply {
+        let Some(group) = self.0.node.group() else {
+            return v1::StatusReply::default();
+        };
+        let state = group.state();
+        let standing = group.standing();
+        let reports = self.all_reports(&state).await;
+        let by_id: BTreeMap<u64, &v1::NodeStatusReply> = reports
+            .iter()
+            .filter_map(|r| Some((r.node.as_ref()?.id, r)))
+            .collect();
+        let leader_applied = standing
+            .leader
+            .and_then(|id| by_id.get(&id.0)?.node.as_ref()?.applied);
+        let nodes = state.members().values().map(|member| {
+            let heard = by_id.get(&member.id.0).and_then(|r| r.node.clone());
+            let mut node = heard.unwrap_or_else(|| v1::NodeSummary {
+                state: "unreachable".to_owned(),
+                ..v1::NodeSummary::default()
+            });
+            node.id = member.id.0;
+            node.name = member.name.clone();
+            node.address = member.api_address.to_string();
+            node.raft_address = member.raft_address.to_string();
+            let voter = standing.voters.contains(&member.id);
+            node.role = if voter { v1::Role::Voter } else { v1::Role::Learner }.into();
+            node.lag = leader_applied
+                .zip(node.applied)
+                .map(|(leader, applied)| leader.saturating_sub(applied));
+            node
+        });
+        let nodes: Vec<v1::NodeSummary> = nodes.collect();
+        let mut alarms: Vec<String> = by_id
+            .iter()
+            .flat_map(|(id, r)| r.alarms.iter().map(move |a| format!("node {id}: {a}")))
+            .collect();
+        alarms.extend(differing_hashes(&nodes));
+        v1::StatusReply {
+            cluster_id: state.cluster().map(|id| id.0.clone()).unwrap_or_default(),
+            leader: standing.leader.map(|id| id.0),
+            term: standing.term,
+            revision: state.revision(),
+            vips: vip_statuses(&state, &reports),
+            nodes,
+            alarms,
+            answered_by: standing.id.0,
+        }
+    }
+}
+
+/// Nodes that hold different states at one revision: a fault of the program, or of a machine.
+fn differing_hashes(nodes: &[v1::NodeSummary]) -> Option<String> {
+    let mut at: BTreeMap<u64, &v1::NodeSummary> = BTreeMap::new();
+    for node in nodes.iter().filter(|n| !n.state_hash.is_empty()) {
+        let first = at.entry(node.hash_revision).or_insert(node);
+        if first.state_hash != node.state_hash {
+            return Some(format!(
+                "nodes {} and {} hold different states at revision {}: remove one of them and join it anew, and report this",
+                first.id, node.id, node.hash_revision
+            ));
+        }
+    }
+    None
+}
+
+fn single(author: String, change: Change) -> Proposal {
+    Proposal {
+        author,
+        request: random_request(),
+        born: 0,
+        preconditions: Vec::new(),
+        changes: vec![change],
+    }
+}
+
+fn token_lifetime(ms: u64) -> Result<Duration, Failure> {
+    let asked = match ms {
+        0 => TOKEN_LIFETIME,
+        ms => Duration::from_millis(ms),
+    };
+    if (MIN_TOKEN_LIFETIME..=MAX_TOKEN_LIFETIME).contains(&asked) {
+        return Ok(asked);
+    }
+    Err(Failure::new(
+        FailureCode::Invalid,
+        "join token",
+        format!("a lifetime of {} s is not within 1 s to 30 days", asked.as_secs_f64()),
+        "",
+    ))
+}
+
+/// The authority's certificate and key.
+pub(super) fn authority(state: &State) -> Result<Authority, Failure> {
+    Authority::from_pem(&state.ca().0).map_err(internal)
+}
+
+/// Certificates of the authority and of the one before it, in PEM.
+pub(super) fn ca_certificates(state: &State) -> String {
+    let current = crate::state::cluster::certificates(&state.ca().0).unwrap_or_default();
+    current + state.previous_ca().unwrap_or_default()
+}
+
+pub(super) fn cluster_id(state: &Arc<State>) -> Result<ClusterId, Failure> {
+    state.cluster().cloned().ok_or_else(|| {
+        Failure::new(
+            FailureCode::NotReady,
+            "cluster",
+            "its first entry has not been committed yet",
+            "try again in a second",
+        )
+    })
+}
+
+fn ca_fingerprint(state: &Arc<State>) -> Result<String, Failure> {
+    cluster_id(state)?;
+    let authority = authority(state)?;
+    let der = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes());
+    der.map(|der| fingerprint(&der)).map_err(internal)
+}
+
+fn no_member(id: NodeId) -> Failure {
+    Failure::new(
+        FailureCode::NotFound,
+        format!("node {id}"),
+        "is no member of the cluster",
+        "`pontoon cluster status` shows the members",
+    )
+}
+
+pub(super) fn internal(error: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureCode::Internal, "certificate authority", error, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64, revision: u64, hash: u8) -> v1::NodeSummary {
+        v1::NodeSummary {
+            id,
+            hash_revision: revision,
+            state_hash: vec![hash; 16].into(),
+            ..v1::NodeSummary::default()
+        }
+    }
+
+    #[test]
+    fn only_hashes_of_one_revision_are_compared() {
+        assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 8, 2)]), None);
+        assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 7, 1)]), None);
+        let alarm = differing_hashes(&[node(1, 7, 1), node(2, 8, 1), node(3, 7, 2)]);
+        assert!(alarm.is_some_and(|a| a.contains("nodes 1 and 3")));
+    }
+
+    #[test]
+    fn tokens_live_an_hour_unless_asked() {
+        assert_eq!(token_lifetime(0), Ok(TOKEN_LIFETIME));
+        assert!(token_lifetime(999).is_err());
+        assert!(token_lifetime(30 * 86_400_000 + 1).is_err());
+        assert_eq!(token_lifetime(1000), Ok(MIN_TOKEN_LIFETIME));
+    }
+}

@@ -1,0 +1,181 @@
+//! DNS calls of the Node service: this node's own, or passed on to others, which then answer for themselves.
+
+use std::{sync::Arc, time::{Duration, Instant}};
+
+use futures::future::join_all;
+use pontoon_proto::v1;
+
+use super::{Api, group::FlushScope, zones::name_of};
+use crate::{
+    model::node::Member,
+    wire::{error::Failure, records::record_type},
+};
+
+/// Longest wait for another node; above a forwarder's own patience with a few upstreams.
+const PASS_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Api {
+    pub(super) async fn stats(
+        &self,
+        request: v1::DnsStatsRequest,
+    ) -> Result<v1::DnsStatsReply, Failure> {
+        let Some(members) = self.selected(request.nodes.as_ref())? else {
+            return Ok(v1::DnsStatsReply {
+                nodes: vec![self.own_stats()],
+            });
+        };
+        let asked = members.iter().map(|member| async move {
+            if member.id == self.id() {
+                return self.own_stats();
+            }
+            let mut client = self.client(member);
+            let call = client.dns_stats(v1::DnsStatsRequest { nodes: None });
+            let failed = |problem| v1::DnsStats {
+                node: member.id.0,
+                problem,
+                counters: Vec::new(),
+            };
+            pass(member, call, |reply| reply.nodes, failed).await
+        });
+        Ok(v1::DnsStatsReply {
+            nodes: join_all(asked).await,
+        })
+    }
+
+    fn own_stats(&self) -> v1::DnsStats {
+        let mut counters: Vec<v1::Counter> = self
+            .node()
+            .dns_counters()
+            .into_iter()
+            .map(|(name, value)| v1::Counter { name, value })
+            .collect();
+        counters.sort_by(|a, b| a.name.cmp(&b.name));
+        v1::DnsStats {
+            node: self.id().0,
+            problem: String::new(),
+            counters,
+        }
+    }
+
+    pub(super) async fn flush(
+        &self,
+        request: v1::DnsFlushRequest,
+    ) -> Result<v1::DnsFlushReply, Failure> {
+        let v1::DnsFlushRequest {
+            nodes,
+            name,
+            subtree,
+        } = request;
+        let scope = match name.as_str() {
+            "" => FlushScope::All,
+            text if subtree => FlushScope::Subtree(name_of("name", text)?),
+            text => FlushScope::Name(name_of("name", text)?),
+        };
+        let own = || v1::DnsFlushed {
+            node: self.id().0,
+            problem: String::new(),
+            entries: self.node().dns_flush(&scope),
+        };
+        let Some(members) = self.selected(nodes.as_ref())? else {
+            return Ok(v1::DnsFlushReply { nodes: vec![own()] });
+        };
+        let asked = members.iter().map(|member| {
+            let name = name.clone();
+            let own = &own;
+            async move {
+                if member.id == self.id() {
+                    return own();
+                }
+                let mut client = self.client(member);
+                let call = client.dns_flush(v1::DnsFlushRequest {
+                    nodes: None,
+                    name,
+                    subtree,
+                });
+                let failed = |problem| v1::DnsFlushed {
+                    node: member.id.0,
+                    problem,
+                    entries: 0,
+                };
+                pass(member, call, |reply| reply.nodes, failed).await
+            }
+        });
+        Ok(v1::DnsFlushReply {
+            nodes: join_all(asked).await,
+        })
+    }
+
+    pub(super) async fn query(
+        &self,
+        request: v1::DnsQueryRequest,
+    ) -> Result<v1::DnsQueryReply, Failure> {
+        let v1::DnsQueryRequest {
+            nodes,
+            name,
+            r#type,
+        } = request;
+        let Some(members) = self.selected(nodes.as_ref())? else {
+            let answer = self.own_answer(&name, r#type).await?;
+            return Ok(v1::DnsQueryReply {
+                nodes: vec![answer],
+            });
+        };
+        let asked = members.iter().map(|member| {
+            let name = name.clone();
+            async move {
+                let failed = |problem| v1::DnsAnswer {
+                    node: member.id.0,
+                    problem,
+                    ..v1::DnsAnswer::default()
+                };
+                if member.id == self.id() {
+                    let own = self.own_answer(&name, r#type).await;
+                    return own.unwrap_or_else(|failure| failed(failure.to_string()));
+                }
+                let mut client = self.client(member);
+                let call = client.dns_query(v1::DnsQueryRequest {
+                    nodes: None,
+                    name,
+                    r#type,
+                });
+                pass(member, call, |reply| reply.nodes, failed).await
+            }
+        });
+        Ok(v1::DnsQueryReply {
+            nodes: join_all(asked).await,
+        })
+    }
+
+    async fn own_answer(&self, name: &str, rtype: u32) -> Result<v1::DnsAnswer, Failure> {
+        let name = name_of("name", name)?;
+        let rtype = record_type(rtype)?;
+        let started = Instant::now();
+        let answer = self.node().dns_query(&name, rtype).await?;
+        Ok(v1::DnsAnswer {
+            node: self.id().0,
+            problem: String::new(),
+            message: answer.message.into(),
+            source: answer.source,
+            elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+/// Waits for another node's answer; what goes wrong becomes the `problem` of its line.
+async fn pass<R, T>(
+    member: &Arc<Member>,
+    call: impl Future<Output = Result<tonic::Response<R>, tonic::Status>>,
+    nodes: impl Fn(R) -> Vec<T>,
+    failed: impl Fn(String) -> T,
+) -> T {
+    match tokio::time::timeout(PASS_TIMEOUT, call).await {
+        Ok(Ok(reply)) => nodes(reply.into_inner())
+            .pop()
+            .unwrap_or_else(|| failed("it answered nothing".to_owned())),
+        Ok(Err(status)) => {
+            let object = format!("node {}", member.id);
+            failed(super::status::failure_of(&status, &object, false).problem)
+        }
+        Err(_) => failed(format!("no answer within {} s", PASS_TIMEOUT.as_secs())),
+    }
+}

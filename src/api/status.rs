@@ -1,0 +1,138 @@
+//! Failures as gRPC statuses: the one place where the two meet, in both directions.
+
+use tonic::{Code, Status};
+
+use crate::wire::error::{Failure, FailureCode};
+
+/// The status of a failure, with the failure itself in its details.
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let code = code_of(failure.code);
+        let details = failure.to_details(code.into());
+        Status::with_details(code, failure.to_string(), details)
+    }
+}
+
+fn code_of(code: FailureCode) -> Code {
+    match code {
+        FailureCode::Invalid | FailureCode::Usage => Code::InvalidArgument,
+        FailureCode::NotFound => Code::NotFound,
+        FailureCode::AlreadyExists => Code::AlreadyExists,
+        FailureCode::PreconditionFailed
+        | FailureCode::Conflict
+        | FailureCode::FeatureLevel
+        | FailureCode::NotReady => Code::FailedPrecondition,
+        FailureCode::LimitExceeded | FailureCode::Overloaded => Code::ResourceExhausted,
+        FailureCode::NoLeader | FailureCode::Unreachable => Code::Unavailable,
+        // "Unknown" in gRPC says just this: no claim about what happened.
+        FailureCode::UnknownOutcome => Code::Unknown,
+        FailureCode::Unauthenticated => Code::Unauthenticated,
+        FailureCode::PermissionDenied => Code::PermissionDenied,
+        FailureCode::Unsupported => Code::Unimplemented,
+        FailureCode::Internal => Code::Internal,
+    }
+}
+
+/// The failure a status tells of. `written`: the call may have changed something, so that a lost answer leaves its outcome
+/// unknown.
+pub fn failure_of(status: &Status, object: &str, written: bool) -> Failure {
+    if let Some(failure) = Failure::from_details(status.details()) {
+        return failure;
+    }
+    let cause = innermost(status);
+    let sent = !never_sent(status);
+    let (code, hint) = match status.code() {
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown
+            if written && sent =>
+        {
+            let hint = "look whether the change was made before you repeat it";
+            (FailureCode::UnknownOutcome, hint)
+        }
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
+            let hint = "check that the node runs and that the endpoint is right";
+            (FailureCode::Unreachable, hint)
+        }
+        Code::Unimplemented => {
+            let hint = "the node's program is older than this one: upgrade it";
+            (FailureCode::Unsupported, hint)
+        }
+        Code::Unauthenticated => (FailureCode::Unauthenticated, ""),
+        Code::PermissionDenied => (FailureCode::PermissionDenied, ""),
+        Code::ResourceExhausted | Code::OutOfRange => (FailureCode::LimitExceeded, ""),
+        Code::InvalidArgument => (FailureCode::Invalid, ""),
+        _ => (FailureCode::Internal, ""),
+    };
+    Failure::new(code, object, cause, hint)
+}
+
+/// Whether the request never left this process: no connection was made.
+fn never_sent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let text = error.to_string();
+        if error.downcast_ref::<std::io::Error>().is_some_and(|io| {
+            matches!(
+                io.kind(),
+                std::io::ErrorKind::ConnectionRefused
+                    | std::io::ErrorKind::NotFound
+                    | std::io::ErrorKind::PermissionDenied
+                    | std::io::ErrorKind::TimedOut
+                    | std::io::ErrorKind::HostUnreachable
+                    | std::io::ErrorKind::NetworkUnreachable
+            )
+        }) || text.contains("tcp connect error")
+        {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// The words of the deepest cause: "connection refused" says more than "transport error".
+fn innermost(status: &Status) -> String {
+    let mut words = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        words = error.to_string();
+        source = error.source();
+    }
+    if words.is_empty() {
+        words = status.code().to_string();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_comes_back_whole() {
+        for code in FailureCode::ALL {
+            let failure = Failure::new(*code, "zone example.", "is not there", "create it");
+            let status = Status::from(failure.clone());
+            assert_ne!(status.code(), Code::Ok);
+            assert_eq!(failure_of(&status, "request", true), failure);
+        }
+    }
+
+    #[test]
+    fn a_lost_answer_of_a_write_is_never_called_a_failure() {
+        for code in [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded] {
+            let status = Status::new(code, "connection reset");
+            let written = failure_of(&status, "request", true);
+            assert_eq!(written.code, FailureCode::UnknownOutcome, "{code:?}");
+            let read = failure_of(&status, "request", false);
+            assert_eq!(read.code, FailureCode::Unreachable, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_wrote_nothing() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let status = Status::from_error(Box::new(refused));
+        let failure = failure_of(&status, "endpoint", true);
+        assert_ne!(failure.code, FailureCode::UnknownOutcome);
+    }
+}
