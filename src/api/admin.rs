@@ -7,12 +7,7 @@ use pontoon_proto::v1::{self, admin_server::Admin};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    Api, Proposal, admit,
-    caller::Caller,
-    group::random_request,
-    pages, upload, zones,
-};
+use super::{Api, Proposal, admit, caller::Caller, group::random_request, upload, zones};
 use crate::{
     model::label::Label,
     state::command::{Change, Precondition, RequestId},
@@ -46,7 +41,8 @@ impl Admin for Api {
     ) -> Result<Response<v1::ProposeReply>, Status> {
         let author = Caller::admin(&request)?;
         let _permit = admit(&self.0.uploads, "uploads")?;
-        let bytes = upload::gather(request.into_inner(), MAX_COMMAND, "request", |c| c.data).await?;
+        let bytes =
+            upload::gather(request.into_inner(), MAX_COMMAND, "request", |c| c.data).await?;
         let message = v1::ProposeRequest::decode(bytes::Bytes::from(bytes))
             .map_err(|e| Failure::new(FailureCode::Invalid, "request", e, ""))?;
         let applied = self.commit(proposal_of(author, message)?).await?;
@@ -150,7 +146,9 @@ impl Admin for Api {
         let listeners: Vec<v1::Listener> = match wanted("listener", &name)? {
             None => listeners.values().map(|l| l.as_ref().into()).collect(),
             Some(name) => {
-                let found = listeners.get(&name).ok_or_else(|| absent("listener", &name))?;
+                let found = listeners
+                    .get(&name)
+                    .ok_or_else(|| absent("listener", &name))?;
                 vec![found.as_ref().into()]
             }
         };
@@ -241,8 +239,14 @@ impl Admin for Api {
 
 impl Api {
     /// What every member that answers within a second says of itself.
-    pub(super) async fn all_reports(&self, state: &crate::state::State) -> Vec<v1::NodeStatusReply> {
-        let asked = state.members().values().map(|member| self.ask_status(member));
+    pub(super) async fn all_reports(
+        &self,
+        state: &crate::state::State,
+    ) -> Vec<v1::NodeStatusReply> {
+        let asked = state
+            .members()
+            .values()
+            .map(|member| self.ask_status(member));
         join_all(asked).await.into_iter().flatten().collect()
     }
 }
@@ -266,7 +270,9 @@ pub(super) fn vip_statuses(
         v1::VipStatus {
             interface: vip.interface.to_string(),
             holder: holder.map(|(id, _)| *id),
-            fence: holder.map(|(_, fence)| (*fence).to_owned()).unwrap_or_default(),
+            fence: holder
+                .map(|(_, fence)| (*fence).to_owned())
+                .unwrap_or_default(),
             address,
         }
     };
@@ -345,23 +351,4 @@ fn absent(kind: &str, name: &Label) -> Failure {
 /// A stream of pages that are there already.
 pub(super) fn ready<T: Send + 'static>(pages: Vec<T>) -> Pages<T> {
     Box::pin(futures::stream::iter(pages.into_iter().map(Ok)))
-}
-
-/// A long text in pieces.
-pub(super) fn pieces(text: Vec<u8>) -> Vec<bytes::Bytes> {
-    const PIECE: usize = 512 << 10;
-    let mut rest = bytes::Bytes::from(text);
-    let mut pieces = Vec::new();
-    while rest.len() > PIECE {
-        pieces.push(rest.split_to(PIECE));
-    }
-    pieces.push(rest);
-    pieces
-}
-
-/// Plan pages of moderate size.
-pub(super) fn change_pages(changes: Vec<v1::SiteChange>) -> Vec<Vec<v1::SiteChange>> {
-    pages::cut(changes, |change| {
-        64 + change.object.len() + change.details.iter().map(String::len).sum::<usize>()
-    })
 }

@@ -27,7 +27,9 @@ impl Bootstrap for Api {
         &self,
         request: Request<v1::AdmitRequest>,
     ) -> Result<Response<v1::AdmitReply>, Status> {
-        Ok(Response::new(self.admit_member(request.into_inner()).await?))
+        Ok(Response::new(
+            self.admit_member(request.into_inner()).await?,
+        ))
     }
 }
 
@@ -45,9 +47,13 @@ impl Peer for Api {
         if !state.members().contains_key(&id) {
             let problem = "was removed from the cluster";
             let hint = "empty its data directory and join it anew";
-            return Err(
-                Failure::new(FailureCode::PermissionDenied, format!("node {id}"), problem, hint).into(),
-            );
+            return Err(Failure::new(
+                FailureCode::PermissionDenied,
+                format!("node {id}"),
+                problem,
+                hint,
+            )
+            .into());
         }
         Ok(Response::new(v1::RenewCertificateReply {
             certificate_pem: sign(&state, &csr_pem, id)?,
@@ -93,7 +99,9 @@ impl Api {
                 }],
             })
             .await?;
-        let id = applied.node.ok_or_else(|| internal("no node id was allocated"))?;
+        let id = applied
+            .node
+            .ok_or_else(|| internal("no node id was allocated"))?;
         let state = group.state();
         tracing::info!(node = id.0, "a new member was admitted");
         Ok(v1::AdmitReply {

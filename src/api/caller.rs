@@ -64,7 +64,10 @@ impl Caller {
 
     fn refused(&self, problem: &str) -> Failure {
         let (code, who) = match self {
-            Self::Admin(name) => (FailureCode::PermissionDenied, format!("administrator {name}")),
+            Self::Admin(name) => (
+                FailureCode::PermissionDenied,
+                format!("administrator {name}"),
+            ),
             Self::Node(id) => (FailureCode::PermissionDenied, format!("node {id}")),
             Self::Stranger => (FailureCode::Unauthenticated, "caller".to_owned()),
         };
@@ -103,7 +106,10 @@ mod tests {
         let cluster = ClusterId("c".into());
         let admin = Peer::Identified(Identity::admin(cluster.clone(), "ann"));
         let node = Peer::Identified(Identity::node(cluster, NodeId(2)));
-        assert_eq!(Caller::admin(&request(admin.clone())).ok().as_deref(), Some("ann"));
+        assert_eq!(
+            Caller::admin(&request(admin.clone())).ok().as_deref(),
+            Some("ann")
+        );
         assert!(Caller::admin(&request(Peer::Local { uid: 0 })).is_ok());
         assert!(Caller::admin(&request(Peer::Plain)).is_ok());
         assert_eq!(

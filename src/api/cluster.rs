@@ -185,9 +185,17 @@ impl Cluster for Api {
         // A retry finds the authority that the first attempt made.
         let state = self.group()?.state();
         let authority = authority(&state)?;
-        let name = if is_admin_name(&author) { author } else { "admin".to_owned() };
-        let admin = certificate(&authority, &Identity::admin(cluster, name), SystemTime::now())
-            .map_err(internal)?;
+        let name = if is_admin_name(&author) {
+            author
+        } else {
+            "admin".to_owned()
+        };
+        let admin = certificate(
+            &authority,
+            &Identity::admin(cluster, name),
+            SystemTime::now(),
+        )
+        .map_err(internal)?;
         Ok(Response::new(v1::RotateCaReply {
             ca_certificates_pem: ca_certificates(&state),
             ca_sha256: ca_fingerprint(&state)?,
@@ -224,7 +232,12 @@ impl Api {
             node.address = member.api_address.to_string();
             node.raft_address = member.raft_address.to_string();
             let voter = standing.voters.contains(&member.id);
-            node.role = if voter { v1::Role::Voter } else { v1::Role::Learner }.into();
+            node.role = if voter {
+                v1::Role::Voter
+            } else {
+                v1::Role::Learner
+            }
+            .into();
             node.lag = leader_applied
                 .zip(node.applied)
                 .map(|(leader, applied)| leader.saturating_sub(applied));
@@ -285,7 +298,10 @@ fn token_lifetime(ms: u64) -> Result<Duration, Failure> {
     Err(Failure::new(
         FailureCode::Invalid,
         "join token",
-        format!("a lifetime of {} s is not within 1 s to 30 days", asked.as_secs_f64()),
+        format!(
+            "a lifetime of {} s is not within 1 s to 30 days",
+            asked.as_secs_f64()
+        ),
         "",
     ))
 }

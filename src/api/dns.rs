@@ -1,6 +1,9 @@
 //! DNS calls of the Node service: this node's own, or passed on to others, which then answer for themselves.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
 use pontoon_proto::v1;

@@ -110,9 +110,7 @@ impl Api {
         drop(health); // the overall status stays "serving" while the process answers
         let mut routes = Routes::new(health_service);
         routes = routes
-            .add_service(
-                AdminServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE),
-            )
+            .add_service(AdminServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(ClusterServer::new(self.clone()))
             .add_service(BootstrapServer::new(self.clone()))
             .add_service(PeerServer::new(self.clone()))

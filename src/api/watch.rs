@@ -98,12 +98,17 @@ impl Watcher {
     async fn send_pending(&mut self) -> Result<(), Gone> {
         let mut hash = None;
         // From 0 the whole state is asked for, whatever is kept.
-        match if self.at == 0 { Pending::Compacted(0) } else { self.log.after(self.at) } {
+        match if self.at == 0 {
+            Pending::Compacted(0)
+        } else {
+            self.log.after(self.at)
+        } {
             Pending::Compacted(oldest) => hash = Some(self.send_everything(oldest).await?),
             Pending::Steps(steps) => {
                 for step in steps {
                     for change in &step.changes {
-                        self.send(step.revision, Kind::Change(change.clone())).await?;
+                        self.send(step.revision, Kind::Change(change.clone()))
+                            .await?;
                     }
                     self.at = step.revision;
                     hash = Some(step.state_hash);
@@ -115,7 +120,9 @@ impl Watcher {
             (state.revision() == self.at).then(|| state.hash())
         });
         let caught_up = v1::WatchCaughtUp {
-            state_hash: hash.map(|h| bytes::Bytes::copy_from_slice(&h)).unwrap_or_default(),
+            state_hash: hash
+                .map(|h| bytes::Bytes::copy_from_slice(&h))
+                .unwrap_or_default(),
         };
         self.send(self.at, Kind::CaughtUp(caught_up)).await
     }

@@ -146,7 +146,9 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Vec<v1::WatchChange> {
     }
     for (name, fate) in &difference.forwarders {
         objects.extend(match (fate, new.forwarders.get(name)) {
-            (Fate::Added | Fate::Changed, Some(now)) => Some(Object::Forwarder(now.as_ref().into())),
+            (Fate::Added | Fate::Changed, Some(now)) => {
+                Some(Object::Forwarder(now.as_ref().into()))
+            }
             _ => Some(Object::ForwarderRemoved(name.to_string())),
         });
     }

@@ -53,7 +53,11 @@ pub fn read(
     }
     let records = selected(&zone, &request)?;
     let pages = pages::cut(records, |owned| {
-        owned.name.len() + owned.rrset.as_ref().map_or(0, |s| s.rdata.iter().map(|d| d.len() + 4).sum())
+        owned.name.len()
+            + owned
+                .rrset
+                .as_ref()
+                .map_or(0, |s| s.rdata.iter().map(|d| d.len() + 4).sum())
     });
     let rest = pages.into_iter().map(|records| v1::ZonePage {
         records,
@@ -111,7 +115,10 @@ fn selected(zone: &Zone, request: &v1::ReadZoneRequest) -> Result<Vec<v1::OwnedR
         ));
     }
     let sets = zone.node(&owner).into_iter().flat_map(|node| node.rrsets());
-    Ok(sets.filter(fits).map(|set| owned_rrset(&owner, set)).collect())
+    Ok(sets
+        .filter(fits)
+        .map(|set| owned_rrset(&owner, set))
+        .collect())
 }
 
 /// The remembered versions of a zone, the newest first.
@@ -125,7 +132,10 @@ pub fn history(
         0 => usize::MAX,
         limit => usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let versions = state.history(&apex).into_iter().flat_map(|h| h.versions().rev());
+    let versions = state
+        .history(&apex)
+        .into_iter()
+        .flat_map(|h| h.versions().rev());
     Ok(versions.take(limit).map(version).collect())
 }
 
@@ -208,7 +218,11 @@ fn before(state: &State, apex: &Name, serial: Serial) -> Result<Serial, Failure>
 }
 
 fn not_kept(state: &State, apex: &Name, from: Serial, to: Serial) -> Failure {
-    let kept = |serial| state.history(apex).is_some_and(|h| h.find(serial).is_some());
+    let kept = |serial| {
+        state
+            .history(apex)
+            .is_some_and(|h| h.find(serial).is_some())
+    };
     let missing = if kept(from) { to } else { from };
     Failure::new(
         FailureCode::NotFound,

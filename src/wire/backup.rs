@@ -44,7 +44,9 @@ pub fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
 /// Reads what `write` wrote.
 pub fn read(mut input: impl Read) -> Result<State, BackupError> {
     let mut magic = [0; MAGIC.len()];
-    input.read_exact(&mut magic).map_err(|_| BackupError::Magic)?;
+    input
+        .read_exact(&mut magic)
+        .map_err(|_| BackupError::Magic)?;
     if magic != MAGIC {
         return Err(BackupError::Magic);
     }
