@@ -1,0 +1,194 @@
+//! The lab: hosts in network namespaces on a bridge, with real links to cut and real processes to kill.
+//!
+//! A lab owns everything it makes: namespaces (and with them devices and the processes inside), and a directory for data.
+//! Dropping it removes all of it, also when a test panics. What a killed lab leaves behind is removed by the next one, or by
+//! `jepsen-like clean`: its name holds the id of the process that made it.
+
+pub mod namespace;
+pub mod network;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    process::ExitStatus,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+
+use self::{namespace::Namespace, network::Network};
+
+/// Namespaces whose names begin like this are ours.
+const PREFIX: &str = "pj";
+
+/// Something in the lab did not work: a fault of the harness, not a finding.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    #[error("cannot start {command}: {source}")]
+    Start { command: String, source: io::Error },
+    #[error("{command} ended with {status}: {stderr}")]
+    Failed {
+        command: String,
+        status: ExitStatus,
+        stderr: String,
+    },
+    #[error("cannot enter namespace {namespace}: {source}")]
+    Enter {
+        namespace: String,
+        source: io::Error,
+    },
+    #[error("no host named {0} in this lab")]
+    NoHost(String),
+    #[error("lab directory: {0}")]
+    Directory(#[source] io::Error),
+    #[error("{what} did not happen within {seconds} s{detail}")]
+    Waited {
+        what: String,
+        seconds: u64,
+        detail: String,
+    },
+    #[error("{0} is not running")]
+    NotRunning(String),
+    #[error("cannot make sense of what {command} printed: {problem}")]
+    Output { command: String, problem: String },
+}
+
+/// Why no lab can be made here; None when one can.
+pub fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("network namespaces need root".to_owned());
+    }
+    for (tool, argument) in [("ip", "-V"), ("bridge", "-V")] {
+        if namespace::run(tool, &[argument]).is_err() {
+            return Some(format!("{tool} (package iproute2) is not installed"));
+        }
+    }
+    let probe = LabName::next().namespace("probe");
+    match Namespace::create(probe) {
+        Ok(_) => None,
+        Err(error) => Some(format!("network namespaces do not work here: {error}")),
+    }
+}
+
+/// For tests: true when a lab can be made; otherwise says why not, plainly, and fails where everything must be tried (`CI=true`).
+///
+/// # Panics
+/// With `CI=true`, when no lab can be made.
+pub fn available() -> bool {
+    let Some(reason) = missing() else {
+        return true;
+    };
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "this test must not be skipped in CI: {reason}"
+    );
+    println!("skipped: {reason}");
+    false
+}
+
+/// `pj<process>x<number>`: tells labs of one machine apart, and the living from the dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabName(String);
+
+impl LabName {
+    fn next() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self(format!("{PREFIX}{}x{number}", std::process::id()))
+    }
+
+    fn namespace(&self, host: &str) -> String {
+        format!("{}-{host}", self.0)
+    }
+}
+
+/// The process that made a namespace, if its name is one of ours.
+fn maker_of(namespace: &str) -> Option<Pid> {
+    let (process, _) = namespace.strip_prefix(PREFIX)?.split_once('x')?;
+    process.parse().ok().map(Pid::from_raw)
+}
+
+/// Removes what labs left behind whose process has ended. Returns the namespaces.
+pub fn clean() -> Result<Vec<String>, LabError> {
+    let listed = namespace::run("ip", &["netns", "list"])?;
+    let abandoned: Vec<_> = listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| maker_of(name).is_some_and(|pid| kill(pid, None) == Err(Errno::ESRCH)))
+        .map(ToOwned::to_owned)
+        .collect();
+    for name in &abandoned {
+        namespace::remove(name);
+    }
+    Ok(abandoned)
+}
+
+/// Hosts on one network segment.
+#[derive(Debug)]
+pub struct Lab {
+    name: LabName,
+    // Hosts go first: their devices end in the switch.
+    hosts: BTreeMap<String, Namespace>,
+    network: Network,
+    directory: tempfile::TempDir,
+}
+
+impl Lab {
+    /// An empty segment. Also removes what earlier labs left behind.
+    pub fn create() -> Result<Self, LabError> {
+        clean()?;
+        let name = LabName::next();
+        Ok(Self {
+            network: Network::create(&name)?,
+            hosts: BTreeMap::new(),
+            directory: tempfile::Builder::new()
+                .prefix(&name.0)
+                .tempdir()
+                .map_err(LabError::Directory)?,
+            name,
+        })
+    }
+
+    /// A host with the addresses of `number`, 1 to 254.
+    pub fn add_host(&mut self, host: &str, number: u8) -> Result<&Namespace, LabError> {
+        let namespace = Namespace::create(self.name.namespace(host))?;
+        self.network.connect(&namespace, host, number)?;
+        Ok(self.hosts.entry(host.to_owned()).or_insert(namespace))
+    }
+
+    pub fn host(&self, host: &str) -> Result<&Namespace, LabError> {
+        self.hosts
+            .get(host)
+            .ok_or_else(|| LabError::NoHost(host.to_owned()))
+    }
+
+    /// Cuts, heals, unplugs and plugs the link of a host, by its name.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// For data and logs; gone with the lab.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Keeps data and logs when the lab goes; returns where they are.
+    pub fn keep_directory(&mut self) -> &Path {
+        self.directory.disable_cleanup(true);
+        self.directory.path()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_namespaces_are_cleaned() {
+        assert_eq!(maker_of("pj123x0-n1"), Some(Pid::from_raw(123)));
+        for other in ["pj-n1", "pjx0", "pj12a3x0-n1", "web", "", "p123x0"] {
+            assert_eq!(maker_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Asks a service again and again, as a client would, and keeps when it was answered.
+
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::lab::{LabError, namespace::Namespace};
+
+/// When a service answered, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answers(pub Vec<Instant>);
+
+impl Answers {
+    /// The longest time without an answer between `from` and `until`, and when it began. The time after the last answer counts.
+    pub fn longest_gap(&self, from: Instant, until: Instant) -> (Instant, Duration) {
+        let before = self.0.iter().rev().find(|at| **at <= from).copied();
+        let inside = self.0.iter().filter(|at| from < **at && **at < until);
+        let mut last = before.unwrap_or(from);
+        let mut longest = (last, Duration::ZERO);
+        for at in inside.copied().chain([until]) {
+            if at - last > longest.1 {
+                longest = (last, at - last);
+            }
+            last = at;
+        }
+        longest
+    }
+
+    /// Whether the last answer is younger than `age` at `now`.
+    pub fn is_live(&self, now: Instant, age: Duration) -> bool {
+        self.0.last().is_some_and(|last| now - *last < age)
+    }
+}
+
+/// A prober at work. `finish` it; dropping it ends it too.
+#[derive(Debug)]
+pub struct Prober {
+    stop: Arc<AtomicBool>,
+    answers: Arc<std::sync::Mutex<Answers>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Prober {
+    /// Calls `attempt` until stopped, every `interval`; each `true` is an answer.
+    fn start(interval: Duration, mut attempt: impl FnMut() -> bool + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answers = Arc::new(std::sync::Mutex::new(Answers::default()));
+        let (stopping, sink) = (stop.clone(), answers.clone());
+        let thread = std::thread::spawn(move || {
+            while !stopping.load(Ordering::Relaxed) {
+                let next = Instant::now() + interval;
+                if attempt() {
+                    sink.lock()
+                        .expect("no holder panics")
+                        .0
+                        .push(Instant::now());
+                }
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+        });
+        Self {
+            stop,
+            answers,
+            thread: Some(thread),
+        }
+    }
+
+    /// DNS over UDP from `client`: asks `server` for the A record of `name`, a positive answer counts.
+    pub fn dns(
+        client: &Namespace,
+        server: SocketAddr,
+        name: &str,
+        interval: Duration,
+    ) -> Result<Self, LabError> {
+        let socket = client
+            .enter(|| udp_to(server))?
+            .map_err(|source| LabError::Enter {
+                namespace: client.name().to_owned(),
+                source,
+            })?;
+        let name = name.to_owned();
+        let mut id = 0u16;
+        Ok(Self::start(interval, move || {
+            id = id.wrapping_add(1);
+            // An error is the echo of an earlier question (port unreachable) or the lack of a neighbour: no answer.
+            let asked = socket.send(&question(id, &name));
+            asked.is_ok() && answered(&socket, interval)
+        }))
+    }
+
+    /// HTTP from `client`: opens a connection and asks for `/`; a page with status 200 counts.
+    pub fn http(client: &Arc<Namespace>, server: SocketAddr, interval: Duration) -> Self {
+        let client = client.clone();
+        Self::start(interval, move || {
+            matches!(
+                client.enter(|| page(server, Duration::from_millis(250))),
+                Ok(Ok(_))
+            )
+        })
+    }
+
+    /// Any other operation; `true` is success.
+    pub fn of(interval: Duration, attempt: impl FnMut() -> bool + Send + 'static) -> Self {
+        Self::start(interval, attempt)
+    }
+
+    /// What was answered so far.
+    pub fn answers(&self) -> Answers {
+        self.answers.lock().expect("no holder panics").clone()
+    }
+
+    /// Waits until answers come.
+    pub fn wait_until_live(&self, what: &str, within: Duration) -> Result<(), LabError> {
+        let since = Instant::now();
+        while self.answers().0.last().is_none_or(|last| *last < since) {
+            if since.elapsed() > within {
+                return Err(LabError::Waited {
+                    what: what.to_owned(),
+                    seconds: within.as_secs(),
+                    detail: String::new(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Answers {
+        self.end();
+        self.answers()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its panic has been printed
+        }
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn udp_to(server: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = match server {
+        SocketAddr::V4(_) => [0, 0, 0, 0].into(),
+        SocketAddr::V6(_) => [0u16; 8].into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    // Connected: an answer from another address than the one asked is none.
+    socket.connect(server)?;
+    Ok(socket)
+}
+
+/// Takes answers until one is positive or the time is over.
+fn answered(socket: &UdpSocket, within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    let mut buffer = [0; 1500];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
+            return false;
+        }
+        match socket.recv(&mut buffer) {
+            Ok(length) if is_positive(buffer.get(..length).unwrap_or(&[])) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// A question for the A record of `name` (RFC 1035 section 4).
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        message.push(u8::try_from(label.len()).expect("labels have at most 63 octets"));
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend_from_slice(&[0, 0, 1, 0, 1]);
+    message
+}
+
+/// A response without error that has at least one answer record.
+fn is_positive(message: &[u8]) -> bool {
+    let [_, _, flags, code, _, _, high, low, ..] = message else {
+        return false;
+    };
+    flags & 0x80 != 0 && code & 0x0f == 0 && (*high, *low) != (0, 0)
+}
+
+/// The page at `/`, its body.
+pub fn page(server: SocketAddr, patience: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: lab\r\n\r\n")?;
+    let mut response = String::new();
+    stream.take(1 << 16).read_to_string(&mut response)?;
+    match response.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.") && head.contains(" 200 ") => {
+            Ok(body.to_owned())
+        }
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "no page")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_found_wherever_it_lies() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let answers = Answers([0, 10, 20, 320, 330].map(at).to_vec());
+        for (from, until, begins, gap) in [
+            (15, 340, 20, 300),
+            (25, 340, 20, 300),   // the fault came a little after the last answer
+            (15, 1000, 330, 670), // never came back
+            (0, 25, 0, 10),
+            (325, 335, 320, 10),
+        ] {
+            let found = answers.longest_gap(at(from), at(until));
+            assert_eq!(
+                found,
+                (at(begins), Duration::from_millis(gap)),
+                "{from} to {until}"
+            );
+        }
+        let silent = Answers::default();
+        assert_eq!(
+            silent.longest_gap(at(0), at(50)).1,
+            Duration::from_millis(50)
+        );
+        assert!(!silent.is_live(at(0), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn questions_are_well_formed_and_only_positive_answers_count() {
+        let asked = question(0x0102, "www.demo.test.");
+        assert_eq!(asked.len(), 12 + 15 + 4);
+        assert_eq!(asked[12..17], [3, b'w', b'w', b'w', 4]);
+        let response = |flags, code, answers| [1, 2, flags, code, 0, 1, 0, answers, 0, 0, 0, 0];
+        assert!(is_positive(&response(0x84, 0, 1)));
+        assert!(!is_positive(&response(0x84, 3, 1)), "NXDOMAIN");
+        assert!(!is_positive(&response(0x84, 0, 0)), "no data");
+        assert!(!is_positive(&asked), "a question");
+        assert!(!is_positive(&[0; 5]));
+    }
+}

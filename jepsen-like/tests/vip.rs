@@ -1,0 +1,409 @@
+//! The VIP driver with real devices: a holder and a neighbour, each in a network namespace, on one segment.
+//!
+//! Needs root; says `skipped` without, and fails where `CI=true`.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::{IpAddr, UdpSocket},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jepsen_like::{
+    hold::{config_on, leading, snapshot_with},
+    lab::{self, Lab, namespace::Namespace, network},
+    witness::Witness,
+};
+use pontoon::{
+    model::{leadership::Leadership, snapshot::Snapshot},
+    vip::{
+        VipDriver,
+        announce::{announcement, gratuitous_arp},
+        interface::VALID_FOR,
+    },
+};
+use tokio::sync::watch;
+
+const LONG: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(5);
+
+fn vip4() -> IpAddr {
+    network::ipv4(100).into()
+}
+
+fn vip6() -> IpAddr {
+    network::ipv6(100).into()
+}
+
+/// A node that is nothing but its VIP driver, in the namespace of a host.
+struct Node {
+    leadership: watch::Sender<Leadership>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    driver: VipDriver,
+}
+
+impl Node {
+    fn start(host: &Namespace, vips: &[IpAddr]) -> Self {
+        Self::start_on(host, network::DEVICE, vips)
+    }
+
+    fn start_on(host: &Namespace, device: &str, vips: &[IpAddr]) -> Self {
+        let (leadership, leadership_receiver) = watch::channel(Leadership::default());
+        let (snapshots, snapshots_receiver) = watch::channel(snapshot_with(vips));
+        let start = || VipDriver::start(config_on(device), leadership_receiver, snapshots_receiver);
+        Self {
+            leadership,
+            snapshots,
+            driver: host.enter(start).unwrap().unwrap(),
+        }
+    }
+
+    fn lead(&self, term: u64, lease: Duration) {
+        self.leadership.send_replace(leading(term, lease));
+    }
+
+    fn follow(&self, term: u64) {
+        self.leadership.send_replace(Leadership {
+            term,
+            ..Leadership::default()
+        });
+    }
+
+    fn problem(&self) -> Option<String> {
+        let status = self.driver.status().borrow().clone();
+        status.into_iter().find_map(|vip| vip.problem)
+    }
+
+    fn stop(self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(self.driver.stop());
+    }
+}
+
+/// The line of `ip address` about an address on a host, with its lifetimes.
+fn shown(host: &Namespace, address: IpAddr) -> Option<String> {
+    let listed = host.ip(&["-o", "address", "show"]).unwrap();
+    let prefix = if address.is_ipv4() { 32 } else { 128 };
+    let wanted = format!(" {address}/{prefix} ");
+    listed
+        .lines()
+        .find(|line| line.contains(&wanted))
+        .map(ToOwned::to_owned)
+}
+
+fn has(host: &Namespace, address: IpAddr) -> bool {
+    shown(host, address).is_some()
+}
+
+fn wait_until(what: &str, within: Duration, mut condition: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    start.elapsed()
+}
+
+/// A holder's and a neighbour's host.
+fn two_hosts() -> Option<Lab> {
+    if !lab::available() {
+        return None;
+    }
+    let mut lab = Lab::create().unwrap();
+    lab.add_host("n1", 11).unwrap();
+    lab.add_host("client", 200).unwrap();
+    Some(lab)
+}
+
+fn mac_of(host: &Namespace) -> [u8; 6] {
+    let shown = host.ip(&["-o", "link", "show", network::DEVICE]).unwrap();
+    let mac = shown.split("link/ether ").nth(1).unwrap();
+    let octets: Vec<u8> = mac
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16).unwrap())
+        .collect();
+    octets.try_into().unwrap()
+}
+
+/// Whether a datagram from `client` arrives at a socket that `host` has on `address`.
+fn reaches(client: &Namespace, host: &Namespace, address: IpAddr) -> bool {
+    let receiver = host
+        .enter(|| UdpSocket::bind((address, 0)))
+        .unwrap()
+        .unwrap();
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    let to = receiver.local_addr().unwrap();
+    let any = if address.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let sender = client.enter(|| UdpSocket::bind(any)).unwrap().unwrap();
+    sender.send_to(b"hello", to).unwrap();
+    receiver.recv(&mut [0; 16]).is_ok()
+}
+
+#[test]
+fn the_holder_has_the_address_and_tells_its_neighbours() {
+    let Some(lab) = two_hosts() else { return };
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let mac = mac_of(host);
+    let witness = Witness::on(client).unwrap();
+    let node = Node::start(host, &[vip4(), vip6()]);
+    node.lead(1, LONG);
+    for vip in [vip4(), vip6()] {
+        let expected = announcement(vip, mac);
+        let seen = witness.frame(SOON, |frame| frame == expected);
+        assert!(seen.is_some(), "{vip} was not announced");
+        let line = shown(host, vip).expect("announced, so it is there");
+        assert!(line.contains("preferred_lft 0sec"), "{line}");
+        let short = (1..=3).any(|s| line.contains(&format!(" valid_lft {s}sec")));
+        assert!(short, "expires by itself: {line}");
+        assert!(!line.contains("tentative"), "{line}");
+    }
+    // The address answers the neighbour, and is renewed well past its lifetime.
+    for vip in [vip4(), vip6()] {
+        assert!(reaches(client, host, vip), "{vip} is not reached");
+    }
+    let renewed = Instant::now() + VALID_FOR + Duration::from_millis(500);
+    while Instant::now() < renewed {
+        assert!(has(host, vip4()) && has(host, vip6()));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // New outgoing traffic does not leave from it.
+    let route = host
+        .ip(&["route", "get", &network::ipv4(200).to_string()])
+        .unwrap();
+    assert!(
+        route.contains(&format!("src {}", network::ipv4(11))),
+        "{route}"
+    );
+
+    node.stop();
+    assert!(
+        !has(host, vip4()) && !has(host, vip6()),
+        "stop withdraws first"
+    );
+}
+
+#[test]
+fn the_address_goes_with_the_lease_and_with_a_higher_term() {
+    let Some(lab) = two_hosts() else { return };
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let node = Node::start(host, &[vip4()]);
+    node.lead(1, Duration::from_millis(400));
+    let lapse = node.leadership.borrow().lease_until.unwrap();
+    wait_until("held", SOON, || has(host, vip4()));
+    wait_until("withdrawn", SOON, || !has(host, vip4()));
+    let seen_gone = Instant::now();
+    assert!(
+        seen_gone < lapse + Duration::from_millis(50), // looking takes a process
+        "it was still there {:?} after the lease had lapsed",
+        seen_gone - lapse
+    );
+    let mac = mac_of(host);
+    let witness = Witness::on(client).unwrap();
+    let vip = network::ipv4(100);
+    let silent = witness.count(Duration::from_millis(300), |frame| {
+        frame == gratuitous_arp(vip, mac)
+    });
+    assert_eq!(silent, 0, "nothing is announced without a lease");
+
+    node.lead(1, LONG);
+    wait_until("held again", SOON, || has(host, vip4()));
+    node.follow(2);
+    wait_until("withdrawn", SOON, || !has(host, vip4()));
+}
+
+#[test]
+fn a_vip_that_leaves_the_snapshot_leaves_the_device() {
+    let Some(lab) = two_hosts() else { return };
+    let host = lab.host("n1").unwrap();
+    let node = Node::start(host, &[vip4(), vip6()]);
+    node.lead(1, LONG);
+    wait_until("held", SOON, || has(host, vip4()) && has(host, vip6()));
+    node.snapshots.send_replace(snapshot_with(&[vip6()]));
+    wait_until("withdrawn", SOON, || !has(host, vip4()));
+    assert!(has(host, vip6()));
+    assert_eq!(*node.driver.held().borrow(), [vip6()].into());
+}
+
+#[test]
+fn an_address_deleted_by_somebody_else_is_back_within_100_ms() {
+    let Some(lab) = two_hosts() else { return };
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let node = Node::start(host, &[vip4(), vip6()]);
+    node.lead(1, LONG);
+    wait_until("held", SOON, || has(host, vip4()) && has(host, vip6()));
+    let mac = mac_of(host);
+    for (vip, prefix) in [(vip4(), 32), (vip6(), 128)] {
+        let witness = Witness::on(client).unwrap();
+        let text = format!("{vip}/{prefix}");
+        host.ip(&["address", "delete", &text, "dev", network::DEVICE])
+            .unwrap();
+        let deleted = Instant::now();
+        let expected = announcement(vip, mac);
+        let seen = witness.frame(Duration::from_millis(100), |frame| frame == expected);
+        assert!(
+            seen.is_some(),
+            "{vip} was not announced anew within {:?}",
+            deleted.elapsed()
+        );
+        assert!(has(host, vip));
+    }
+}
+
+#[test]
+fn a_link_that_comes_back_is_announced_on_and_a_late_device_is_used() {
+    let Some(lab) = two_hosts() else { return };
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let node = Node::start(host, &[vip4(), vip6()]);
+    node.lead(1, LONG);
+    wait_until("held", SOON, || has(host, vip4()) && has(host, vip6()));
+    // Past the burst: what is seen now is due to the carrier.
+    std::thread::sleep(Duration::from_millis(1500));
+    lab.network().unplug("n1").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let witness = Witness::on(client).unwrap();
+    lab.network().plug("n1").unwrap();
+    let expected = announcement(vip4(), mac_of(host));
+    let burst = witness.count(Duration::from_millis(400), |frame| frame == expected);
+    assert!(
+        burst >= 3,
+        "{burst} announcements after the carrier came back"
+    );
+
+    // Taking the device down flushes its IPv6 addresses.
+    host.ip(&["link", "set", network::DEVICE, "down"]).unwrap();
+    host.ip(&["link", "set", network::DEVICE, "up"]).unwrap();
+    wait_until("both are back", SOON, || {
+        has(host, vip4()) && has(host, vip6())
+    });
+
+    let late = Node::start_on(host, "late0", &[network::ipv4(101).into()]);
+    late.lead(1, LONG);
+    wait_until("the problem is told", SOON, || {
+        late.problem()
+            .is_some_and(|text| text.contains("no device named \"late0\""))
+    });
+    std::thread::sleep(Duration::from_millis(700)); // the next try of its own would come much later
+    host.ip(&[
+        "link", "add", "late0", "type", "veth", "peer", "name", "late1",
+    ])
+    .unwrap();
+    host.ip(&["link", "set", "late1", "up"]).unwrap();
+    host.ip(&["link", "set", "late0", "up"]).unwrap();
+    let took = wait_until("held on the late device", SOON, || {
+        has(host, network::ipv4(101).into())
+    });
+    assert!(took < Duration::from_millis(200), "took {took:?}");
+    assert_eq!(late.problem(), None);
+}
+
+#[test]
+fn an_operators_address_is_neither_used_nor_removed() {
+    let Some(lab) = two_hosts() else { return };
+    let host = lab.host("n1").unwrap();
+    let theirs = format!("{}/32", vip4());
+    host.ip(&["address", "add", &theirs, "dev", network::DEVICE])
+        .unwrap();
+    let node = Node::start(host, &[vip4()]);
+    node.lead(1, LONG);
+    wait_until("the problem is told", SOON, || {
+        node.problem()
+            .is_some_and(|text| text.contains("put there by somebody else"))
+    });
+    assert!(node.driver.held().borrow().is_empty());
+    node.follow(2);
+    node.stop();
+    assert!(has(host, vip4()), "it is not ours to remove");
+}
+
+/// A holder in a process of its own.
+struct Holder(Child);
+
+impl Holder {
+    fn start(mut command: Command) -> Self {
+        command
+            .args(["hold", "--device", network::DEVICE])
+            .args(["--address", &vip4().to_string()])
+            .args(["--address", &vip6().to_string()])
+            .stdout(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    fn in_namespace(host: &Namespace) -> Self {
+        Self::start(host.command(env!("CARGO_BIN_EXE_jepsen-like")).unwrap())
+    }
+
+    /// The first line of its output that contains `part`.
+    fn line_with(&mut self, part: &str) -> String {
+        let lines = BufReader::new(self.0.stdout.take().unwrap()).lines();
+        lines
+            .map_while(Result::ok)
+            .find(|line| line.contains(part))
+            .expect("the line comes")
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn the_kernel_removes_the_address_of_a_killed_process() {
+    let Some(lab) = two_hosts() else { return };
+    let host = lab.host("n1").unwrap();
+    let holder = Holder::in_namespace(host);
+    wait_until("held", SOON, || has(host, vip4()) && has(host, vip6()));
+    holder.kill();
+    let gone = VALID_FOR + Duration::from_millis(1500); // the kernel looks about once a second
+    wait_until("expired", gone, || !has(host, vip4()) && !has(host, vip6()));
+}
+
+#[test]
+fn a_start_sweeps_what_a_killed_process_left() {
+    let Some(lab) = two_hosts() else { return };
+    let host = lab.host("n1").unwrap();
+    let own = network::ipv4(11).to_string();
+    let holder = Holder::in_namespace(host);
+    wait_until("held", SOON, || has(host, vip4()) && has(host, vip6()));
+    holder.kill();
+    assert!(has(host, vip4()), "left behind");
+    let killed = Instant::now();
+    let _follower = Node::start(host, &[]);
+    wait_until("swept", SOON, || !has(host, vip4()) && !has(host, vip6()));
+    assert!(
+        killed.elapsed() < Duration::from_millis(1500),
+        "swept, not expired"
+    );
+    assert!(
+        host.ip(&["address", "show"]).unwrap().contains(&own),
+        "own addresses stay"
+    );
+}
+
+#[test]
+fn without_the_privilege_nothing_is_held_and_the_reason_is_told() {
+    let Some(lab) = two_hosts() else { return };
+    let host = lab.host("n1").unwrap();
+    let mut command = host.command("setpriv").unwrap();
+    command.args([
+        "--bounding-set",
+        "-net_admin",
+        env!("CARGO_BIN_EXE_jepsen-like"),
+    ]);
+    let mut holder = Holder::start(command);
+    let line = holder.line_with("CAP_NET_ADMIN");
+    assert!(line.contains("not held"), "{line}");
+    assert!(!has(host, vip4()));
+    holder.kill();
+}
