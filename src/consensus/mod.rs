@@ -1,17 +1,354 @@
 //! Replication: openraft behind our own words.
+//!
+//! `Consensus` is the handle the rest of the node holds. Behind it: `types` (what openraft is instantiated with), the log
+//! and state machine on disk (`storage` and below), the peer links (`network` calls, `service` answers), the deciding
+//! parts (`gate`, `leadership`, `recovery`, `membership`) and the tasks that act on them (`supervise`). Commands go in,
+//! outcomes, state and leadership come out; what a zone or a pool is, nobody here knows.
+//!
+//! It owns its tasks and the peer connections; `shutdown` ends them. It never stops the servers: they go on from the last
+//! snapshot when consensus has ended.
 
+pub mod administer;
+pub mod core;
 pub mod engine;
 pub mod engine_memory;
 pub mod engine_sled;
 pub mod gate;
 pub mod health;
+pub mod leadership;
 pub mod log_store;
 pub mod machine_store;
+pub mod membership;
+pub mod messages;
 pub mod network;
+pub mod propose;
 pub mod publication;
 mod record;
+pub mod recovery;
+mod roster;
+pub mod service;
 pub mod snapshot_file;
+pub mod status;
 pub mod storage;
+mod supervise;
+#[cfg(test)]
+mod tests;
 pub mod types;
 pub mod watermark;
 mod writer;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use openraft::{
+    Config, SnapshotPolicy, StepDownPolicy,
+    errors::{InitializeError, RaftError},
+    storage::RaftLogStorage,
+};
+use pontoon_proto::v1::raft_server::RaftServer;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    core::{Core, MAX_PROPOSALS},
+    gate::{LogAtStart, VoteGate},
+    leadership::LeaseBook,
+    log_store::LogStore,
+    machine_store::MachineStore,
+    network::{Identity, Network, PeerLinks},
+    publication::AppliedState,
+    service::RaftService,
+    storage::StorageHandles,
+    types::{Peer, Raft},
+};
+pub use self::{
+    messages::{Change, ChangeRefused, NodeState, ProposalRefused},
+    network::{PeerConnector, PlaintextConnector},
+    propose::{ProposeError, ReadError},
+    recovery::{Patience, Recovery, StopReason},
+    service::Certificates,
+    status::{ClusterStatus, MemberRole, NodeStatus},
+};
+use crate::{
+    model::{
+        leadership::Leadership,
+        node::{ClusterId, NodeId},
+        snapshot::Snapshot,
+    },
+    state::{State, command::Command, outcome::Outcome},
+};
+
+/// How the group counts time. The same on every node: peers refuse each other otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    pub election_timeout_min: Duration,
+    pub election_timeout_max: Duration,
+}
+
+impl Timing {
+    /// Two or three lost heartbeats do not start an election, and a dead leader is replaced within half a second.
+    pub const DEFAULT: Self = Self {
+        heartbeat: Duration::from_millis(50),
+        election_timeout_min: Duration::from_millis(150),
+        election_timeout_max: Duration::from_millis(300),
+    };
+
+    /// How long a leader may rely on a round of heartbeats from the moment it sent it: nine tenths of the time for which
+    /// voters promise to elect nobody, for clocks that differ by 5 % on both sides.
+    pub fn lease(&self) -> Duration {
+        self.election_timeout_max * 9 / 10
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// What consensus needs to know of this node.
+pub struct ConsensusConfig {
+    pub id: NodeId,
+    pub cluster: ClusterId,
+    /// This node's name and addresses, as other members will know them.
+    pub peer: Peer,
+    pub timing: Timing,
+    pub patience: Patience,
+    pub connector: Arc<dyn PeerConnector>,
+    pub certificates: Certificates,
+}
+
+/// Consensus cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("consensus timing: {0}")]
+    Timing(#[from] openraft::ConfigError),
+    #[error("the log cannot be read: {0}")]
+    Log(#[from] std::io::Error),
+    #[error("the stored log and state cannot be loaded: {0}")]
+    Storage(String),
+}
+
+/// A cluster cannot be made of this node.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error("node {0} belongs to a cluster already")]
+    AlreadyMember(NodeId),
+    #[error("consensus has ended on this node: {0}")]
+    Ended(String),
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+/// This node's part of the group. Clones are the same part.
+#[derive(Clone)]
+pub struct Consensus {
+    core: Arc<Core>,
+    /// Kept for its lifetime: it watches the disk.
+    storage: Arc<StorageHandles>,
+}
+
+impl Consensus {
+    /// Starts this node's part: recovers the log and state, and takes part in the group as soon as `raft_server` is
+    /// reachable at the address that the members know. Serving may begin when `recovery` says so.
+    ///
+    /// # Errors
+    /// When the stored log cannot be loaded.
+    pub async fn start(
+        config: ConsensusConfig,
+        storage: (LogStore, MachineStore, StorageHandles),
+    ) -> Result<Self, StartError> {
+        let (mut log, machine, handles) = storage;
+        let log_at_start = match log.get_log_state().await?.last_log_id {
+            None => LogAtStart::Empty,
+            Some(_) => LogAtStart::Present,
+        };
+        let started = Instant::now();
+        let timing = config.timing;
+        let me = Identity {
+            cluster: config.cluster.clone(),
+            id: config.id,
+            election_timeout_max: millis(timing.election_timeout_max),
+        };
+        let links = Arc::new(PeerLinks::new(me, config.connector));
+        let network = Network {
+            links: Arc::clone(&links),
+        };
+        let raft_config = Arc::new(raft_config(&config.cluster, timing).validate()?);
+        let raft = Raft::build(config.id.0, raft_config, network, log, machine).await;
+        let raft = raft.map_err(|fatal| StartError::Storage(fatal.to_string()))?;
+        let gate = VoteGate::new(started, timing.election_timeout_max, log_at_start);
+        // A closed gate forbids to campaign too; `supervise` lifts this when it opens.
+        raft.runtime_config()
+            .elect(log_at_start == LogAtStart::Empty);
+        let core = Arc::new(Core {
+            id: config.id,
+            cluster: config.cluster,
+            peer: config.peer,
+            timing,
+            patience: config.patience,
+            certificates: config.certificates,
+            started,
+            gate,
+            raft: raft.clone(),
+            links,
+            publication: handles.publication.clone(),
+            health: handles.health.clone(),
+            leases: LeaseBook::new(timing.lease()).into(),
+            leadership: watch::Sender::new(Leadership::default()),
+            recovery: watch::Sender::new(Recovery::Recovering),
+            released: watch::Sender::new(0),
+            heard: None.into(),
+            removed: watch::Sender::new(false),
+            peers: Default::default(),
+            proposals: Semaphore::new(MAX_PROPOSALS),
+            changing: Default::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        raft.run();
+        supervise::start(&core, handles.snapshot_due.clone());
+        Ok(Self {
+            core,
+            storage: Arc::new(handles),
+        })
+    }
+
+    /// The service that peers call, for the node's gRPC server on its Raft address.
+    pub fn raft_server(&self) -> RaftServer<RaftService> {
+        RaftService::server(Arc::clone(&self.core))
+    }
+
+    /// Makes a cluster of this node alone and proposes `first`, which names the cluster and its first member. Running it
+    /// again with the same command is harmless.
+    ///
+    /// # Errors
+    /// When this node already belongs to a cluster with other members, or `first` was not applied in time.
+    pub async fn initialize(
+        &self,
+        first: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, InitError> {
+        let only = BTreeMap::from([(self.core.id.0, self.core.peer.clone())]);
+        match self.core.raft.initialize(only).await {
+            Ok(()) => {}
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                let metrics = self.core.metrics();
+                let nodes: Vec<u64> = metrics
+                    .membership_config
+                    .nodes()
+                    .map(|(id, _)| *id)
+                    .collect();
+                if nodes != [self.core.id.0] {
+                    return Err(InitError::AlreadyMember(self.core.id));
+                }
+            }
+            Err(error) => return Err(InitError::Ended(error.to_string())),
+        }
+        Ok(self.propose(first, deadline).await?)
+    }
+
+    /// What the servers serve; none before recovery has ended. The latest value counts.
+    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.core.publication.snapshots()
+    }
+
+    /// The state with everything that is not for the servers, as this node has it.
+    pub fn state(&self) -> Arc<State> {
+        self.core.publication.states().borrow().state.clone()
+    }
+
+    /// The states as they are published.
+    pub fn states(&self) -> watch::Receiver<AppliedState> {
+        self.core.publication.states()
+    }
+
+    /// This node's standing, and the lease under which it may hold VIPs.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.core.leadership.subscribe()
+    }
+
+    /// Whether the state may be served, and how fresh it is.
+    pub fn recovery(&self) -> watch::Receiver<Recovery> {
+        self.core.recovery.subscribe()
+    }
+
+    /// How the disk is.
+    pub fn health(&self) -> watch::Receiver<health::StorageHealth> {
+        self.storage.health.clone()
+    }
+
+    /// To be called when the VIPs that were held under the lease of `term` are held no longer: a hand-over then need not
+    /// wait for the lease to lapse.
+    pub fn acknowledge_release(&self, term: u64) {
+        self.core.released.send_if_modified(|released| {
+            let news = term > *released;
+            *released = (*released).max(term);
+            news
+        });
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.core.id
+    }
+
+    pub fn cluster(&self) -> &ClusterId {
+        &self.core.cluster
+    }
+
+    /// The leader that this node follows, or itself.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.core.leader()
+    }
+
+    /// Hands leadership over if this node has it, ends consensus on this node and waits for its tasks. What is served
+    /// stays readable.
+    pub async fn shutdown(&self, deadline: Instant) {
+        if self.core.leader() == Some(self.core.id) {
+            let handed = self.core.transfer_here(None, deadline).await;
+            tracing::info!(?handed, "leadership handed over before the stop");
+        }
+        self.core.stop.cancel();
+        if let Err(error) = self.core.raft.shutdown().await {
+            tracing::warn!(%error, "consensus did not end cleanly");
+        }
+        self.core.end_leadership();
+        self.core.tasks.close();
+        self.core.tasks.wait().await;
+    }
+}
+
+/// openraft, set as Pontoon needs it.
+fn raft_config(cluster: &ClusterId, timing: Timing) -> Config {
+    Config {
+        cluster_name: cluster.0.clone(),
+        heartbeat_interval: millis(timing.heartbeat).into(),
+        election_timeout_min: millis(timing.election_timeout_min).into(),
+        election_timeout_max: millis(timing.election_timeout_max).into(),
+        // A node that was cut off must not come back with a higher term and unseat a healthy leader.
+        enable_pre_vote: Some(true),
+        // A restarted leader must not resume with a lease that others no longer honour.
+        enable_leader_restore: Some(false),
+        // Leaving and removing hand leadership over themselves, after the lease has been given up.
+        removed_leader_step_down: StepDownPolicy::Never,
+        // Without it a leader that a connected quorum cannot follow keeps them from electing another (five voters).
+        quorum_loss_probe_interval: Some(u64::from(millis(timing.election_timeout_max)) * 3),
+        // The state machine's store asks for snapshots, by log bytes and count.
+        snapshot_policy: SnapshotPolicy::Never,
+        // What a follower lacks is sent from the log while it is no more than this; else it gets a snapshot.
+        max_in_snapshot_log_to_keep: 5000,
+        max_payload_entries: 512,
+        api_channel_size: Some(MAX_PROPOSALS as u64 * 2),
+        backoff: "20ms, 40ms, 80ms ...250ms".to_owned(),
+        ..Config::default()
+    }
+}
+
+/// Whole milliseconds, as openraft and the peer protocol count.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

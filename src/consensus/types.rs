@@ -8,7 +8,8 @@ use std::{fmt, net::SocketAddr};
 
 use bytes::Bytes;
 
-use crate::state::{State, outcome::Outcome};
+use super::machine_store::MachineStore;
+use crate::state::outcome::Outcome;
 
 openraft::declare_raft_types!(
     /// openraft, as Pontoon uses it.
@@ -21,6 +22,7 @@ openraft::declare_raft_types!(
         AsyncRuntime = openraft::TokioRuntime,
 );
 
+pub type Raft = openraft::Raft<TypeConfig, MachineStore>;
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
@@ -50,14 +52,6 @@ pub struct Peer {
 /// A whole encoded snapshot file (header, compressed body, checksum), as the state machine's store writes and verifies it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SnapshotData(pub Bytes);
-
-/// What the state machine makes public: the state after the entry of index `applied`, which is durable on this node.
-#[derive(Clone, Debug, Default)]
-pub struct Published {
-    /// Index of the last applied log entry, commands or not; 0 before the first.
-    pub applied: u64,
-    pub state: State,
-}
 
 impl fmt::Debug for EncodedCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

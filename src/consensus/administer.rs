@@ -1,0 +1,563 @@
+//! Changing the group: handing leadership over, adding, promoting and removing nodes.
+//!
+//! Every change is made by the leader; other nodes forward to it. All are idempotent, and what a leader leaves half done
+//! the next one finishes (`supervise` follows the state's list of members). Leadership is never handed over bare: the
+//! lease is given up first, and the hand-over waits until nobody relies on it any more.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant, SystemTime},
+};
+
+use openraft::{
+    ChangeMembers, ServerState,
+    async_runtime::watch::WatchReceiver,
+    errors::{ChangeMembershipError, ClientWriteError, RaftError},
+};
+
+use super::{
+    Consensus,
+    core::{Core, Metrics, lock},
+    membership::{Group, MAX_VOTERS, Step},
+    messages::{
+        AdministerRequest, Administered, Change, ChangeRefused, GroupChange, ProposalRefused,
+        Proposed,
+    },
+    network::Rpc,
+    propose::{ProposeError, wait_ms},
+    types::{EncodedCommand, Peer},
+};
+use crate::{
+    model::node::NodeId,
+    state::{
+        command::{Change as StateChange, Command, RequestId, UnixMillis},
+        outcome::{Outcome, RefusalKind},
+    },
+    wire,
+};
+
+/// A node this many entries behind is still fit to lead: it gets them within the hand-over.
+const FIT_LAG: u64 = 1000;
+
+/// How long a hand-over may take once the lease is given up. The others elect somebody soon after if it fails.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
+/// The group was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdministerError {
+    #[error(transparent)]
+    Refused(#[from] ChangeRefused),
+    #[error("no leader took the change in time: {problem}; try again when a majority is up")]
+    NoLeader { problem: String },
+    /// The same command again is harmless and tells.
+    #[error(
+        "the change was begun and has not ended in time: {problem}; run the command again, or look at the status"
+    )]
+    Unfinished { problem: String },
+    #[error("this node changes nothing: {problem}; use another node")]
+    Ended { problem: String },
+}
+
+impl Consensus {
+    /// Hands leadership to `to`, or to the voter that is best off. Returns the leader then.
+    ///
+    /// # Errors
+    /// When that node is not fit to lead.
+    pub async fn transfer(
+        &self,
+        to: Option<NodeId>,
+        deadline: Instant,
+    ) -> Result<NodeId, AdministerError> {
+        let before = self.core.leader();
+        self.core
+            .administer(GroupChange::Transfer { to }, deadline)
+            .await?;
+        let settled = |leader: Option<NodeId>| match to {
+            Some(to) => leader == Some(to),
+            None => leader.is_some() && leader != before,
+        };
+        let leader = self.core.wait_leader(settled, deadline).await;
+        leader.ok_or_else(|| AdministerError::Unfinished {
+            problem: "this node has not heard of the new leader".into(),
+        })
+    }
+
+    /// Lets a node follow the log, without a vote. A node that the state names as a member is added without this.
+    ///
+    /// # Errors
+    /// When the node is known under another address or was removed.
+    pub async fn add_learner(
+        &self,
+        id: NodeId,
+        peer: Peer,
+        deadline: Instant,
+    ) -> Result<Change, AdministerError> {
+        self.core
+            .administer(GroupChange::AddLearner { id, peer }, deadline)
+            .await
+    }
+
+    /// Makes a learner a voter, without waiting until it has proven itself.
+    ///
+    /// # Errors
+    /// When it is no member, silent, or there are enough voters.
+    pub async fn promote(&self, id: NodeId, deadline: Instant) -> Result<Change, AdministerError> {
+        self.core
+            .administer(GroupChange::Promote { id }, deadline)
+            .await
+    }
+
+    /// Removes a node for ever. A leader hands over first.
+    ///
+    /// # Errors
+    /// When it never was a member, or the quorum would be lost.
+    pub async fn remove(&self, id: NodeId, deadline: Instant) -> Result<Change, AdministerError> {
+        self.core
+            .administer(GroupChange::Remove { id }, deadline)
+            .await
+    }
+
+    /// Removes this node for ever.
+    ///
+    /// # Errors
+    /// As `remove`.
+    pub async fn leave(&self, deadline: Instant) -> Result<Change, AdministerError> {
+        let left = self.remove(self.core.id, deadline).await?;
+        self.core.removed.send_replace(true);
+        Ok(left)
+    }
+}
+
+impl Core {
+    /// Has the leader, wherever it is, make a change.
+    pub(super) async fn administer(
+        &self,
+        change: GroupChange,
+        deadline: Instant,
+    ) -> Result<Change, AdministerError> {
+        let mut problem = String::from("no leader is known");
+        loop {
+            if let Some(problem) = self.ended() {
+                return Err(AdministerError::Ended { problem });
+            }
+            let answer = match self.leader() {
+                None => Administered::NotLeading { leader: None },
+                Some(leader) if leader == self.id => {
+                    self.administer_here(change.clone(), deadline).await
+                }
+                Some(leader) => {
+                    let request = AdministerRequest {
+                        change: change.clone(),
+                        wait_ms: wait_ms(deadline),
+                    };
+                    let answer = self.ask(leader, Rpc::Administer, &request, deadline).await;
+                    answer.unwrap_or_else(|error| {
+                        problem = error.to_string();
+                        Administered::NotLeading { leader: None }
+                    })
+                }
+            };
+            match answer {
+                Administered::Done(change) => return Ok(change),
+                Administered::Refused(refused) => return Err(refused.into()),
+                Administered::Unfinished(problem) => {
+                    return Err(AdministerError::Unfinished { problem });
+                }
+                Administered::NotLeading { .. } => {}
+            }
+            if !self.pause(deadline).await {
+                return Err(AdministerError::NoLeader { problem });
+            }
+        }
+    }
+
+    /// Makes a change if this node leads.
+    pub(super) async fn administer_here(
+        &self,
+        change: GroupChange,
+        deadline: Instant,
+    ) -> Administered {
+        let changing = tokio::time::timeout_at(deadline.into(), self.changing.lock()).await;
+        let Ok(_one_at_a_time) = changing else {
+            return Administered::Unfinished("another change of the group is under way".into());
+        };
+        let result = match change {
+            GroupChange::Transfer { to } => self.transfer_here(to, deadline).await,
+            GroupChange::AddLearner { id, peer } => self.add_learner_here(id, peer, deadline).await,
+            GroupChange::Promote { id } => self.promote_here(id, deadline).await,
+            GroupChange::Remove { id } => self.remove_here(id, deadline).await,
+        };
+        match result {
+            Ok(change) => Administered::Done(change),
+            Err(NotDone::NotLeading) => Administered::NotLeading {
+                leader: self.leader(),
+            },
+            Err(NotDone::Refused(refused)) => Administered::Refused(refused),
+            Err(NotDone::Unfinished(problem)) => Administered::Unfinished(problem),
+        }
+    }
+
+    fn leading(&self) -> Result<Metrics, NotDone> {
+        let metrics = self.metrics();
+        let leads =
+            metrics.state == ServerState::Leader && metrics.current_leader == Some(self.id.0);
+        leads.then_some(metrics).ok_or(NotDone::NotLeading)
+    }
+
+    pub(super) async fn transfer_here(
+        &self,
+        to: Option<NodeId>,
+        deadline: Instant,
+    ) -> Result<Change, NotDone> {
+        let metrics = self.leading()?;
+        let to = match to {
+            Some(id) if id == self.id => return Ok(Change::Unneeded),
+            Some(id) => {
+                self.check_successor(&metrics, id)?;
+                id
+            }
+            None => self.successor(&metrics)?,
+        };
+        let term = metrics.current_term;
+        self.give_up_lease(term).await;
+        tracing::info!(%to, term, "handing leadership over");
+        let ended = |fatal: openraft::errors::Fatal<_>| NotDone::Unfinished(fatal.to_string());
+        self.raft
+            .trigger()
+            .transfer_leader(to.0)
+            .await
+            .map_err(ended)?;
+        let until = deadline.min(Instant::now() + HAND_OVER);
+        let leader = self
+            .wait_leader(|leader| leader.is_some_and(|l| l != self.id), until)
+            .await;
+        match leader {
+            Some(leader) if leader == to => Ok(Change::Made),
+            Some(other) => Err(NotDone::Unfinished(format!(
+                "node {other} was elected instead"
+            ))),
+            None => Err(NotDone::Unfinished(format!(
+                "node {to} has not taken over yet"
+            ))),
+        }
+    }
+
+    /// Ends this node's lease in `term` for good, and waits until nothing relies on it: until the VIPs are reported
+    /// released, or the last lease given out has lapsed.
+    async fn give_up_lease(&self, term: u64) {
+        let lapses = lock(&self.leases).abdicate(term);
+        self.observe(&self.metrics());
+        let Some(lapses) = lapses else { return };
+        let mut released = self.released.subscribe();
+        tokio::select! {
+            _ = released.wait_for(|released| *released >= term) => {}
+            () = tokio::time::sleep_until(lapses.into()) => {}
+        }
+    }
+
+    /// The end of everything: no lease, no leader.
+    pub(super) fn end_leadership(&self) {
+        let metrics = self.metrics();
+        lock(&self.leases).abdicate(metrics.current_term);
+        self.leadership.send_modify(|leadership| {
+            leadership.leader = None;
+            leadership.lease_until = None;
+        });
+    }
+
+    fn check_successor(&self, metrics: &Metrics, id: NodeId) -> Result<(), NotDone> {
+        let group = self.group(metrics);
+        if group.learners.contains(&id) {
+            return Err(ChangeRefused::Learner(id).into());
+        }
+        if !group.voters.contains(&id) {
+            return Err(self.no_member(id).into());
+        }
+        if !group.alive.contains(&id) {
+            return Err(ChangeRefused::Silent(id).into());
+        }
+        match lag_of(metrics, id) {
+            Some(lag) if lag <= FIT_LAG => Ok(()),
+            lag => Err(ChangeRefused::Behind {
+                id,
+                lag: lag.or(metrics.last_log_index).unwrap_or(0),
+            }
+            .into()),
+        }
+    }
+
+    /// The voter with the longest log among those that are fit.
+    fn successor(&self, metrics: &Metrics) -> Result<NodeId, NotDone> {
+        let group = self.group(metrics);
+        let others = group
+            .voters
+            .iter()
+            .filter(|id| **id != self.id && group.alive.contains(id));
+        let fit = others
+            .filter_map(|id| Some((lag_of(metrics, *id).filter(|lag| *lag <= FIT_LAG)?, *id)));
+        let best = fit.min().map(|(_, id)| id);
+        best.ok_or_else(|| ChangeRefused::NoSuccessor.into())
+    }
+
+    fn no_member(&self, id: NodeId) -> ChangeRefused {
+        match self.is_retired(id) {
+            true => ChangeRefused::Retired(id),
+            false => ChangeRefused::NotMember(id),
+        }
+    }
+
+    async fn add_learner_here(
+        &self,
+        id: NodeId,
+        peer: Peer,
+        deadline: Instant,
+    ) -> Result<Change, NotDone> {
+        let metrics = self.leading()?;
+        if let Some(known) = metrics.membership_config.get_node(&id.0) {
+            return match *known == peer {
+                true => Ok(Change::Unneeded),
+                false => Err(ChangeRefused::OtherAddress { id }.into()),
+            };
+        }
+        if self.is_retired(id) {
+            return Err(ChangeRefused::Retired(id).into());
+        }
+        let add = ChangeMembers::AddNodes([(id.0, peer)].into());
+        self.change_group(add, deadline).await
+    }
+
+    async fn promote_here(&self, id: NodeId, deadline: Instant) -> Result<Change, NotDone> {
+        let metrics = self.leading()?;
+        let group = self.group(&metrics);
+        if group.voters.contains(&id) {
+            return Ok(Change::Unneeded);
+        }
+        if !group.learners.contains(&id) {
+            return Err(self.no_member(id).into());
+        }
+        if group.voters.len() >= MAX_VOTERS {
+            return Err(ChangeRefused::EnoughVoters(group.voters.len()).into());
+        }
+        if !group.alive.contains(&id) {
+            return Err(ChangeRefused::Silent(id).into());
+        }
+        self.change_group(ChangeMembers::AddVoterIds([id.0].into()), deadline)
+            .await
+    }
+
+    async fn remove_here(&self, id: NodeId, deadline: Instant) -> Result<Change, NotDone> {
+        let metrics = self.leading()?;
+        let group = self.group(&metrics);
+        let in_state = group.members.as_ref().is_some_and(|m| m.contains_key(&id));
+        if !group.contains(id) && !in_state {
+            return match self.is_retired(id) {
+                true => Ok(Change::Unneeded),
+                false => Err(ChangeRefused::NotMember(id).into()),
+            };
+        }
+        group.check_removal(id).map_err(ChangeRefused::from)?;
+        if id == self.id {
+            self.transfer_here(None, deadline).await?;
+            // The next leader removes this node; whoever asked asks it.
+            return Err(NotDone::NotLeading);
+        }
+        self.retire(id, deadline).await?;
+        if group.contains(id) {
+            self.change_group(removal(&group, id), deadline).await?;
+        }
+        Ok(Change::Made)
+    }
+
+    /// Ends a member in the state, so that its id is never used again and its removal is finished whoever leads.
+    async fn retire(&self, id: NodeId, deadline: Instant) -> Result<(), NotDone> {
+        let command = Command {
+            request: RequestId(rand::random()),
+            born: self.publication.states().borrow().state.snapshot().revision,
+            proposed_at: UnixMillis(unix_millis()),
+            author: format!("node-{}", self.id),
+            preconditions: Vec::new(),
+            changes: vec![StateChange::RetireMember { id }],
+        };
+        let encoded = EncodedCommand(wire::command::encode(&command));
+        match self.propose_here(encoded, deadline).await {
+            Proposed::Done {
+                outcome: Outcome::Refused(refusal),
+                ..
+            } if refusal.kind != RefusalKind::NotFound => {
+                Err(NotDone::Unfinished(refusal.to_string()))
+            }
+            Proposed::Done { .. } => Ok(()),
+            Proposed::NotTaken { .. } => Err(NotDone::NotLeading),
+            Proposed::Refused(refused) => Err(NotDone::Unfinished(refused.to_string())),
+            Proposed::Perhaps(problem) => Err(NotDone::Unfinished(problem)),
+        }
+    }
+
+    /// Changes openraft's membership, waiting for one that is under way to end.
+    async fn change_group(
+        &self,
+        change: ChangeMembers<u64, Peer>,
+        deadline: Instant,
+    ) -> Result<Change, NotDone> {
+        loop {
+            let changing = self.raft.change_membership(change.clone(), false);
+            let result = tokio::time::timeout_at(deadline.into(), changing).await;
+            let error = match result {
+                Err(_) => return Err(NotDone::Unfinished("it was not committed in time".into())),
+                Ok(Ok(_)) => return Ok(Change::Made),
+                Ok(Err(error)) => error,
+            };
+            match error {
+                RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+                    return Err(NotDone::NotLeading);
+                }
+                RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_)
+                    | ChangeMembershipError::UncommittedLeaderLog(_),
+                )) => {
+                    if !self.pause(deadline).await {
+                        return Err(NotDone::Unfinished(
+                            "another change of the group is under way".into(),
+                        ));
+                    }
+                }
+                error => return Err(NotDone::Unfinished(error.to_string())),
+            }
+        }
+    }
+
+    /// Takes one step towards the state's list of members.
+    pub(super) async fn take_step(
+        &self,
+        step: Step,
+        group: &Group,
+        deadline: Instant,
+    ) -> Result<Change, NotDone> {
+        let _one_at_a_time = self.changing.lock().await;
+        self.leading()?;
+        tracing::info!(?step, "changing the group");
+        match step {
+            // An empty change turns a half-done one into its end.
+            Step::Finish => {
+                self.change_group(ChangeMembers::AddVoterIds(BTreeSet::new()), deadline)
+                    .await
+            }
+            Step::StepAside => self.transfer_here(None, deadline).await,
+            Step::Remove(id) => {
+                group.check_removal(id).map_err(ChangeRefused::from)?;
+                self.change_group(removal(group, id), deadline).await
+            }
+            Step::AddLearner(id, peer) => self.add_learner_here(id, peer, deadline).await,
+            Step::Promote(id) => self.promote_here(id, deadline).await,
+        }
+    }
+
+    /// The group as openraft and the state report it.
+    pub(super) fn group(&self, metrics: &Metrics) -> Group {
+        let membership = metrics.membership_config.membership();
+        let configs = membership.get_joint_config();
+        let voters: BTreeSet<NodeId> = configs
+            .last()
+            .into_iter()
+            .flatten()
+            .copied()
+            .map(NodeId)
+            .collect();
+        let nodes = membership.nodes().map(|(id, _)| NodeId(*id));
+        Group {
+            learners: nodes.filter(|id| !voters.contains(id)).collect(),
+            voters,
+            joint: configs.len() > 1,
+            members: self.members(),
+            alive: self.alive(metrics),
+            ready_since: Default::default(),
+        }
+    }
+
+    /// Waits until the leader this node follows satisfies `settled`.
+    pub(super) async fn wait_leader(
+        &self,
+        settled: impl Fn(Option<NodeId>) -> bool,
+        deadline: Instant,
+    ) -> Option<NodeId> {
+        let mut metrics = self.raft.metrics();
+        let wait = async {
+            loop {
+                let leader = metrics.borrow_watched().current_leader.map(NodeId);
+                if settled(leader) {
+                    return leader;
+                }
+                if metrics.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        tokio::time::timeout_at(deadline.into(), wait)
+            .await
+            .ok()
+            .flatten()
+    }
+}
+
+/// How openraft is told to let a node go.
+fn removal(group: &Group, id: NodeId) -> ChangeMembers<u64, Peer> {
+    match group.voters.contains(&id) {
+        true => ChangeMembers::RemoveVoters([id.0].into()),
+        false => ChangeMembers::RemoveNodes([id.0].into()),
+    }
+}
+
+/// Entries a follower is behind; none while it is not known.
+pub(super) fn lag_of(metrics: &Metrics, id: NodeId) -> Option<u64> {
+    if id.0 == metrics.id {
+        return Some(0);
+    }
+    let matched = metrics
+        .replication
+        .as_ref()?
+        .iter()
+        .find(|(node, _)| *node == &id.0)?
+        .1;
+    let matched = matched.as_ref().map_or(0, |id| id.index);
+    Some(metrics.last_log_index?.saturating_sub(matched))
+}
+
+fn unix_millis() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.ok()
+        .and_then(|now| u64::try_from(now.as_millis()).ok())
+        .unwrap_or(0)
+}
+
+/// Why a change was not made by this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotDone {
+    NotLeading,
+    Refused(ChangeRefused),
+    Unfinished(String),
+}
+
+impl From<ChangeRefused> for NotDone {
+    fn from(refused: ChangeRefused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<ProposalRefused> for AdministerError {
+    fn from(refused: ProposalRefused) -> Self {
+        Self::Unfinished {
+            problem: refused.to_string(),
+        }
+    }
+}
+
+impl From<ProposeError> for AdministerError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NoLeader { problem } => Self::NoLeader { problem },
+            ProposeError::Unknown { problem } => Self::Unfinished { problem },
+            ProposeError::Refused(refused) => refused.into(),
+            ProposeError::Ended { problem } => Self::Ended { problem },
+        }
+    }
+}

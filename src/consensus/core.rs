@@ -1,0 +1,514 @@
+//! What every part of the handle shares, and the parts of it that both local callers and peers use: proposing to this
+//! node's openraft, the read index, the node's report about itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use openraft::{
+    RaftMetrics, ReadPolicy, ServerState, TokioInstant,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, LinearizableReadError, RaftError},
+};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Timing,
+    gate::VoteGate,
+    health::StorageHealth,
+    leadership::{LeaseBook, Standing},
+    messages::{LowSpace, NodeState, PeerReport, ProposalRefused, Proposed, ReadIndex},
+    network::{PeerLinks, Target},
+    publication::Publication,
+    recovery::{Patience, Recovery},
+    service::Certificates,
+    types::{EncodedCommand, Peer, Raft, TypeConfig},
+};
+use crate::model::{
+    leadership::Leadership,
+    node::{ClusterId, NodeId},
+};
+
+/// Commands that may wait for their commit at one time on this node.
+pub const MAX_PROPOSALS: usize = 4096;
+
+/// Largest command in the log, in bytes, after compression.
+pub const COMMAND_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Pause before a proposal or a read that found no leader is tried again, when nothing tells of one earlier.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Reports of peers and state hashes that are compared.
+pub(super) type Metrics = RaftMetrics<TypeConfig>;
+
+/// This node's part of the group.
+pub struct Core {
+    pub id: NodeId,
+    pub cluster: ClusterId,
+    pub peer: Peer,
+    pub timing: Timing,
+    pub patience: Patience,
+    pub certificates: Certificates,
+    pub started: Instant,
+    pub gate: VoteGate,
+    pub raft: Raft,
+    pub links: Arc<PeerLinks>,
+    pub publication: Publication,
+    pub health: watch::Receiver<StorageHealth>,
+    pub(super) leases: Mutex<LeaseBook>,
+    pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) recovery: watch::Sender<Recovery>,
+    /// The last term for which the VIP reported that it holds nothing any more.
+    pub(super) released: watch::Sender<u64>,
+    pub(super) heard: Mutex<Option<Instant>>,
+    /// Set when a peer said, or the state says, that this node was removed.
+    pub(super) removed: watch::Sender<bool>,
+    pub(super) peers: Mutex<Peers>,
+    pub(super) proposals: Semaphore,
+    /// One change of the group at a time on this node.
+    pub(super) changing: tokio::sync::Mutex<()>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// What the peers last said of themselves, and what came of comparing it.
+#[derive(Debug, Default)]
+pub struct Peers {
+    pub reports: BTreeMap<NodeId, Heard>,
+    /// Hashes of this node's own state at the indexes at which it looked, the newest last.
+    pub own_hashes: std::collections::VecDeque<(u64, [u8; 16])>,
+    /// Nodes whose state differed from ours at the same index, and that index.
+    pub diverged: BTreeMap<NodeId, u64>,
+}
+
+/// A peer's last answer.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub report: Option<PeerReport>,
+    /// When the last answer came.
+    pub at: Option<Instant>,
+    /// Why the last question brought none.
+    pub problem: Option<String>,
+}
+
+impl Core {
+    pub(super) fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// A leader spoke just now.
+    pub(super) fn heard_leader(&self) {
+        *lock(&self.heard) = Some(Instant::now());
+    }
+
+    pub(super) fn standing(&self, metrics: &Metrics) -> Standing {
+        standing(metrics, self.health.borrow().failure.is_none())
+    }
+
+    /// Brings the leadership signal up to date with what openraft reports.
+    pub(super) fn observe(&self, metrics: &Metrics) {
+        let standing = self.standing(metrics);
+        let mut leases = lock(&self.leases);
+        let seen = leases.observe(&standing, Instant::now());
+        // Sent under the lock: a signal must not overtake an abdication.
+        self.leadership.send_if_modified(|last| {
+            let news = *last != seen;
+            *last = seen;
+            news
+        });
+    }
+
+    /// The peer to ask for what only a leader can do; none while no leader is known, or this node is it.
+    pub(super) fn target_of(&self, id: NodeId) -> Option<Target> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let address = metrics
+            .membership_config
+            .get_node(&id.0)
+            .map(|peer| peer.raft_address);
+        let address = address.or_else(|| self.members()?.get(&id).map(|peer| peer.raft_address));
+        Some(Target {
+            id,
+            address: address?,
+        })
+    }
+
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.running_state {
+            Ok(()) => metrics.current_leader.map(NodeId),
+            Err(_) => None,
+        }
+    }
+
+    /// Members by the replicated state; none while it names none.
+    pub(super) fn members(&self) -> Option<BTreeMap<NodeId, Peer>> {
+        let states = self.publication.states();
+        let state = states.borrow().state.clone();
+        super::roster::members(&state)
+    }
+
+    /// Whether `id` was a member and is one no longer. A node that the Raft group still counts is heard until the group
+    /// has let it go.
+    pub(super) fn is_retired(&self, id: NodeId) -> bool {
+        let states = self.publication.states();
+        let state = states.borrow().state.clone();
+        if !state.is_retired(id) {
+            return false;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_node(&id.0).is_none()
+    }
+
+    /// Ids of the nodes a leader heard from within the last second, itself included.
+    pub(super) fn alive(&self, metrics: &Metrics) -> BTreeSet<NodeId> {
+        const LATELY: Duration = Duration::from_secs(1);
+        let heartbeats = metrics.heartbeat.iter().flatten();
+        let lately = |at: &Instant| at.elapsed() < LATELY;
+        heartbeats
+            .filter(|(_, at)| {
+                at.map(|at| instant(at.into_inner()))
+                    .as_ref()
+                    .is_some_and(lately)
+            })
+            .map(|(id, _)| NodeId(*id))
+            .chain([self.id])
+            .collect()
+    }
+
+    /// Waits until the state after log entry `index` is durable here and given to the servers.
+    pub(super) async fn wait_applied(
+        &self,
+        index: u64,
+        deadline: Instant,
+    ) -> Result<(), NotInTime> {
+        let mut states = self.publication.states();
+        let mut snapshots = self.publication.snapshots();
+        let wait = async {
+            let revision = {
+                let reached = |applied: &super::publication::AppliedState| {
+                    applied.log_id.is_some_and(|id| id.index >= index)
+                };
+                let applied = states.wait_for(reached).await.map_err(|_| NotInTime)?;
+                applied.state.snapshot().revision
+            };
+            let served = |snapshot: &Option<Arc<crate::model::snapshot::Snapshot>>| {
+                snapshot.as_ref().is_none_or(|s| s.revision >= revision)
+            };
+            snapshots.wait_for(served).await.map_err(|_| NotInTime)?;
+            Ok(())
+        };
+        let stopped = self.stop.cancelled();
+        tokio::select! {
+            done = tokio::time::timeout_at(deadline.into(), wait) => done.unwrap_or(Err(NotInTime)),
+            () = stopped => Err(NotInTime),
+        }
+    }
+
+    /// Puts a command into the log if this node leads, and waits for it to be applied.
+    pub(super) async fn propose_here(
+        &self,
+        command: EncodedCommand,
+        deadline: Instant,
+    ) -> Proposed {
+        if command.0.len() > COMMAND_LIMIT {
+            return Proposed::Refused(ProposalRefused::TooLarge {
+                bytes: command.0.len(),
+                limit: COMMAND_LIMIT,
+            });
+        }
+        if self.leader() != Some(self.id) {
+            return Proposed::NotTaken {
+                leader: self.leader(),
+            };
+        }
+        if let Some(refused) = self.short_of_space() {
+            return Proposed::Refused(refused);
+        }
+        let Ok(_permit) = self.proposals.try_acquire() else {
+            return Proposed::Refused(ProposalRefused::Overloaded {
+                in_flight: MAX_PROPOSALS,
+            });
+        };
+        let write = self.raft.client_write(command);
+        match tokio::time::timeout_at(deadline.into(), write).await {
+            Err(_) => Proposed::Perhaps("it was not committed in time".into()),
+            Ok(Ok(written)) => match written.data.0 {
+                Some(outcome) => Proposed::Done {
+                    index: written.log_id.index,
+                    outcome,
+                },
+                None => Proposed::Perhaps("the log entry held no command".into()),
+            },
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Proposed::NotTaken {
+                    leader: forward.leader_id.map(NodeId),
+                }
+            }
+            Ok(Err(error)) => Proposed::Perhaps(error.to_string()),
+        }
+    }
+
+    /// The first voter whose disk is too full for new entries.
+    fn short_of_space(&self) -> Option<ProposalRefused> {
+        let refused = |node, low: LowSpace| ProposalRefused::LowSpace {
+            node,
+            free_bytes: low.free_bytes,
+            watermark: low.watermark,
+        };
+        if let Some(low) = self.own_low_space() {
+            return Some(refused(self.id, low));
+        }
+        let metrics = self.raft.metrics();
+        let voters: Vec<u64> = metrics
+            .borrow_watched()
+            .membership_config
+            .voter_ids()
+            .collect();
+        let peers = lock(&self.peers);
+        voters.into_iter().map(NodeId).find_map(|id| {
+            let report = peers.reports.get(&id)?.report.as_ref()?;
+            report.low_space.map(|low| refused(id, low))
+        })
+    }
+
+    fn own_low_space(&self) -> Option<LowSpace> {
+        let health = self.health.borrow();
+        let free_bytes = health.free_bytes?;
+        health.low_space().then_some(LowSpace {
+            free_bytes,
+            watermark: health.watermark,
+        })
+    }
+
+    /// The index that a linearizable read waits for, if this node leads.
+    pub(super) async fn read_index_here(&self, deadline: Instant) -> ReadIndex {
+        let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match tokio::time::timeout_at(deadline.into(), linearizer).await {
+            Ok(Ok(linearizer)) => ReadIndex::Index(linearizer.read_log_id().index()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                ReadIndex::NotLeading {
+                    leader: forward.leader_id.map(NodeId),
+                }
+            }
+            _ => ReadIndex::NotLeading { leader: None },
+        }
+    }
+
+    /// What this node says of itself.
+    pub(super) fn report(&self) -> PeerReport {
+        let metrics = self.metrics();
+        let states = self.publication.states();
+        let applied = states.borrow().clone();
+        let index = applied.log_id.map_or(0, |id| id.index);
+        let hash = applied.state.hash();
+        lock(&self.peers).note_own(index, hash);
+        let recovery = *self.recovery.borrow();
+        PeerReport {
+            id: self.id,
+            term: metrics.current_term,
+            leader: self.leader(),
+            state: self.state(&metrics, recovery),
+            applied: index,
+            revision: applied.state.snapshot().revision,
+            state_hash: hash,
+            stale: recovery == Recovery::Stale,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            problem: self.problem(&metrics, recovery),
+            low_space: self.own_low_space(),
+        }
+    }
+
+    fn state(&self, metrics: &Metrics, recovery: Recovery) -> NodeState {
+        if self.health.borrow().failure.is_some() || metrics.running_state.is_err() {
+            return NodeState::Failed;
+        }
+        match recovery {
+            Recovery::Recovering => return NodeState::Starting,
+            Recovery::Stopped(_) => return NodeState::Failed,
+            Recovery::Current | Recovery::Stale => {}
+        }
+        match metrics.state {
+            ServerState::Leader => NodeState::Leader,
+            ServerState::Follower => NodeState::Follower,
+            ServerState::Candidate => NodeState::Candidate,
+            ServerState::Learner => NodeState::Learner,
+            ServerState::Shutdown => NodeState::Failed,
+        }
+    }
+
+    pub(super) fn problem(&self, metrics: &Metrics, recovery: Recovery) -> Option<String> {
+        let health = self.health.borrow();
+        if let Some(failure) = &health.failure {
+            return Some(format!(
+                "storage failed, the node left consensus and goes on serving: {failure}; make space or replace the disk, then restart the node"
+            ));
+        }
+        if let Recovery::Stopped(reason) = recovery {
+            return Some(reason.to_string());
+        }
+        if let Err(fatal) = &metrics.running_state {
+            return Some(format!("consensus has ended: {fatal}; restart the node"));
+        }
+        health.low_space().then(|| {
+            format!(
+                "{} bytes free, below the watermark of {}: proposals are refused",
+                health.free_bytes.unwrap_or(0),
+                health.watermark
+            )
+        })
+    }
+}
+
+impl Peers {
+    /// State hashes of this node that are kept for comparing.
+    const KEPT: usize = 64;
+
+    pub fn note_own(&mut self, index: u64, hash: [u8; 16]) {
+        if self
+            .own_hashes
+            .back()
+            .is_some_and(|(last, _)| *last == index)
+        {
+            return;
+        }
+        self.own_hashes.push_back((index, hash));
+        while self.own_hashes.len() > Self::KEPT {
+            self.own_hashes.pop_front();
+        }
+    }
+
+    /// Takes in a peer's answer and compares its state with ours where both looked at the same index.
+    pub fn note_report(&mut self, report: PeerReport, now: Instant) {
+        let (id, index, hash) = (report.id, report.applied, report.state_hash);
+        let ours = self.own_hashes.iter().find(|(at, _)| *at == index);
+        if let Some((_, ours)) = ours {
+            if *ours == hash {
+                self.diverged.remove(&id);
+            } else if self.diverged.insert(id, index).is_none() {
+                tracing::error!(node = %id, index, "the state of this node differs from ours at the same log index");
+            }
+        }
+        let heard = Heard {
+            report: Some(report),
+            at: Some(now),
+            problem: None,
+        };
+        self.reports.insert(id, heard);
+    }
+
+    /// The last question brought no answer.
+    pub fn note_silence(&mut self, id: NodeId, problem: String) {
+        let heard = self.reports.entry(id).or_insert(Heard {
+            report: None,
+            at: None,
+            problem: None,
+        });
+        heard.problem = Some(problem);
+    }
+}
+
+/// A wait ended without what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotInTime;
+
+/// What matters of openraft's report for the lease.
+pub(super) fn standing(metrics: &Metrics, storage_good: bool) -> Standing {
+    let me = metrics.id;
+    let configs = metrics.membership_config.get_joint_config();
+    Standing {
+        term: metrics.current_term,
+        leader: metrics.current_leader.map(NodeId),
+        leading: metrics.state == ServerState::Leader
+            && metrics.current_leader == Some(me)
+            && metrics.vote.is_committed()
+            && metrics.vote.leader_id().term == metrics.current_term,
+        committed_term: metrics
+            .local_committed
+            .map(|id| id.committed_leader_id().term),
+        quorum_acked: metrics.last_quorum_acked.map(|at| instant(at.into_inner())),
+        sole_voter: configs.len() == 1
+            && configs
+                .iter()
+                .all(|voters| voters.len() == 1 && voters.contains(&me)),
+        running: storage_good && metrics.running_state.is_ok(),
+    }
+}
+
+/// An instant of openraft's runtime on the standard clock, rounded down. Both count the same monotonic clock, and openraft
+/// gives out only differences; the standard reading of the anchor is taken first, so that nothing comes out later than it was.
+fn instant(at: TokioInstant) -> Instant {
+    static ANCHOR: LazyLock<(Instant, TokioInstant)> =
+        LazyLock::new(|| (Instant::now(), <TokioInstant as openraft::Instant>::now()));
+    let (standard, theirs) = *ANCHOR;
+    match at >= theirs {
+        true => standard + (at - theirs),
+        false => standard.checked_sub(theirs - at).unwrap_or(standard),
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(id: u64, applied: u64, hash: u8) -> PeerReport {
+        PeerReport {
+            id: NodeId(id),
+            term: 1,
+            leader: None,
+            state: NodeState::Follower,
+            applied,
+            revision: applied,
+            state_hash: [hash; 16],
+            stale: false,
+            pid: 1,
+            version: String::new(),
+            problem: None,
+            low_space: None,
+        }
+    }
+
+    #[test]
+    fn states_are_compared_only_at_the_same_index() {
+        let now = Instant::now();
+        let mut peers = Peers::default();
+        peers.note_own(10, [1; 16]);
+        peers.note_own(20, [2; 16]);
+        peers.note_report(report(2, 10, 1), now);
+        peers.note_report(report(3, 15, 9), now);
+        assert!(peers.diverged.is_empty());
+        peers.note_report(report(3, 20, 9), now);
+        assert_eq!(peers.diverged, BTreeMap::from([(NodeId(3), 20)]));
+        peers.note_report(report(3, 20, 2), now);
+        assert!(peers.diverged.is_empty());
+    }
+
+    #[test]
+    fn kept_hashes_are_bounded() {
+        let mut peers = Peers::default();
+        for index in 0..1000 {
+            peers.note_own(index, [0; 16]);
+        }
+        assert_eq!(peers.own_hashes.len(), Peers::KEPT);
+        assert_eq!(peers.own_hashes.back().map(|h| h.0), Some(999));
+    }
+
+    #[test]
+    fn a_silent_peer_keeps_its_last_report() {
+        let mut peers = Peers::default();
+        peers.note_report(report(2, 10, 1), Instant::now());
+        peers.note_silence(NodeId(2), "connection refused".into());
+        let heard = &peers.reports[&NodeId(2)];
+        assert!(heard.report.is_some() && heard.problem.is_some());
+    }
+}

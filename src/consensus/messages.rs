@@ -1,0 +1,195 @@
+//! What nodes ask of each other beside the protocol of openraft. Encoded by postcard: a change of shape raises
+//! `network::PROTOCOL`.
+
+use super::{
+    membership::RemovalRefused,
+    types::{EncodedCommand, Peer},
+};
+use crate::{model::node::NodeId, state::outcome::Outcome};
+
+/// A command for the leader.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ProposeRequest {
+    pub command: EncodedCommand,
+    /// How long the sender waits.
+    pub wait_ms: u64,
+}
+
+/// What became of a proposal on the node that took it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Proposed {
+    /// Committed by a majority and applied on that node.
+    Done { index: u64, outcome: Outcome },
+    /// Certainly not in the log: that node does not lead, or may not write now.
+    NotTaken { leader: Option<NodeId> },
+    /// Certainly not in the log, and it is no use to ask again soon.
+    Refused(ProposalRefused),
+    /// Perhaps in the log.
+    Perhaps(String),
+}
+
+/// Why a leader takes no proposal, though it leads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+pub enum ProposalRefused {
+    #[error(
+        "the disk of node {node} has only {free_bytes} bytes free, below its watermark of {watermark}: free some space there"
+    )]
+    LowSpace {
+        node: NodeId,
+        free_bytes: u64,
+        watermark: u64,
+    },
+    #[error(
+        "{in_flight} commands are being written already: send fewer at once, or try again later"
+    )]
+    Overloaded { in_flight: usize },
+    #[error("the command takes {bytes} bytes in the log, more than the limit of {limit}: split it")]
+    TooLarge { bytes: usize, limit: usize },
+}
+
+/// Asks for the index that a linearizable read waits for.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ReadIndexRequest {
+    pub wait_ms: u64,
+}
+
+/// The answer to it.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub enum ReadIndex {
+    /// Everything acknowledged before the question lies at or below this index.
+    Index(u64),
+    /// That node does not lead, or cannot tell.
+    NotLeading { leader: Option<NodeId> },
+}
+
+/// Asks the leader to change the group.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct AdministerRequest {
+    pub change: GroupChange,
+    pub wait_ms: u64,
+}
+
+/// A change of the group.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum GroupChange {
+    /// None: the best voter is chosen.
+    Transfer {
+        to: Option<NodeId>,
+    },
+    AddLearner {
+        id: NodeId,
+        peer: Peer,
+    },
+    Promote {
+        id: NodeId,
+    },
+    Remove {
+        id: NodeId,
+    },
+}
+
+/// How a change of the group ended.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Administered {
+    Done(Change),
+    /// Not this node's business: it does not lead.
+    NotLeading {
+        leader: Option<NodeId>,
+    },
+    Refused(ChangeRefused),
+    /// Begun, not finished in time. The leader goes on with it.
+    Unfinished(String),
+}
+
+/// Whether anything had to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Change {
+    Made,
+    /// It was so before.
+    Unneeded,
+}
+
+/// Why the group is not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+pub enum ChangeRefused {
+    #[error("node {0} is no member")]
+    NotMember(NodeId),
+    #[error("node {0} was removed from the cluster, and ids are never used again: join it anew")]
+    Retired(NodeId),
+    #[error("node {0} is a learner: promote it first")]
+    Learner(NodeId),
+    #[error("node {0} has not answered lately: start it, or choose another")]
+    Silent(NodeId),
+    #[error("node {id} is {lag} log entries behind: wait until it has caught up")]
+    Behind { id: NodeId, lag: u64 },
+    #[error("there is no other voter that answers and has caught up")]
+    NoSuccessor,
+    #[error(
+        "there are {0} voters already, which is the limit; node stays a learner, which serves all the same"
+    )]
+    EnoughVoters(usize),
+    #[error(
+        "node {id} is a member under another address; an address is changed by removing and joining"
+    )]
+    OtherAddress { id: NodeId },
+    #[error(transparent)]
+    Quorum(#[from] RemovalRefused),
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PeerReport {
+    pub id: NodeId,
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    pub state: NodeState,
+    /// Log index applied and durable there.
+    pub applied: u64,
+    pub revision: u64,
+    /// Hash of the state after `applied`.
+    pub state_hash: [u8; 16],
+    pub stale: bool,
+    pub pid: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Why it is not well.
+    pub problem: Option<String>,
+    pub low_space: Option<LowSpace>,
+}
+
+/// A disk with too little space for new entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LowSpace {
+    pub free_bytes: u64,
+    pub watermark: u64,
+}
+
+/// What a node does in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum NodeState {
+    Leader,
+    Follower,
+    Candidate,
+    Learner,
+    /// It has not recovered its state yet.
+    Starting,
+    /// Its disk failed, or it may serve no longer.
+    Failed,
+    /// It did not answer.
+    Unreachable,
+}
+
+impl NodeState {
+    /// The word in status and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+            Self::Starting => "starting",
+            Self::Failed => "failed",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Proposing and reading on any node.
+//!
+//! A command goes to whoever leads, again and again under the same request id until its deadline; the state machine
+//! applies it once. Whoever asked is told *done* with the outcome only after the command was applied and published on
+//! this node. A failure is claimed only where it is certain that the command is in no log; in doubt the end is *unknown*.
+
+use std::time::{Duration, Instant};
+
+use openraft::async_runtime::watch::WatchReceiver;
+
+use super::{
+    Consensus,
+    core::{Core, RETRY_PAUSE},
+    messages::{ProposalRefused, ProposeRequest, Proposed, ReadIndex, ReadIndexRequest},
+    network::{CallError, Rpc},
+    types::EncodedCommand,
+};
+use crate::{
+    model::node::NodeId,
+    state::{command::Command, outcome::Outcome},
+    wire,
+};
+
+/// Added to the wait of a forwarded call, so that the leader's own answer comes before ours is given up.
+const FORWARD_MARGIN: Duration = Duration::from_millis(50);
+
+/// A proposal brought no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Certainly nothing was written.
+    #[error(
+        "no leader took the command in time: {problem}; nothing was changed, try again when a majority is up"
+    )]
+    NoLeader { problem: String },
+    /// It may have been written, or be written later. A retry under the same request id tells.
+    #[error(
+        "the outcome is unknown: {problem}; ask again with the same request id, or read what is there"
+    )]
+    Unknown { problem: String },
+    /// Certainly nothing was written.
+    #[error(transparent)]
+    Refused(#[from] ProposalRefused),
+    /// Consensus has ended on this node. Certainly nothing was written.
+    #[error("this node takes no writes: {problem}; use another node")]
+    Ended { problem: String },
+}
+
+/// A linearizable read cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error(
+        "no leader confirmed the read in time: {problem}; read with local consistency, or try again"
+    )]
+    NoLeader { problem: String },
+    #[error(
+        "this node has not applied the log up to entry {index} in time; try again, or ask another node"
+    )]
+    Behind { index: u64 },
+    #[error(
+        "consensus has ended on this node: {problem}; use another node, or read with local consistency"
+    )]
+    Ended { problem: String },
+}
+
+impl Consensus {
+    /// Commits `command` and waits until this node has applied it. May be called on any node, and again with the same
+    /// command: its request id is applied once.
+    ///
+    /// # Errors
+    /// Only `Unknown` leaves open whether the command was, or will be, applied.
+    pub async fn propose(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, ProposeError> {
+        let encoded = EncodedCommand(wire::command::encode(&command));
+        self.core.propose(encoded, deadline).await
+    }
+
+    /// Waits until this node shows everything that was acknowledged anywhere before the call, and returns the revision of
+    /// its state then.
+    ///
+    /// # Errors
+    /// When no leader confirms it, or this node does not catch up, before `deadline`.
+    pub async fn read_revision(&self, deadline: Instant) -> Result<u64, ReadError> {
+        self.core.read_barrier(deadline).await?;
+        Ok(self.state().snapshot().revision)
+    }
+}
+
+impl Core {
+    pub(super) async fn propose(
+        &self,
+        command: EncodedCommand,
+        deadline: Instant,
+    ) -> Result<Outcome, ProposeError> {
+        // Why an earlier attempt may have got into the log.
+        let mut perhaps: Option<String> = None;
+        let mut problem = String::from("no leader is known");
+        loop {
+            if let Some(ended) = self.ended() {
+                return Err(match perhaps {
+                    Some(problem) => ProposeError::Unknown { problem },
+                    None => ProposeError::Ended { problem: ended },
+                });
+            }
+            match self.propose_once(&command, deadline).await {
+                Proposed::Done { index, outcome } => {
+                    let applied = self.wait_applied(index, deadline).await;
+                    return applied
+                        .map(|()| outcome)
+                        .map_err(|_| ProposeError::Unknown {
+                            problem: format!(
+                                "entry {index} is committed, but not applied on this node yet"
+                            ),
+                        });
+                }
+                Proposed::Refused(refused) => {
+                    return Err(match perhaps {
+                        Some(problem) => ProposeError::Unknown { problem },
+                        None => refused.into(),
+                    });
+                }
+                Proposed::NotTaken { leader: None } => {}
+                Proposed::NotTaken { leader: Some(id) } => {
+                    problem = format!("node {id} did not take it");
+                }
+                Proposed::Perhaps(why) => perhaps = Some(why),
+            }
+            if !self.pause(deadline).await {
+                return Err(match perhaps {
+                    Some(problem) => ProposeError::Unknown { problem },
+                    None => ProposeError::NoLeader { problem },
+                });
+            }
+        }
+    }
+
+    /// One attempt, here or at the leader. It ends early when another node comes to lead.
+    async fn propose_once(&self, command: &EncodedCommand, deadline: Instant) -> Proposed {
+        let Some(leader) = self.leader() else {
+            return Proposed::NotTaken { leader: None };
+        };
+        let attempt = async {
+            if leader == self.id {
+                return self.propose_here(command.clone(), deadline).await;
+            }
+            let request = ProposeRequest {
+                command: command.clone(),
+                wait_ms: wait_ms(deadline),
+            };
+            match self.ask(leader, Rpc::Propose, &request, deadline).await {
+                Ok(proposed) => proposed,
+                Err(error) => unanswered(leader, &error),
+            }
+        };
+        tokio::select! {
+            proposed = attempt => proposed,
+            // Dropping the attempt loses no more than its answer; the retry carries the same request id.
+            () = self.leader_other_than(leader) => {
+                Proposed::Perhaps(format!("node {leader} led no longer before it answered"))
+            }
+        }
+    }
+
+    /// Waits until all that was acknowledged before the call is applied and published here.
+    pub(super) async fn read_barrier(&self, deadline: Instant) -> Result<u64, ReadError> {
+        loop {
+            if let Some(problem) = self.ended() {
+                return Err(ReadError::Ended { problem });
+            }
+            if let Some(index) = self.read_index_once(deadline).await {
+                let applied = self.wait_applied(index, deadline).await;
+                return applied
+                    .map(|()| index)
+                    .map_err(|_| ReadError::Behind { index });
+            }
+            if !self.pause(deadline).await {
+                let problem = match self.leader() {
+                    None => "no leader is known".to_owned(),
+                    Some(id) => format!("node {id} could not confirm that it leads"),
+                };
+                return Err(ReadError::NoLeader { problem });
+            }
+        }
+    }
+
+    async fn read_index_once(&self, deadline: Instant) -> Option<u64> {
+        let leader = self.leader()?;
+        let attempt = async {
+            if leader == self.id {
+                return self.read_index_here(deadline).await;
+            }
+            let request = ReadIndexRequest {
+                wait_ms: wait_ms(deadline),
+            };
+            let answer = self.ask(leader, Rpc::ReadIndex, &request, deadline).await;
+            answer.unwrap_or(ReadIndex::NotLeading { leader: None })
+        };
+        let answer = tokio::select! {
+            answer = attempt => answer,
+            // A read has no effect to lose.
+            () = self.leader_other_than(leader) => return None,
+        };
+        match answer {
+            ReadIndex::Index(index) => Some(index),
+            ReadIndex::NotLeading { .. } => None,
+        }
+    }
+
+    pub(super) async fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
+        &self,
+        to: NodeId,
+        rpc: Rpc,
+        request: &Q,
+        deadline: Instant,
+    ) -> Result<A, CallError> {
+        let target = self.target_of(to).ok_or_else(|| CallError::Unreached {
+            to,
+            address: ([0, 0, 0, 0], 0).into(),
+            problem: "its address is not known".into(),
+        })?;
+        let left = deadline.saturating_duration_since(Instant::now()) + FORWARD_MARGIN;
+        self.links.call(target, rpc, request, left).await
+    }
+
+    /// Ends when somebody else is seen to lead. Losing sight of the leader is not enough: it may still answer.
+    async fn leader_other_than(&self, leader: NodeId) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let now = metrics.borrow_watched().current_leader;
+            if now.is_some_and(|now| now != leader.0) {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                // openraft has ended; the attempt itself will say so.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// A short wait before the next attempt; false when the deadline leaves no time for one.
+    pub(super) async fn pause(&self, deadline: Instant) -> bool {
+        if Instant::now() + RETRY_PAUSE >= deadline {
+            return false;
+        }
+        let before = self.leader();
+        let mut metrics = self.raft.metrics();
+        let news = async {
+            while metrics.changed().await.is_ok() {
+                let now = metrics.borrow_watched().current_leader.map(NodeId);
+                if now.is_some() && now != before {
+                    return;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_PAUSE) => {}
+            () = news => {}
+            () = self.stop.cancelled() => {}
+        }
+        true
+    }
+
+    /// Why this node takes part no longer.
+    pub(super) fn ended(&self) -> Option<String> {
+        if let Some(failure) = &self.health.borrow().failure {
+            return Some(format!("its storage failed: {failure}"));
+        }
+        if self.stop.is_cancelled() {
+            return Some("it is stopping".into());
+        }
+        if *self.removed.borrow() {
+            return Some("it was removed from the cluster".into());
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let running = metrics.running_state.as_ref();
+        running
+            .err()
+            .map(|fatal| format!("consensus has ended: {fatal}"))
+    }
+}
+
+fn unanswered(leader: NodeId, error: &CallError) -> Proposed {
+    match error {
+        CallError::Unreached { .. } | CallError::Refused { .. } => Proposed::NotTaken {
+            leader: Some(leader),
+        },
+        CallError::NoAnswer { .. } => Proposed::Perhaps(error.to_string()),
+    }
+}
+
+pub(super) fn wait_ms(deadline: Instant) -> u64 {
+    let left = deadline.saturating_duration_since(Instant::now());
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_call_that_was_not_seen_counts_as_not_taken() {
+        let (to, address) = (NodeId(2), "127.0.0.1:1".parse().unwrap());
+        let problem = String::from("x");
+        let unreached = CallError::Unreached {
+            to,
+            address,
+            problem: problem.clone(),
+        };
+        let silent = CallError::NoAnswer {
+            to,
+            address,
+            problem: problem.clone(),
+        };
+        let refused = CallError::Refused {
+            to,
+            address,
+            problem,
+            removed: false,
+        };
+        assert!(matches!(
+            unanswered(to, &unreached),
+            Proposed::NotTaken { .. }
+        ));
+        assert!(matches!(
+            unanswered(to, &refused),
+            Proposed::NotTaken { .. }
+        ));
+        assert!(matches!(unanswered(to, &silent), Proposed::Perhaps(_)));
+    }
+}

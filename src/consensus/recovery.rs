@@ -1,0 +1,165 @@
+//! Whether this node's state may be served, and how fresh it is known to be.
+//!
+//! After a start the node waits for a leader to confirm its log. Without one it serves, after a while, what it had itself,
+//! marked stale. A node that has no state yet serves nothing, and one that was removed, or heard no leader for very long,
+//! stops.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+/// How this node's state stands to that of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// Nothing may be served yet.
+    Recovering,
+    /// A leader confirmed the state, and still speaks.
+    Current,
+    /// No leader confirms the state, or none has spoken for a while: newer state may exist.
+    Stale,
+    /// The state may be served no longer.
+    Stopped(StopReason),
+}
+
+/// Why a node has stopped serving for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The cluster has removed this node.
+    Removed,
+    /// No leader was heard for `max_stale`.
+    TooStale,
+}
+
+impl Recovery {
+    /// Whether the state is to be served.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Current | Self::Stale)
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Removed => "this node was removed from the cluster; join it anew under a new id",
+            Self::TooStale => {
+                "no leader was heard for longer than max_stale; reconnect the node to its cluster"
+            }
+        })
+    }
+}
+
+/// The waits of recovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// How long a start waits for a leader, and a running node for a word of it, before the state counts as stale.
+    pub recovery_wait: Duration,
+    /// How long stale state may be served.
+    pub max_stale: Duration,
+}
+
+impl Default for Patience {
+    /// Five seconds cover an election after a power cut of all nodes; a week is what SOA expire values commonly are.
+    fn default() -> Self {
+        Self {
+            recovery_wait: Duration::from_secs(5),
+            max_stale: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// What is known when recovery is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence {
+    pub started: Instant,
+    /// A leader confirmed the log that was found at start, and it has been applied.
+    pub confirmed: bool,
+    /// The node has state of its own.
+    pub has_state: bool,
+    /// When a leader was last heard; for a leader, when a quorum last answered.
+    pub heard: Option<Instant>,
+    pub removed: bool,
+}
+
+/// Judges the state at `now`.
+pub fn judge(evidence: &Evidence, patience: Patience, now: Instant) -> Recovery {
+    if evidence.removed {
+        return Recovery::Stopped(StopReason::Removed);
+    }
+    let heard = evidence.heard.unwrap_or(evidence.started);
+    let silence = now.saturating_duration_since(heard);
+    if evidence.confirmed {
+        return aged(silence, patience);
+    }
+    let waited = now.saturating_duration_since(evidence.started);
+    if !evidence.has_state || waited < patience.recovery_wait {
+        return Recovery::Recovering;
+    }
+    match aged(silence, patience) {
+        Recovery::Stopped(reason) => Recovery::Stopped(reason),
+        _ => Recovery::Stale,
+    }
+}
+
+fn aged(silence: Duration, patience: Patience) -> Recovery {
+    if silence >= patience.max_stale {
+        Recovery::Stopped(StopReason::TooStale)
+    } else if silence >= patience.recovery_wait {
+        Recovery::Stale
+    } else {
+        Recovery::Current
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case() {
+        let start = Instant::now();
+        let patience = Patience {
+            recovery_wait: Duration::from_secs(5),
+            max_stale: Duration::from_secs(100),
+        };
+        let secs = |s| start + Duration::from_secs(s);
+        let stopped = Recovery::Stopped;
+        // (confirmed, has state, heard at, removed, now, verdict)
+        let cases = [
+            (false, true, None, false, 0, Recovery::Recovering),
+            (false, true, None, false, 4, Recovery::Recovering),
+            (false, true, None, false, 5, Recovery::Stale),
+            (false, false, None, false, 5, Recovery::Recovering),
+            (false, false, None, false, 1000, Recovery::Recovering),
+            (false, true, Some(6), false, 7, Recovery::Stale),
+            (false, true, None, false, 100, stopped(StopReason::TooStale)),
+            (true, true, Some(1), false, 2, Recovery::Current),
+            (true, true, Some(1), false, 6, Recovery::Stale),
+            (
+                true,
+                true,
+                Some(1),
+                false,
+                101,
+                stopped(StopReason::TooStale),
+            ),
+            (true, true, Some(90), false, 92, Recovery::Current),
+            (true, true, Some(1), true, 2, stopped(StopReason::Removed)),
+            (false, false, None, true, 0, stopped(StopReason::Removed)),
+        ];
+        for (confirmed, has_state, heard, removed, now, verdict) in cases {
+            let evidence = Evidence {
+                started: start,
+                confirmed,
+                has_state,
+                heard: heard.map(secs),
+                removed,
+            };
+            assert_eq!(
+                judge(&evidence, patience, secs(now)),
+                verdict,
+                "{evidence:?} at {now}"
+            );
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The answering side of the peer links.
+//!
+//! Every call is checked before anything is done with it: the cluster, the intended receiver, the protocol, the sender's
+//! certificate where there is one, whether the sender was removed, and whether it counts time as we do. Votes pass the
+//! gate of `gate.rs`. A refusal says why; it is never an internal error.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use openraft::{
+    errors::Fatal,
+    raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest},
+};
+use pontoon_proto::v1::{
+    RaftMessage,
+    raft_server::{Raft as RaftRpc, RaftServer},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tonic::{Extensions, Request, Response, Status, Streaming};
+
+use super::{
+    core::Core,
+    gate::Gate,
+    messages::{AdministerRequest, ProposeRequest, ReadIndexRequest},
+    network::{Identity, MESSAGE_LIMIT, PROTOCOL, REMOVED_KEY, SNAPSHOT_LIMIT, SnapshotHead},
+    types::{Snapshot, SnapshotData, TypeConfig},
+};
+use crate::{
+    model::node::NodeId,
+    pki::identity::Role,
+    transport::{Peer as Caller, PeerInfo},
+};
+
+/// Bytes reserved at the start of a snapshot's transfer, whatever its head claims.
+const SNAPSHOT_RESERVE: usize = 16 * 1024 * 1024;
+
+/// Answers peers.
+#[derive(Clone)]
+pub struct RaftService {
+    core: Arc<Core>,
+    /// One snapshot is received at a time.
+    receiving: Arc<tokio::sync::Semaphore>,
+}
+
+impl RaftService {
+    pub(super) fn server(core: Arc<Core>) -> RaftServer<Self> {
+        let service = Self {
+            core,
+            receiving: Arc::new(tokio::sync::Semaphore::new(1)),
+        };
+        RaftServer::new(service)
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT)
+    }
+
+    fn admit(&self, extensions: &Extensions, message: &RaftMessage) -> Result<(), Status> {
+        let caller = extensions.get::<PeerInfo>().map(|info| &info.peer);
+        let from = NodeId(message.from);
+        check(message, &self.core.links.me, caller, self.core.certificates)
+            .and_then(|()| match self.core.is_retired(from) {
+                true => Err(Refused::Removed(from)),
+                false => Ok(()),
+            })
+            .map_err(|refused| {
+                tracing::debug!(from = message.from, %refused, "peer call refused");
+                refused.into()
+            })
+    }
+
+    /// Checks a call and reads its payload.
+    fn open<T: DeserializeOwned>(&self, request: Request<RaftMessage>) -> Result<T, Status> {
+        let (_, extensions, message) = request.into_parts();
+        self.admit(&extensions, &message)?;
+        read(&message.payload)
+    }
+
+    fn reply<T: Serialize>(&self, value: &T) -> Result<Response<RaftMessage>, Status> {
+        let payload = postcard::to_stdvec(value)
+            .map_err(|error| Status::internal(format!("the answer cannot be encoded: {error}")))?;
+        Ok(Response::new(
+            self.core.links.envelope(NodeId(0), Bytes::from(payload)),
+        ))
+    }
+
+    fn vote_allowed(&self) -> Result<(), Status> {
+        match self.core.gate.at(Instant::now()) {
+            Gate::Open => Ok(()),
+            Gate::Closed(left) => Err(Refused::VotesWithheld(left).into()),
+        }
+    }
+
+    async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let append: AppendEntriesRequest<TypeConfig> = self.open(request)?;
+        let answer = self.core.raft.append_entries(append).await;
+        let answer = answer.map_err(|error| match error.into_fatal() {
+            Some(fatal) => stopped(&fatal),
+            None => Status::internal("append refused"),
+        })?;
+        if !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
+            self.core.heard_leader();
+        }
+        self.reply(&answer)
+    }
+}
+
+#[tonic::async_trait]
+impl RaftRpc for RaftService {
+    async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        Self::append(self, request).await
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        Self::append(self, request).await
+    }
+
+    async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let vote: VoteRequest<TypeConfig> = self.open(request)?;
+        self.vote_allowed()?;
+        let answer = self.core.raft.vote(vote).await;
+        self.reply(&answer.map_err(|error| stopped(&error.unwrap_fatal()))?)
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        let vote: VoteRequest<TypeConfig> = self.open(request)?;
+        self.vote_allowed()?;
+        let answer = self.core.raft.pre_vote(vote).await;
+        self.reply(&answer.map_err(|error| stopped(&error.unwrap_fatal()))?)
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        let transfer: TransferLeaderRequest<TypeConfig> = self.open(request)?;
+        self.vote_allowed()?;
+        let answer = self.core.raft.handle_transfer_leader(transfer).await;
+        self.reply(&answer.map_err(|fatal| stopped(&fatal))?)
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<RaftMessage>>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        let (_, extensions, mut messages) = request.into_parts();
+        let _one = self
+            .receiving
+            .try_acquire()
+            .map_err(|_| Status::unavailable("another snapshot is being received"))?;
+        let first = messages.message().await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("a snapshot without a head"))?;
+        self.admit(&extensions, &first)?;
+        let head: SnapshotHead = read(&first.payload)?;
+        let data = self.receive(&extensions, &head, messages).await?;
+        let snapshot = Snapshot {
+            meta: head.meta,
+            snapshot: data,
+        };
+        let answer = self
+            .core
+            .raft
+            .install_full_snapshot(head.vote, snapshot)
+            .await;
+        let answer = answer.map_err(|fatal| stopped(&fatal))?;
+        self.core.heard_leader();
+        self.reply(&answer)
+    }
+
+    async fn propose(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        let request: ProposeRequest = self.open(request)?;
+        let deadline = deadline(request.wait_ms);
+        self.reply(&self.core.propose_here(request.command, deadline).await)
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        let request: ReadIndexRequest = self.open(request)?;
+        self.reply(&self.core.read_index_here(deadline(request.wait_ms)).await)
+    }
+
+    async fn administer(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        let request: AdministerRequest = self.open(request)?;
+        let deadline = deadline(request.wait_ms);
+        self.reply(&self.core.administer_here(request.change, deadline).await)
+    }
+
+    async fn status(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let () = self.open(request)?;
+        self.reply(&self.core.report())
+    }
+}
+
+impl RaftService {
+    async fn receive(
+        &self,
+        extensions: &Extensions,
+        head: &SnapshotHead,
+        mut messages: Streaming<RaftMessage>,
+    ) -> Result<SnapshotData, Status> {
+        let whole = usize::try_from(head.bytes)
+            .ok()
+            .filter(|bytes| *bytes <= SNAPSHOT_LIMIT)
+            .ok_or_else(|| {
+                Status::invalid_argument(format!(
+                    "a snapshot of {} bytes; the limit is {SNAPSHOT_LIMIT}",
+                    head.bytes
+                ))
+            })?;
+        let mut data = Vec::with_capacity(whole.min(SNAPSHOT_RESERVE));
+        while let Some(message) = messages.message().await? {
+            self.admit(extensions, &message)?;
+            data.extend_from_slice(&message.payload);
+            if data.len() > whole {
+                return Err(Status::invalid_argument(
+                    "a snapshot longer than its head says",
+                ));
+            }
+            // A leader that sends a snapshot lives.
+            self.core.heard_leader();
+        }
+        if data.len() < whole {
+            return Err(Status::invalid_argument(
+                "a snapshot shorter than its head says",
+            ));
+        }
+        Ok(SnapshotData(data.into()))
+    }
+}
+
+fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Status> {
+    postcard::from_bytes(payload)
+        .map_err(|error| Status::invalid_argument(format!("the payload cannot be read: {error}")))
+}
+
+fn deadline(wait_ms: u64) -> Instant {
+    // A peer's clock and patience are its own; ours ends.
+    const LONGEST: u64 = 300_000;
+    Instant::now() + std::time::Duration::from_millis(wait_ms.min(LONGEST))
+}
+
+fn stopped(fatal: &Fatal<TypeConfig>) -> Status {
+    Status::unavailable(format!("consensus has ended on this node: {fatal}"))
+}
+
+/// Whether callers must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    Required,
+    /// `pontoon dev` and tests, on loopback.
+    NotUsed,
+}
+
+/// Why a peer's call is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Refused {
+    #[error("the caller belongs to cluster {theirs}, this node to cluster {ours}")]
+    OtherCluster { theirs: String, ours: String },
+    #[error("the call is meant for node {meant}, this is node {this}")]
+    OtherNode { meant: u64, this: NodeId },
+    #[error(
+        "the caller speaks version {theirs} of the peer protocol, this node version {PROTOCOL}: run the same release on both"
+    )]
+    Protocol { theirs: u32 },
+    #[error(
+        "the caller's election timeout is {theirs} ms, this node's {ours} ms: leases need the same on every node"
+    )]
+    Timing { theirs: u32, ours: u32 },
+    #[error("the caller says it is node {claimed}, its certificate says {certified}")]
+    OtherCertificate { claimed: u64, certified: String },
+    #[error("the caller shows no certificate of a node")]
+    NoCertificate,
+    #[error("node {0} was removed from the cluster; join it anew under a new id")]
+    Removed(NodeId),
+    #[error("this node started a moment ago and votes again in {0:?}")]
+    VotesWithheld(std::time::Duration),
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        let text = refused.to_string();
+        match refused {
+            Refused::VotesWithheld(_) | Refused::Protocol { .. } | Refused::Timing { .. } => {
+                Status::failed_precondition(text)
+            }
+            Refused::Removed(_) => {
+                let mut status = Status::permission_denied(text);
+                let yes = tonic::metadata::MetadataValue::from_static("1");
+                status.metadata_mut().insert(REMOVED_KEY, yes);
+                status
+            }
+            _ => Status::permission_denied(text),
+        }
+    }
+}
+
+/// Whether a message may be taken from this caller.
+fn check(
+    message: &RaftMessage,
+    me: &Identity,
+    caller: Option<&Caller>,
+    certificates: Certificates,
+) -> Result<(), Refused> {
+    if message.cluster_id != me.cluster.0 {
+        return Err(Refused::OtherCluster {
+            theirs: message.cluster_id.chars().take(64).collect(),
+            ours: me.cluster.0.clone(),
+        });
+    }
+    if message.to != me.id.0 {
+        return Err(Refused::OtherNode {
+            meant: message.to,
+            this: me.id,
+        });
+    }
+    check_certificate(message, me, caller, certificates)?;
+    if message.protocol != PROTOCOL {
+        return Err(Refused::Protocol {
+            theirs: message.protocol,
+        });
+    }
+    if message.election_timeout_max_ms != me.election_timeout_max {
+        return Err(Refused::Timing {
+            theirs: message.election_timeout_max_ms,
+            ours: me.election_timeout_max,
+        });
+    }
+    Ok(())
+}
+
+fn check_certificate(
+    message: &RaftMessage,
+    me: &Identity,
+    caller: Option<&Caller>,
+    certificates: Certificates,
+) -> Result<(), Refused> {
+    match caller {
+        Some(Caller::Identified(identity)) => {
+            let same =
+                identity.cluster == me.cluster && identity.role == Role::Node(NodeId(message.from));
+            same.then_some(()).ok_or_else(|| Refused::OtherCertificate {
+                claimed: message.from,
+                certified: identity.to_string(),
+            })
+        }
+        Some(Caller::Anonymous | Caller::Local { .. }) => Err(Refused::NoCertificate),
+        Some(Caller::Plain) | None => match certificates {
+            Certificates::Required => Err(Refused::NoCertificate),
+            Certificates::NotUsed => Ok(()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::node::ClusterId, pki::identity::Identity as Certified};
+
+    #[test]
+    fn every_call_is_checked() {
+        let me = Identity {
+            cluster: ClusterId("c1".into()),
+            id: NodeId(1),
+            election_timeout_max: 300,
+        };
+        let good = RaftMessage {
+            cluster_id: "c1".into(),
+            from: 2,
+            to: 1,
+            protocol: PROTOCOL,
+            payload: Bytes::new(),
+            election_timeout_max_ms: 300,
+        };
+        let node = |cluster: &str, id| {
+            Some(Caller::Identified(Certified::node(
+                ClusterId(cluster.into()),
+                NodeId(id),
+            )))
+        };
+        let admin = Certified::admin(ClusterId("c1".into()), "ann");
+        use Certificates::{NotUsed, Required};
+        // (message, caller, certificates, part of the refusal)
+        let cases = [
+            (good.clone(), None, NotUsed, None),
+            (good.clone(), Some(Caller::Plain), NotUsed, None),
+            (good.clone(), node("c1", 2), Required, None),
+            (good.clone(), None, Required, Some("no certificate")),
+            (
+                good.clone(),
+                Some(Caller::Plain),
+                Required,
+                Some("no certificate"),
+            ),
+            (
+                good.clone(),
+                Some(Caller::Anonymous),
+                NotUsed,
+                Some("no certificate"),
+            ),
+            (
+                good.clone(),
+                Some(Caller::Local { uid: 0 }),
+                Required,
+                Some("no certificate"),
+            ),
+            (
+                good.clone(),
+                node("c1", 3),
+                Required,
+                Some("certificate says node 3"),
+            ),
+            (good.clone(), node("c2", 2), Required, Some("cluster c2")),
+            (
+                good.clone(),
+                Some(Caller::Identified(admin)),
+                Required,
+                Some("administrator ann"),
+            ),
+            (
+                RaftMessage {
+                    cluster_id: "c2".into(),
+                    ..good.clone()
+                },
+                None,
+                NotUsed,
+                Some("cluster c2"),
+            ),
+            (
+                RaftMessage {
+                    to: 3,
+                    ..good.clone()
+                },
+                None,
+                NotUsed,
+                Some("meant for node 3"),
+            ),
+            (
+                RaftMessage {
+                    protocol: 9,
+                    ..good.clone()
+                },
+                None,
+                NotUsed,
+                Some("version 9"),
+            ),
+            (
+                RaftMessage {
+                    election_timeout_max_ms: 400,
+                    ..good.clone()
+                },
+                None,
+                NotUsed,
+                Some("400 ms"),
+            ),
+            (RaftMessage::default(), None, NotUsed, Some("cluster")),
+        ];
+        for (message, caller, certificates, refusal) in cases {
+            let verdict = check(&message, &me, caller.as_ref(), certificates);
+            let text = verdict.map_err(|refused| refused.to_string());
+            match refusal {
+                None => assert_eq!(text, Ok(())),
+                Some(part) => assert!(
+                    text.as_ref().is_err_and(|t| t.contains(part)),
+                    "{text:?}: {part}"
+                ),
+            }
+        }
+    }
+}

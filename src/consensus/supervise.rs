@@ -1,0 +1,288 @@
+//! The tasks of consensus on this node: leadership signal, recovery, asking peers how they are, keeping the group as the
+//! state wants it, snapshots. All end with the stop token and are waited for by `Consensus::shutdown`.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use openraft::{ServerState, async_runtime::watch::WatchReceiver};
+use tokio::sync::watch;
+
+use super::{
+    administer::lag_of,
+    core::{Core, Metrics, lock},
+    gate::Gate,
+    membership::Readiness,
+    messages::PeerReport,
+    network::{CallError, Rpc, Target},
+    recovery::{Evidence, Recovery, StopReason, judge},
+};
+use crate::model::node::NodeId;
+
+/// How often peers are asked how they are.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// A peer that has not answered by then is called silent.
+const ASK_LIMIT: Duration = Duration::from_millis(800);
+/// How often the leader looks whether the group is as the state wants it.
+const STEP_EVERY: Duration = Duration::from_millis(200);
+/// One change of the group, from its proposal to its commit.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
+/// A learner this close to the leader counts as caught up.
+const CAUGHT_UP_LAG: u64 = 500;
+/// How often recovery is judged when nothing happens.
+const JUDGE_EVERY: Duration = Duration::from_millis(200);
+
+/// Starts all tasks.
+pub(super) fn start(core: &Arc<Core>, snapshot_due: watch::Receiver<u64>) {
+    spawn(core, |core| async move { watch_leadership(&core).await });
+    spawn(core, |core| async move { open_gate(&core).await });
+    spawn(core, |core| async move { recover(&core).await });
+    spawn(core, |core| async move { ask_peers(&core).await });
+    spawn(core, |core| async move { keep_group(&core).await });
+    spawn(core, |core| async move {
+        take_snapshots(&core, snapshot_due).await
+    });
+}
+
+fn spawn<F, Fut>(core: &Arc<Core>, task: F)
+where
+    F: FnOnce(Arc<Core>) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let stop = core.stop.clone();
+    let task = task(Arc::clone(core));
+    // Each task only reads and sends latest values, or makes calls that may be cut short at any point.
+    core.tasks.spawn(async move {
+        tokio::select! {
+            () = task => {}
+            () = stop.cancelled() => {}
+        }
+    });
+}
+
+/// Passes every report of openraft on as leadership and lease.
+async fn watch_leadership(core: &Core) {
+    let mut metrics = core.raft.metrics();
+    let mut health = core.health.clone();
+    loop {
+        let now = metrics.borrow_watched().clone();
+        core.observe(&now);
+        let news = async {
+            // A sole voter's lease has no acknowledgements to run from: it is renewed by the clock.
+            let clock = tokio::time::sleep(core.timing.heartbeat);
+            tokio::select! {
+                changed = metrics.changed() => changed.is_ok(),
+                changed = health.changed() => changed.is_ok(),
+                () = clock => true,
+            }
+        };
+        if !news.await {
+            core.observe(&core.metrics());
+            return;
+        }
+    }
+}
+
+/// Lets this node campaign once the gate is open.
+async fn open_gate(core: &Core) {
+    while let Gate::Closed(left) = core.gate.at(Instant::now()) {
+        tokio::time::sleep(left).await;
+    }
+    core.raft.runtime_config().elect(true);
+}
+
+async fn recover(core: &Core) {
+    let mut metrics = core.raft.metrics();
+    let mut removed = core.removed.subscribe();
+    let mut confirmed = false;
+    loop {
+        let seen = metrics.borrow_watched().clone();
+        confirmed = confirmed || is_confirmed(core, &seen);
+        let states = core.publication.states();
+        let evidence = Evidence {
+            started: core.started,
+            confirmed,
+            has_state: states.borrow().log_id.is_some(),
+            heard: last_heard(core, &seen),
+            removed: *removed.borrow(),
+        };
+        enter(core, judge(&evidence, core.patience, Instant::now()));
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() {
+                // openraft has ended; time alone decides from here.
+                tokio::time::sleep(JUDGE_EVERY).await;
+            },
+            _ = removed.changed() => {}
+            () = tokio::time::sleep(JUDGE_EVERY) => {}
+        }
+    }
+}
+
+/// Whether a leader has confirmed all of the log found here, and it is applied and published.
+fn is_confirmed(core: &Core, metrics: &Metrics) -> bool {
+    let (Some(committed), last) = (metrics.cluster_committed, metrics.last_log_index) else {
+        return false;
+    };
+    let states = core.publication.states();
+    let applied = states.borrow().log_id.map(|id| id.index);
+    Some(committed.index) >= last && applied >= Some(committed.index)
+}
+
+fn last_heard(core: &Core, metrics: &Metrics) -> Option<Instant> {
+    let by_others = *lock(&core.heard);
+    let standing = core.standing(metrics);
+    let as_leader = match standing.leading && standing.running {
+        true if standing.sole_voter => Some(Instant::now()),
+        true => standing.quorum_acked,
+        false => None,
+    };
+    by_others.max(as_leader)
+}
+
+fn enter(core: &Core, next: Recovery) {
+    let last = *core.recovery.borrow();
+    if last == next {
+        return;
+    }
+    if last == Recovery::Recovering && next.serves() {
+        core.publication.start();
+    }
+    match next {
+        Recovery::Current => tracing::info!("the state is confirmed by a leader"),
+        Recovery::Stale => tracing::warn!("no leader confirms the state: it is served as stale"),
+        Recovery::Stopped(reason) => tracing::error!(%reason, "this node may serve no longer"),
+        Recovery::Recovering => tracing::info!("waiting for a leader"),
+    }
+    core.recovery.send_replace(next);
+}
+
+/// Asks every other node how it is, again and again.
+async fn ask_peers(core: &Core) {
+    let mut tick = tokio::time::interval(ASK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        // This node's own hash, to compare the answers with.
+        let _ = core.report();
+        let targets = others(core);
+        forget(core, &targets);
+        let mut answers: FuturesUnordered<_> = targets
+            .into_iter()
+            .map(|target| async move {
+                let answer = core
+                    .links
+                    .call::<_, PeerReport>(target, Rpc::Status, &(), ASK_LIMIT);
+                (target.id, answer.await)
+            })
+            .collect();
+        while let Some((id, answer)) = answers.next().await {
+            note(core, id, answer);
+        }
+    }
+}
+
+fn note(core: &Core, id: NodeId, answer: Result<PeerReport, CallError>) {
+    match answer {
+        Ok(report) if report.id == id => lock(&core.peers).note_report(report, Instant::now()),
+        Ok(report) => {
+            lock(&core.peers).note_silence(id, format!("node {} answers in its place", report.id))
+        }
+        Err(error) => {
+            if matches!(error, CallError::Refused { removed: true, .. })
+                && core.removed.send_if_modified(set)
+            {
+                tracing::error!(%error, reason = %StopReason::Removed, "a peer says that this node was removed");
+            }
+            lock(&core.peers).note_silence(id, error.to_string());
+        }
+    }
+}
+
+fn set(flag: &mut bool) -> bool {
+    !std::mem::replace(flag, true)
+}
+
+fn others(core: &Core) -> Vec<Target> {
+    let metrics = core.metrics();
+    let nodes = metrics.membership_config.nodes();
+    nodes
+        .filter(|(id, _)| **id != core.id.0)
+        .map(|(id, peer)| Target {
+            id: NodeId(*id),
+            address: peer.raft_address,
+        })
+        .collect()
+}
+
+/// Drops what is kept about nodes that are no longer in the group.
+fn forget(core: &Core, targets: &[Target]) {
+    let known: BTreeSet<NodeId> = targets.iter().map(|target| target.id).collect();
+    let mut peers = lock(&core.peers);
+    peers.reports.retain(|id, _| known.contains(id));
+    peers.diverged.retain(|id, _| known.contains(id));
+    drop(peers);
+    core.links.retain(|id| known.contains(&id));
+}
+
+/// On the leader: brings the group closer to the state's members, one step at a time. On every node: notices when it is
+/// no member itself.
+async fn keep_group(core: &Core) {
+    let mut readiness = Readiness::default();
+    let mut tick = tokio::time::interval(STEP_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if core.is_retired(core.id) {
+            core.removed.send_if_modified(set);
+        }
+        let metrics = core.metrics();
+        let leads = metrics.state == ServerState::Leader && core.standing(&metrics).running;
+        if !leads {
+            readiness.clear();
+            continue;
+        }
+        let mut group = core.group(&metrics);
+        let now = Instant::now();
+        let ready = ready_learners(&metrics, &group.learners, &group.alive);
+        group.ready_since = readiness.observe(&ready, now).clone();
+        let Some(step) = group.next_step(core.id, now) else {
+            continue;
+        };
+        let taken = core.take_step(step.clone(), &group, now + STEP_LIMIT).await;
+        if let Err(problem) = taken {
+            tracing::warn!(
+                ?step,
+                ?problem,
+                "the group is not as the state wants it yet"
+            );
+            // The same obstacle will be there for a while.
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+}
+
+fn ready_learners(
+    metrics: &Metrics,
+    learners: &BTreeSet<NodeId>,
+    alive: &BTreeSet<NodeId>,
+) -> BTreeSet<NodeId> {
+    let close = |id: &NodeId| lag_of(metrics, *id).is_some_and(|lag| lag <= CAUGHT_UP_LAG);
+    learners
+        .intersection(alive)
+        .copied()
+        .filter(close)
+        .collect()
+}
+
+/// Has a snapshot made whenever the state machine's store asks for one.
+async fn take_snapshots(core: &Core, mut due: watch::Receiver<u64>) {
+    while due.changed().await.is_ok() {
+        if let Err(fatal) = core.raft.trigger().snapshot().await {
+            tracing::debug!(%fatal, "no snapshot: consensus has ended");
+            return;
+        }
+    }
+}
