@@ -61,12 +61,12 @@ async fn forward(
     let (ours, theirs) = (&listener.traffic, &slot.backend().traffic);
     let meters = Meters {
         from_client: Meter {
-            listener: &ours.from_clients,
-            backend: &theirs.from_clients,
+            listener: &ours.upward,
+            backend: &theirs.upward,
         },
         to_client: Meter {
-            listener: &ours.to_clients,
-            backend: &theirs.to_clients,
+            listener: &ours.downward,
+            backend: &theirs.downward,
         },
     };
     let ending = tokio::select! {

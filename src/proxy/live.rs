@@ -108,17 +108,17 @@ fn take_one(counter: &AtomicU32, limit: u32) -> bool {
 /// Bytes moved: from clients, and to clients.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    pub from_clients: AtomicU64,
-    pub to_clients: AtomicU64,
+    pub upward: AtomicU64,
+    pub downward: AtomicU64,
 }
 
 impl Traffic {
-    pub fn from_clients(&self) -> u64 {
-        self.from_clients.load(Relaxed)
+    pub fn upward(&self) -> u64 {
+        self.upward.load(Relaxed)
     }
 
-    pub fn to_clients(&self) -> u64 {
-        self.to_clients.load(Relaxed)
+    pub fn downward(&self) -> u64 {
+        self.downward.load(Relaxed)
     }
 }
 

@@ -139,7 +139,8 @@ fn drop_those_under_a_wildcard(addresses: &mut BTreeSet<SocketAddr>) {
             .any(|a| a.is_ipv4() == v4 && a.ip().is_unspecified())
     };
     let (v4, v6) = (has_wildcard(true), has_wildcard(false));
-    addresses.retain(|a| a.ip().is_unspecified() || !(a.is_ipv4() && v4) && !(a.is_ipv6() && v6));
+    let is_covered = |a: &SocketAddr| (a.is_ipv4() && v4) || (a.is_ipv6() && v6);
+    addresses.retain(|a| a.ip().is_unspecified() || !is_covered(a));
 }
 
 fn same_subnet(a: IpAddr, b: IpAddr) -> bool {
@@ -431,7 +432,11 @@ mod tests {
         renamed.name = label("m");
         renamed.pool = label("q");
         let q = pool("q", &[backend("a", "10.1.0.1:1")]);
-        let new = plan(&snapshot(&[q.clone()], &[renamed.clone()], &[]), &own, None);
+        let new = plan(
+            &snapshot(std::slice::from_ref(&q), &[renamed.clone()], &[]),
+            &own,
+            None,
+        );
         let address = "10.0.0.1:80".parse().unwrap();
         let expected = [
             Action::Unbind {

@@ -148,8 +148,8 @@ impl ListenerStatus {
             total: listener.accepted(),
             refused: listener.refused(),
             accept_errors: listener.accept_errors(),
-            bytes_from_clients: listener.traffic.from_clients(),
-            bytes_to_clients: listener.traffic.to_clients(),
+            bytes_from_clients: listener.traffic.upward(),
+            bytes_to_clients: listener.traffic.downward(),
             endings: listener.endings().collect(),
         }
     }
@@ -200,8 +200,8 @@ impl BackendStatus {
             connect_failures: backend.connect_failures(),
             probes: backend.probes(),
             probes_failed: backend.probes_failed(),
-            bytes_from_clients: backend.traffic.from_clients(),
-            bytes_to_clients: backend.traffic.to_clients(),
+            bytes_from_clients: backend.traffic.upward(),
+            bytes_to_clients: backend.traffic.downward(),
         }
     }
 }
