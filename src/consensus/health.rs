@@ -16,7 +16,10 @@ use std::{
 use nix::sys::statvfs::statvfs;
 use tokio::sync::watch;
 
-use super::{publication::Publication, writer::Queue};
+use super::{
+    publication::Publication,
+    writer::{Queue, give_up},
+};
 
 /// How often space and progress are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -157,9 +160,8 @@ impl Monitor {
                 while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(INTERVAL) {
                     health.free(space(&directory).ok().map(|(free, _)| free));
                     if queue.busy_for().is_some_and(|time| time > STALL) {
-                        let reason = queue.fail("a write to the log has not ended for a minute");
-                        publication.abandon();
-                        health.failed(&reason);
+                        let reason = "a write to the log has not ended for a minute";
+                        give_up(&queue, &publication, &health, reason);
                     }
                 }
             })?;

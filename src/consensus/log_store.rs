@@ -62,6 +62,8 @@ pub(super) struct View {
     pub purged: Option<LogId>,
     /// Up to here they are out of the engine too.
     pub removed: Option<LogId>,
+    /// Index of the first entry in sight, if there is one.
+    first: u64,
     /// The last entry, or `purged`.
     pub last: Option<LogId>,
     pub vote: Option<Vote>,
@@ -100,6 +102,7 @@ impl View {
         let mut view = Self {
             purged: removed,
             removed,
+            first: 0,
             last: removed,
             vote: stored(engine, MetadataKey::Vote, "vote")?,
             committed: stored(engine, MetadataKey::Committed, "committed index")?,
@@ -164,6 +167,9 @@ impl View {
     }
 
     fn push(&mut self, entry: Entry, bytes: usize) {
+        if self.last == self.purged {
+            self.first = entry.log_id.index;
+        }
         self.last = Some(entry.log_id());
         self.recent.push_back(Recent { entry, bytes });
         self.recent_bytes += bytes;
@@ -199,6 +205,7 @@ impl View {
             self.recent.pop_front();
         }
         self.purged = self.purged.max(Some(id));
+        self.first = self.first.max(id.index.saturating_add(1));
         self.last = self.last.max(self.purged);
     }
 
@@ -212,8 +219,7 @@ impl View {
 
     /// The part of `range` that is in the log, split into what to read from the engine and what is at hand.
     fn plan(&self, range: &Range<u64>) -> Plan {
-        let first = self.purged.map_or(0, |id| id.index.saturating_add(1));
-        let start = range.start.max(first);
+        let start = range.start.max(self.first);
         let end = range.end.min(self.next_index()).max(start);
         let at_hand = self.recent.front().map_or(end, |r| r.entry.log_id.index);
         let split = at_hand.clamp(start, end);
@@ -354,9 +360,9 @@ impl LogStore {
     async fn removable(&self, purged: LogId) -> io::Result<Option<LogId>> {
         let (last, removed) = {
             let view = self.view();
-            (view.last_index(), view.removed)
+            (view.last, view.removed)
         };
-        if last <= Some(purged.index) {
+        if last < Some(purged) {
             return Ok(Some(purged)); // A snapshot took the place of the whole log.
         }
         let Some(floor) = self.shared.snapshots.floor() else {

@@ -30,6 +30,8 @@ pub mod service;
 pub mod snapshot_file;
 pub mod status;
 pub mod storage;
+#[cfg(test)]
+mod storage_tests;
 mod supervise;
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,8 @@ struct Gate {
     log: Option<u64>,
     snapshot: Option<u64>,
     waiting: VecDeque<Waiting>,
+    /// Nothing will become durable any more.
+    abandoned: bool,
     published: Option<LogId>,
 }
 
@@ -96,6 +98,9 @@ impl Publication {
     /// State to be published as soon as it is durable; the answers go out right after.
     pub(super) fn offer(&self, applied: AppliedState, answers: Vec<Answer>) {
         let mut gate = self.gate();
+        if gate.abandoned {
+            return;
+        }
         let full = gate.waiting.len() >= WAITING;
         match gate.waiting.back_mut() {
             Some(last) if full => {
@@ -123,7 +128,9 @@ impl Publication {
 
     /// The log will never be durable again: what waits for it is given up. Its clients are told that the node stopped.
     pub(super) fn abandon(&self) {
-        self.gate().waiting.clear();
+        let mut gate = self.gate();
+        gate.abandoned = true;
+        gate.waiting.clear();
     }
 
     fn release(&self, mut gate: MutexGuard<'_, Gate>) {

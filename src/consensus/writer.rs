@@ -120,7 +120,7 @@ impl Queue {
     }
 
     /// Nothing is written from now on; whoever waits is told. The first reason stays.
-    pub fn fail(&self, reason: &str) -> String {
+    fn fail(&self, reason: &str) {
         let mut waiting = self.waiting();
         let reason = waiting.failure.get_or_insert(reason.to_owned()).clone();
         let mut completions = std::mem::take(&mut waiting.in_flight);
@@ -131,7 +131,6 @@ impl Queue {
             completion.complete(Err(&reason));
         }
         self.changed.notify_all();
-        reason
     }
 
     /// How long the batch in work has taken so far.
@@ -336,10 +335,20 @@ impl Writer {
     }
 
     fn fail(&self, reason: &str) {
-        let reason = self.queue.fail(reason);
-        self.publication.abandon();
-        self.health.failed(&reason);
+        give_up(&self.queue, &self.publication, &self.health, reason);
     }
+}
+
+/// Ends writing for good. Whoever is told that a write failed finds it in the health report already.
+pub(super) fn give_up(
+    queue: &Queue,
+    publication: &Publication,
+    health: &HealthReport,
+    reason: &str,
+) {
+    health.failed(reason);
+    publication.abandon();
+    queue.fail(reason);
 }
 
 /// The last index of a log that ended at `last`, after the operations.

@@ -1,0 +1,83 @@
+//! A full disk: what was acknowledged stays, the failure is reported, and with some space the log opens again.
+
+use std::{fs, time::Duration};
+
+use openraft::storage::RaftLogStorage;
+
+use super::{LoopDisk, all_entries, append, entry, log_id, no_loop_files};
+use crate::consensus::storage::{Storage, StorageOptions};
+
+fn options() -> StorageOptions {
+    StorageOptions {
+        low_space: Some(3 << 20),
+        ballast: Some(2 << 20),
+        ..StorageOptions::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_entries_survive_a_full_disk() {
+    if let Some(reason) = no_loop_files() {
+        return println!("skipped: {reason}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = LoopDisk::make(&dir.path().join("image"), 24, &dir.path().join("disk"));
+    let data = disk.mount.join("data");
+    let filler = disk.mount.join("filler");
+
+    let acknowledged = {
+        let (mut log, _machine, mut handles) = Storage::open(&data, options()).unwrap();
+        assert!(handles.health.borrow().is_good());
+        fs::write(&filler, vec![1; 4 << 20]).unwrap();
+        let mut acknowledged = 0;
+        let failed = loop {
+            let one = append(&mut log, vec![entry(1, acknowledged, 20_000)]);
+            match tokio::time::timeout(Duration::from_secs(90), one).await {
+                Ok(Ok(())) => acknowledged += 1,
+                Ok(Err(error)) => break error.to_string(),
+                Err(_) => panic!("the log hangs on a full disk"),
+            }
+            assert!(acknowledged < 10_000, "the disk is never full");
+        };
+        assert!(acknowledged > 50, "{acknowledged}");
+        let reported = handles.health.wait_for(|health| health.failure.is_some());
+        let reported = reported.await.unwrap().failure.clone();
+        assert!(failed.contains(&reported.unwrap()), "{failed}");
+        let low = handles.health.wait_for(|health| health.low_space());
+        tokio::time::timeout(Duration::from_secs(10), low)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            append(&mut log, vec![entry(1, acknowledged, 10)])
+                .await
+                .is_err()
+        );
+        acknowledged
+    };
+
+    // No space was made: the ballast lets the log be opened, and the node knows that it is short of space.
+    {
+        let (mut log, _machine, handles) = Storage::open(&data, options()).unwrap();
+        assert!(handles.health.borrow().low_space());
+        assert!(all_entries(&mut log).await.len() as u64 >= acknowledged);
+    }
+
+    fs::remove_file(&filler).unwrap();
+    let (mut log, _machine, handles) = Storage::open(&data, options()).unwrap();
+    assert!(
+        handles.health.borrow().is_good(),
+        "{:?}",
+        handles.health.borrow()
+    );
+    let entries = all_entries(&mut log).await;
+    assert!(entries.len() as u64 >= acknowledged);
+    for (index, found) in (0..).zip(&entries) {
+        assert_eq!(*found, entry(1, index, 20_000));
+    }
+    let next = entries.len() as u64;
+    append(&mut log, vec![entry(1, next, 20_000)])
+        .await
+        .unwrap();
+    log.save_committed(Some(log_id(1, next))).await.unwrap();
+}
