@@ -236,14 +236,14 @@ impl<'a> Walk<'a> {
                 let owner = suffix(name, path.octets_above(depth));
                 self.redirect(name, owner, set)
             }
-            Found::Node(node) => self.from_node(zone, name, node),
+            Found::Node(node) => self.take_node(zone, name, node),
             Found::EmptyNonTerminal => self.deny(zone, Rcode::NO_ERROR),
             Found::Nothing => self.deny(zone, Rcode::NX_DOMAIN),
         }
     }
 
     /// The name exists, or a wildcard stands in for it: answer under the name that was asked.
-    fn from_node(&mut self, zone: &'a Zone, name: &WireName<'a>, node: &'a Node) -> Step<'a> {
+    fn take_node(&mut self, zone: &'a Zone, name: &WireName<'a>, node: &'a Node) -> Step<'a> {
         let wanted = self.query.rtype;
         if let Some(set) = node
             .find(RecordType::CNAME)

@@ -304,3 +304,177 @@ impl Flush {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use crate::dns::testing::{name, rdata};
+
+    use super::*;
+
+    fn record(owner: &str, rtype: RecordType, ttl: u32, words: &[&str]) -> Record {
+        Record {
+            owner: name(owner).as_wire().into(),
+            rtype,
+            ttl,
+            data: rdata(rtype, words).into(),
+        }
+    }
+
+    fn message(rcode: Rcode, answer: Vec<Record>, authority: Vec<Record>) -> Message {
+        Message {
+            id: 0,
+            flags: 0,
+            rcode,
+            answer,
+            authority,
+            additional: Vec::new(),
+        }
+    }
+
+    fn question(text: &str) -> UpstreamQuestion {
+        UpstreamQuestion {
+            name: name(text).as_wire().into(),
+            rtype: RecordType::A,
+            dnssec_ok: false,
+            checking_disabled: false,
+        }
+    }
+
+    fn address(ttl: u32) -> Record {
+        record("a.test.", RecordType::A, ttl, &["192.0.2.1"])
+    }
+
+    fn soa(ttl: u32, minimum: &str) -> Record {
+        record(
+            "test.",
+            RecordType::SOA,
+            ttl,
+            &["a.", "b.", "1", "1", "1", "1", minimum],
+        )
+    }
+
+    /// Seconds that an answer lives.
+    fn life(message: Message) -> u64 {
+        let (limits, now) = (CacheLimits::default(), Instant::now());
+        let entry = Entry::of_message(message, RecordType::A, &limits, now);
+        entry.expires.duration_since(now).as_secs()
+    }
+
+    #[test]
+    fn an_answer_lives_as_long_as_its_shortest_record_and_a_denial_as_the_soa_says() {
+        let alias = record("b.test.", RecordType::CNAME, 10, &["a.test."]);
+        let ok = Rcode::NO_ERROR;
+        let denied = Rcode::NX_DOMAIN;
+        for (what, message, expected) in [
+            ("an address", message(ok, vec![address(60)], vec![]), 60),
+            (
+                "an alias and an address",
+                message(ok, vec![alias.clone(), address(60)], vec![]),
+                10,
+            ),
+            (
+                "longer than we keep",
+                message(ok, vec![address(1 << 30)], vec![]),
+                86_400,
+            ),
+            ("not to be kept", message(ok, vec![address(0)], vec![]), 0),
+            (
+                "no such name",
+                message(denied, vec![], vec![soa(600, "30")]),
+                30,
+            ),
+            (
+                "the SOA's own TTL is shorter",
+                message(denied, vec![], vec![soa(20, "30")]),
+                20,
+            ),
+            (
+                "no such data",
+                message(ok, vec![], vec![soa(600, "40")]),
+                40,
+            ),
+            (
+                "longer than we keep a denial",
+                message(denied, vec![], vec![soa(1 << 20, "99999")]),
+                10_800,
+            ),
+            (
+                "an alias to nothing",
+                message(denied, vec![alias.clone()], vec![soa(600, "30")]),
+                10,
+            ),
+            (
+                "a denial without an SOA",
+                message(denied, vec![], vec![]),
+                0,
+            ),
+            ("nothing at all", message(ok, vec![], vec![]), 0),
+            ("a failure", message(Rcode::SERV_FAIL, vec![], vec![]), 5),
+        ] {
+            assert_eq!(life(message), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn entries_end_with_their_time() {
+        let limits = CacheLimits::default();
+        let (mut cache, now) = (Cache::new(limits), Instant::now());
+        let answer = message(Rcode::NO_ERROR, vec![address(60)], vec![]);
+        let entry = Arc::new(Entry::of_message(answer, RecordType::A, &limits, now));
+        cache.insert(question("a.test."), entry, now);
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let found = cache.find(&question("a.test."), after(59)).expect("fresh");
+        assert_eq!(found.age(after(59)), 59);
+        let signed = UpstreamQuestion {
+            dnssec_ok: true,
+            ..question("a.test.")
+        };
+        assert!(cache.find(&signed, now).is_none(), "another question");
+        assert!(cache.find(&question("a.test."), after(60)).is_none());
+        let stats = cache.stats();
+        assert_eq!(
+            (stats.entries, stats.bytes, stats.hits, stats.misses),
+            (0, 0, 1, 2)
+        );
+    }
+
+    #[test]
+    fn flushing_forgets_what_it_names_and_no_more() {
+        let limits = CacheLimits::default();
+        let (mut cache, now) = (Cache::new(limits), Instant::now());
+        for text in ["a.test.", "b.a.test.", "ba.test.", "test."] {
+            let entry = Entry::of_failure(ExtendedError::NOT_READY, &limits, now);
+            cache.insert(question(text), Arc::new(entry), now);
+        }
+        let wire = |text: &str| name(text).as_wire().into();
+        assert_eq!(cache.flush(&Flush::Name(wire("x.test."))), 0);
+        assert_eq!(cache.flush(&Flush::Subtree(wire("a.test."))), 2);
+        assert_eq!(cache.flush(&Flush::Name(wire("test."))), 1);
+        assert_eq!(cache.entries(now).count(), 1);
+        assert_eq!(cache.flush(&Flush::All), 1);
+        assert_eq!(cache.stats().bytes, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_cache_stays_within_its_bound(steps in proptest::collection::vec((0u16..200, 0u32..100, 0usize..40), 1..300)) {
+            let limits = CacheLimits { bytes: 20_000, ..CacheLimits::default() };
+            let (mut cache, mut now) = (Cache::new(limits), Instant::now());
+            for (which, ttl, records) in steps {
+                now += Duration::from_secs(1);
+                let asked = question(&format!("n{which}.test."));
+                let answer = message(Rcode::NO_ERROR, vec![address(ttl); records], vec![]);
+                let entry = Arc::new(Entry::of_message(answer, RecordType::A, &limits, now));
+                let fits = entry.weight() < limits.bytes / 16 && entry.is_fresh(now);
+                cache.insert(asked.clone(), entry, now);
+                prop_assert!(cache.stats().bytes <= limits.bytes as u64);
+                prop_assert_eq!(cache.order.len(), cache.slots.len());
+                let sum: usize = cache.slots.values().map(|slot| slot.weight).sum();
+                prop_assert_eq!(cache.stats().bytes, sum as u64);
+                prop_assert!(!fits || cache.find(&asked, now).is_some());
+            }
+        }
+    }
+}

@@ -1,14 +1,37 @@
 //! Answering DNS: authoritative from the snapshot, else from upstreams through a bounded cache.
+//!
+//! Deciding: `respond` (a message in, a reply or a question to an upstream out) with `answer`, `zone_tree`, `message` and
+//! `cache`. Doing: `server` owns `udp` workers, `tcp` connections and `forward`. Snapshots come over a channel; consensus
+//! is never called, so a node without a quorum goes on answering.
+
+mod fast_path;
+mod forward;
+mod server;
+mod service;
+mod socket;
+mod stats;
+mod tcp;
+mod udp;
+mod upstream_times;
+mod zone_tree;
 
 pub mod answer;
 pub mod cache;
 pub mod message;
 pub mod respond;
-mod zone_tree;
+
+pub use cache::{CacheLimits, CacheStats, Flush};
+pub use forward::ForwardLimits;
+pub use respond::Identity;
+pub use server::{DnsConfig, DnsServer, LocalReply, StartError};
+pub use service::TcpLimits;
+pub use stats::{DnsStats, Dropped, ForwardStats};
 
 #[cfg(test)]
 mod agreement_tests;
 #[cfg(test)]
 mod answer_tests;
+#[cfg(test)]
+mod server_tests;
 #[cfg(test)]
 mod testing;

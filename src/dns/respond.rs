@@ -15,7 +15,7 @@ use super::{
         record::Record,
         refused_type,
         reply::{Fit, Head, ReplyWriter, Section},
-        request::{self, Complaint, Nonsense, Rejected, Request},
+        request::{self, Nonsense, Rejected, Request},
         upstream::UpstreamQuestion,
     },
 };
@@ -81,18 +81,16 @@ pub fn respond(
     client: Client,
     out: &mut Vec<u8>,
 ) -> Response {
-    let request = match request::parse(message) {
-        Ok(request) => request,
-        Err(Rejected::Drop(why)) => return Response::Silence(why),
-        Err(Rejected::Reply(complaint)) => return Response::Reply(complain(&complaint, out)),
-    };
-    let responder = Responder {
-        snapshot,
-        identity,
-        request: &request,
-        client,
-    };
-    responder.respond(out)
+    match request::parse(message) {
+        Ok(request) => Responder {
+            snapshot,
+            identity,
+            request: &request,
+            client,
+        }
+        .respond(out),
+        Err(rejected) => reject(snapshot, client, &rejected, out),
+    }
 }
 
 /// Answers the message once more, now that the upstream's answer is known. `snapshot` must be the one that `respond` saw.
@@ -104,28 +102,43 @@ pub fn complete(
     upstream: (&Entry, Instant),
     out: &mut Vec<u8>,
 ) -> Response {
-    let request = match request::parse(message) {
-        Ok(request) => request,
-        Err(Rejected::Drop(why)) => return Response::Silence(why),
-        Err(Rejected::Reply(complaint)) => return Response::Reply(complain(&complaint, out)),
-    };
-    let responder = Responder {
-        snapshot,
-        identity,
-        request: &request,
-        client,
-    };
-    Response::Reply(responder.merge(upstream.0, upstream.1, out))
+    let (entry, now) = upstream;
+    match request::parse(message) {
+        Ok(request) => Response::Reply(
+            Responder {
+                snapshot,
+                identity,
+                request: &request,
+                client,
+            }
+            .merge(entry, now, out),
+        ),
+        Err(rejected) => reject(snapshot, client, &rejected, out),
+    }
 }
 
-fn complain(complaint: &Complaint<'_>, out: &mut Vec<u8>) -> Replied {
+/// Complains of what is no question, if its sender is to be told.
+fn reject(
+    snapshot: &Snapshot,
+    client: Client,
+    rejected: &Rejected<'_>,
+    out: &mut Vec<u8>,
+) -> Response {
+    let complaint = match rejected {
+        Rejected::Drop(why) => return Response::Silence(*why),
+        Rejected::Reply(complaint) => complaint,
+    };
     let limit = request::udp_limit(complaint.edns);
+    let mut flags = complaint.flags & (flag::OPCODE | flag::RD | flag::CD);
+    if recursion_available(snapshot, client.address) {
+        flags |= flag::RA;
+    }
     ReplyWriter::new(out, limit, complaint.question, complaint.edns).finish(Head {
         id: complaint.id,
-        flags: complaint.flags & (flag::OPCODE | flag::RD | flag::CD),
+        flags,
         rcode: complaint.rcode,
     });
-    plain(complaint.rcode)
+    Response::Reply(plain(complaint.rcode))
 }
 
 fn plain(rcode: Rcode) -> Replied {
@@ -134,6 +147,17 @@ fn plain(rcode: Rcode) -> Replied {
         truncated: false,
         source: None,
     }
+}
+
+/// Whether the cluster's policy lets this client ask for names outside our zones.
+fn recursion_allowed(snapshot: &Snapshot, client: IpAddr) -> bool {
+    let allowed = &snapshot.dns.recursion_allowed;
+    allowed.iter().any(|network| network.contains(client))
+}
+
+/// The RA flag: the client may, and there is somebody to ask.
+pub(super) fn recursion_available(snapshot: &Snapshot, client: IpAddr) -> bool {
+    !snapshot.forwarders.is_empty() && recursion_allowed(snapshot, client)
 }
 
 /// Whether everything that has to be in the reply found room.
@@ -163,7 +187,7 @@ impl<'a> Responder<'a> {
             return Response::Reply(self.refuse(rcode, error, out));
         }
         let Some(own) = self.own_answer() else {
-            return self.from_outside(out);
+            return self.beyond_zones(out);
         };
         match self.question_beyond(&own) {
             Some(ask) => Response::Ask(ask),
@@ -182,7 +206,7 @@ impl<'a> Responder<'a> {
     }
 
     /// A name in none of our zones.
-    fn from_outside(&self, out: &mut Vec<u8>) -> Response {
+    fn beyond_zones(&self, out: &mut Vec<u8>) -> Response {
         let name = self.request.question.name.as_wire();
         let error = match answer::forwarder_for(self.snapshot, name) {
             _ if !self.request.recursion_desired() => ExtendedError::NOT_AUTHORITATIVE,
@@ -226,10 +250,7 @@ impl<'a> Responder<'a> {
     }
 
     fn recursion_allowed(&self) -> bool {
-        let allowed = &self.snapshot.dns.recursion_allowed;
-        allowed
-            .iter()
-            .any(|network| network.contains(self.client.address))
+        recursion_allowed(self.snapshot, self.client.address)
     }
 
     fn writer<'o>(&self, out: &'o mut Vec<u8>) -> ReplyWriter<'o>
@@ -258,7 +279,7 @@ impl<'a> Responder<'a> {
         if whole == Whole::Truncated {
             flags |= flag::TC;
         }
-        if !self.snapshot.forwarders.is_empty() && self.recursion_allowed() {
+        if recursion_available(self.snapshot, self.client.address) {
             flags |= flag::RA;
         }
         Head {

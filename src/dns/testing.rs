@@ -73,8 +73,7 @@ pub fn zone(text: &str) -> Zone {
         .find(|words| words[3] == "SOA")
         .expect("an SOA");
     let apex = name(soa[0]);
-    let mut sets: std::collections::BTreeMap<(Name, RecordType), (u32, Vec<Vec<u8>>)> =
-        Default::default();
+    let mut sets = std::collections::BTreeMap::<_, (u32, Vec<Vec<u8>>)>::new();
     for words in &lines {
         let rtype = RecordType::parse(words[3]).unwrap_or_else(|| panic!("{words:?}"));
         let entry = sets.entry((name(words[0]), rtype)).or_default();
@@ -108,6 +107,18 @@ pub fn snapshot(zones: &[&str]) -> Snapshot {
     for text in zones {
         let zone = zone(text);
         snapshot.zones.insert(zone.apex.clone(), Arc::new(zone));
+    }
+    snapshot
+}
+
+/// `snapshot` with every zone at `revision`.
+pub fn at_revision(mut snapshot: Snapshot, revision: u64) -> Snapshot {
+    for (apex, zone) in snapshot.zones.clone() {
+        let zone = Zone {
+            revision,
+            ..Zone::clone(&zone)
+        };
+        snapshot.zones.insert(apex, Arc::new(zone));
     }
     snapshot
 }

@@ -95,10 +95,6 @@ pub struct ExtendedError {
 }
 
 impl ExtendedError {
-    pub const CACHED_ERROR: Self = Self {
-        code: 13,
-        text: "the upstream servers failed a moment ago",
-    };
     pub const NOT_READY: Self = Self {
         code: 14,
         text: "too many questions are waiting for upstream servers",

@@ -134,7 +134,12 @@ pub fn parse(message: &[u8]) -> Result<Request<'_>, Rejected<'_>> {
         })
     };
     if flags & flag::OPCODE != 0 {
-        return Err(complain(Rcode::NOT_IMP, None, None));
+        // Other kinds of message are laid out alike (RFC 2136 section 2); what can be read is given back.
+        let question = parse_question(message).filter(|_| counts[0] == 1);
+        let octets = question.map(|question| question.octets);
+        let start = HEADER + octets.map_or(0, <[u8]>::len);
+        let edns = parse_rest(message, start, &counts[1..]).ok().flatten();
+        return Err(complain(Rcode::NOT_IMP, octets, edns));
     }
     let form_err = || complain(Rcode::FORM_ERR, None, None);
     if counts[0] != 1 {

@@ -1,0 +1,448 @@
+//! Asking upstream servers: one query under way per question, everything bounded, replies checked before they count.
+//!
+//! Owns the cache and the tasks of queries under way. `stop` ends them. It never decides whether a client may ask.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, UdpSocket},
+    sync::watch,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    cache::{Cache, CacheLimits, CacheStats, Entry, Flush},
+    message::{
+        ExtendedError, Rcode,
+        upstream::{Message, UpstreamQuestion},
+    },
+    respond::Ask,
+    socket::unspecified,
+    stats::{ForwardCounters, ForwardStats, count},
+    upstream_times::UpstreamTimes,
+};
+
+/// Parts of the cache, each with its own lock, so that workers seldom wait for each other.
+const PARTS: usize = 8;
+/// Messages that do not fit the query before the server is asked over TCP, where nobody can guess.
+const MAX_IGNORED: usize = 16;
+/// Longest time for one question with all its upstreams and repeats. Clients give up after about as long.
+const TOTAL_TIME: Duration = Duration::from_secs(10);
+
+/// Bounds of forwarding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardLimits {
+    pub cache: CacheLimits,
+    /// Questions to upstreams under way at one time.
+    pub max_outstanding: usize,
+    /// Client questions waiting for them at one time.
+    pub max_waiting: usize,
+    /// Of these, from one client address.
+    pub max_waiting_per_client: usize,
+    /// Own addresses that queries to upstreams leave from, at most one of each family counts; none: the kernel chooses.
+    pub sources: Vec<IpAddr>,
+}
+
+impl Default for ForwardLimits {
+    fn default() -> Self {
+        Self {
+            cache: CacheLimits::default(),
+            max_outstanding: 2_000,
+            max_waiting: 10_000,
+            max_waiting_per_client: 1_000,
+            sources: Vec::new(),
+        }
+    }
+}
+
+/// The cache and what is under way.
+pub(super) struct Forwarding {
+    limits: ForwardLimits,
+    parts: Vec<Mutex<Cache>>,
+    hasher: RandomState,
+    under_way: Mutex<HashMap<UpstreamQuestion, watch::Receiver<Option<Arc<Entry>>>>>,
+    waiting: Mutex<Waiting>,
+    times: Mutex<UpstreamTimes>,
+    /// Counts flushes: an answer to a question from before one is not kept.
+    epoch: AtomicU64,
+    counters: ForwardCounters,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+#[derive(Default)]
+struct Waiting {
+    total: usize,
+    by_client: HashMap<IpAddr, usize>,
+}
+
+/// The right of one client question to wait. Dropping it gives the place back.
+pub(super) struct Place {
+    forwarding: Arc<Forwarding>,
+    client: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = locked(&self.forwarding.waiting);
+        waiting.total -= 1;
+        if let Some(count) = waiting.by_client.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.by_client.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// Locks what no panic can leave half done: every critical section here is a few map operations.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Forwarding {
+    pub fn new(limits: ForwardLimits) -> Arc<Self> {
+        let part = CacheLimits {
+            bytes: limits.cache.bytes / PARTS,
+            ..limits.cache
+        };
+        Arc::new(Self {
+            limits,
+            parts: (0..PARTS).map(|_| Mutex::new(Cache::new(part))).collect(),
+            hasher: RandomState::new(),
+            under_way: Mutex::default(),
+            waiting: Mutex::default(),
+            times: Mutex::default(),
+            epoch: AtomicU64::new(0),
+            counters: ForwardCounters::default(),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    fn part(&self, question: &UpstreamQuestion) -> MutexGuard<'_, Cache> {
+        let at = self.hasher.hash_one(question) as usize % self.parts.len();
+        locked(&self.parts[at])
+    }
+
+    /// The answer to `question` if it is at hand.
+    pub fn cached(&self, question: &UpstreamQuestion, now: Instant) -> Option<Arc<Entry>> {
+        self.part(question).find(question, now)
+    }
+
+    /// A place for one more waiting question of `client`; none when it, or everybody together, has too many.
+    pub fn place(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+        let mut waiting = locked(&self.waiting);
+        let own = waiting.by_client.get(&client).copied().unwrap_or(0);
+        if waiting.total >= self.limits.max_waiting || own >= self.limits.max_waiting_per_client {
+            count(&self.counters.shed);
+            return None;
+        }
+        waiting.total += 1;
+        *waiting.by_client.entry(client).or_insert(0) += 1;
+        Some(Place {
+            forwarding: Arc::clone(self),
+            client,
+        })
+    }
+
+    /// What a client is told that finds no place.
+    pub fn overload(&self, now: Instant) -> Arc<Entry> {
+        let error = ExtendedError::NOT_READY;
+        Arc::new(Entry::of_failure(error, &self.limits.cache, now))
+    }
+
+    /// Runs `work` among the tasks that `stop` ends.
+    pub fn spawn(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn_on(
+            async move {
+                // A cancelled question is one whose client will get no answer: the server is stopping.
+                let _ = cancel.run_until_cancelled(work).await;
+            },
+            runtime,
+        );
+    }
+
+    /// Ends every task and waits for them.
+    pub async fn stop(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The answer of an upstream, from a query that is under way for somebody else if there is one.
+    pub async fn resolve(self: &Arc<Self>, ask: Ask) -> Arc<Entry> {
+        let mut answer = match self.join(ask) {
+            Ok(answer) => answer,
+            Err(entry) => return entry,
+        };
+        let done = answer.wait_for(Option::is_some).await;
+        let entry = done.ok().and_then(|entry| entry.clone());
+        entry.unwrap_or_else(|| self.overload(Instant::now()))
+    }
+
+    /// The query under way for this question, started now if there is none.
+    fn join(self: &Arc<Self>, ask: Ask) -> Result<watch::Receiver<Option<Arc<Entry>>>, Arc<Entry>> {
+        let mut under_way = locked(&self.under_way);
+        if let Some(answer) = under_way.get(&ask.question) {
+            count(&self.counters.coalesced);
+            return Ok(answer.clone());
+        }
+        // It may have ended between the look into the cache and now.
+        let now = Instant::now();
+        if let Some(entry) = self.cached(&ask.question, now) {
+            return Err(entry);
+        }
+        if under_way.len() >= self.limits.max_outstanding {
+            count(&self.counters.shed);
+            return Err(self.overload(now));
+        }
+        let (sender, answer) = watch::channel(None);
+        under_way.insert(ask.question.clone(), answer.clone());
+        let lead = Lead {
+            forwarding: Arc::clone(self),
+            ask,
+            answer: sender,
+        };
+        self.spawn(&tokio::runtime::Handle::current(), lead.run());
+        Ok(answer)
+    }
+
+    /// Forgets cached answers and says how many.
+    pub fn flush(&self, flush: &Flush) -> u64 {
+        self.epoch.fetch_add(1, Relaxed);
+        self.parts
+            .iter()
+            .map(|part| locked(part).flush(flush))
+            .sum()
+    }
+
+    pub fn cache_stats(&self) -> CacheStats {
+        let mut sum = CacheStats::default();
+        for part in &self.parts {
+            let stats = locked(part).stats();
+            sum.entries += stats.entries;
+            sum.bytes += stats.bytes;
+            sum.hits += stats.hits;
+            sum.misses += stats.misses;
+            sum.evicted += stats.evicted;
+        }
+        sum
+    }
+
+    /// Fresh entries with their questions, at most `limit`.
+    pub fn dump(&self, limit: usize) -> Vec<(UpstreamQuestion, Arc<Entry>)> {
+        let now = Instant::now();
+        let mut all = Vec::new();
+        for part in &self.parts {
+            let part = locked(part);
+            let rest = limit - all.len();
+            let entries = part.entries(now).take(rest);
+            all.extend(entries.map(|(question, entry)| (question.clone(), Arc::clone(entry))));
+        }
+        all
+    }
+
+    pub fn stats(&self) -> ForwardStats {
+        let counters = &self.counters;
+        ForwardStats {
+            sent: counters.sent.load(Relaxed),
+            timed_out: counters.timed_out.load(Relaxed),
+            failed: counters.failed.load(Relaxed),
+            ignored: counters.ignored.load(Relaxed),
+            over_tcp: counters.over_tcp.load(Relaxed),
+            coalesced: counters.coalesced.load(Relaxed),
+            shed: counters.shed.load(Relaxed),
+            outstanding: locked(&self.under_way).len() as u64,
+            waiting: locked(&self.waiting).total as u64,
+        }
+    }
+
+    /// Where a query to `upstream` leaves from.
+    fn source(&self, upstream: SocketAddr) -> SocketAddr {
+        let mut sources = self.limits.sources.iter().copied();
+        let own = sources.find(|source| source.is_ipv4() == upstream.is_ipv4());
+        SocketAddr::new(own.unwrap_or_else(|| unspecified(upstream)), 0)
+    }
+}
+
+/// The task that asks upstreams for everybody who waits for a question.
+struct Lead {
+    forwarding: Arc<Forwarding>,
+    ask: Ask,
+    answer: watch::Sender<Option<Arc<Entry>>>,
+}
+
+impl Drop for Lead {
+    /// However the task ends, the question is no longer under way; who still waits sees the sender go.
+    fn drop(&mut self) {
+        locked(&self.forwarding.under_way).remove(&self.ask.question);
+    }
+}
+
+impl Lead {
+    async fn run(self) {
+        let epoch = self.forwarding.epoch.load(Relaxed);
+        let limits = &self.forwarding.limits.cache;
+        let answered = timeout(TOTAL_TIME, self.ask_all()).await;
+        let now = Instant::now();
+        let entry = Arc::new(match answered {
+            Ok(Some(message)) => Entry::of_message(message, self.ask.question.rtype, limits, now),
+            _ => Entry::of_failure(ExtendedError::NO_REACHABLE_AUTHORITY, limits, now),
+        });
+        if self.forwarding.epoch.load(Relaxed) == epoch {
+            let question = self.ask.question.clone();
+            let mut part = self.forwarding.part(&question);
+            part.insert(question, Arc::clone(&entry), now);
+        }
+        self.answer.send_replace(Some(entry));
+    }
+
+    /// Asks the upstreams in turn; those that were silent a second time, since packets get lost.
+    async fn ask_all(&self) -> Option<Message> {
+        let forwarder = &self.ask.forwarder;
+        let mut servers = locked(&self.forwarding.times).order(&forwarder.upstreams);
+        for _ in 0..2 {
+            let mut silent = Vec::new();
+            for server in servers {
+                match self.ask_one(server, forwarder.timeout).await {
+                    Ok(message) => return Some(message),
+                    Err(Failure::Silent) => silent.push(server),
+                    Err(Failure::Useless | Failure::Broken) => {}
+                }
+            }
+            servers = silent;
+        }
+        None
+    }
+
+    /// One server, with the bookkeeping around it.
+    async fn ask_one(&self, server: SocketAddr, patience: Duration) -> Result<Message, Failure> {
+        let started = Instant::now();
+        let asked = timeout(patience, self.exchange(server)).await;
+        let result = asked.unwrap_or(Err(Failure::Silent));
+        let took = started.elapsed();
+        let mut times = locked(&self.forwarding.times);
+        let counters = &self.forwarding.counters;
+        match &result {
+            Ok(_) => times.answered(server, took),
+            Err(Failure::Silent) => {
+                count(&counters.timed_out);
+                times.failed(server, took.max(patience));
+            }
+            Err(Failure::Useless | Failure::Broken) => {
+                count(&counters.failed);
+                times.failed(server, patience);
+            }
+        }
+        result
+    }
+
+    /// UDP with EDNS; without it where the server does not know it; TCP where the answer is too long.
+    async fn exchange(&self, server: SocketAddr) -> Result<Message, Failure> {
+        let mut message = self.over_udp(server, true).await?;
+        if matches!(message.rcode, Rcode::FORM_ERR | Rcode::NOT_IMP) {
+            message = self.over_udp(server, false).await?;
+        }
+        if message.is_truncated() {
+            message = self.over_tcp(server).await?;
+        }
+        match message.rcode {
+            Rcode::NO_ERROR | Rcode::NX_DOMAIN => Ok(message),
+            _ => Err(Failure::Useless),
+        }
+    }
+
+    async fn over_udp(&self, server: SocketAddr, edns: bool) -> Result<Message, Failure> {
+        // A socket of its own for each query: the kernel draws the port at random, and hands us nothing that does not
+        // come from the server's address and port (RFC 5452 section 9.2).
+        let socket = UdpSocket::bind(self.forwarding.source(server)).await?;
+        socket.connect(server).await?;
+        let id = rand::random();
+        let question = &self.ask.question;
+        count(&self.forwarding.counters.sent);
+        socket.send(&question.encode(id, edns)).await?;
+        let mut buffer = [0; 4096];
+        for _ in 0..MAX_IGNORED {
+            let length = socket.recv(&mut buffer).await?;
+            let octets = buffer.get(..length).unwrap_or_default();
+            let fits = question.is_answered_by(id, octets);
+            match Message::decode(octets).filter(|_| fits) {
+                Some(message) => return Ok(message),
+                // A server that takes our query for nonsense may leave the question out.
+                None if edns && is_plain_refusal(id, octets) => {
+                    return Box::pin(self.over_udp(server, false)).await;
+                }
+                None => count(&self.forwarding.counters.ignored),
+            }
+        }
+        self.over_tcp(server).await
+    }
+
+    async fn over_tcp(&self, server: SocketAddr) -> Result<Message, Failure> {
+        let counters = &self.forwarding.counters;
+        count(&counters.over_tcp);
+        count(&counters.sent);
+        let socket = match server {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.bind(self.forwarding.source(server))?;
+        let mut stream = socket.connect(server).await?;
+        let id = rand::random();
+        let query = self.ask.question.encode(id, true);
+        let length = u16::try_from(query.len()).map_err(|_| Failure::Useless)?;
+        stream
+            .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
+            .await?;
+        let length = u64::from(stream.read_u16().await?);
+        let mut octets = Vec::new();
+        stream.take(length).read_to_end(&mut octets).await?;
+        let fits = self.ask.question.is_answered_by(id, &octets);
+        let message = Message::decode(&octets).filter(|message| fits && !message.is_truncated());
+        message.ok_or(Failure::Useless)
+    }
+}
+
+/// An error reply of just a header, with the right id.
+fn is_plain_refusal(id: u16, octets: &[u8]) -> bool {
+    octets.len() == super::message::HEADER
+        && Message::decode(octets).is_some_and(|message| {
+            let refused = matches!(message.rcode, Rcode::FORM_ERR | Rcode::NOT_IMP);
+            refused && message.id == id && message.flags & super::message::flag::QR != 0
+        })
+}
+
+/// Why one upstream gave nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// No answer in time.
+    Silent,
+    /// An answer that helps nobody: an error code, nonsense.
+    Useless,
+    /// The network said no.
+    Broken,
+}
+
+impl From<io::Error> for Failure {
+    fn from(_: io::Error) -> Self {
+        Self::Broken
+    }
+}

@@ -1,0 +1,482 @@
+//! The DNS server: owns the workers, the listeners, the manager that follows snapshots, and the way to upstreams.
+//!
+//! `start` binds the node's own addresses or fails as a whole. VIPs are bound when snapshots name them, and tried again
+//! while that fails. `stop` ends every task and thread and frees every port. It opens nothing before it is started; that
+//! there is a state to serve is for whoever starts it to see to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
+};
+
+use crate::model::{name::Name, rrset::RecordType, snapshot::Snapshot};
+
+use super::{
+    cache::{Entry, Flush},
+    forward::{ForwardLimits, Forwarding},
+    message::{
+        flag,
+        upstream::{Message, UpstreamQuestion},
+    },
+    respond::{Client, Identity, Transport},
+    service::{Progress, Service, TcpLimits},
+    socket::{Presence, UdpPort, check_free, listen},
+    stats::{Counters, DnsStats},
+    tcp::{Connections, accept},
+    udp::Worker,
+};
+
+/// Between two tries to bind an address of a VIP: first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Where and how to serve.
+#[derive(Clone, Debug)]
+pub struct DnsConfig {
+    /// The node's own addresses. Port 0 draws one, the same for UDP and TCP.
+    pub addresses: Vec<SocketAddr>,
+    /// Port on VIPs.
+    pub vip_port: u16,
+    /// Which VIPs to bind. None: all that the snapshot has, whether this node holds them or not (IP_FREEBIND), so that a
+    /// take-over binds nothing. Where all nodes share one machine, only what this node holds.
+    pub vips_held: Option<watch::Receiver<BTreeSet<IpAddr>>>,
+    /// UDP worker threads; 0: one for each core.
+    pub workers: usize,
+    pub identity: Identity,
+    pub tcp: TcpLimits,
+    pub forward: ForwardLimits,
+}
+
+impl DnsConfig {
+    /// Serves on `addresses`, and on VIPs on the port of the first of them.
+    pub fn new(addresses: Vec<SocketAddr>) -> Self {
+        Self {
+            vip_port: addresses.first().map_or(53, SocketAddr::port),
+            addresses,
+            vips_held: None,
+            workers: 0,
+            identity: Identity::default(),
+            tcp: TcpLimits::default(),
+            forward: ForwardLimits::default(),
+        }
+    }
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("DNS cannot listen on {address}: {source}; is another name server running there?")]
+    Bind {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("DNS cannot start a worker thread: {0}")]
+    Worker(io::Error),
+    #[error("DNS can only be started from within the runtime that is to run it")]
+    NoRuntime,
+}
+
+/// A reply that this node gave to itself.
+#[derive(Clone, Debug)]
+pub struct LocalReply {
+    /// The whole message as a client would get it over TCP.
+    pub octets: Vec<u8>,
+    pub message: Message,
+    pub took: Duration,
+}
+
+/// A running server.
+pub struct DnsServer {
+    service: Arc<Service>,
+    ports: Arc<Ports>,
+    shards: Vec<Arc<Counters>>,
+    connections: Arc<Connections>,
+    manager: JoinHandle<()>,
+}
+
+impl DnsServer {
+    /// Binds `config.addresses` and serves what `snapshots` holds, from now on. Call within a tokio runtime.
+    pub fn start(
+        config: DnsConfig,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<Self, StartError> {
+        let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let first = snapshots.borrow().clone();
+        let service = Arc::new(Service {
+            snapshot: Arc::new(ArcSwap::new(first)),
+            identity: config.identity.clone(),
+            forwarding: Forwarding::new(config.forward.clone()),
+            runtime,
+        });
+        let count = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            count => count,
+        };
+        let shards: Vec<Arc<Counters>> = (0..=count).map(|_| Arc::default()).collect();
+        let connections = Connections::new(config.tcp);
+        let mut workers = Vec::with_capacity(count);
+        for (at, counters) in shards.iter().enumerate().take(count) {
+            let (service, counters) = (Arc::clone(&service), Arc::clone(counters));
+            let worker = Worker::start(format!("dns-{at}"), service, counters);
+            workers.push(worker.map_err(StartError::Worker)?);
+        }
+        let ports = Arc::new(Ports {
+            service: Arc::clone(&service),
+            connections: Arc::clone(&connections),
+            counters: Arc::clone(&shards[count]),
+            bound: Mutex::new(Bound {
+                workers,
+                by_address: BTreeMap::new(),
+                missing: 0,
+            }),
+        });
+        for address in &config.addresses {
+            let opened = ports.open(*address, Presence::Own);
+            opened.map_err(|source| StartError::Bind {
+                address: *address,
+                source,
+            })?;
+        }
+        let manager = Manager {
+            service: Arc::clone(&service),
+            ports: Arc::clone(&ports),
+            config,
+            snapshots,
+        };
+        Ok(Self {
+            ports,
+            shards,
+            connections,
+            manager: service.runtime.spawn(manager.run()),
+            service,
+        })
+    }
+
+    /// Addresses that are bound now, with the ports that port 0 became.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        let bound = self.ports.locked();
+        bound
+            .by_address
+            .values()
+            .map(|listening| listening.local)
+            .collect()
+    }
+
+    /// What has been counted since the start.
+    pub fn stats(&self) -> DnsStats {
+        DnsStats {
+            connections_open: self.connections.open() as u64,
+            cache: self.service.forwarding.cache_stats(),
+            forward: self.service.forwarding.stats(),
+            addresses_missing: self.ports.locked().missing,
+            ..DnsStats::sum(&self.shards)
+        }
+    }
+
+    /// Forgets cached answers of upstreams and says how many.
+    pub fn flush(&self, flush: &Flush) -> u64 {
+        self.service.forwarding.flush(flush)
+    }
+
+    /// Cached answers of upstreams, at most `limit`.
+    pub fn dump(&self, limit: usize) -> Vec<(UpstreamQuestion, Arc<Entry>)> {
+        self.service.forwarding.dump(limit)
+    }
+
+    /// Answers a question as this node would answer it to a client on its loopback address.
+    pub async fn query_local(
+        &self,
+        name: &Name,
+        rtype: RecordType,
+        recursion_desired: bool,
+    ) -> Option<LocalReply> {
+        let started = Instant::now();
+        let question = UpstreamQuestion {
+            name: name.as_wire().into(),
+            rtype,
+            dnssec_ok: false,
+            checking_disabled: false,
+        };
+        let mut message = question.encode(rand::random(), true);
+        if !recursion_desired {
+            message[2] &= !((flag::RD >> 8) as u8);
+        }
+        let client = Client {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            transport: Transport::Tcp,
+        };
+        let mut octets = Vec::new();
+        let snapshot = self.service.snapshot.load_full();
+        // Not counted: the figures are those of clients.
+        let uncounted = Counters::default();
+        let (progress, _) =
+            self.service
+                .handle(&snapshot, &message, client, &uncounted, &mut octets);
+        if let Progress::Wait(pending) = progress {
+            pending.finish(&uncounted, &mut octets).await;
+        }
+        Some(LocalReply {
+            message: Message::decode(&octets)?,
+            octets,
+            took: started.elapsed(),
+        })
+    }
+
+    /// Ends everything and frees all ports; false when that took longer than `deadline`.
+    pub async fn stop(self, deadline: Duration) -> bool {
+        let ending = async {
+            self.manager.abort();
+            let _ = self.manager.await;
+            let ports = Arc::clone(&self.ports);
+            let closed = tokio::task::spawn_blocking(move || ports.close_all());
+            self.service.forwarding.stop().await;
+            closed.await.is_ok()
+        };
+        tokio::time::timeout(deadline, ending)
+            .await
+            .unwrap_or(false)
+    }
+}
+
+/// What is bound, and by whom it is served.
+struct Ports {
+    service: Arc<Service>,
+    connections: Arc<Connections>,
+    counters: Arc<Counters>,
+    bound: Mutex<Bound>,
+}
+
+struct Bound {
+    workers: Vec<Worker>,
+    /// By the address that was asked for.
+    by_address: BTreeMap<SocketAddr, Listening>,
+    /// Addresses that could not be bound yet.
+    missing: u64,
+}
+
+struct Listening {
+    local: SocketAddr,
+    /// One for each worker.
+    udp: Vec<Arc<UdpPort>>,
+    tcp: AbortHandle,
+}
+
+impl Ports {
+    fn locked(&self) -> MutexGuard<'_, Bound> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Binds `address` for every worker and for TCP.
+    fn open(&self, address: SocketAddr, presence: Presence) -> io::Result<()> {
+        let mut bound = self.locked();
+        let (udp, listener) = bind(address, presence, bound.workers.len())?;
+        let local = udp.first().map_or(address, |port| port.local);
+        let _runtime = self.service.runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        let accepting = accept(
+            listener,
+            Arc::clone(&self.service),
+            Arc::clone(&self.connections),
+            Arc::clone(&self.counters),
+        );
+        let tcp = self.service.runtime.spawn(accepting).abort_handle();
+        // Port 0 may be asked for more than once.
+        let asked = if address.port() == 0 { local } else { address };
+        bound
+            .by_address
+            .insert(asked, Listening { local, udp, tcp });
+        bound.hand_out();
+        tracing::info!(%local, "answering DNS");
+        Ok(())
+    }
+
+    fn close(&self, address: SocketAddr) {
+        let mut bound = self.locked();
+        if let Some(listening) = bound.by_address.remove(&address) {
+            listening.tcp.abort();
+            bound.hand_out();
+            tracing::info!(local = %listening.local, "no longer answering DNS");
+        }
+    }
+
+    /// Closes every socket and waits for the workers.
+    fn close_all(&self) {
+        let mut bound = self.locked();
+        for listening in std::mem::take(&mut bound.by_address).into_values() {
+            listening.tcp.abort();
+        }
+        bound.workers.iter().for_each(Worker::stop);
+        bound.workers.iter_mut().for_each(Worker::join);
+    }
+}
+
+impl Bound {
+    /// Gives every worker its sockets.
+    fn hand_out(&self) {
+        for (at, worker) in self.workers.iter().enumerate() {
+            let ports = self.by_address.values();
+            worker.set_ports(ports.filter_map(|l| l.udp.get(at).cloned()).collect());
+        }
+    }
+}
+
+impl Drop for Ports {
+    /// A server that was not stopped must not leave threads behind.
+    fn drop(&mut self) {
+        self.locked().workers.iter().for_each(Worker::stop);
+    }
+}
+
+/// UDP sockets for `workers` and a TCP listener on one address; port 0 becomes the same port for both.
+fn bind(
+    address: SocketAddr,
+    presence: Presence,
+    workers: usize,
+) -> io::Result<(Vec<Arc<UdpPort>>, std::net::TcpListener)> {
+    const TRIES: usize = 32;
+    let mut tries = if address.port() == 0 { TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        match bind_once(address, presence, workers) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            result => return result,
+        }
+    }
+}
+
+fn bind_once(
+    address: SocketAddr,
+    presence: Presence,
+    workers: usize,
+) -> io::Result<(Vec<Arc<UdpPort>>, std::net::TcpListener)> {
+    check_free(address, presence)?;
+    let first = UdpPort::open(address, presence)?;
+    let local = first.local;
+    let mut udp = vec![Arc::new(first)];
+    for _ in 1..workers {
+        udp.push(Arc::new(UdpPort::open(local, presence)?));
+    }
+    Ok((udp, listen(local, presence)?))
+}
+
+/// The task that follows snapshots: publishes them to the workers, binds and releases VIPs, and forgets what upstreams
+/// said that are no longer asked.
+struct Manager {
+    service: Arc<Service>,
+    ports: Arc<Ports>,
+    config: DnsConfig,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Manager {
+    async fn run(mut self) {
+        let mut retry = RETRY.0;
+        loop {
+            let snapshot = self.snapshots.borrow_and_update().clone();
+            self.publish(&snapshot);
+            let missing = self.reconcile(&snapshot);
+            self.ports.locked().missing = missing;
+            retry = if missing == 0 {
+                RETRY.0
+            } else {
+                (retry * 2).min(RETRY.1)
+            };
+            let mut held = self.config.vips_held.clone();
+            // Every branch only says that it is time to look again; what a dropped one saw is looked at then too.
+            tokio::select! {
+                changed = self.snapshots.changed() => {
+                    if changed.is_err() {
+                        // No further state will come; what is there is served until `stop`.
+                        return;
+                    }
+                }
+                () = changed_vips(&mut held) => {
+                    self.config.vips_held = held;
+                    retry = RETRY.0;
+                }
+                () = tokio::time::sleep(retry), if missing > 0 => {}
+            }
+        }
+    }
+
+    fn publish(&self, snapshot: &Arc<Snapshot>) {
+        let before = self.service.snapshot.swap(Arc::clone(snapshot));
+        if before.forwarders.ptr_eq(&snapshot.forwarders) {
+            return;
+        }
+        let both = before.forwarders.keys().chain(snapshot.forwarders.keys());
+        let changed: BTreeSet<&Name> = both
+            .filter(|suffix| before.forwarders.get(*suffix) != snapshot.forwarders.get(*suffix))
+            .collect();
+        for suffix in changed {
+            let forgotten = self
+                .service
+                .forwarding
+                .flush(&Flush::Subtree(suffix.as_wire().into()));
+            tracing::debug!(%suffix, forgotten, "the forwarder changed");
+        }
+    }
+
+    /// Binds what is wanted and not bound, releases what is bound and no longer wanted, and says how many are missing.
+    fn reconcile(&self, snapshot: &Snapshot) -> u64 {
+        let wanted = self.wanted_vips(snapshot);
+        let own = |address: &SocketAddr| self.config.addresses.contains(address);
+        let bound: Vec<SocketAddr> = self.ports.locked().by_address.keys().copied().collect();
+        let drawn = |address: &SocketAddr| {
+            // Addresses whose port was drawn are known by what they became.
+            let asked = SocketAddr::new(address.ip(), 0);
+            self.config.addresses.contains(&asked) && !wanted.contains(address)
+        };
+        for address in &bound {
+            if !wanted.contains(address) && !own(address) && !drawn(address) {
+                self.ports.close(*address);
+            }
+        }
+        let mut missing = 0;
+        for address in wanted.iter().filter(|address| !bound.contains(address)) {
+            if let Err(error) = self.ports.open(*address, Presence::Moving) {
+                tracing::warn!(%address, %error, "DNS cannot listen on a VIP; trying again");
+                missing += 1;
+            }
+        }
+        missing
+    }
+
+    fn wanted_vips(&self, snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
+        let port = self.config.vip_port;
+        let vips: BTreeSet<IpAddr> = match &self.config.vips_held {
+            Some(held) => held.borrow().clone(),
+            None => snapshot.vips.keys().copied().collect(),
+        };
+        // A socket on all addresses takes the VIPs' packets already.
+        let covered = |vip: &IpAddr| {
+            self.config.addresses.iter().any(|own| {
+                let all = own.ip().is_unspecified() && own.is_ipv4() == vip.is_ipv4();
+                own.port() == port && (all || own.ip() == *vip)
+            })
+        };
+        let wanted = vips.into_iter().filter(|vip| !covered(vip));
+        wanted.map(|vip| SocketAddr::new(vip, port)).collect()
+    }
+}
+
+/// Returns when the set of held VIPs has changed; never if it does not matter or will not change again.
+async fn changed_vips(held: &mut Option<watch::Receiver<BTreeSet<IpAddr>>>) {
+    let changed = match held {
+        Some(held) => held.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
+    }
+}
