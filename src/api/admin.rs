@@ -1,13 +1,15 @@
 //! The Admin service: proposals, and reads of what the cluster serves.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use futures::future::join_all;
 use pontoon_proto::v1::{self, admin_server::Admin};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Api, Proposal, admit, caller::Caller, group::random_request, upload, zones};
+use super::{
+    Api, Proposal, admit, caller::Caller, deadline_of, group::random_request, upload, zones,
+};
 use crate::{
     model::label::Label,
     state::command::{Change, Precondition, RequestId},
@@ -28,7 +30,8 @@ impl Admin for Api {
         request: Request<v1::ProposeRequest>,
     ) -> Result<Response<v1::ProposeReply>, Status> {
         let author = Caller::admin(&request)?;
-        let proposal = proposal_of(author, request.into_inner())?;
+        let deadline = deadline_of(&request);
+        let proposal = proposal_of(author, deadline, request.into_inner())?;
         let applied = self.commit(proposal).await?;
         Ok(Response::new(v1::ProposeReply {
             applied: Some((&applied).into()),
@@ -40,12 +43,13 @@ impl Admin for Api {
         request: Request<Streaming<v1::Chunk>>,
     ) -> Result<Response<v1::ProposeReply>, Status> {
         let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let _permit = admit(&self.0.uploads, "uploads")?;
         let bytes =
             upload::gather(request.into_inner(), MAX_COMMAND, "request", |c| c.data).await?;
         let message = v1::ProposeRequest::decode(bytes::Bytes::from(bytes))
             .map_err(|e| Failure::new(FailureCode::Invalid, "request", e, ""))?;
-        let applied = self.commit(proposal_of(author, message)?).await?;
+        let applied = self.commit(proposal_of(author, deadline, message)?).await?;
         Ok(Response::new(v1::ProposeReply {
             applied: Some((&applied).into()),
         }))
@@ -56,8 +60,9 @@ impl Admin for Api {
         request: Request<v1::ListZonesRequest>,
     ) -> Result<Response<v1::ListZonesReply>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let v1::ListZonesRequest { consistency } = request.into_inner();
-        let (state, header) = self.read(consistency).await?;
+        let (state, header) = self.read(consistency, deadline).await?;
         let zones = state.snapshot().zones.values();
         Ok(Response::new(v1::ListZonesReply {
             header: Some(header),
@@ -72,9 +77,10 @@ impl Admin for Api {
         request: Request<v1::ReadZoneRequest>,
     ) -> Result<Response<Self::ReadZoneStream>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let permit = admit(&self.0.streams, "streaming reads")?;
         let request = request.into_inner();
-        let (state, header) = self.read(request.consistency).await?;
+        let (state, header) = self.read(request.consistency, deadline).await?;
         let stream = zones::read(&state, header, request, permit)?;
         Ok(Response::new(stream))
     }
@@ -84,8 +90,9 @@ impl Admin for Api {
         request: Request<v1::ZoneHistoryRequest>,
     ) -> Result<Response<v1::ZoneHistoryReply>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let request = request.into_inner();
-        let (state, header) = self.read(request.consistency).await?;
+        let (state, header) = self.read(request.consistency, deadline).await?;
         Ok(Response::new(v1::ZoneHistoryReply {
             header: Some(header),
             versions: zones::history(&state, &request)?,
@@ -99,9 +106,10 @@ impl Admin for Api {
         request: Request<v1::ZoneDiffRequest>,
     ) -> Result<Response<Self::ZoneDiffStream>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let _permit = admit(&self.0.streams, "streaming reads")?;
         let request = request.into_inner();
-        let (state, header) = self.read(request.consistency).await?;
+        let (state, header) = self.read(request.consistency, deadline).await?;
         let pages = zones::diff(&state, header, &request)?;
         Ok(Response::new(ready(pages)))
     }
@@ -111,8 +119,9 @@ impl Admin for Api {
         request: Request<v1::ListPoolsRequest>,
     ) -> Result<Response<v1::ListPoolsReply>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let v1::ListPoolsRequest { consistency, name } = request.into_inner();
-        let (state, header) = self.read(consistency).await?;
+        let (state, header) = self.read(consistency, deadline).await?;
         let pools = &state.snapshot().pools;
         let pools: Vec<v1::Pool> = match wanted("pool", &name)? {
             None => pools.values().map(|p| p.as_ref().into()).collect(),
@@ -140,8 +149,9 @@ impl Admin for Api {
         request: Request<v1::ListListenersRequest>,
     ) -> Result<Response<v1::ListListenersReply>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let v1::ListListenersRequest { consistency, name } = request.into_inner();
-        let (state, header) = self.read(consistency).await?;
+        let (state, header) = self.read(consistency, deadline).await?;
         let listeners = &state.snapshot().listeners;
         let listeners: Vec<v1::Listener> = match wanted("listener", &name)? {
             None => listeners.values().map(|l| l.as_ref().into()).collect(),
@@ -171,7 +181,10 @@ impl Admin for Api {
         request: Request<v1::ListVipsRequest>,
     ) -> Result<Response<v1::ListVipsReply>, Status> {
         Caller::admin(&request)?;
-        let (state, header) = self.read(request.into_inner().consistency).await?;
+        let deadline = deadline_of(&request);
+        let (state, header) = self
+            .read(request.into_inner().consistency, deadline)
+            .await?;
         let reports = self.all_reports(&state).await;
         Ok(Response::new(v1::ListVipsReply {
             header: Some(header),
@@ -184,7 +197,10 @@ impl Admin for Api {
         request: Request<v1::ListForwardersRequest>,
     ) -> Result<Response<v1::ListForwardersReply>, Status> {
         Caller::admin(&request)?;
-        let (state, header) = self.read(request.into_inner().consistency).await?;
+        let deadline = deadline_of(&request);
+        let (state, header) = self
+            .read(request.into_inner().consistency, deadline)
+            .await?;
         let forwarders = state.snapshot().forwarders.values();
         Ok(Response::new(v1::ListForwardersReply {
             header: Some(header),
@@ -199,8 +215,10 @@ impl Admin for Api {
         request: Request<v1::ExportSiteRequest>,
     ) -> Result<Response<Self::ExportSiteStream>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let _permit = admit(&self.0.streams, "streaming reads")?;
-        Ok(Response::new(self.export(request.into_inner()).await?))
+        let stream = self.export(request.into_inner(), deadline).await?;
+        Ok(Response::new(stream))
     }
 
     type PlanSiteStream = Pages<v1::SitePlanPage>;
@@ -219,8 +237,9 @@ impl Admin for Api {
         request: Request<Streaming<v1::SiteUpload>>,
     ) -> Result<Response<v1::ApplySiteReply>, Status> {
         let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let _permit = admit(&self.0.uploads, "uploads")?;
-        let reply = self.apply(author, request.into_inner()).await?;
+        let reply = self.apply(author, deadline, request.into_inner()).await?;
         Ok(Response::new(reply))
     }
 
@@ -231,8 +250,11 @@ impl Admin for Api {
         request: Request<v1::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let permit = admit(&self.0.streams, "streaming reads")?;
-        let (state, _) = self.read(request.into_inner().consistency).await?;
+        let (state, _) = self
+            .read(request.into_inner().consistency, deadline)
+            .await?;
         Ok(Response::new(super::backup::stream(state, permit)))
     }
 }
@@ -279,7 +301,11 @@ pub(super) fn vip_statuses(
     state.snapshot().vips.values().map(status).collect()
 }
 
-fn proposal_of(author: String, message: v1::ProposeRequest) -> Result<Proposal, Failure> {
+fn proposal_of(
+    author: String,
+    deadline: Instant,
+    message: v1::ProposeRequest,
+) -> Result<Proposal, Failure> {
     let v1::ProposeRequest {
         request_id,
         born,
@@ -299,6 +325,7 @@ fn proposal_of(author: String, message: v1::ProposeRequest) -> Result<Proposal, 
         born,
         preconditions,
         changes,
+        deadline,
     })
 }
 

@@ -1,6 +1,6 @@
 //! The Bootstrap and Peer services: a machine becomes a member by a token, and a member renews its certificate.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use pontoon_proto::v1::{self, bootstrap_server::Bootstrap, peer_server::Peer};
 use tonic::{Request, Response, Status};
@@ -9,7 +9,7 @@ use super::{
     Api, Proposal,
     caller::Caller,
     cluster::{authority, ca_certificates, cluster_id, internal},
-    now,
+    deadline_of, now,
 };
 use crate::{
     model::node::NodeId,
@@ -28,7 +28,8 @@ impl Bootstrap for Api {
         request: Request<v1::AdmitRequest>,
     ) -> Result<Response<v1::AdmitReply>, Status> {
         Ok(Response::new(
-            self.admit_member(request.into_inner()).await?,
+            self.admit_member(deadline_of(&request), request.into_inner())
+                .await?,
         ))
     }
 }
@@ -40,9 +41,10 @@ impl Peer for Api {
         request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateReply>, Status> {
         let id = Caller::node(&request)?;
+        let deadline = deadline_of(&request);
         let v1::RenewCertificateRequest { csr_pem } = request.into_inner();
         let group = self.group()?;
-        group.catch_up().await?;
+        group.catch_up(deadline).await?;
         let state = group.state();
         if !state.members().contains_key(&id) {
             let problem = "was removed from the cluster";
@@ -63,7 +65,11 @@ impl Peer for Api {
 }
 
 impl Api {
-    async fn admit_member(&self, request: v1::AdmitRequest) -> Result<v1::AdmitReply, Failure> {
+    async fn admit_member(
+        &self,
+        deadline: Instant,
+        request: v1::AdmitRequest,
+    ) -> Result<v1::AdmitReply, Failure> {
         let v1::AdmitRequest {
             token_id,
             secret,
@@ -85,7 +91,7 @@ impl Api {
             return Err(Failure::new(FailureCode::Invalid, "request", problem, ""));
         }
         let group = self.group()?;
-        group.catch_up().await?;
+        group.catch_up(deadline).await?;
         check_token(&group.state(), &token_id, &secret, now())?;
         let applied = self
             .commit(Proposal {
@@ -97,6 +103,7 @@ impl Api {
                     token: token_id,
                     member,
                 }],
+                deadline,
             })
             .await?;
         let id = applied

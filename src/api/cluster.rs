@@ -3,14 +3,16 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use pontoon_proto::v1::{self, cluster_server::Cluster};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tonic::{Request, Response, Status};
 
-use super::{Api, Proposal, admin::vip_statuses, caller::Caller, group::random_request, now};
+use super::{
+    Api, Proposal, admin::vip_statuses, caller::Caller, deadline_of, group::random_request, now,
+};
 use crate::{
     enrol::init::certificate,
     model::node::{ClusterId, NodeId},
@@ -38,6 +40,7 @@ impl Cluster for Api {
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenReply>, Status> {
         let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let v1::CreateTokenRequest { lifetime_ms } = request.into_inner();
         let lifetime = token_lifetime(lifetime_ms)?;
         let state = self.group()?.state();
@@ -52,7 +55,7 @@ impl Cluster for Api {
             },
         };
         // A request of its own each time: a token whose answer was lost is never used and ends by itself.
-        self.commit(single(author, change)).await?;
+        self.commit(single(author, deadline, change)).await?;
         let peer = self.0.node.report().api_address;
         Ok(Response::new(v1::CreateTokenReply {
             id: token.id.clone(),
@@ -67,7 +70,10 @@ impl Cluster for Api {
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensReply>, Status> {
         Caller::admin(&request)?;
-        let (state, header) = self.read(request.into_inner().consistency).await?;
+        let deadline = deadline_of(&request);
+        let (state, header) = self
+            .read(request.into_inner().consistency, deadline)
+            .await?;
         let tokens = state.tokens().values().map(|token| v1::TokenSummary {
             id: token.id.clone(),
             expires_at_ms: token.expires_at.0,
@@ -84,10 +90,11 @@ impl Cluster for Api {
         request: Request<v1::DeleteTokenRequest>,
     ) -> Result<Response<v1::DeleteTokenReply>, Status> {
         let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let v1::DeleteTokenRequest { id, request_id } = request.into_inner();
         let proposal = Proposal {
             request: super::admin::request_id_of(&request_id)?,
-            ..single(author, Change::DeleteToken { id })
+            ..single(author, deadline, Change::DeleteToken { id })
         };
         self.commit(proposal).await?;
         Ok(Response::new(v1::DeleteTokenReply {}))
@@ -110,12 +117,13 @@ impl Cluster for Api {
         request: Request<v1::RemoveRequest>,
     ) -> Result<Response<v1::RemoveReply>, Status> {
         let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let id = NodeId(request.into_inner().node_id);
         let group = self.group()?;
         let state = group.state();
         if !state.members().contains_key(&id) && !state.is_retired(id) {
             // This node may be behind: ask for the newest state before saying so.
-            group.catch_up().await?;
+            group.catch_up(deadline).await?;
             let state = group.state();
             if !state.members().contains_key(&id) && !state.is_retired(id) {
                 return Err(no_member(id).into());
@@ -171,6 +179,7 @@ impl Cluster for Api {
         request: Request<v1::RotateCaRequest>,
     ) -> Result<Response<v1::RotateCaReply>, Status> {
         let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let v1::RotateCaRequest { request_id } = request.into_inner();
         let cluster = cluster_id(&self.group()?.state())?;
         let ca = Authority::create(&cluster, SystemTime::now()).map_err(internal)?;
@@ -179,7 +188,7 @@ impl Cluster for Api {
         };
         let proposal = Proposal {
             request: super::admin::request_id_of(&request_id)?,
-            ..single(author.clone(), change)
+            ..single(author.clone(), deadline, change)
         };
         self.commit(proposal).await?;
         // A retry finds the authority that the first attempt made.
@@ -277,13 +286,14 @@ fn differing_hashes(nodes: &[v1::NodeSummary]) -> Option<String> {
     None
 }
 
-fn single(author: String, change: Change) -> Proposal {
+fn single(author: String, deadline: Instant, change: Change) -> Proposal {
     Proposal {
         author,
         request: random_request(),
         born: 0,
         preconditions: Vec::new(),
         changes: vec![change],
+        deadline,
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use tonic::transport::Channel;
@@ -29,10 +30,10 @@ pub trait Group: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NoLeader` when nothing was proposed, `UnknownOutcome` when that cannot be told.
-    async fn propose(&self, command: Command) -> Result<Outcome, Failure>;
+    async fn propose(&self, command: Command, deadline: Instant) -> Result<Outcome, Failure>;
 
     /// Waits until this node's state holds everything that had been acknowledged anywhere before the call.
-    async fn catch_up(&self) -> Result<(), Failure>;
+    async fn catch_up(&self, deadline: Instant) -> Result<(), Failure>;
 
     /// The newest state that is durable here.
     fn state(&self) -> Arc<State>;

@@ -25,7 +25,7 @@ mod tests;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use pontoon_proto::{DESCRIPTORS, v1};
@@ -54,6 +54,10 @@ const MAX_UPLOADS: usize = 2;
 const MAX_STREAMS: usize = 64;
 /// Watchers at one time.
 const MAX_WATCHES: usize = 256;
+/// Wait of a write or a linearizable read whose caller states no deadline.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait of any call.
+const MAX_PATIENCE: Duration = Duration::from_secs(300);
 /// Calls on one connection at one time.
 const MAX_CALLS_PER_CONNECTION: u32 = 256;
 
@@ -136,10 +140,14 @@ impl Api {
     }
 
     /// State to answer a read from.
-    async fn read(&self, consistency: i32) -> Result<(Arc<State>, v1::ReadHeader), Failure> {
+    async fn read(
+        &self,
+        consistency: i32,
+        deadline: Instant,
+    ) -> Result<(Arc<State>, v1::ReadHeader), Failure> {
         let group = self.group()?;
         match v1::Consistency::try_from(consistency) {
-            Ok(v1::Consistency::Linearizable) => group.catch_up().await?,
+            Ok(v1::Consistency::Linearizable) => group.catch_up(deadline).await?,
             Ok(v1::Consistency::Local | v1::Consistency::Unspecified) => {}
             Err(_) => {
                 let problem = format!("consistency {consistency} is not known");
@@ -166,6 +174,7 @@ impl Api {
             born,
             preconditions,
             changes,
+            deadline,
         } = proposal;
         let revision = group.state().revision();
         let command = Command {
@@ -177,7 +186,7 @@ impl Api {
             changes,
         };
         check::command(&command)?;
-        match group.propose(command).await? {
+        match group.propose(command, deadline).await? {
             Outcome::Applied(applied) => Ok(applied),
             Outcome::Refused(refusal) => Err(refusal.into()),
             Outcome::Unknown => Err(Failure::new(
@@ -198,6 +207,37 @@ struct Proposal {
     born: u64,
     preconditions: Vec<Precondition>,
     changes: Vec<Change>,
+    deadline: Instant,
+}
+
+/// When the answer to `request` must be ready: before the caller's own deadline, so that it hears what is known and need
+/// not guess.
+fn deadline_of<T>(request: &tonic::Request<T>) -> Instant {
+    let asked = request
+        .metadata()
+        .get("grpc-timeout")
+        .and_then(|value| value.to_str().ok())
+        .and_then(grpc_timeout);
+    let patience = match asked {
+        Some(asked) => asked.saturating_sub((asked / 10).max(Duration::from_millis(50))),
+        None => DEFAULT_PATIENCE,
+    };
+    Instant::now() + patience.min(MAX_PATIENCE)
+}
+
+/// Reads a `grpc-timeout`: up to eight digits and a unit.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = (digits.len() <= 8).then(|| digits.parse().ok())??;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// Takes a place under a limit, at once or not at all.

@@ -1,5 +1,7 @@
 //! The site document: exported from the state, compared with it, applied to it as one command.
 
+use std::time::Instant;
+
 use futures::StreamExt;
 use pontoon_proto::v1;
 use tonic::Streaming;
@@ -11,8 +13,9 @@ impl Api {
     pub(super) async fn export(
         &self,
         request: v1::ExportSiteRequest,
+        deadline: Instant,
     ) -> Result<Pages<v1::SiteDocument>, Failure> {
-        let _ = request;
+        let _ = (request, deadline);
         Err(Failure::new(FailureCode::Unsupported, "site", "", ""))
     }
 
@@ -27,9 +30,10 @@ impl Api {
     pub(super) async fn apply(
         &self,
         author: String,
+        deadline: Instant,
         mut upload: Streaming<v1::SiteUpload>,
     ) -> Result<v1::ApplySiteReply, Failure> {
-        let _ = (author, upload.next().await);
+        let _ = (author, deadline, upload.next().await);
         Err(Failure::new(FailureCode::Unsupported, "site", "", ""))
     }
 }
