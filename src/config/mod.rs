@@ -4,7 +4,7 @@
 //! together, each naming its key; unknown keys are refused; nothing is bound before the file passes.
 
 pub mod node;
-mod reader;
+pub(crate) mod reader;
 pub mod units;
 
 use std::path::PathBuf;

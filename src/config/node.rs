@@ -152,7 +152,7 @@ impl NodeConfig {
             }]
         })?;
         let mut faults = Vec::new();
-        let config = read(Section::root(table, &mut faults));
+        let config = read(Section::root(table, &mut faults, "docs/configuration.md"));
         check_together(&config, &mut faults);
         if faults.is_empty() {
             Ok(config)

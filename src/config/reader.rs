@@ -7,23 +7,71 @@ use toml::{Table, Value};
 use super::Fault;
 
 /// One table of the file, with the faults found in it so far.
-pub(super) struct Section<'f> {
+pub(crate) struct Section<'f> {
     path: String,
     table: Table,
     faults: &'f mut Vec<Fault>,
+    /// Where all keys are described.
+    manual: &'static str,
 }
 
 impl<'f> Section<'f> {
-    pub(super) fn root(table: Table, faults: &'f mut Vec<Fault>) -> Self {
+    pub(crate) fn root(table: Table, faults: &'f mut Vec<Fault>, manual: &'static str) -> Self {
         Self {
             path: String::new(),
             table,
             faults,
+            manual,
         }
     }
 
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Whether `key` holds exactly this text.
+    pub(crate) fn is_text(&self, key: &str, text: &str) -> bool {
+        self.table.get(key).and_then(Value::as_str) == Some(text)
+    }
+
+    /// What `read` makes of each table in the list `key`. In faults a table is called by its text under `identity`.
+    pub(crate) fn each<T>(
+        &mut self,
+        key: &str,
+        identity: &str,
+        mut read: impl FnMut(Section<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        let items = match self.table.remove(key) {
+            None => Vec::new(),
+            Some(Value::Array(items)) => items,
+            Some(other) => {
+                let found = other.type_str();
+                self.fault(key, format!("expected [[{key}]] tables, found {found}"));
+                Vec::new()
+            }
+        };
+        let mut values = Vec::with_capacity(items.len());
+        for (at, item) in items.into_iter().enumerate() {
+            let Value::Table(table) = item else {
+                self.fault(key, format!("expected a table, found {}", item.type_str()));
+                continue;
+            };
+            let called = match table.get(identity).and_then(Value::as_str) {
+                Some(text) => text.chars().take(255).collect(),
+                None => (at + 1).to_string(),
+            };
+            values.extend(read(Section {
+                path: format!("{}[{called}]", self.key(key)),
+                table,
+                faults: &mut *self.faults,
+                manual: self.manual,
+            }));
+        }
+        values
+    }
+
     /// The table `key`; an empty one when it is absent.
-    pub(super) fn section(&mut self, key: &str) -> Section<'_> {
+    pub(crate) fn section(&mut self, key: &str) -> Section<'_> {
         let table = match self.table.remove(key) {
             None => Table::new(),
             Some(Value::Table(table)) => table,
@@ -36,11 +84,12 @@ impl<'f> Section<'f> {
             path: self.key(key),
             table,
             faults: &mut *self.faults,
+            manual: self.manual,
         }
     }
 
     /// A text that `read` understands; `default` when absent.
-    pub(super) fn text<T, E: Display>(
+    pub(crate) fn text<T, E: Display>(
         &mut self,
         key: &str,
         default: T,
@@ -49,7 +98,7 @@ impl<'f> Section<'f> {
         self.optional_text(key, read).unwrap_or(default)
     }
 
-    pub(super) fn optional_text<T, E: Display>(
+    pub(crate) fn optional_text<T, E: Display>(
         &mut self,
         key: &str,
         read: impl FnOnce(&str) -> Result<T, E>,
@@ -73,7 +122,7 @@ impl<'f> Section<'f> {
     }
 
     /// A text that must be there; the fault is recorded and `stand_in` returned when it is not.
-    pub(super) fn required_text<T, E: Display>(
+    pub(crate) fn required_text<T, E: Display>(
         &mut self,
         key: &str,
         stand_in: T,
@@ -88,7 +137,7 @@ impl<'f> Section<'f> {
     }
 
     /// A whole number within `range`; `default` when absent.
-    pub(super) fn number<T>(
+    pub(crate) fn number<T>(
         &mut self,
         key: &str,
         default: T,
@@ -114,7 +163,7 @@ impl<'f> Section<'f> {
         })
     }
 
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
         match self.table.remove(key) {
             None => default,
             Some(Value::Boolean(flag)) => flag,
@@ -129,7 +178,7 @@ impl<'f> Section<'f> {
     }
 
     /// A list of texts.
-    pub(super) fn list<T: FromStr>(&mut self, key: &str, expected: &str) -> Vec<T>
+    pub(crate) fn list<T: FromStr>(&mut self, key: &str, expected: &str) -> Vec<T>
     where
         T::Err: Display,
     {
@@ -155,7 +204,7 @@ impl<'f> Section<'f> {
     }
 
     /// What is left, as texts by key: for tables whose keys are the operator's own names.
-    pub(super) fn take_texts(&mut self) -> Vec<(String, String)> {
+    pub(crate) fn take_texts(&mut self) -> Vec<(String, String)> {
         let mut all = Vec::new();
         for (key, value) in std::mem::take(&mut self.table) {
             match value {
@@ -169,7 +218,7 @@ impl<'f> Section<'f> {
         all
     }
 
-    pub(super) fn fault(&mut self, key: &str, problem: impl Into<String>) {
+    pub(crate) fn fault(&mut self, key: &str, problem: impl Into<String>) {
         self.faults.push(Fault {
             key: self.key(key),
             problem: problem.into(),
@@ -177,12 +226,13 @@ impl<'f> Section<'f> {
     }
 
     /// Ends the section: every key that nobody asked for is a fault.
-    pub(super) fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         for key in std::mem::take(&mut self.table)
             .into_iter()
             .map(|(key, _)| key)
         {
-            self.fault(&key, "unknown key; docs/configuration.md lists all keys");
+            let problem = format!("unknown key; {} lists all keys", self.manual);
+            self.fault(&key, problem);
         }
     }
 

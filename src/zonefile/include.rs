@@ -75,7 +75,7 @@ pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Whether `file` names a file in the directory at hand and nothing else: no path, no hidden file.
-pub(super) fn is_plain(file: &str) -> bool {
+pub fn is_plain(file: &str) -> bool {
     !file.is_empty()
         && file.len() <= MAX_FILE_NAME
         && !file.starts_with('.')

@@ -268,12 +268,13 @@ fn within(
     value: Duration,
     (least, most): (Duration, Duration),
 ) -> Result<(), Refusal> {
-    if (least..=most).contains(&value) {
+    let whole = value.subsec_nanos().is_multiple_of(1_000_000);
+    if (least..=most).contains(&value) && whole {
         return Ok(());
     }
     Err(invalid(
         object,
         format!("a {what} of {value:?}"),
-        format!("use {least:?} to {most:?}"),
+        format!("use {least:?} to {most:?}, in whole milliseconds"),
     ))
 }

@@ -293,6 +293,7 @@ fn values_out_of_range_are_refused() {
     let cases = [
         with(&|p| p.connect_timeout = Duration::ZERO),
         with(&|p| p.connect_timeout = Duration::from_secs(61)),
+        with(&|p| p.connect_timeout = Duration::from_micros(1500)),
         with(&|p| p.connect_retries = 11),
         with(&|p| {
             p.backends = vec![Backend {
