@@ -124,7 +124,6 @@ impl Prober {
                 return Err(LabError::Waited {
                     what: what.to_owned(),
                     seconds: within.as_secs(),
-                    detail: String::new(),
                 });
             }
             std::thread::sleep(Duration::from_millis(2));

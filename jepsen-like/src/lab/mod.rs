@@ -4,15 +4,21 @@
 //! Dropping it removes all of it, also when a test panics. What a killed lab leaves behind is removed by the next one, or by
 //! `jepsen-like clean`: its name holds the id of the process that made it.
 
+pub mod client;
+pub mod cluster;
 pub mod namespace;
 pub mod network;
+pub mod program;
 
 use std::{
     collections::BTreeMap,
     io,
     path::Path,
     process::ExitStatus,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
@@ -38,16 +44,24 @@ pub enum LabError {
         namespace: String,
         source: io::Error,
     },
+    #[error("no lab can be made here: {0}")]
+    Missing(String),
     #[error("no host named {0} in this lab")]
     NoHost(String),
     #[error("lab directory: {0}")]
     Directory(#[source] io::Error),
-    #[error("{what} did not happen within {seconds} s{detail}")]
-    Waited {
-        what: String,
-        seconds: u64,
-        detail: String,
-    },
+    #[error("{what} did not happen within {seconds} s")]
+    Waited { what: String, seconds: u64 },
+    #[error("a call of a node's API failed: {0}")]
+    Call(#[from] tonic::Status),
+    #[error("cannot make a runtime for calls: {0}")]
+    Runtime(#[source] io::Error),
+    #[error("cannot build the node's program: {0}")]
+    Program(String),
+    #[error("a cluster needs a node")]
+    NoNode,
+    #[error("{error}; the nodes' last log lines:{logs}")]
+    WithLogs { error: Box<LabError>, logs: String },
     #[error("{0} is not running")]
     NotRunning(String),
     #[error("cannot make sense of what {command} printed: {problem}")]
@@ -129,7 +143,7 @@ pub fn clean() -> Result<Vec<String>, LabError> {
 pub struct Lab {
     name: LabName,
     // Hosts go first: their devices end in the switch.
-    hosts: BTreeMap<String, Namespace>,
+    hosts: BTreeMap<String, Arc<Namespace>>,
     network: Network,
     directory: tempfile::TempDir,
 }
@@ -150,14 +164,15 @@ impl Lab {
         })
     }
 
-    /// A host with the addresses of `number`, 1 to 254.
-    pub fn add_host(&mut self, host: &str, number: u8) -> Result<&Namespace, LabError> {
-        let namespace = Namespace::create(self.name.namespace(host))?;
+    /// A host with the addresses of `number`, 1 to 254. It goes when the lab and everybody who was given it are gone.
+    pub fn add_host(&mut self, host: &str, number: u8) -> Result<Arc<Namespace>, LabError> {
+        let namespace = Arc::new(Namespace::create(self.name.namespace(host))?);
+        self.hosts.insert(host.to_owned(), namespace.clone());
         self.network.connect(&namespace, host, number)?;
-        Ok(self.hosts.entry(host.to_owned()).or_insert(namespace))
+        Ok(namespace)
     }
 
-    pub fn host(&self, host: &str) -> Result<&Namespace, LabError> {
+    pub fn host(&self, host: &str) -> Result<&Arc<Namespace>, LabError> {
         self.hosts
             .get(host)
             .ok_or_else(|| LabError::NoHost(host.to_owned()))

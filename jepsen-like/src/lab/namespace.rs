@@ -121,7 +121,11 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String, LabError>
     finish(command, program, arguments)
 }
 
-fn finish(mut command: Command, program: &str, arguments: &[&str]) -> Result<String, LabError> {
+pub(super) fn finish(
+    mut command: Command,
+    program: &str,
+    arguments: &[&str],
+) -> Result<String, LabError> {
     let line = || format!("{program} {}", arguments.join(" "));
     let output = command
         .stdin(Stdio::null())

@@ -1,0 +1,482 @@
+//! A cluster of real node processes, a host for each, with a client's and a backend's host beside them.
+//!
+//! Made as an operator would: `cluster init` on the first, `token create` and `cluster join` for each other one.
+
+use std::{
+    fs::{self, File},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use pontoon::{
+    model::{
+        health::HealthCheck,
+        label::Label,
+        listener::{ListenAddress, Listener},
+        name::Name,
+        pool::{Backend as PoolBackend, BackendState, Pool},
+        rdata,
+        rrset::{RecordType, Rrset},
+        vip::Vip,
+    },
+    state::command::Change,
+};
+use pontoon_proto::v1::{Role, StatusReply};
+
+use super::{Lab, LabError, client::Client, namespace::Namespace, network, program};
+use crate::backend::Backend;
+
+/// The name every node answers for.
+pub const NAME: &str = "www.lab.test.";
+/// The client's host.
+pub const CLIENT: &str = "client";
+const BACKEND: &str = "backend";
+const DNS_PORT: u16 = 53;
+const PAGE_PORT: u16 = 80;
+const SHORT: Duration = Duration::from_secs(5);
+/// A start waits 5 s for recovery through a leader, and a machine under load is slow.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The IPv4 VIP of the lab.
+pub fn vip4() -> IpAddr {
+    network::ipv4(100).into()
+}
+
+/// The IPv6 VIP of the lab.
+pub fn vip6() -> IpAddr {
+    network::ipv6(100).into()
+}
+
+/// Where DNS answers on a VIP.
+pub fn dns_at(vip: IpAddr) -> SocketAddr {
+    SocketAddr::new(vip, DNS_PORT)
+}
+
+/// Where the proxied page is on a VIP.
+pub fn page_at(vip: IpAddr) -> SocketAddr {
+    SocketAddr::new(vip, PAGE_PORT)
+}
+
+/// A node: its host, its files and its process, if it runs.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    host: Arc<Namespace>,
+    directory: PathBuf,
+    client: Client,
+    process: Option<Child>,
+}
+
+impl Node {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn host(&self) -> &Namespace {
+        &self.host
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("node.toml")
+    }
+
+    pub fn pid(&self) -> Option<Pid> {
+        let id = self.process.as_ref()?.id();
+        i32::try_from(id).ok().map(Pid::from_raw)
+    }
+
+    /// Whether an address is on one of its devices now.
+    pub fn has_address(&self, address: IpAddr) -> Result<bool, LabError> {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        let shown = self.host.ip(&["-o", "address", "show"])?;
+        Ok(shown.contains(&format!(" {address}/{prefix} ")))
+    }
+
+    /// `pontoon ARGS --config node.toml` on the host, to its end.
+    fn run(&self, arguments: &[&str]) -> Result<String, LabError> {
+        let program = program::pontoon()?;
+        let config = self.config();
+        let files = ["--config", path_text(&config)];
+        self.host
+            .output(path_text(&program), &[arguments, &files].concat())
+    }
+
+    /// Starts the process. It is ended with the lab.
+    pub fn start(&mut self) -> Result<(), LabError> {
+        let log = File::options().create(true).append(true).open(self.log());
+        let log = log.map_err(LabError::Directory)?;
+        let mut command = self.host.command(program::pontoon()?)?;
+        command
+            .args(["node", "--config", path_text(&self.config())])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(LabError::Directory)?)
+            .stderr(log);
+        let process = command.spawn().map_err(|source| LabError::Start {
+            command: format!("pontoon node of {}", self.name),
+            source,
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) -> Result<(), LabError> {
+        self.end_with(Signal::SIGKILL, SHORT)
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) -> Result<(), LabError> {
+        self.end_with(Signal::SIGTERM, LONG)
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) -> Result<(), LabError> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) -> Result<(), LabError> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn end_with(&mut self, signal: Signal, within: Duration) -> Result<(), LabError> {
+        self.signal(signal)?;
+        let name = self.name.clone();
+        let process = self.process.as_mut();
+        let process = process.ok_or_else(|| LabError::NotRunning(name.clone()))?;
+        wait_for(&format!("the end of {name} by {signal}"), within, || {
+            Ok(matches!(process.try_wait(), Ok(Some(_))).then_some(()))
+        })?;
+        self.process = None;
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), LabError> {
+        let pid = self.pid();
+        let pid = pid.ok_or_else(|| LabError::NotRunning(self.name.clone()))?;
+        kill(pid, signal).map_err(|_| LabError::NotRunning(self.name.clone()))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill(); // ended already: as well
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Which link or process a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fault {
+    /// `kill -9` of the node's process.
+    Kill,
+    /// The node's link passes nothing; its carrier stays.
+    Cut,
+    /// The node's process is stopped (SIGSTOP) and later goes on.
+    Pause,
+}
+
+/// A running cluster with its hosts.
+#[derive(Debug)]
+pub struct Cluster {
+    // Processes end before their namespaces go.
+    nodes: Vec<Node>,
+    backend: Backend,
+    client: Arc<Namespace>,
+    lab: Lab,
+}
+
+impl Cluster {
+    /// Starts `count` nodes (1 to 9), all voters, that serve a zone, a page behind a pool, and a VIP of each family.
+    pub fn start(count: u8) -> Result<Self, LabError> {
+        program::pontoon()?; // built before anything is measured in time
+        let mut lab = Lab::create()?;
+        let client = lab.add_host(CLIENT, 200)?;
+        let backend_host = lab.add_host(BACKEND, 210)?;
+        let backend = Backend::serve(&backend_host, (network::ipv4(210), 8080).into(), "backend")?;
+        let nodes = (1..=count)
+            .map(|number| prepare(&mut lab, number))
+            .collect::<Result<_, _>>()?;
+        let mut cluster = Self {
+            nodes,
+            backend,
+            client,
+            lab,
+        };
+        match cluster.form() {
+            Ok(()) => Ok(cluster),
+            Err(error) => Err(cluster.with_logs(error)),
+        }
+    }
+
+    fn form(&mut self) -> Result<(), LabError> {
+        let (first, others) = self.nodes.split_first_mut().ok_or(LabError::NoNode)?;
+        first.run(&["cluster", "init"])?;
+        first.start()?;
+        wait_for("a leader", LONG, || Ok(leader_of(first)))?;
+        let peer = api_address(1).to_string();
+        for node in others {
+            let token = first.client.create_token(SHORT)?;
+            node.run(&["cluster", "join", "--token", &token, "--peer", &peer])?;
+            node.start()?;
+        }
+        self.wait_until_whole()?;
+        let site = site(self.backend.address());
+        self.leader()?.client.propose(&site, SHORT)?;
+        self.wait_for_holder().map(drop)
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn node_mut(&mut self, name: &str) -> Result<&mut Node, LabError> {
+        let found = self.nodes.iter_mut().find(|node| node.name == name);
+        found.ok_or_else(|| LabError::NoHost(name.to_owned()))
+    }
+
+    pub fn client(&self) -> &Arc<Namespace> {
+        &self.client
+    }
+
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The node that says of itself that it leads.
+    pub fn leader(&self) -> Result<&Node, LabError> {
+        wait_for("a leader", LONG, || {
+            Ok(self.nodes.iter().find(|node| leads(node)))
+        })
+    }
+
+    /// Waits until every node is a voter that has applied what the leader has.
+    pub fn wait_until_whole(&self) -> Result<(), LabError> {
+        let count = self.nodes.len();
+        wait_for("every node a voter that keeps up", LONG, || {
+            let status = self
+                .nodes
+                .iter()
+                .find_map(|node| node.client.status(SHORT).ok());
+            Ok(status.filter(|status| is_whole(status, count)).map(drop))
+        })
+    }
+
+    /// Waits until one node has the VIPs on its device, and says which.
+    pub fn wait_for_holder(&self) -> Result<&Node, LabError> {
+        wait_for("a holder of the VIPs", LONG, || {
+            for node in &self.nodes {
+                if node.has_address(vip4())? && node.has_address(vip6())? {
+                    return Ok(Some(node));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Applies a fault to a node.
+    pub fn inject(&mut self, fault: Fault, node: &str) -> Result<(), LabError> {
+        match fault {
+            Fault::Kill => self.node_mut(node)?.kill(),
+            Fault::Cut => self.lab.network().cut(node),
+            Fault::Pause => self.node_mut(node)?.pause(),
+        }
+    }
+
+    /// Takes the fault back.
+    pub fn heal(&mut self, fault: Fault, node: &str) -> Result<(), LabError> {
+        match fault {
+            Fault::Kill => self.node_mut(node)?.start(),
+            Fault::Cut => self.lab.network().heal(node),
+            Fault::Pause => self.node_mut(node)?.resume(),
+        }
+    }
+
+    /// Keeps data and logs when the lab goes.
+    pub fn keep(&mut self) -> &Path {
+        self.lab.keep_directory()
+    }
+
+    /// An error with the last lines of every node's log: a lab that is gone can tell nothing more.
+    pub fn with_logs(&self, error: LabError) -> LabError {
+        let logs = self.nodes.iter().map(|node| {
+            let text = fs::read_to_string(node.log()).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(15)..).unwrap_or(&[]);
+            format!("\n--- {}\n{}", node.name, last.join("\n"))
+        });
+        LabError::WithLogs {
+            error: Box::new(error),
+            logs: logs.collect(),
+        }
+    }
+}
+
+/// A host with a configuration for its node.
+fn prepare(lab: &mut Lab, number: u8) -> Result<Node, LabError> {
+    let name = format!("n{number}");
+    let host = lab.add_host(&name, 10 + number)?;
+    let directory = lab.directory().join(&name);
+    fs::create_dir_all(&directory).map_err(LabError::Directory)?;
+    let socket = directory.join("sock");
+    let node = Node {
+        client: Client::to(&socket)?,
+        name,
+        host,
+        directory,
+        process: None,
+    };
+    let text = configuration(&node, number, &socket);
+    fs::write(node.config(), text).map_err(LabError::Directory)?;
+    Ok(node)
+}
+
+fn api_address(number: u8) -> SocketAddr {
+    (network::ipv4(10 + number), 7401).into()
+}
+
+fn configuration(node: &Node, number: u8, socket: &Path) -> String {
+    let (own4, own6) = (network::ipv4(10 + number), network::ipv6(10 + number));
+    let (name, device) = (&node.name, network::DEVICE);
+    let (data, socket) = (node.directory.join("data"), socket.display());
+    let data = data.display();
+    format!(
+        "name = \"{name}\"\ndata_dir = \"{data}\"\n\n\
+         [addresses]\nservice = [\"{own4}\", \"{own6}\"]\ndns_port = {DNS_PORT}\nraft = \"{own4}:7400\"\n\
+         api = \"{own4}:7401\"\nhttp = \"{own4}:7402\"\nsocket = \"{socket}\"\n\n\
+         [interfaces]\nvip = \"{device}\"\n\n[logging]\nlevel = \"info\"\n"
+    )
+}
+
+/// What the cluster serves: `www.lab.test`, a page on every VIP and node, and the VIPs.
+fn site(backend: SocketAddr) -> Vec<Change> {
+    let mut pool = Pool::new(label("web"));
+    pool.backends = vec![PoolBackend {
+        name: label("backend"),
+        address: backend,
+        weight: 1,
+        state: BackendState::Enabled,
+    }];
+    pool.health_check = Some(HealthCheck::default());
+    let listener = Listener::new(
+        label("page"),
+        ListenAddress::EveryNode,
+        PAGE_PORT,
+        label("web"),
+    );
+    let mut changes = vec![
+        zone(),
+        Change::PutPool { pool, create: true },
+        Change::PutListener {
+            listener,
+            create: true,
+        },
+    ];
+    changes.extend([vip4(), vip6()].map(|address| Change::PutVip {
+        vip: Vip {
+            address,
+            interface: label("vip"),
+        },
+        create: true,
+    }));
+    changes
+}
+
+fn zone() -> Change {
+    let apex = name("lab.test.");
+    let soa = "ns.lab.test. admin.lab.test. 1 3600 600 86400 60";
+    Change::CreateZone {
+        records: vec![
+            (apex.clone(), record(RecordType::SOA, soa)),
+            (apex.clone(), record(RecordType::NS, "ns.lab.test.")),
+            (name("ns.lab.test."), record(RecordType::A, "10.77.0.11")),
+            (name(NAME), record(RecordType::A, "192.0.2.80")),
+        ],
+        zone: apex,
+    }
+}
+
+/// A write that changes something: the TXT set of a name in the lab's zone.
+pub fn write_of(text: &str) -> Change {
+    Change::SetRrset {
+        zone: name("lab.test."),
+        name: name("write.lab.test."),
+        rrset: record(RecordType::TXT, text),
+    }
+}
+
+fn record(rtype: RecordType, text: &str) -> Rrset {
+    let data = rdata::parse(rtype, text, &Name::root()).expect("a record written in this file");
+    Rrset::new(rtype, 60, [data]).expect("a set of one record")
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text, &Name::root()).expect("a name written in this file")
+}
+
+fn label(text: &str) -> Label {
+    text.parse().expect("a label written in this file")
+}
+
+fn leader_of(node: &Node) -> Option<u64> {
+    node.client.status(SHORT).ok()?.leader
+}
+
+fn leads(node: &Node) -> bool {
+    let patience = Duration::from_millis(500);
+    node.process.is_some()
+        && node.client.status(patience).is_ok_and(|status| {
+            status.answered_by != 0 && status.leader == Some(status.answered_by)
+        })
+}
+
+fn is_whole(status: &StatusReply, count: usize) -> bool {
+    status.nodes.len() == count
+        && status.leader.is_some()
+        && status
+            .nodes
+            .iter()
+            .all(|node| node.role() == Role::Voter && node.lag.is_some_and(|lag| lag == 0))
+}
+
+/// Calls `attempt` until it has something.
+pub fn wait_for<T>(
+    what: &str,
+    within: Duration,
+    mut attempt: impl FnMut() -> Result<Option<T>, LabError>,
+) -> Result<T, LabError> {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = attempt()? {
+            return Ok(value);
+        }
+        if start.elapsed() > within {
+            return Err(LabError::Waited {
+                what: what.to_owned(),
+                seconds: within.as_secs(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn path_text(path: &Path) -> &str {
+    path.to_str().expect("the lab's own paths are ASCII")
+}

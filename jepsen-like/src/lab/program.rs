@@ -1,0 +1,74 @@
+//! The node's program: built from this source when it is absent or older.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use super::LabError;
+
+/// The path of `pontoon`: `PONTOON_BIN`, or else the one beside this program, made up to date by cargo once in each process.
+pub fn pontoon() -> Result<PathBuf, LabError> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    if let Some(given) = std::env::var_os("PONTOON_BIN") {
+        return Ok(given.into());
+    }
+    let built = BUILT.get_or_init(|| build().map_err(|error| error.to_string()));
+    built.clone().map_err(LabError::Program)
+}
+
+fn build() -> Result<PathBuf, LabError> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let profile = if built_for_release() {
+        "release"
+    } else {
+        "dev"
+    };
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(&source)
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "pontoon",
+            "--bin",
+            "pontoon",
+        ])
+        .args(["--profile", profile])
+        .arg("--message-format=json-render-diagnostics");
+    let printed = super::namespace::finish(command, "cargo build", &["--bin", "pontoon"])?;
+    executable_in(&printed).ok_or_else(|| LabError::Output {
+        command: "cargo build".to_owned(),
+        problem: "no executable named".to_owned(),
+    })
+}
+
+/// The executable that cargo's messages, one JSON object a line, speak of.
+fn executable_in(messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+        .next_back()
+}
+
+fn built_for_release() -> bool {
+    !cfg!(debug_assertions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_found_among_cargos_messages() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
+                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/pontoon\"}\n\
+                        {\"reason\":\"build-finished\",\"success\":true}\nnot json\n";
+        assert_eq!(executable_in(messages), Some("/t/debug/pontoon".into()));
+        assert_eq!(executable_in(""), None);
+    }
+}
