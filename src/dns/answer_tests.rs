@@ -448,6 +448,37 @@ www.elsewhere.test. 60 IN A 192.0.2.200"]);
 }
 
 #[test]
+fn private_and_special_names_do_not_leave_the_site() {
+    let mut snapshot = snapshot(&[SITE]);
+    let upstream = "192.0.2.1:53".parse().expect("an address");
+    add_forwarder(&mut snapshot, ".", &[upstream]);
+    let asked = |qname: &str| query(1, qname, RecordType::PTR, flag::RD, None);
+    let local = ask_with(&snapshot, &asked("1.0.0.127.in-addr.arpa."), client());
+    let local = local.expect("a reply");
+    assert_eq!(
+        local.answer,
+        ["1.0.0.127.in-addr.arpa. 10800 IN PTR localhost."]
+    );
+    for private in [
+        "7.0.0.10.in-addr.arpa.",
+        "1.2.30.172.in-addr.arpa.",
+        "c.d.f.ip6.arpa.",
+    ] {
+        let reply = ask_with(&snapshot, &asked(private), client()).expect("a reply");
+        assert_eq!(outcome(&reply), (Rcode::NX_DOMAIN, 0, true), "{private}");
+    }
+    let public = asked("1.1.1.1.in-addr.arpa.");
+    assert!(
+        ask_with(&snapshot, &public, client()).is_none(),
+        "that is for the upstream"
+    );
+    // Unless the site says otherwise.
+    add_forwarder(&mut snapshot, "10.in-addr.arpa.", &[upstream]);
+    let private = asked("7.0.0.10.in-addr.arpa.");
+    assert!(ask_with(&snapshot, &private, client()).is_none());
+}
+
+#[test]
 fn the_clients_spelling_comes_back() {
     let snapshot = snapshot(&[SITE]);
     let mut message = query(1, "www.site.test.", RecordType::A, 0, None);

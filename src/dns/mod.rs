@@ -4,6 +4,7 @@
 //! `cache`. Doing: `server` owns `udp` workers, `tcp` connections and `forward`. Snapshots come over a channel; consensus
 //! is never called, so a node without a quorum goes on answering.
 
+mod builtin;
 mod fast_path;
 mod forward;
 mod server;

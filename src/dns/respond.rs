@@ -9,6 +9,7 @@ use crate::model::{forwarder::Forwarder, rrset::RecordType, snapshot::Snapshot};
 
 use super::{
     answer::{self, Answer, AnswerSet, Data, Query, Source},
+    builtin::BUILT_IN,
     cache::Entry,
     message::{
         ExtendedError, Rcode, class, flag,
@@ -202,7 +203,18 @@ impl<'a> Responder<'a> {
             // Stub resolvers, which set RD, have no use for the zone's servers; resolvers do.
             minimal: self.request.recursion_desired(),
         };
-        answer::answer(self.snapshot, query)
+        answer::answer(self.snapshot, query).or_else(|| self.built_in_answer(query))
+    }
+
+    /// What every server knows, unless the site has a forwarder for just those names.
+    fn built_in_answer(&self, query: Query<'a>) -> Option<Answer<'a>> {
+        let forwarder = answer::forwarder_for(self.snapshot, query.name);
+        if forwarder.is_some_and(|forwarder| !forwarder.suffix.is_root()) {
+            return None;
+        }
+        let mut own = answer::answer(&BUILT_IN, query)?;
+        own.source = None;
+        Some(own)
     }
 
     /// A name in none of our zones.

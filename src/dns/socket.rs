@@ -19,6 +19,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub(super) const BATCH: usize = 32;
 /// Longest query taken over UDP, in octets. Real ones are below 512.
 pub(super) const LONGEST_QUERY: usize = 2048;
+/// Octets that the kernel may hold for one socket until its worker comes for them.
+const RECEIVE_BUFFER: usize = 1 << 20;
 /// Octets for one control message with a packet's own address: a header and an `in6_pktinfo`, rounded up.
 const CONTROL: usize = 40;
 
@@ -45,6 +47,8 @@ impl UdpPort {
     pub fn open(address: SocketAddr, presence: Presence) -> io::Result<Self> {
         let socket = unbound(address, Type::DGRAM, Protocol::UDP, presence)?;
         socket.set_reuse_port(true)?;
+        // Room for a burst; the kernel gives what net.core.rmem_max allows, and less is no error.
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
         socket.bind(&address.into())?;
         let socket: UdpSocket = socket.into();
         let wildcard = address.ip().is_unspecified();
