@@ -316,6 +316,27 @@ async fn pipelined_queries_are_answered_and_a_slow_one_holds_up_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asks_and_never_reads_is_cut_off() {
+    let fixture = Fixture::start(snapshot(&[&big_site()]), |config| {
+        config.tcp.write = Duration::from_millis(200);
+    });
+    let server = fixture.v4;
+    let message = query(5, "big.site.test.", RecordType::A, 0, None);
+    let blocked = blocking(move || {
+        let mut stream = connect(server);
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        let many = framed(&message).repeat(1000);
+        // Replies are a hundred times as long as queries: this ends in an error, not in memory.
+        (0..200).any(|_| stream.write_all(&many).is_err())
+    });
+    assert!(blocked.await);
+    let stats = || fixture.server.stats();
+    eventually("the connection ends", || stats().connections_open == 0).await;
+    assert_eq!(stats().connections_timed_out, 1);
+    assert_eq!(fixture.ask("www.site.test.").await.answer.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn garbage_harms_nobody() {
     let fixture = Fixture::start(snapshot(&[SITE]), |_| {});
     let server = fixture.v4;

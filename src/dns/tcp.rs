@@ -13,7 +13,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{timeout, timeout_at},
 };
 
@@ -22,6 +22,49 @@ use super::{
     service::{Progress, Service, TcpLimits},
     stats::{Counters, count},
 };
+
+/// Octets of replies that one connection may have waiting to be written. Its reader waits for room, so that a client that
+/// asks and never reads holds this much and no more, until the write times out.
+const UNWRITTEN: usize = 128 * 1024;
+/// Octets gathered for one write, when more than one reply is ready.
+const GATHERED: usize = 4096;
+
+/// A reply on its way to the writer, with the room that it takes.
+struct Outgoing {
+    octets: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Where replies of one connection go.
+#[derive(Clone)]
+struct Outbox {
+    replies: mpsc::Sender<Outgoing>,
+    room: Arc<Semaphore>,
+}
+
+/// The connection can take no more replies.
+struct Closed;
+
+impl Outbox {
+    fn new() -> (Self, mpsc::Receiver<Outgoing>) {
+        let (replies, ready) = mpsc::channel(16);
+        let room = Arc::new(Semaphore::new(UNWRITTEN));
+        (Self { replies, room }, ready)
+    }
+
+    async fn send(&self, octets: Vec<u8>) -> Result<(), Closed> {
+        if octets.is_empty() {
+            return Ok(());
+        }
+        let size = u32::try_from(octets.len().min(UNWRITTEN)).map_err(|_| Closed)?;
+        let room = Arc::clone(&self.room).acquire_many_owned(size).await;
+        let outgoing = Outgoing {
+            octets,
+            _room: room.map_err(|_| Closed)?,
+        };
+        self.replies.send(outgoing).await.map_err(|_| Closed)
+    }
+}
 
 /// Connections of one server, by client.
 pub(super) struct Connections {
@@ -134,7 +177,7 @@ impl Connection {
     async fn run(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let (reading, writing) = stream.into_split();
-        let (replies, ready) = mpsc::channel(16);
+        let (outbox, ready) = Outbox::new();
         let deadline = tokio::time::Instant::now() + self.limits.lifetime;
         let work = async {
             let writer = write_replies(writing, ready, self.limits);
@@ -142,7 +185,7 @@ impl Connection {
             tokio::select! {
                 // The reader may be dropped: with no way to reply, what it would read gets no answer.
                 written = &mut writer => written,
-                read = self.read_queries(reading, replies) => {
+                read = self.read_queries(reading, outbox) => {
                     // Replies that are under way still go out; the channel closes when the last is done.
                     let written = writer.await;
                     read.and(written)
@@ -159,11 +202,7 @@ impl Connection {
         }
     }
 
-    async fn read_queries(
-        &self,
-        mut reading: OwnedReadHalf,
-        replies: mpsc::Sender<Vec<u8>>,
-    ) -> io::Result<()> {
+    async fn read_queries(&self, mut reading: OwnedReadHalf, outbox: Outbox) -> io::Result<()> {
         let pipelined = Arc::new(Semaphore::new(self.limits.max_pipelined));
         let client = Client {
             address: self.peer.ip(),
@@ -177,12 +216,7 @@ impl Connection {
                 self.service
                     .handle(&snapshot, &message, client, &self.counters, &mut out);
             let Progress::Wait(pending) = progress else {
-                let sent = if out.is_empty() {
-                    Ok(())
-                } else {
-                    replies.send(out).await
-                };
-                if sent.is_err() {
+                if outbox.send(out).await.is_err() {
                     return Ok(());
                 }
                 continue;
@@ -190,11 +224,11 @@ impl Connection {
             let Ok(permit) = Arc::clone(&pipelined).acquire_owned().await else {
                 return Ok(());
             };
-            let (replies, counters) = (replies.clone(), Arc::clone(&self.counters));
+            let (outbox, counters) = (outbox.clone(), Arc::clone(&self.counters));
             let work = async move {
                 pending.finish(&counters, &mut out).await;
                 // The client may be gone.
-                let _ = replies.send(out).await;
+                let _ = outbox.send(out).await;
                 drop(permit);
             };
             self.service.forwarding.spawn(&self.service.runtime, work);
@@ -228,21 +262,21 @@ impl Connection {
 
 async fn write_replies(
     mut writing: OwnedWriteHalf,
-    mut ready: mpsc::Receiver<Vec<u8>>,
+    mut ready: mpsc::Receiver<Outgoing>,
     limits: TcpLimits,
 ) -> io::Result<()> {
     let mut framed = Vec::with_capacity(1024);
-    while let Some(reply) = ready.recv().await {
+    while let Some(first) = ready.recv().await {
         framed.clear();
-        let mut next = Some(reply);
+        let mut next = Some(first);
         // What is ready together goes out together.
         while let Some(reply) = next {
-            let Ok(length) = u16::try_from(reply.len()) else {
+            let Ok(length) = u16::try_from(reply.octets.len()) else {
                 return Err(io::ErrorKind::InvalidData.into());
             };
             framed.extend_from_slice(&length.to_be_bytes());
-            framed.extend_from_slice(&reply);
-            next = if framed.len() < 65_536 {
+            framed.extend_from_slice(&reply.octets);
+            next = if framed.len() < GATHERED {
                 ready.try_recv().ok()
             } else {
                 None
