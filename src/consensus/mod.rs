@@ -122,7 +122,13 @@ pub struct ConsensusConfig {
     pub patience: Patience,
     pub connector: Arc<dyn PeerConnector>,
     pub certificates: Certificates,
+    /// Log entries kept behind a snapshot for followers that lag; `LOG_KEPT` unless a test says otherwise.
+    pub log_kept: u64,
 }
+
+/// Log entries kept behind a snapshot. A follower that lacks more gets the snapshot, which is a second's work; a single
+/// entry may be large.
+pub const LOG_KEPT: u64 = 500;
 
 /// Consensus cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -176,11 +182,11 @@ impl Consensus {
             id: config.id,
             election_timeout_max: millis(timing.election_timeout_max),
         };
+        let raft_config = Arc::new(raft_config(&config).validate()?);
         let links = Arc::new(PeerLinks::new(me, config.connector));
         let network = Network {
             links: Arc::clone(&links),
         };
-        let raft_config = Arc::new(raft_config(&config.cluster, timing).validate()?);
         let raft = Raft::build(config.id.0, raft_config, network, log, machine).await;
         let raft = raft.map_err(|fatal| StartError::Storage(fatal.to_string()))?;
         let gate = VoteGate::new(started, timing.election_timeout_max, log_at_start);
@@ -325,9 +331,10 @@ impl Consensus {
 }
 
 /// openraft, set as Pontoon needs it.
-fn raft_config(cluster: &ClusterId, timing: Timing) -> Config {
+fn raft_config(config: &ConsensusConfig) -> Config {
+    let timing = config.timing;
     Config {
-        cluster_name: cluster.0.clone(),
+        cluster_name: config.cluster.0.clone(),
         heartbeat_interval: millis(timing.heartbeat).into(),
         election_timeout_min: millis(timing.election_timeout_min).into(),
         election_timeout_max: millis(timing.election_timeout_max).into(),
@@ -341,8 +348,7 @@ fn raft_config(cluster: &ClusterId, timing: Timing) -> Config {
         quorum_loss_probe_interval: Some(u64::from(millis(timing.election_timeout_max)) * 3),
         // The state machine's store asks for snapshots, by log bytes and count.
         snapshot_policy: SnapshotPolicy::Never,
-        // What a follower lacks is sent from the log while it is no more than this; else it gets a snapshot.
-        max_in_snapshot_log_to_keep: 5000,
+        max_in_snapshot_log_to_keep: config.log_kept,
         max_payload_entries: 512,
         api_channel_size: Some(MAX_PROPOSALS as u64 * 2),
         backoff: "20ms, 40ms, 80ms ...250ms".to_owned(),

@@ -1,1 +1,1102 @@
-//! Clusters of several nodes in this process.
+//! Clusters of several nodes in this process: real sockets on free ports, logs in memory, links that can be cut.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, RwLock},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Server};
+
+use super::{
+    administer::AdministerError,
+    engine_memory::MemoryEngine,
+    membership::RemovalRefused,
+    network::{dial, peer_endpoint},
+    storage::{Storage, StorageOptions},
+    *,
+};
+use crate::state::{
+    command::{Change as StateChange, JoinToken, NewMember, RequestId, Secret, UnixMillis},
+    outcome::Applied,
+};
+
+/// Slower than the default: many tests share few cores.
+const TIMING: Timing = Timing {
+    heartbeat: Duration::from_millis(60),
+    election_timeout_min: Duration::from_millis(400),
+    election_timeout_max: Duration::from_millis(800),
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn soon() -> Instant {
+    Instant::now() + LONG
+}
+
+/// Directed links that carry nothing.
+type Cuts = Arc<RwLock<HashSet<(u64, u64)>>>;
+
+/// Plaintext links of one node that respect the cuts.
+struct CuttableConnector {
+    from: u64,
+    cuts: Cuts,
+}
+
+impl PeerConnector for CuttableConnector {
+    fn channel(&self, to: NodeId, address: SocketAddr) -> Channel {
+        let (link, cuts) = ((self.from, to.0), Arc::clone(&self.cuts));
+        let dialer = tower::service_fn(move |_| {
+            let cuts = Arc::clone(&cuts);
+            async move {
+                let stream = CuttableStream {
+                    stream: dial(address, None).await?,
+                    link,
+                    cuts,
+                };
+                stream.check()?;
+                Ok::<_, std::io::Error>(TokioIo::new(stream))
+            }
+        });
+        peer_endpoint().connect_with_connector_lazy(dialer)
+    }
+}
+
+struct CuttableStream {
+    stream: TcpStream,
+    link: (u64, u64),
+    cuts: Cuts,
+}
+
+impl CuttableStream {
+    fn check(&self) -> std::io::Result<()> {
+        match self.cuts.read().unwrap().contains(&self.link) {
+            true => Err(std::io::ErrorKind::ConnectionReset.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for CuttableStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for CuttableStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A node that runs.
+struct TestNode {
+    consensus: Consensus,
+    serving: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+/// What a node keeps over a restart.
+struct Disk {
+    directory: tempfile::TempDir,
+    engine: Arc<MemoryEngine>,
+    address: SocketAddr,
+}
+
+struct Cluster {
+    id: ClusterId,
+    cuts: Cuts,
+    disks: BTreeMap<u64, Disk>,
+    nodes: BTreeMap<u64, TestNode>,
+    patience: Patience,
+    options: StorageOptions,
+    log_kept: u64,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            id: ClusterId("c0ffee".into()),
+            cuts: Cuts::default(),
+            disks: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            patience: Patience {
+                recovery_wait: Duration::from_secs(3),
+                ..Patience::default()
+            },
+            options: StorageOptions {
+                low_space: Some(0),
+                ballast: Some(0),
+                ..StorageOptions::default()
+            },
+            log_kept: LOG_KEPT,
+        }
+    }
+
+    /// A cluster of `size` voters.
+    async fn of(size: u64) -> Self {
+        let mut cluster = Self::new();
+        cluster.grow(size).await;
+        cluster
+    }
+
+    async fn grow(&mut self, size: u64) {
+        if self.nodes.is_empty() {
+            self.found().await;
+        }
+        while (self.nodes.len() as u64) < size {
+            self.join().await;
+        }
+        let voters = |status: &ClusterStatus| {
+            status
+                .nodes
+                .iter()
+                .filter(|node| node.role == MemberRole::Voter)
+                .count() as u64
+        };
+        let want = size.min(5);
+        eventually("enough voters", || {
+            self.nodes
+                .values()
+                .all(|n| voters(&n.consensus.status()) == want)
+        })
+        .await;
+    }
+
+    async fn found(&mut self) {
+        let address = self.boot(1).await;
+        let first = member("n1", address);
+        let init = StateChange::InitCluster {
+            cluster: self.id.clone(),
+            ca: Secret("ca".into()),
+            first,
+        };
+        let outcome = self
+            .node(1)
+            .initialize(command(vec![init]), soon())
+            .await
+            .unwrap();
+        assert_eq!(applied(outcome).node, Some(NodeId(1)));
+    }
+
+    /// Adds one member by the state alone; the group follows.
+    async fn join(&mut self) -> u64 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let any = *self.nodes.keys().next().unwrap();
+        let token = format!("t{}", address.port());
+        let create = StateChange::CreateToken {
+            token: JoinToken {
+                id: token.clone(),
+                secret_hash: Secret("hash".into()),
+                expires_at: UnixMillis(u64::MAX),
+                used_by: None,
+            },
+        };
+        let add = StateChange::AddMember {
+            token,
+            member: member(&format!("n{}", address.port()), address),
+        };
+        let outcome = self
+            .node(any)
+            .propose(command(vec![create]), soon())
+            .await
+            .unwrap();
+        applied(outcome);
+        let outcome = self
+            .node(any)
+            .propose(command(vec![add]), soon())
+            .await
+            .unwrap();
+        let id = applied(outcome).node.unwrap().0;
+        self.boot_on(id, listener).await;
+        id
+    }
+
+    async fn boot(&mut self, id: u64) -> SocketAddr {
+        let address = match self.disks.get(&id) {
+            Some(disk) => disk.address,
+            None => "127.0.0.1:0".parse().unwrap(),
+        };
+        let listener = bind_again(address).await;
+        self.boot_on(id, listener).await
+    }
+
+    async fn boot_on(&mut self, id: u64, listener: TcpListener) -> SocketAddr {
+        let address = listener.local_addr().unwrap();
+        let disk = self.disks.entry(id).or_insert_with(|| Disk {
+            directory: tempfile::tempdir().unwrap(),
+            engine: Arc::new(MemoryEngine::new()),
+            address,
+        });
+        let engine = Arc::clone(&disk.engine);
+        let storage =
+            Storage::open_on(disk.directory.path(), self.options.clone(), engine).unwrap();
+        let config = ConsensusConfig {
+            id: NodeId(id),
+            cluster: self.id.clone(),
+            peer: Peer {
+                name: format!("n{id}"),
+                raft_address: address,
+                api_address: address,
+            },
+            timing: TIMING,
+            patience: self.patience,
+            connector: Arc::new(CuttableConnector {
+                from: id,
+                cuts: Arc::clone(&self.cuts),
+            }),
+            certificates: Certificates::NotUsed,
+            log_kept: self.log_kept,
+        };
+        let consensus = Consensus::start(config, storage).await.unwrap();
+        let serving = CancellationToken::new();
+        let stopped = serving.clone().cancelled_owned();
+        let server = Server::builder()
+            .add_service(consensus.raft_server())
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped);
+        let server = tokio::spawn(async move { server.await.unwrap() });
+        self.nodes.insert(
+            id,
+            TestNode {
+                consensus,
+                serving,
+                server,
+            },
+        );
+        address
+    }
+
+    fn node(&self, id: u64) -> &Consensus {
+        &self.nodes[&id].consensus
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// The leader that all of `among` agree on.
+    async fn leader_among(&self, among: &[u64]) -> u64 {
+        let agreed = || {
+            let leaders: HashSet<_> = among.iter().map(|id| self.node(*id).leader()).collect();
+            let leader = leaders.iter().next().copied().flatten()?;
+            let leads = self
+                .node(leader.0)
+                .leadership()
+                .borrow()
+                .holds(Instant::now());
+            (leaders.len() == 1 && among.contains(&leader.0) && leads).then_some(leader.0)
+        };
+        eventually("a leader", || agreed().is_some()).await;
+        match agreed() {
+            Some(leader) => leader,
+            None => Box::pin(self.leader_among(among)).await,
+        }
+    }
+
+    async fn leader(&self) -> u64 {
+        self.leader_among(&self.ids()).await
+    }
+
+    async fn followers(&self) -> Vec<u64> {
+        let leader = self.leader().await;
+        self.ids().into_iter().filter(|id| *id != leader).collect()
+    }
+
+    fn cut(&self, one: u64) {
+        let mut cuts = self.cuts.write().unwrap();
+        for other in self.ids() {
+            cuts.extend([(one, other), (other, one)]);
+        }
+    }
+
+    fn heal(&self) {
+        self.cuts.write().unwrap().clear();
+    }
+
+    /// Stops a node without handing anything over, as a crash would.
+    async fn crash(&mut self, id: u64) {
+        let node = self.nodes.remove(&id).unwrap();
+        self.cut(id);
+        node.consensus.core.stop.cancel();
+        node.consensus.core.raft.shutdown().await.unwrap();
+        node.consensus.core.tasks.close();
+        node.consensus.core.tasks.wait().await;
+        node.serving.cancel();
+        node.server.await.unwrap();
+        let mut cuts = self.cuts.write().unwrap();
+        cuts.retain(|(from, to)| *from != id && *to != id);
+    }
+
+    async fn stop(self) {
+        for node in self.nodes.values() {
+            node.consensus.core.stop.cancel();
+        }
+        for node in self.nodes.into_values() {
+            node.consensus.shutdown(Instant::now()).await;
+            node.serving.cancel();
+            node.server.await.unwrap();
+        }
+    }
+
+    async fn same_state(&self) {
+        let hashes = || {
+            let states = self
+                .nodes
+                .values()
+                .map(|node| node.consensus.state().hash());
+            states.collect::<HashSet<_>>().len()
+        };
+        eventually("equal states", || hashes() == 1).await;
+    }
+}
+
+/// The port of a stopped node is free only once its server has ended.
+async fn bind_again(address: SocketAddr) -> TcpListener {
+    let until = soon();
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < until, "{address}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = soon();
+    while !holds() {
+        assert!(Instant::now() < until, "not in {LONG:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn member(name: &str, address: SocketAddr) -> NewMember {
+    NewMember {
+        name: name.into(),
+        raft_address: address,
+        api_address: address,
+    }
+}
+
+fn command(changes: Vec<StateChange>) -> Command {
+    Command {
+        request: RequestId(rand::random()),
+        born: 0,
+        proposed_at: UnixMillis(0),
+        author: "test".into(),
+        preconditions: Vec::new(),
+        changes,
+    }
+}
+
+/// A command whose second application would be refused: a token can be made once.
+fn make_once(name: &str) -> Command {
+    command(vec![StateChange::CreateToken {
+        token: JoinToken {
+            id: name.into(),
+            secret_hash: Secret("hash".into()),
+            expires_at: UnixMillis(u64::MAX),
+            used_by: None,
+        },
+    }])
+}
+
+fn applied(outcome: Outcome) -> Applied {
+    match outcome {
+        Outcome::Applied(applied) => applied,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn has(consensus: &Consensus, token: &str) -> bool {
+    consensus.state().tokens().contains_key(token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_takes_writes_and_shows_them_at_once() {
+    let cluster = Cluster::of(3).await;
+    for id in cluster.ids() {
+        let name = format!("by-{id}");
+        let revision = applied(
+            cluster
+                .node(id)
+                .propose(make_once(&name), soon())
+                .await
+                .unwrap(),
+        )
+        .revision;
+        assert!(
+            has(cluster.node(id), &name),
+            "node {id} answered before it applied"
+        );
+        let served = cluster.node(id).snapshots().borrow().clone().unwrap();
+        assert!(
+            served.revision >= revision,
+            "node {id} answered before it published"
+        );
+        for reader in cluster.ids() {
+            let read = cluster.node(reader).read_revision(soon()).await.unwrap();
+            assert!(
+                read >= revision && has(cluster.node(reader), &name),
+                "read on {reader} after a write on {id}"
+            );
+        }
+    }
+    cluster.same_state().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_told_as_one_and_a_retry_is_applied_once() {
+    let cluster = Cluster::of(3).await;
+    let follower = cluster.followers().await[0];
+    let first = make_once("a");
+    let one = applied(
+        cluster
+            .node(follower)
+            .propose(first.clone(), soon())
+            .await
+            .unwrap(),
+    );
+    let again = applied(cluster.node(follower).propose(first, soon()).await.unwrap());
+    assert_eq!(one, again);
+    let clash = cluster
+        .node(follower)
+        .propose(make_once("a"), soon())
+        .await
+        .unwrap();
+    assert!(matches!(clash, Outcome::Refused(_)), "{clash:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_exactly_once_while_leaders_are_lost() {
+    let cluster = Arc::new(Cluster::of(3).await);
+    let leader = cluster.leader().await;
+    let writer = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    let writing = tokio::spawn({
+        let consensus = cluster.node(writer).clone();
+        async move {
+            for n in 0..150 {
+                let outcome = consensus.propose(make_once(&format!("w{n}")), soon()).await;
+                // A second application would be refused as "exists already".
+                applied(outcome.unwrap());
+            }
+        }
+    });
+    eventually("writes are under way", || has(cluster.node(writer), "w20")).await;
+    cluster.cut(leader);
+    let rest: Vec<u64> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    cluster.leader_among(&rest).await;
+    cluster.heal();
+    writing.await.unwrap();
+    cluster.same_state().await;
+    assert!((0..150).all(|n| has(cluster.node(leader), &format!("w{n}"))));
+    Arc::into_inner(cluster).unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_quorum_writes_nothing_and_goes_on_serving() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    applied(
+        cluster
+            .node(leader)
+            .propose(make_once("before"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.cut(leader);
+    let lone = cluster.node(leader);
+    let rest: Vec<u64> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    let next = cluster.leader_among(&rest).await;
+    assert!(
+        !lone.leadership().borrow().holds(Instant::now()),
+        "two leases at a time"
+    );
+
+    let short = Instant::now() + Duration::from_millis(600);
+    let write = lone.propose(make_once("lone"), short).await.unwrap_err();
+    assert!(
+        matches!(
+            write,
+            ProposeError::NoLeader { .. } | ProposeError::Unknown { .. }
+        ),
+        "{write:?}"
+    );
+    let short = Instant::now() + Duration::from_millis(600);
+    assert!(matches!(
+        lone.read_revision(short).await,
+        Err(ReadError::NoLeader { .. })
+    ));
+    assert!(has(lone, "before") && lone.snapshots().borrow().is_some());
+    eventually("marked stale", || {
+        *lone.recovery().borrow() == Recovery::Stale
+    })
+    .await;
+
+    applied(
+        cluster
+            .node(next)
+            .propose(make_once("majority"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.heal();
+    eventually("caught up", || has(lone, "majority")).await;
+    eventually("current again", || {
+        *lone.recovery().borrow() == Recovery::Current
+    })
+    .await;
+    cluster.same_state().await;
+    assert_eq!(has(lone, "lone"), has(cluster.node(next), "lone"));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_no_instant_do_two_nodes_hold_a_lease() {
+    let cluster = Cluster::of(3).await;
+    let overlaps = Arc::new(Mutex::new(Vec::new()));
+    let leases = Arc::new(Mutex::new(BTreeMap::<u64, Instant>::new()));
+    let watchers: Vec<_> = cluster
+        .ids()
+        .into_iter()
+        .map(|id| {
+            let mut leadership = cluster.node(id).leadership();
+            let (leases, overlaps) = (Arc::clone(&leases), Arc::clone(&overlaps));
+            tokio::spawn(async move {
+                while leadership.changed().await.is_ok() {
+                    let mut leases = leases.lock().unwrap();
+                    let now = Instant::now();
+                    let Some(until) = leadership.borrow_and_update().lease_until else {
+                        // Given up of its own will, after whoever relied on it was told.
+                        leases.remove(&id);
+                        continue;
+                    };
+                    let others = leases
+                        .iter()
+                        .filter(|(other, until)| **other != id && **until > now);
+                    overlaps
+                        .lock()
+                        .unwrap()
+                        .extend(others.map(|(other, _)| (id, *other)));
+                    leases.insert(id, until);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        let leader = cluster.leader().await;
+        cluster.cut(leader);
+        let rest: Vec<u64> = cluster
+            .ids()
+            .into_iter()
+            .filter(|id| *id != leader)
+            .collect();
+        let next = cluster.leader_among(&rest).await;
+        cluster.heal();
+        let moved = cluster.node(next).transfer(None, soon()).await;
+        assert!(
+            moved.is_ok() || matches!(moved, Err(AdministerError::Unfinished { .. })),
+            "{moved:?}"
+        );
+    }
+    assert_eq!(*overlaps.lock().unwrap(), []);
+    watchers.iter().for_each(JoinHandle::abort);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_to_where_it_is_sent() {
+    let cluster = Cluster::of(3).await;
+    for _ in 0..2 {
+        let followers = cluster.followers().await;
+        let (asked, to) = (followers[0], followers[1]);
+        let term = cluster.node(to).leadership().borrow().term;
+        let leader = cluster
+            .node(asked)
+            .transfer(Some(NodeId(to)), soon())
+            .await
+            .unwrap();
+        assert_eq!(leader, NodeId(to));
+        let leadership = cluster.node(to).leadership();
+        eventually("the lease of the new term", || {
+            leadership.borrow().holds(Instant::now())
+        })
+        .await;
+        assert!(leadership.borrow().term > term);
+        assert_eq!(
+            cluster.node(to).transfer(Some(NodeId(to)), soon()).await,
+            Ok(NodeId(to))
+        );
+    }
+    let nobody = cluster.node(1).transfer(Some(NodeId(9)), soon()).await;
+    assert_eq!(
+        nobody,
+        Err(AdministerError::Refused(ChangeRefused::NotMember(NodeId(
+            9
+        ))))
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reported_release_shortens_the_hand_over() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let mut leadership = cluster.node(leader).leadership();
+    let releasing = tokio::spawn({
+        let consensus = cluster.node(leader).clone();
+        async move {
+            let ended = leadership
+                .wait_for(|l| l.lease_until.is_none())
+                .await
+                .unwrap()
+                .term;
+            consensus.acknowledge_release(ended);
+        }
+    });
+    let moved = cluster.node(leader).transfer(None, soon()).await.unwrap();
+    assert_ne!(moved, NodeId(leader));
+    releasing.await.unwrap();
+    assert!(
+        !cluster
+            .node(leader)
+            .leadership()
+            .borrow()
+            .holds(Instant::now())
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_leaves_and_its_id_is_never_used_again() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    assert_eq!(cluster.node(leader).leave(soon()).await, Ok(Change::Made));
+    let stopped = Recovery::Stopped(StopReason::Removed);
+    eventually("the node knows", || {
+        *cluster.node(leader).recovery().borrow() == stopped
+    })
+    .await;
+    cluster.crash(leader).await;
+    let rest = cluster.ids();
+    let next = cluster.leader_among(&rest).await;
+    eventually("two nodes are left", || {
+        cluster.node(next).status().nodes.len() == 2
+    })
+    .await;
+    assert_eq!(
+        cluster.node(rest[0]).remove(NodeId(leader), soon()).await,
+        Ok(Change::Unneeded)
+    );
+    assert!(cluster.node(next).state().is_retired(NodeId(leader)));
+    let joined = cluster.join().await;
+    assert!(joined > 3, "id {joined}");
+    applied(
+        cluster
+            .node(joined)
+            .propose(make_once("after"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_is_replaced_but_a_needed_one_is_not_removed() {
+    let mut cluster = Cluster::of(3).await;
+    let dead = cluster.followers().await[0];
+    cluster.crash(dead).await;
+    let alive = cluster.ids();
+    let leader = cluster.leader_among(&alive).await;
+    let other = alive.iter().copied().find(|id| *id != leader).unwrap();
+    eventually("its death is noticed", || {
+        let core = &cluster.node(leader).core;
+        !core.alive(&core.metrics()).contains(&NodeId(dead))
+    })
+    .await;
+    for needed in [other, leader] {
+        let refused = cluster.node(other).remove(NodeId(needed), soon()).await;
+        let quorum = Err(AdministerError::Refused(ChangeRefused::Quorum(
+            RemovalRefused::QuorumLost {
+                id: NodeId(needed),
+                voters: 2,
+                alive: 1,
+                silent: vec![NodeId(dead)],
+            },
+        )));
+        assert_eq!(refused, quorum);
+    }
+    assert_eq!(
+        cluster.node(other).remove(NodeId(dead), soon()).await,
+        Ok(Change::Made)
+    );
+    cluster.grow(3).await;
+    applied(
+        cluster
+            .node(other)
+            .propose(make_once("after"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_voter_cannot_be_removed() {
+    let cluster = Cluster::of(1).await;
+    let last = cluster.node(1).leave(soon()).await;
+    let refused = ChangeRefused::Quorum(RemovalRefused::LastVoter { id: NodeId(1) });
+    assert_eq!(last, Err(AdministerError::Refused(refused)));
+    applied(
+        cluster
+            .node(1)
+            .propose(make_once("still"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_vote_and_a_sixth_follows() {
+    let cluster = Cluster::of(6).await;
+    let learner = |status: ClusterStatus| {
+        let mut nodes = status.nodes.into_iter();
+        nodes
+            .find(|node| node.role == MemberRole::Learner)
+            .map(|node| node.id.0)
+    };
+    let sixth = learner(cluster.node(1).status()).unwrap();
+    applied(
+        cluster
+            .node(sixth)
+            .propose(make_once("by the learner"), soon())
+            .await
+            .unwrap(),
+    );
+    let refused = cluster.node(1).promote(NodeId(sixth), soon()).await;
+    assert_eq!(
+        refused,
+        Err(AdministerError::Refused(ChangeRefused::EnoughVoters(5)))
+    );
+    let leader = cluster.leader().await;
+    let other = cluster
+        .ids()
+        .into_iter()
+        .find(|id| *id != leader && *id != sixth)
+        .unwrap();
+    cluster.cut(leader);
+    cluster.cut(other);
+    let rest: Vec<u64> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader && *id != other)
+        .collect();
+    cluster.leader_among(&rest).await;
+    applied(
+        cluster
+            .node(sixth)
+            .propose(make_once("three of five"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.heal();
+    cluster.same_state().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_restart_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::of(3).await;
+    for n in 0..20 {
+        applied(
+            cluster
+                .node(1)
+                .propose(make_once(&format!("w{n}")), soon())
+                .await
+                .unwrap(),
+        );
+    }
+    for id in cluster.ids() {
+        cluster.crash(id).await;
+    }
+    for id in [1, 2, 3] {
+        cluster.boot(id).await;
+    }
+    for id in [1, 2, 3] {
+        let recovery = cluster.node(id).recovery();
+        eventually("confirmed", || *recovery.borrow() == Recovery::Current).await;
+        assert!((0..20).all(|n| has(cluster.node(id), &format!("w{n}"))));
+    }
+    applied(
+        cluster
+            .node(2)
+            .propose(make_once("after"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_alone_recovers_stale() {
+    let mut cluster = Cluster::of(3).await;
+    applied(
+        cluster
+            .node(1)
+            .propose(make_once("there"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.same_state().await;
+    for id in cluster.ids() {
+        cluster.crash(id).await;
+    }
+    cluster.boot(2).await;
+    let lone = cluster.node(2);
+    assert!(
+        lone.snapshots().borrow().is_none(),
+        "served before it recovered"
+    );
+    eventually("stale", || *lone.recovery().borrow() == Recovery::Stale).await;
+    assert!(lone.snapshots().borrow().is_some() && has(lone, "there"));
+    assert!(
+        lone.status()
+            .nodes
+            .iter()
+            .any(|node| node.id == NodeId(2) && node.stale)
+    );
+    cluster.boot(3).await;
+    eventually("current", || {
+        *cluster.node(2).recovery().borrow() == Recovery::Current
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_node_votes_for_nobody_at_first() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.crash(1).await;
+    let before = Instant::now();
+    cluster.boot(1).await;
+    assert_eq!(cluster.node(1).leader(), None);
+    cluster.leader().await;
+    let gate = TIMING.election_timeout_max * 11 / 10;
+    assert!(
+        before.elapsed() >= gate,
+        "it led after {:?}",
+        before.elapsed()
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_disk_ends_consensus_but_not_serving() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    applied(
+        cluster
+            .node(leader)
+            .propose(make_once("before"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.disks[&leader].engine.fail_after(0);
+    let rest: Vec<u64> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    let broken = cluster.node(leader);
+    let write = broken
+        .propose(make_once("lost"), Instant::now() + Duration::from_secs(5))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            write,
+            ProposeError::Unknown { .. } | ProposeError::Ended { .. }
+        ),
+        "{write:?}"
+    );
+    cluster.leader_among(&rest).await;
+    assert!(!broken.leadership().borrow().holds(Instant::now()));
+    applied(
+        cluster
+            .node(rest[0])
+            .propose(make_once("after"), soon())
+            .await
+            .unwrap(),
+    );
+    assert!(broken.snapshots().borrow().is_some() && has(broken, "before"));
+    let own = broken.status();
+    let told = own
+        .nodes
+        .iter()
+        .find(|node| node.id == NodeId(leader))
+        .unwrap();
+    assert_eq!(told.state, NodeState::Failed);
+    assert!(told.problem.contains("storage failed"), "{}", told.problem);
+    let refused = broken.propose(make_once("more"), soon()).await;
+    assert!(
+        matches!(refused, Err(ProposeError::Ended { .. })),
+        "{refused:?}"
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_gets_a_snapshot_when_the_log_is_gone() {
+    let mut cluster = Cluster::new();
+    cluster.options.snapshot_log_entries = 40;
+    cluster.log_kept = 5;
+    cluster.grow(1).await;
+    for n in 0..200 {
+        applied(
+            cluster
+                .node(1)
+                .propose(make_once(&format!("w{n}")), soon())
+                .await
+                .unwrap(),
+        );
+    }
+    let purged = || {
+        cluster
+            .node(1)
+            .core
+            .metrics()
+            .purged
+            .map_or(0, |id| id.index)
+    };
+    eventually("the log is purged", || purged() > 40).await;
+    cluster.grow(3).await;
+    cluster.same_state().await;
+    assert!((0..200).all(|n| has(cluster.node(3), &format!("w{n}"))));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_every_node_and_a_silent_one() {
+    let mut cluster = Cluster::of(3).await;
+    let healthy = |status: &ClusterStatus| {
+        status.nodes.len() == 3
+            && status
+                .nodes
+                .iter()
+                .all(|n| n.pid == Some(std::process::id()) && n.lag == Some(0))
+            && status.alarms.is_empty()
+    };
+    for id in cluster.ids() {
+        eventually("all answer", || healthy(&cluster.node(id).status())).await;
+    }
+    let dead = cluster.followers().await[0];
+    cluster.crash(dead).await;
+    for id in cluster.ids() {
+        let state = || {
+            let nodes = cluster.node(id).status().nodes;
+            nodes
+                .into_iter()
+                .find(|node| node.id == NodeId(dead))
+                .map(|node| node.state)
+        };
+        eventually("its silence is told", || {
+            state() == Some(NodeState::Unreachable)
+        })
+        .await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_and_strangers_are_refused() {
+    use pontoon_proto::v1::{RaftMessage, raft_client::RaftClient};
+    let cluster = Cluster::of(1).await;
+    let address = cluster.disks[&1].address;
+    let channel = PlaintextConnector::default().channel(NodeId(1), address);
+    let mut client = RaftClient::new(channel);
+    let good = RaftMessage {
+        cluster_id: cluster.id.0.clone(),
+        from: 2,
+        to: 1,
+        protocol: network::PROTOCOL,
+        payload: vec![0xff; 100].into(),
+        election_timeout_max_ms: 800,
+    };
+    let garbage = client.append(good.clone()).await.unwrap_err();
+    assert_eq!(garbage.code(), tonic::Code::InvalidArgument, "{garbage}");
+    let stranger = RaftMessage {
+        cluster_id: "other".into(),
+        ..good.clone()
+    };
+    let stranger = client.vote(stranger).await.unwrap_err();
+    assert_eq!(stranger.code(), tonic::Code::PermissionDenied, "{stranger}");
+    assert!(stranger.message().contains("cluster other"), "{stranger}");
+    let other = client
+        .status(RaftMessage {
+            to: 7,
+            ..good.clone()
+        })
+        .await
+        .unwrap_err();
+    assert!(other.message().contains("meant for node 7"), "{other}");
+    let parts = vec![good.clone(), good];
+    let snapshot = client
+        .snapshot(tokio_stream::iter(parts))
+        .await
+        .unwrap_err();
+    assert_eq!(snapshot.code(), tonic::Code::InvalidArgument, "{snapshot}");
+    {
+        use tokio::io::AsyncWriteExt;
+        let mut raw = TcpStream::connect(address).await.unwrap();
+        raw.write_all(&[0xa5; 4096]).await.unwrap();
+    }
+    applied(
+        cluster
+            .node(1)
+            .propose(make_once("alive"), soon())
+            .await
+            .unwrap(),
+    );
+    cluster.stop().await;
+}
