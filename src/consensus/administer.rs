@@ -39,6 +39,10 @@ use crate::{
 /// A node this many entries behind is still fit to lead: it gets them within the hand-over.
 const FIT_LAG: u64 = 1000;
 
+/// How long a refusal that may pass is held back, and how often it is looked at again.
+const SECOND_LOOK: Duration = Duration::from_millis(1500);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// How long a hand-over may take once the lease is given up. The others elect somebody soon after if it fails.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
@@ -209,15 +213,17 @@ impl Core {
         to: Option<NodeId>,
         deadline: Instant,
     ) -> Result<Change, NotDone> {
+        if to == Some(self.id) {
+            self.leading()?;
+            return Ok(Change::Unneeded);
+        }
+        let to = self
+            .once_fit(deadline, |metrics, group| match to {
+                Some(id) => self.check_successor(metrics, group, id).map(|()| id),
+                None => self.successor(metrics, group),
+            })
+            .await?;
         let metrics = self.leading()?;
-        let to = match to {
-            Some(id) if id == self.id => return Ok(Change::Unneeded),
-            Some(id) => {
-                self.check_successor(&metrics, id)?;
-                id
-            }
-            None => self.successor(&metrics)?,
-        };
         let term = metrics.current_term;
         self.give_up_lease(term).await;
         tracing::info!(%to, term, "handing leadership over");
@@ -265,38 +271,61 @@ impl Core {
         });
     }
 
-    fn check_successor(&self, metrics: &Metrics, id: NodeId) -> Result<(), NotDone> {
-        let group = self.group(metrics);
+    /// Judges the group by `check`, again for a moment while what it finds may pass.
+    async fn once_fit<T>(
+        &self,
+        deadline: Instant,
+        check: impl Fn(&Metrics, &Group) -> Result<T, ChangeRefused>,
+    ) -> Result<T, NotDone> {
+        let until = deadline.min(Instant::now() + SECOND_LOOK);
+        loop {
+            let metrics = self.leading()?;
+            match check(&metrics, &self.group(&metrics)) {
+                Ok(found) => return Ok(found),
+                Err(refused) if refused.may_pass() && Instant::now() < until => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+    }
+
+    fn check_successor(
+        &self,
+        metrics: &Metrics,
+        group: &Group,
+        id: NodeId,
+    ) -> Result<(), ChangeRefused> {
         if group.learners.contains(&id) {
-            return Err(ChangeRefused::Learner(id).into());
+            return Err(ChangeRefused::Learner(id));
         }
         if !group.voters.contains(&id) {
-            return Err(self.no_member(id).into());
+            return Err(self.no_member(id));
         }
         if !group.alive.contains(&id) {
-            return Err(ChangeRefused::Silent(id).into());
+            return Err(ChangeRefused::Silent(id));
         }
         match lag_of(metrics, id) {
             Some(lag) if lag <= FIT_LAG => Ok(()),
             lag => Err(ChangeRefused::Behind {
                 id,
                 lag: lag.or(metrics.last_log_index).unwrap_or(0),
-            }
-            .into()),
+            }),
         }
     }
 
     /// The voter with the longest log among those that are fit.
-    fn successor(&self, metrics: &Metrics) -> Result<NodeId, NotDone> {
-        let group = self.group(metrics);
-        let others = group
-            .voters
-            .iter()
-            .filter(|id| **id != self.id && group.alive.contains(id));
+    fn successor(&self, metrics: &Metrics, group: &Group) -> Result<NodeId, ChangeRefused> {
+        let mut others = group.voters.iter().filter(|id| **id != self.id).peekable();
+        if others.peek().is_none() {
+            return Err(ChangeRefused::OnlyVoter(self.id));
+        }
         let fit = others
+            .filter(|id| group.alive.contains(id))
             .filter_map(|id| Some((lag_of(metrics, *id).filter(|lag| *lag <= FIT_LAG)?, *id)));
-        let best = fit.min().map(|(_, id)| id);
-        best.ok_or_else(|| ChangeRefused::NoSuccessor.into())
+        fit.min()
+            .map(|(_, id)| id)
+            .ok_or(ChangeRefused::NoSuccessor)
     }
 
     fn no_member(&self, id: NodeId) -> ChangeRefused {
@@ -327,22 +356,32 @@ impl Core {
     }
 
     async fn promote_here(&self, id: NodeId, deadline: Instant) -> Result<Change, NotDone> {
-        let metrics = self.leading()?;
-        let group = self.group(&metrics);
+        let needed = self
+            .once_fit(deadline, |_, group| self.check_promotion(group, id))
+            .await?;
+        match needed {
+            Change::Unneeded => Ok(Change::Unneeded),
+            Change::Made => {
+                self.change_group(ChangeMembers::AddVoterIds([id.0].into()), deadline)
+                    .await
+            }
+        }
+    }
+
+    fn check_promotion(&self, group: &Group, id: NodeId) -> Result<Change, ChangeRefused> {
         if group.voters.contains(&id) {
             return Ok(Change::Unneeded);
         }
         if !group.learners.contains(&id) {
-            return Err(self.no_member(id).into());
+            return Err(self.no_member(id));
         }
         if group.voters.len() >= MAX_VOTERS {
-            return Err(ChangeRefused::EnoughVoters(group.voters.len()).into());
+            return Err(ChangeRefused::EnoughVoters(group.voters.len()));
         }
-        if !group.alive.contains(&id) {
-            return Err(ChangeRefused::Silent(id).into());
+        match group.alive.contains(&id) {
+            true => Ok(Change::Made),
+            false => Err(ChangeRefused::Silent(id)),
         }
-        self.change_group(ChangeMembers::AddVoterIds([id.0].into()), deadline)
-            .await
     }
 
     async fn remove_here(&self, id: NodeId, deadline: Instant) -> Result<Change, NotDone> {
@@ -355,7 +394,8 @@ impl Core {
                 false => Err(ChangeRefused::NotMember(id).into()),
             };
         }
-        group.check_removal(id).map_err(ChangeRefused::from)?;
+        self.once_fit(deadline, |_, group| Ok(group.check_removal(id)?))
+            .await?;
         if id == self.id {
             self.transfer_here(None, deadline).await?;
             // The next leader removes this node; whoever asked asks it.

@@ -27,16 +27,16 @@ use super::{
     service::Certificates,
     types::{EncodedCommand, Peer, Raft, TypeConfig},
 };
-use crate::model::{
-    leadership::Leadership,
-    node::{ClusterId, NodeId},
+use crate::{
+    model::{
+        leadership::Leadership,
+        node::{ClusterId, NodeId},
+    },
+    wire::command::MAX_ENTRY,
 };
 
 /// Commands that may wait for their commit at one time on this node.
 pub const MAX_PROPOSALS: usize = 4096;
-
-/// Largest command in the log, in bytes, after compression.
-pub const COMMAND_LIMIT: usize = 64 * 1024 * 1024;
 
 /// Pause before a proposal or a read that found no leader is tried again, when nothing tells of one earlier.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -216,10 +216,10 @@ impl Core {
         command: EncodedCommand,
         deadline: Instant,
     ) -> Proposed {
-        if command.0.len() > COMMAND_LIMIT {
+        if command.0.len() > MAX_ENTRY {
             return Proposed::Refused(ProposalRefused::TooLarge {
                 bytes: command.0.len(),
-                limit: COMMAND_LIMIT,
+                limit: MAX_ENTRY,
             });
         }
         if self.leader() != Some(self.id) {

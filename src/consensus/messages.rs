@@ -124,6 +124,8 @@ pub enum ChangeRefused {
     Behind { id: NodeId, lag: u64 },
     #[error("there is no other voter that answers and has caught up")]
     NoSuccessor,
+    #[error("node {0} is the only voter: nobody else can lead")]
+    OnlyVoter(NodeId),
     #[error(
         "there are {0} voters already, which is the limit; node stays a learner, which serves all the same"
     )]
@@ -134,6 +136,19 @@ pub enum ChangeRefused {
     OtherAddress { id: NodeId },
     #[error(transparent)]
     Quorum(#[from] RemovalRefused),
+}
+
+impl ChangeRefused {
+    /// Whether the obstacle may be gone in a moment: a leader that was just elected has not heard from everybody yet.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Silent(_)
+                | Self::Behind { .. }
+                | Self::NoSuccessor
+                | Self::Quorum(RemovalRefused::QuorumLost { .. })
+        )
+    }
 }
 
 /// What a node says of itself.

@@ -335,7 +335,9 @@ fn raft_config(config: &ConsensusConfig) -> Config {
     let timing = config.timing;
     Config {
         cluster_name: config.cluster.0.clone(),
-        heartbeat_interval: millis(timing.heartbeat).into(),
+        // openraft gives a heartbeat up after one interval, and sends the next one only then. `supervise` sends them twice
+        // as often, so that on a busy machine each may take twice as long.
+        heartbeat_interval: u64::from(millis(timing.heartbeat)) * 2,
         election_timeout_min: millis(timing.election_timeout_min).into(),
         election_timeout_max: millis(timing.election_timeout_max).into(),
         // A node that was cut off must not come back with a higher term and unseat a healthy leader.

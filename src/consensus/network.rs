@@ -480,7 +480,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         if self.append == Rpc::Heartbeat {
-            let limit = option.soft_ttl();
+            // openraft itself gives up then.
+            let limit = option.hard_ttl();
             return self
                 .ask(Rpc::Heartbeat, RPCTypes::AppendEntries, &rpc, limit)
                 .await;

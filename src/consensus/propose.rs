@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     model::node::NodeId,
-    state::{command::Command, outcome::Outcome},
+    state::{
+        command::{Change, Command},
+        outcome::Outcome,
+    },
     wire,
 };
 
@@ -73,7 +76,9 @@ impl Consensus {
         command: Command,
         deadline: Instant,
     ) -> Result<Outcome, ProposeError> {
-        let encoded = EncodedCommand(wire::command::encode(&command));
+        let encoded = encode(command).await.ok_or_else(|| ProposeError::Ended {
+            problem: "it is stopping".into(),
+        })?;
         self.core.propose(encoded, deadline).await
     }
 
@@ -281,6 +286,24 @@ impl Core {
             .err()
             .map(|fatal| format!("consensus has ended: {fatal}"))
     }
+}
+
+/// Encodes a command, a large one away from the asynchronous threads. None when the process ends meanwhile.
+async fn encode(command: Command) -> Option<EncodedCommand> {
+    if !is_large(&command) {
+        return Some(EncodedCommand(wire::command::encode(&command)));
+    }
+    let encoding = tokio::task::spawn_blocking(move || wire::command::encode(&command));
+    encoding.await.ok().map(EncodedCommand)
+}
+
+fn is_large(command: &Command) -> bool {
+    const RECORD_SETS: usize = 500;
+    let sets = |change: &Change| match change {
+        Change::CreateZone { records, .. } | Change::ReplaceZone { records, .. } => records.len(),
+        _ => 1,
+    };
+    command.changes.iter().map(sets).sum::<usize>() > RECORD_SETS
 }
 
 fn unanswered(leader: NodeId, error: &CallError) -> Proposed {

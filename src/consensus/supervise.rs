@@ -38,6 +38,7 @@ const JUDGE_EVERY: Duration = Duration::from_millis(200);
 /// Starts all tasks.
 pub(super) fn start(core: &Arc<Core>, snapshot_due: watch::Receiver<u64>) {
     spawn(core, |core| async move { watch_leadership(&core).await });
+    spawn(core, |core| async move { send_heartbeats(&core).await });
     spawn(core, |core| async move { open_gate(&core).await });
     spawn(core, |core| async move { recover(&core).await });
     spawn(core, |core| async move { ask_peers(&core).await });
@@ -81,6 +82,18 @@ async fn watch_leadership(core: &Core) {
         };
         if !news.await {
             core.observe(&core.metrics());
+            return;
+        }
+    }
+}
+
+/// Has the leader send its heartbeats at the pace of `Timing`: openraft's own is half of that.
+async fn send_heartbeats(core: &Core) {
+    let mut tick = tokio::time::interval(core.timing.heartbeat);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if core.leader() == Some(core.id) && core.raft.trigger().heartbeat().await.is_err() {
             return;
         }
     }

@@ -144,6 +144,12 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
+        // RUST_LOG shows what the nodes say.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt()
+            .with_test_writer()
+            .with_env_filter(filter)
+            .try_init();
         Self {
             id: ClusterId("c0ffee".into()),
             cuts: Cuts::default(),
@@ -185,9 +191,13 @@ impl Cluster {
         };
         let want = size.min(5);
         eventually("enough voters", || {
+            let settled = |n: &TestNode| {
+                let metrics = n.consensus.core.metrics();
+                metrics.membership_config.get_joint_config().len() == 1
+            };
             self.nodes
                 .values()
-                .all(|n| voters(&n.consensus.status()) == want)
+                .all(|n| voters(&n.consensus.status()) == want && settled(n))
         })
         .await;
     }
@@ -419,12 +429,12 @@ fn command(changes: Vec<StateChange>) -> Command {
     }
 }
 
-/// A command whose second application would be refused: a token can be made once.
+/// A command whose second application would be refused: a token of another secret can be made once.
 fn make_once(name: &str) -> Command {
     command(vec![StateChange::CreateToken {
         token: JoinToken {
             id: name.into(),
-            secret_hash: Secret("hash".into()),
+            secret_hash: Secret(format!("{:032x}", rand::random::<u128>())),
             expires_at: UnixMillis(u64::MAX),
             used_by: None,
         },
@@ -1009,7 +1019,7 @@ async fn a_newcomer_gets_a_snapshot_when_the_log_is_gone() {
             .purged
             .map_or(0, |id| id.index)
     };
-    eventually("the log is purged", || purged() > 40).await;
+    eventually("the log is purged", || purged() > 0).await;
     cluster.grow(3).await;
     cluster.same_state().await;
     assert!((0..200).all(|n| has(cluster.node(3), &format!("w{n}"))));
