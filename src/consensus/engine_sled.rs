@@ -9,8 +9,9 @@
 //! `fdatasync` is the whole barrier, and large records survive like small ones. The rejected alternative (fsync of every
 //! new blob) also depends on sled's order of deleting blobs, which nobody promises.
 //!
-//! sled reuses the space of old pages once it believes the new ones to be safe, which it does without a barrier. At most
-//! `UNBARRIERED` bytes are therefore written between two barriers: less than the two segments it takes to free one.
+//! sled reuses the space of old pages once it believes the new ones to be safe, which it does without a barrier: after two
+//! more segments, 1 MiB. It writes several bytes for each of ours, so a barrier is made, even inside one write, before what
+//! it wrote since the last one can have reached that.
 //!
 //! Keys: `e | index (8) | chunk (4)` and `m | key (1)`, big endian. Chunk 0 is written last and carries the number of
 //! chunks in front; the others without it are leftovers of an unfinished write.
@@ -25,15 +26,20 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tempfile::TempDir;
 
 use super::engine::{Engine, EngineError, Fault, MetadataKey, Operation, Subject, Verb};
 
 /// Largest value in the tree: 17 of them and their keys stay below 128 KiB, with as much again to spare.
 const CHUNK: usize = 4096;
-/// Bytes written after which a barrier is made even inside one write.
-const UNBARRIERED: usize = 256 * 1024;
+/// Bytes sled writes for one of ours, and for each value besides: measured at 5 to 7, and 1.5 KiB; page splits and the
+/// cleaning of old segments are in it.
+const COST_OF_BYTE: usize = 7;
+const COST_OF_VALUE: usize = 2048;
+/// Bytes sled may have written after which a barrier is made.
+const UNBARRIERED: usize = 1024 * 1024;
 /// Bytes in one of sled's batches, during which its readers wait.
-const BATCH: usize = 128 * 1024;
+const BATCH: usize = 64 * 1024;
 /// sled's page cache; the log store keeps its own cache of recent entries.
 const CACHE: u64 = 32 * 1024 * 1024;
 
@@ -56,6 +62,8 @@ pub struct SledEngine {
     barrier: Barrier,
     unbarriered: AtomicUsize,
     failed: AtomicBool,
+    /// Removed with the engine.
+    _scratch: Option<TempDir>,
 }
 
 impl SledEngine {
@@ -63,6 +71,7 @@ impl SledEngine {
     pub fn open(directory: &Path, barrier: Barrier) -> Result<Self, EngineError> {
         let fail = |trouble: Trouble| trouble.error(Verb::Open, Subject::Log, directory);
         fs::create_dir_all(directory).map_err(|e| fail(e.into()))?;
+        remove_unfinished(directory).map_err(|e| fail(e.into()))?;
         let open = || {
             let config = sled::Config::new().path(directory);
             let config = config.flush_every_ms(None).cache_capacity(CACHE);
@@ -77,8 +86,19 @@ impl SledEngine {
             barrier,
             unbarriered: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
+            _scratch: None,
         };
         engine.barrier()?;
+        Ok(engine)
+    }
+
+    /// Opens a copy of the log in memory, to read what is in it: sled writes when it opens a log, and a full disk lets it
+    /// not. Nothing reaches the disk.
+    pub fn open_copy(directory: &Path) -> Result<Self, EngineError> {
+        let fail = |trouble: Trouble| trouble.error(Verb::Open, Subject::Log, directory);
+        let scratch = copy_to_memory(directory).map_err(|e| fail(e.into()))?;
+        let mut engine = Self::open(scratch.path(), Barrier::Durable)?;
+        engine._scratch = Some(scratch);
         Ok(engine)
     }
 
@@ -111,6 +131,7 @@ impl SledEngine {
     fn add(&self, pending: &mut Pending, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
         pending.batch.insert(key, value);
         pending.bytes += key.len() + value.len();
+        pending.values += 1;
         self.pass_on(pending, BATCH)
     }
 
@@ -142,6 +163,7 @@ impl SledEngine {
             let key =
                 key.map_err(|e| Trouble::from(e).error(Verb::Read, Subject::Log, &self.directory))?;
             pending.bytes += key.len();
+            pending.values += 1;
             pending.batch.remove(key);
             self.pass_on(pending, BATCH)?;
         }
@@ -150,15 +172,16 @@ impl SledEngine {
 
     /// Hands the pending batch to sled once it is larger than `limit`, and makes a barrier when one is due.
     fn pass_on(&self, pending: &mut Pending, limit: usize) -> Result<(), EngineError> {
-        if pending.bytes <= limit {
+        if pending.bytes <= limit && pending.values <= limit / 256 {
             return Ok(());
         }
-        let Pending { batch, bytes } = std::mem::take(pending);
-        self.change(Verb::Write, |db| Ok(db.apply_batch(batch)?))?;
-        if self.unbarriered.fetch_add(bytes, Ordering::AcqRel) + bytes > UNBARRIERED {
+        let pending = std::mem::take(pending);
+        let cost = pending.bytes * COST_OF_BYTE + pending.values * COST_OF_VALUE;
+        if self.unbarriered.fetch_add(cost, Ordering::AcqRel) + cost > UNBARRIERED {
             self.barrier()?;
+            self.unbarriered.store(cost, Ordering::Release);
         }
-        Ok(())
+        self.change(Verb::Write, |db| Ok(db.apply_batch(pending.batch)?))
     }
 }
 
@@ -249,6 +272,7 @@ impl Drop for SledEngine {
 struct Pending {
     batch: sled::Batch,
     bytes: usize,
+    values: usize,
 }
 
 /// Puts entries together again from their chunks, which come in ascending order.
@@ -412,6 +436,40 @@ impl From<sled::Error> for Trouble {
 fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(Trouble::corrupt("the storage library panicked")))
+}
+
+/// sled takes a page table that it was still writing when it was killed, or ran out of space, for a garbled one.
+fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    for file in fs::read_dir(directory)? {
+        let path = file?.path();
+        if path.extension().is_some_and(|e| e == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Largest log that is copied into memory.
+const COPY: u64 = 1 << 30;
+
+fn copy_to_memory(directory: &Path) -> io::Result<TempDir> {
+    let scratch = tempfile::Builder::new()
+        .prefix("pontoon-log-")
+        .tempdir_in("/dev/shm")?;
+    let mut size = 0;
+    for file in fs::read_dir(directory)? {
+        let file = file?;
+        if file.file_type()?.is_file() {
+            size += file.metadata()?.len();
+            if size > COPY {
+                return Err(io::Error::other(
+                    "the log is too large to be copied into memory",
+                ));
+            }
+            fs::copy(file.path(), scratch.path().join(file.file_name()))?;
+        }
+    }
+    Ok(scratch)
 }
 
 /// Makes the directory's files durable, names included, and returns the one that holds the log.

@@ -219,7 +219,11 @@ impl Consensus {
             tasks: TaskTracker::new(),
         });
         raft.run();
-        supervise::start(&core, handles.snapshot_due.clone());
+        supervise::start(
+            &core,
+            handles.snapshot_due.clone(),
+            handles.purgeable.clone(),
+        );
         Ok(Self {
             core,
             storage: Arc::new(handles),

@@ -50,6 +50,12 @@ struct Gate {
     published: Option<LogId>,
 }
 
+impl Gate {
+    fn durable(&self) -> Option<u64> {
+        self.log.max(self.snapshot)
+    }
+}
+
 struct Waiting {
     applied: AppliedState,
     answers: Vec<Answer>,
@@ -98,7 +104,7 @@ impl Publication {
     /// State to be published as soon as it is durable; the answers go out right after.
     pub(super) fn offer(&self, applied: AppliedState, answers: Vec<Answer>) {
         let mut gate = self.gate();
-        if gate.abandoned {
+        if gate.abandoned && applied.log_id.map(|id| id.index) > gate.durable() {
             return;
         }
         let full = gate.waiting.len() >= WAITING;
@@ -126,7 +132,7 @@ impl Publication {
         self.release(gate);
     }
 
-    /// The log will never be durable again: what waits for it is given up. Its clients are told that the node stopped.
+    /// Nothing more will be durable: what waits for it is given up. Its clients are told that the node stopped.
     pub(super) fn abandon(&self) {
         let mut gate = self.gate();
         gate.abandoned = true;
@@ -137,7 +143,7 @@ impl Publication {
         let mut answers = Vec::new();
         let mut newest = None;
         while let Some(first) = gate.waiting.front() {
-            if first.applied.log_id.map(|id| id.index) > gate.log.max(gate.snapshot) {
+            if first.applied.log_id.map(|id| id.index) > gate.durable() {
                 break;
             }
             if let Some(released) = gate.waiting.pop_front() {

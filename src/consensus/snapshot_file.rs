@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::{
     log_store::lock,
@@ -52,6 +53,7 @@ struct Files {
     directory: PathBuf,
     /// In the order they were made.
     kept: Mutex<Vec<Kept>>,
+    floor: watch::Sender<Option<u64>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,17 +99,24 @@ impl SnapshotFiles {
             }
         }
         let directory = directory.to_owned();
+        let floor = watch::Sender::new(floor_of(&kept));
         let kept = Mutex::new(kept);
-        Ok((Self(Arc::new(Files { directory, kept })), loaded))
+        let files = Files {
+            directory,
+            kept,
+            floor,
+        };
+        Ok((Self(Arc::new(files)), loaded))
     }
 
     /// The index up to which no log is needed even if the newest snapshot turns out garbled; none: all of it is needed.
     pub fn floor(&self) -> Option<u64> {
-        let kept = lock(&self.0.kept);
-        match kept.as_slice() {
-            [.., older, _newer] => older.index,
-            _ => None,
-        }
+        *self.0.floor.borrow()
+    }
+
+    /// Follows `floor`.
+    pub fn floors(&self) -> watch::Receiver<Option<u64>> {
+        self.0.floor.subscribe()
     }
 
     /// Writes a snapshot and reads it back. Blocks for as long as packing takes.
@@ -139,6 +148,7 @@ impl SnapshotFiles {
             Ok((meta, _)) => Ok(Some((meta, SnapshotData(bytes)))),
             Err(e) => {
                 kept.pop();
+                self.0.floor.send_replace(floor_of(&kept));
                 set_aside(&path)?;
                 Err(e)
             }
@@ -175,7 +185,15 @@ impl SnapshotFiles {
             let oldest = kept.remove(0).path;
             fs::remove_file(&oldest).map_err(|e| file_error("remove", &oldest, e))?;
         }
+        self.0.floor.send_replace(floor_of(&kept));
         Ok(())
+    }
+}
+
+fn floor_of(kept: &[Kept]) -> Option<u64> {
+    match kept {
+        [.., older, _newer] => older.index,
+        _ => None,
     }
 }
 

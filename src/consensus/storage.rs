@@ -5,7 +5,7 @@
 //! is refused, because a node that forgets breaks the cluster.
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -25,9 +25,12 @@ use super::{
     snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
     types::LogId,
     watermark::{Watermark, WatermarkFile},
-    writer::{Queue, Writer},
+    writer::{Queue, Writer, give_up},
 };
 use crate::model::snapshot::Snapshot;
+
+/// An opened data directory: what openraft is given, and what the rest of the node holds.
+pub type Opened = (LogStore, MachineStore, StorageHandles);
 
 /// Opening of the storage.
 #[derive(Debug)]
@@ -72,6 +75,9 @@ pub struct StorageHandles {
     pub health: watch::Receiver<StorageHealth>,
     /// Changes when a snapshot should be built: `raft.trigger().snapshot()`. openraft's own policy counts entries only.
     pub snapshot_due: watch::Receiver<u64>,
+    /// Changes when log entries up to this index serve nobody on this node: `raft.trigger().purge_log(..)`. openraft's own
+    /// policy keeps a number of entries, however large.
+    pub purgeable: watch::Receiver<Option<u64>>,
     pub publication: Publication,
     pub recovered: Recovered,
     _monitor: Monitor,
@@ -116,10 +122,7 @@ pub enum OpenError {
 
 impl Storage {
     /// Opens or makes the data directory. Blocks: reads and checks all of it.
-    pub fn open(
-        directory: &Path,
-        options: StorageOptions,
-    ) -> Result<(LogStore, MachineStore, StorageHandles), OpenError> {
+    pub fn open(directory: &Path, options: StorageOptions) -> Result<Opened, OpenError> {
         Self::open_with(directory, options, Barrier::Durable)
     }
 
@@ -127,22 +130,33 @@ impl Storage {
         directory: &Path,
         options: StorageOptions,
         barrier: Barrier,
-    ) -> Result<(LogStore, MachineStore, StorageHandles), OpenError> {
+    ) -> Result<Opened, OpenError> {
         make_directory(directory)?;
         let reserve = Reserve::of(directory, &options)?;
         reserve.give_up_if_needed();
-        let log = directory.join("log");
-        let engine = SledEngine::open(&log, barrier).map_err(|e| engine_error(e, &log))?;
+        match Self::open_for_writing(directory, options.clone(), barrier, &reserve) {
+            Err(OpenError::NoSpace { .. }) => Self::open_to_read(directory, options, &reserve),
+            opened => opened,
+        }
+    }
+
+    fn open_for_writing(
+        directory: &Path,
+        options: StorageOptions,
+        barrier: Barrier,
+        reserve: &Reserve,
+    ) -> Result<Opened, OpenError> {
+        let engine = open_log(&directory.join("log"), barrier)?;
         let path = directory.join("watermark");
         let watermark = WatermarkFile::open(&path);
-        let watermark = watermark.map_err(|e| file_error("open", &path, e))?;
-        let opened = Self::assemble(
-            directory,
-            options,
-            Arc::new(engine),
-            Some(watermark),
-            &reserve,
-        )?;
+        let (file, promised) = watermark.map_err(|e| file_error("open", &path, e))?;
+        let found = Found {
+            engine: Arc::new(engine),
+            watermark: Some(file),
+            promised: promised.unwrap_or_default(),
+            failure: None,
+        };
+        let opened = Self::assemble(directory, options, found, reserve)?;
         let held = reserve.ballast.hold(reserve.low_space.saturating_mul(2));
         if let Err(e) = held {
             tracing::warn!(error = %e, "no ballast file is held");
@@ -150,23 +164,54 @@ impl Storage {
         Ok(opened)
     }
 
+    /// Without space there is no vote and no write, but what is stored can be served.
+    fn open_to_read(
+        directory: &Path,
+        options: StorageOptions,
+        reserve: &Reserve,
+    ) -> Result<Opened, OpenError> {
+        let log = directory.join("log");
+        let engine = SledEngine::open_copy(&log).map_err(|e| engine_error(e, &log))?;
+        let path = directory.join("watermark");
+        let promised = WatermarkFile::read(&path).map_err(|e| file_error("read", &path, e))?;
+        let place = log.display().to_string();
+        let found = Found {
+            engine: Arc::new(engine),
+            watermark: None,
+            promised: promised.unwrap_or_default(),
+            failure: Some(OpenError::NoSpace { place }.to_string()),
+        };
+        Self::assemble(directory, options, found, reserve)
+    }
+
     /// The same over an engine of the caller's; snapshots go to `directory`.
     pub fn open_on(
         directory: &Path,
         options: StorageOptions,
         engine: Arc<dyn Engine>,
-    ) -> Result<(LogStore, MachineStore, StorageHandles), OpenError> {
+    ) -> Result<Opened, OpenError> {
         let reserve = Reserve::of(directory, &options)?;
-        Self::assemble(directory, options, engine, None, &reserve)
+        let found = Found {
+            engine,
+            watermark: None,
+            promised: Watermark::default(),
+            failure: None,
+        };
+        Self::assemble(directory, options, found, &reserve)
     }
 
     fn assemble(
         directory: &Path,
         options: StorageOptions,
-        engine: Arc<dyn Engine>,
-        watermark: Option<(WatermarkFile, Option<Watermark>)>,
+        found: Found,
         reserve: &Reserve,
-    ) -> Result<(LogStore, MachineStore, StorageHandles), OpenError> {
+    ) -> Result<Opened, OpenError> {
+        let Found {
+            engine,
+            watermark,
+            promised,
+            failure,
+        } = found;
         let (files, loaded) = SnapshotFiles::open(&directory.join("snapshots"))?;
         let corrupt = |problem: String| OpenError::Corrupt {
             place: engine.place(),
@@ -177,8 +222,6 @@ impl Storage {
             CorruptLog::Engine(e) => engine_error(e, directory),
             e => corrupt(e.to_string()),
         })?;
-        let (watermark, promised) = watermark.unzip();
-        let promised = promised.flatten().unwrap_or_default();
         let recovered = reconcile(&view, loaded.as_ref(), &promised).map_err(corrupt)?;
         view.committed = recovered.committed;
         view.clean(engine.as_ref())
@@ -190,6 +233,9 @@ impl Storage {
         let durable = view.last_index();
         let view = Arc::new(Mutex::new(view));
         let queue = Arc::new(Queue::default());
+        if let Some(failure) = failure {
+            give_up(&queue, &publication, &health, &failure);
+        }
         let told = view.clone();
         let writer = Writer {
             engine: engine.clone(),
@@ -229,6 +275,7 @@ impl Storage {
             states: publication.states(),
             health: health.subscribe(),
             snapshot_due: due.subscribe(),
+            purgeable: files.floors(),
             publication: publication.clone(),
             recovered,
             _monitor: monitor.map_err(spawning)?,
@@ -236,6 +283,15 @@ impl Storage {
         let machine = MachineStore::new(loaded, files, publication, due, health.subscribe());
         Ok((log, machine, handles))
     }
+}
+
+/// What lies in a data directory, before it has been checked.
+struct Found {
+    engine: Arc<dyn Engine>,
+    watermark: Option<WatermarkFile>,
+    promised: Watermark,
+    /// Why nothing may be written, from the start.
+    failure: Option<String>,
 }
 
 /// Holds what was found against what must be there.
@@ -307,6 +363,20 @@ fn published_of(loaded: &Loaded) -> AppliedState {
         log_id: loaded.meta.last_log_id,
         state: Arc::new(loaded.state.clone()),
     }
+}
+
+/// Opens the log. A new one is made under another name: power loss in the middle must not leave a half one behind.
+fn open_log(path: &Path, barrier: Barrier) -> Result<SledEngine, OpenError> {
+    let failed = |e| engine_error(e, path);
+    if !path.exists() {
+        let unfinished = path.with_extension("unfinished");
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished).map_err(|e| file_error("remove", &unfinished, e))?;
+        }
+        drop(SledEngine::open(&unfinished, barrier).map_err(failed)?);
+        fs::rename(&unfinished, path).map_err(|e| file_error("rename to", path, e))?;
+    }
+    SledEngine::open(path, barrier).map_err(failed)
 }
 
 /// Only for this user: the state holds keys.

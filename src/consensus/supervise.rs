@@ -36,7 +36,11 @@ const CAUGHT_UP_LAG: u64 = 500;
 const JUDGE_EVERY: Duration = Duration::from_millis(200);
 
 /// Starts all tasks.
-pub(super) fn start(core: &Arc<Core>, snapshot_due: watch::Receiver<u64>) {
+pub(super) fn start(
+    core: &Arc<Core>,
+    snapshot_due: watch::Receiver<u64>,
+    purgeable: watch::Receiver<Option<u64>>,
+) {
     spawn(core, |core| async move { watch_leadership(&core).await });
     spawn(core, |core| async move { send_heartbeats(&core).await });
     spawn(core, |core| async move { open_gate(&core).await });
@@ -46,6 +50,10 @@ pub(super) fn start(core: &Arc<Core>, snapshot_due: watch::Receiver<u64>) {
     spawn(core, |core| async move {
         take_snapshots(&core, snapshot_due).await
     });
+    spawn(
+        core,
+        |core| async move { purge_log(&core, purgeable).await },
+    );
 }
 
 fn spawn<F, Fut>(core: &Arc<Core>, task: F)
@@ -295,6 +303,19 @@ async fn take_snapshots(core: &Core, mut due: watch::Receiver<u64>) {
     while due.changed().await.is_ok() {
         if let Err(fatal) = core.raft.trigger().snapshot().await {
             tracing::debug!(%fatal, "no snapshot: consensus has ended");
+            return;
+        }
+    }
+}
+
+/// Gives up log entries that both kept snapshots cover, however few they are.
+async fn purge_log(core: &Core, mut purgeable: watch::Receiver<Option<u64>>) {
+    while purgeable.changed().await.is_ok() {
+        let Some(index) = *purgeable.borrow_and_update() else {
+            continue;
+        };
+        if let Err(fatal) = core.raft.trigger().purge_log(index).await {
+            tracing::debug!(%fatal, "nothing is purged: consensus has ended");
             return;
         }
     }

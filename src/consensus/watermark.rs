@@ -67,6 +67,15 @@ impl WatermarkFile {
         Ok((opened, found.map(|(_, watermark)| watermark)))
     }
 
+    /// What the file holds, if it is there; changes nothing.
+    pub fn read(path: &Path) -> io::Result<Option<Watermark>> {
+        match File::open(path) {
+            Ok(file) => Ok(newest(&file)?.map(|(_, watermark)| watermark)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,10 +1,10 @@
 //! A full disk: what was acknowledged stays, the failure is reported, and with some space the log opens again.
 
-use std::{fs, time::Duration};
+use std::{fs, io::Write, path::Path, time::Duration};
 
 use openraft::storage::RaftLogStorage;
 
-use super::{LoopDisk, all_entries, append, entry, log_id, no_loop_files};
+use super::{LoopDisk, all_entries, append, entry, log_id, no_loop_files, vote};
 use crate::consensus::storage::{Storage, StorageOptions};
 
 fn options() -> StorageOptions {
@@ -13,6 +13,16 @@ fn options() -> StorageOptions {
         ballast: Some(2 << 20),
         ..StorageOptions::default()
     }
+}
+
+/// Takes all the space there is.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    for size in [1 << 20, 1 << 12, 1] {
+        while file.write_all(&vec![1; size]).is_ok() {}
+    }
+    // Fails when the space ran out under it, which is what is wanted.
+    let _ = file.sync_all();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +73,21 @@ async fn acknowledged_entries_survive_a_full_disk() {
         assert!(all_entries(&mut log).await.len() as u64 >= acknowledged);
     }
 
+    // The last of the space is gone too: what is stored can be read, and nothing is acknowledged.
+    let last = disk.mount.join("last");
+    fill(&last);
+    {
+        let (mut log, _machine, handles) = Storage::open(&data, options()).unwrap();
+        let failure = handles.health.borrow().failure.clone().unwrap();
+        assert!(failure.contains("no space left"), "{failure}");
+        let entries = all_entries(&mut log).await;
+        assert!(entries.len() as u64 >= acknowledged);
+        let next = entry(1, entries.len() as u64, 10);
+        assert!(append(&mut log, vec![next]).await.is_err());
+        assert!(log.save_vote(&vote(9)).await.is_err());
+    }
+
+    fs::remove_file(&last).unwrap();
     fs::remove_file(&filler).unwrap();
     let (mut log, _machine, handles) = Storage::open(&data, options()).unwrap();
     assert!(

@@ -120,6 +120,23 @@ async fn a_log_that_was_taken_away_is_missed() {
     );
 }
 
+/// A node killed while it was starting starts again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_start_left_behind_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("log.unfinished/blobs")).unwrap();
+    fs::write(dir.path().join("log.unfinished/conf"), b"").unwrap();
+    {
+        let (mut log, _machine, _handles) = open(dir.path()).unwrap();
+        append(&mut log, vec![entry(1, 0, 10)]).await.unwrap();
+    }
+    assert!(!dir.path().join("log.unfinished").exists());
+    let half = dir.path().join("log/snap.7FFFFFFFFFFFFFFF.generating");
+    fs::write(&half, b"half").unwrap();
+    let (mut log, _machine, _handles) = open(dir.path()).unwrap();
+    assert_eq!(all_entries(&mut log).await, [entry(1, 0, 10)]);
+}
+
 fn blank(index: u64) -> Entry {
     Entry::new(log_id(1, index), EntryPayload::Blank)
 }
