@@ -96,6 +96,7 @@ pub enum VipError {
 pub struct VipDriver {
     status: watch::Receiver<Vec<VipStatus>>,
     held: watch::Receiver<BTreeSet<IpAddr>>,
+    released: watch::Receiver<u64>,
     stop: DropGuard,
     ended: CancellationToken,
     thread: JoinHandle<()>,
@@ -112,6 +113,7 @@ impl VipDriver {
     ) -> Result<Self, VipError> {
         let (status_sender, status) = watch::channel(Vec::new());
         let (held_sender, held) = watch::channel(BTreeSet::new());
+        let (released_sender, released) = watch::channel(0);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -122,7 +124,12 @@ impl VipDriver {
             let _end = end; // also when this panics
             prefer_this_thread();
             runtime.block_on(async {
-                let driver = Driver::new(config, leadership, status_sender, held_sender);
+                let reports = Reports {
+                    status: status_sender,
+                    held: held_sender,
+                    released: released_sender,
+                };
+                let driver = Driver::new(config, leadership, reports);
                 driver.run(snapshots, stopping).await;
             });
         };
@@ -133,6 +140,7 @@ impl VipDriver {
         Ok(Self {
             status,
             held,
+            released,
             stop: stop.drop_guard(),
             ended,
             thread,
@@ -147,6 +155,12 @@ impl VipDriver {
     /// The VIPs that this node holds now. One is listed only after it is on its device, and no more before it is taken off.
     pub fn held(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
         self.held.clone()
+    }
+
+    /// The last term under whose lease VIPs were held and are held no longer; 0 before there is one. Whoever waits to hand
+    /// leadership over need not wait for the lease to lapse then.
+    pub fn released(&self) -> watch::Receiver<u64> {
+        self.released.clone()
     }
 
     /// Withdraws every VIP, then ends. Returns when done, at the latest after `STOP_WITHIN` and a second.
@@ -176,14 +190,20 @@ struct Driver {
     machine: Machine,
     hands: Hands,
     leadership: watch::Receiver<Leadership>,
-    status: watch::Sender<Vec<VipStatus>>,
-    held: watch::Sender<BTreeSet<IpAddr>>,
+    reports: Reports,
     /// What keeps a VIP from being held, or from being withdrawn.
     problems: Problems,
     /// What keeps it from being announced.
     announcing: Problems,
     /// When each holding began, by both clocks.
     since: BTreeMap<Target, (Instant, SystemTime)>,
+}
+
+/// What others may know.
+struct Reports {
+    status: watch::Sender<Vec<VipStatus>>,
+    held: watch::Sender<BTreeSet<IpAddr>>,
+    released: watch::Sender<u64>,
 }
 
 /// What woke the task.
@@ -198,12 +218,7 @@ enum Wake {
 }
 
 impl Driver {
-    fn new(
-        config: VipConfig,
-        leadership: watch::Receiver<Leadership>,
-        status: watch::Sender<Vec<VipStatus>>,
-        held: watch::Sender<BTreeSet<IpAddr>>,
-    ) -> Self {
+    fn new(config: VipConfig, leadership: watch::Receiver<Leadership>, reports: Reports) -> Self {
         Self {
             machine: Machine::new(config.timing),
             hands: match config.mode {
@@ -211,8 +226,7 @@ impl Driver {
                 Mode::LoopbackStandIn => Hands::StandIn,
             },
             leadership,
-            status,
-            held,
+            reports,
             problems: Problems::default(),
             announcing: Problems::default(),
             since: BTreeMap::new(),
@@ -404,13 +418,22 @@ impl Driver {
                 .or_insert_with(|| (since, SystemTime::now()));
         }
         let addresses: BTreeSet<_> = self.since.keys().map(|target| target.address).collect();
-        self.held.send_if_modified(|old| replace(old, addresses));
+        self.reports
+            .held
+            .send_if_modified(|old| replace(old, addresses));
         let status = self
             .machine
             .phases()
             .map(|(target, _)| self.status_of(target))
             .collect();
-        self.status.send_if_modified(|old| replace(old, status));
+        self.reports
+            .status
+            .send_if_modified(|old| replace(old, status));
+        if let Some(term) = self.machine.released() {
+            self.reports
+                .released
+                .send_if_modified(|old| replace(old, term));
+        }
     }
 
     fn held_since(&self) -> BTreeMap<Target, Instant> {

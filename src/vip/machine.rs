@@ -133,6 +133,8 @@ pub enum Phase {
 pub struct Machine {
     timing: Timing,
     leadership: Leadership,
+    /// The last term in which a lease was given.
+    leased: Option<u64>,
     stopping: bool,
     entries: BTreeMap<Target, Entry>,
     actions: VecDeque<Action>,
@@ -143,6 +145,7 @@ impl Machine {
         Self {
             timing,
             leadership: Leadership::default(),
+            leased: None,
             stopping: false,
             entries: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -208,6 +211,15 @@ impl Machine {
             .all(|entry| matches!(entry.phase, Phase::Withdrawn { .. }))
     }
 
+    /// The last term under whose lease VIPs could be held, once that lease was taken back (not merely lapsed) or its term is
+    /// over, and none is held any more: leadership may then be handed over at once.
+    pub fn released(&self) -> Option<u64> {
+        let term = self.leased?;
+        let taken_back =
+            self.stopping || self.leadership.term > term || self.leadership.lease_until.is_none();
+        (taken_back && self.is_withdrawn()).then_some(term)
+    }
+
     /// A signal of a term older than one already seen is late and says nothing.
     fn handle_leadership(&mut self, leadership: Leadership) {
         if leadership.term < self.leadership.term {
@@ -215,6 +227,9 @@ impl Machine {
         }
         let higher_term = leadership.term > self.leadership.term;
         self.leadership = leadership;
+        if leadership.lease_until.is_some() {
+            self.leased = Some(leadership.term);
+        }
         if higher_term {
             self.withdraw_all();
         }

@@ -133,8 +133,11 @@ async fn stop_withdraws_first() {
     node.lead(1, LONG);
     node.held(&[VIP]).await;
     let held = node.driver.held();
+    let released = node.driver.released();
+    assert_eq!(*released.borrow(), 0);
     node.driver.stop().await;
     assert!(held.borrow().is_empty());
+    assert_eq!(*released.borrow(), 1, "the term may be handed over");
 }
 
 #[tokio::test]

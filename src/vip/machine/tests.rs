@@ -327,6 +327,34 @@ fn an_address_that_cannot_be_removed_is_tried_again_even_after_stop() {
     assert!(drain(&mut machine).is_empty(), "stopped is stopped");
 }
 
+#[test]
+fn a_term_is_released_when_its_lease_was_taken_back_and_nothing_is_held() {
+    let now = Instant::now();
+    let mut machine = machine_in(Kind::Held, now);
+    assert_eq!(machine.released(), None, "held");
+    machine.handle(following(5), now);
+    assert_eq!(machine.released(), None, "not withdrawn yet");
+    machine.handle(Event::Removed(target(0)), now);
+    assert_eq!(machine.released(), Some(5));
+    machine.handle(following(6), now);
+    assert_eq!(
+        machine.released(),
+        Some(5),
+        "no lease was seen in the new term"
+    );
+    machine.handle(leading(7, now + LEASE), now);
+    assert_eq!(machine.released(), None);
+
+    let mut machine = machine_in(Kind::Held, now);
+    machine.handle(Event::Deadline, now + LEASE);
+    machine.handle(Event::Removed(target(0)), now + LEASE);
+    assert!(machine.is_withdrawn());
+    assert_eq!(machine.released(), None, "a lapsed lease may be renewed");
+    machine.handle(Event::Stop, now + LEASE);
+    assert_eq!(machine.released(), Some(5));
+    assert_eq!(Machine::new(Timing::default()).released(), None);
+}
+
 /// Steps of a random life of one node. Milliseconds.
 #[derive(Clone, Debug)]
 enum Step {
