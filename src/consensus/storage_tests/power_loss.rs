@@ -66,6 +66,33 @@ fn the_same_test_catches_a_barrier_that_does_not_hold() {
     );
 }
 
+/// A process that is killed at any time, also while it starts, loses nothing and starts again.
+#[test]
+fn killed_again_and_again_it_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let acknowledged = dir.path().join("acknowledged");
+    let mut promised = 0;
+    for round in 0..20u64 {
+        let mut writer = start_writer(&data, &acknowledged, "durable");
+        // Every third one is left to acknowledge something; the others are killed at odd moments of their start.
+        let enough = promised + u64::from(round % 3 == 0) * 10;
+        let early = Instant::now() + Duration::from_millis(round * 7 % 60);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < early || count(&acknowledged) < enough {
+            assert!(Instant::now() < deadline, "the writer is too slow");
+            let ended = writer.0.try_wait().unwrap();
+            assert!(ended.is_none(), "the writer ended in round {round}");
+            thread::sleep(Duration::from_millis(1));
+        }
+        writer.0.kill().unwrap();
+        writer.0.wait().unwrap();
+        promised = promised.max(count(&acknowledged));
+        assert_eq!(recover(&data, promised), Ok(()), "round {round}");
+    }
+    assert!(promised >= 60, "{promised}");
+}
+
 /// One round; the error says what was lost.
 fn lose_power(barrier: &str, round: u32) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
@@ -166,7 +193,7 @@ fn writer() {
     };
     let note = OpenOptions::new()
         .create(true)
-        .truncate(true)
+        .truncate(false)
         .write(true)
         .open(std::env::var_os(ACKNOWLEDGED).unwrap())
         .unwrap();
@@ -176,7 +203,7 @@ fn writer() {
         let (mut log, _machine, _handles) =
             Storage::open_with(&directory, options, barrier).unwrap();
         log.save_vote(&vote(1)).await.unwrap();
-        let mut next = 0;
+        let mut next = all_entries(&mut log).await.len() as u64;
         loop {
             let mut group = Vec::new();
             for index in next..next + GROUP {
