@@ -118,8 +118,8 @@ pub struct ProxyLimits {
 /// Bounds of the storage on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageLimits {
-    /// Free space below which writes are refused.
-    pub min_free: u64,
+    /// Free space below which writes are refused; none: a twentieth of the file system, 2 MiB to 64 MiB.
+    pub min_free: Option<u64>,
     /// Octets of log after which a snapshot of the state is written.
     pub snapshot_log_bytes: u64,
 }
@@ -332,7 +332,7 @@ fn read_proxy(mut section: Section<'_>) -> ProxyLimits {
 
 fn read_storage(mut section: Section<'_>) -> StorageLimits {
     let limits = StorageLimits {
-        min_free: section.text("min_free", 64 << 20, size_within(0, 1 << 50)),
+        min_free: section.optional_text("min_free", size_within(0, 1 << 50)),
         snapshot_log_bytes: section.text(
             "snapshot_log_bytes",
             64 << 20,

@@ -24,7 +24,7 @@ pub mod respond;
 pub use cache::{CacheLimits, CacheStats, Flush};
 pub use forward::ForwardLimits;
 pub use respond::Identity;
-pub use server::{DnsConfig, DnsServer, LocalReply, StartError};
+pub use server::{DnsConfig, DnsServer, LocalReply, Source, StartError};
 pub use service::TcpLimits;
 pub use stats::{DnsStats, Dropped, ForwardStats};
 

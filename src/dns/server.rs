@@ -26,7 +26,7 @@ use super::{
     cache::{Entry, Flush},
     forward::{ForwardLimits, Forwarding},
     message::{
-        flag,
+        Rcode, flag,
         upstream::{Message, UpstreamQuestion},
     },
     respond::{Client, Identity, Transport},
@@ -92,7 +92,34 @@ pub struct LocalReply {
     /// The whole message as a client would get it over TCP.
     pub octets: Vec<u8>,
     pub message: Message,
+    /// Where it came from.
+    pub source: Source,
     pub took: Duration,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Zone,
+    /// localhost, the empty zones of RFC 6303 and the like.
+    BuiltIn,
+    Cache,
+    Forwarder,
+    /// Nobody was asked.
+    Refused,
+}
+
+impl Source {
+    /// The word in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+            Self::BuiltIn => "built-in",
+            Self::Cache => "cache",
+            Self::Forwarder => "forwarder",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// A running server.
@@ -101,7 +128,8 @@ pub struct DnsServer {
     ports: Arc<Ports>,
     shards: Vec<Arc<Counters>>,
     connections: Arc<Connections>,
-    manager: JoinHandle<()>,
+    /// None once it was stopped.
+    manager: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl DnsServer {
@@ -157,7 +185,7 @@ impl DnsServer {
             ports,
             shards,
             connections,
-            manager: service.runtime.spawn(manager.run()),
+            manager: Mutex::new(Some(service.runtime.spawn(manager.run()))),
             service,
         })
     }
@@ -222,21 +250,40 @@ impl DnsServer {
         let (progress, _) =
             self.service
                 .handle(&snapshot, &message, client, &uncounted, &mut octets);
+        let waited = matches!(progress, Progress::Wait(_));
         if let Progress::Wait(pending) = progress {
             pending.finish(&uncounted, &mut octets).await;
         }
+        let message = Message::decode(&octets)?;
+        let authoritative = message.flags & flag::AA != 0;
+        let source = match (authoritative, snapshot.zone_of(name), waited) {
+            (true, Some(_), _) => Source::Zone,
+            (true, None, _) => Source::BuiltIn,
+            (false, _, true) => Source::Forwarder,
+            (false, _, false) if message.rcode == Rcode::REFUSED => Source::Refused,
+            (false, Some(_), false) => Source::Zone, // a referral
+            (false, None, false) => Source::Cache,
+        };
         Some(LocalReply {
-            message: Message::decode(&octets)?,
+            message,
+            source,
             octets,
             took: started.elapsed(),
         })
     }
 
     /// Ends everything and frees all ports; false when that took longer than `deadline`.
-    pub async fn stop(self, deadline: Duration) -> bool {
+    pub async fn stop(&self, deadline: Duration) -> bool {
         let ending = async {
-            self.manager.abort();
-            let _ = self.manager.await;
+            let manager = self
+                .manager
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            if let Some(manager) = manager {
+                manager.abort();
+                let _ = manager.await;
+            }
             let ports = Arc::clone(&self.ports);
             let closed = tokio::task::spawn_blocking(move || ports.close_all());
             self.service.forwarding.stop().await;

@@ -106,6 +106,26 @@ impl StoredIdentity {
     }
 }
 
+impl StoredIdentity {
+    /// This identity with another certificate.
+    #[must_use]
+    pub fn with_certificate(&self, tls: StoredCertificate) -> Self {
+        Self {
+            tls: Some(tls),
+            ..self.clone()
+        }
+    }
+
+    /// This identity once its cluster has begun.
+    #[must_use]
+    pub fn begun(&self) -> Self {
+        Self {
+            bootstrap: None,
+            ..self.clone()
+        }
+    }
+}
+
 impl StoredCertificate {
     /// Checks and reads the three texts.
     pub fn credentials(&self) -> Result<Credentials, CredentialsError> {

@@ -114,18 +114,16 @@ fn encode<M: EncodeMetric>(
 ) -> fmt::Result {
     let kind = make(0.0).metric_type();
     let mut family = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
+    if let [Sample { labels, value }] = metric.samples.as_slice()
+        && labels.is_empty()
+    {
+        return make(*value).encode(family);
+    }
     for sample in &metric.samples {
-        let value = make(sample.value);
-        if sample.labels.is_empty() {
-            value.encode(family.encode_family(&NO_LABELS)?)?;
-        } else {
-            value.encode(family.encode_family(&sample.labels)?)?;
-        }
+        make(sample.value).encode(family.encode_family(&sample.labels)?)?;
     }
     Ok(())
 }
-
-const NO_LABELS: [(&str, &str); 0] = [];
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,16 @@
 //! Making gRPC channels. Channels connect when first used and again after a failure.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -19,13 +25,45 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sent data unacknowledged for this long ends the connection (TCP_USER_TIMEOUT), so that a vanished peer is noticed.
 const USER_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// How a channel is made, apart from where to.
+#[derive(Clone)]
+pub struct Link {
+    /// HTTP/2 settings; its URI plays no part.
+    pub endpoint: Endpoint,
+    /// The own address that connections leave from: a VIP must never become their source. None: the kernel chooses.
+    pub local: Option<IpAddr>,
+    /// How long sent data may stay unacknowledged before the connection is given up (TCP_USER_TIMEOUT).
+    pub user_timeout: Duration,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            endpoint: default_endpoint(),
+            local: None,
+            user_timeout: USER_TIMEOUT,
+        }
+    }
+}
+
 /// A channel to `address`, secured as `security` says.
 pub fn channel(address: SocketAddr, security: &Security, expected: Expected) -> Channel {
+    channel_over(Link::default(), address, security, expected)
+}
+
+/// As `channel`, over a link of the caller's making.
+pub fn channel_over(
+    link: Link,
+    address: SocketAddr,
+    security: &Security,
+    expected: Expected,
+) -> Channel {
     let security = security.clone();
-    lazy_channel(move || {
-        let (security, expected) = (security.clone(), expected.clone());
+    let endpoint = link.endpoint.clone();
+    lazy_channel(&endpoint, move || {
+        let (link, security, expected) = (link.clone(), security.clone(), expected.clone());
         async move {
-            let tcp = connect_tcp(address).await?;
+            let tcp = connect_tcp(address, &link).await?;
             match security {
                 Security::Plain => Ok(TokioIo::new(Io::Plain(tcp))),
                 Security::Tls(credentials) => {
@@ -47,10 +85,10 @@ pub fn channel(address: SocketAddr, security: &Security, expected: Expected) -> 
 /// When TLS cannot be set up in this process.
 pub fn pinned_channel(address: SocketAddr, fingerprint: &str) -> Result<Channel, rustls::Error> {
     let config = pinned_client_config(fingerprint)?;
-    Ok(lazy_channel(move || {
+    Ok(lazy_channel(&default_endpoint(), move || {
         let config = config.clone();
         async move {
-            handshake(connect_tcp(address).await?, config)
+            handshake(connect_tcp(address, &Link::default()).await?, config)
                 .await
                 .map(TokioIo::new)
         }
@@ -59,7 +97,7 @@ pub fn pinned_channel(address: SocketAddr, fingerprint: &str) -> Result<Channel,
 
 /// A channel over the local unix socket at `path`.
 pub fn unix_channel(path: PathBuf) -> Channel {
-    lazy_channel(move || {
+    lazy_channel(&default_endpoint(), move || {
         let path = path.clone();
         async move {
             let stream = UnixStream::connect(&path).await;
@@ -71,28 +109,40 @@ pub fn unix_channel(path: PathBuf) -> Channel {
     })
 }
 
-fn lazy_channel<F, Fut>(connect: F) -> Channel
+fn lazy_channel<F, Fut>(endpoint: &Endpoint, connect: F) -> Channel
 where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = io::Result<TokioIo<Io>>> + Send + 'static,
 {
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| connect()))
+}
+
+fn default_endpoint() -> Endpoint {
     // The address is the connector's affair; the URI only fills the `:authority` header.
     Endpoint::from_static("http://pontoon")
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .connect_with_connector_lazy(tower::service_fn(move |_: Uri| connect()))
 }
 
-async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect_tcp(address: SocketAddr, link: &Link) -> io::Result<TcpStream> {
     let named = |e: io::Error| io::Error::new(e.kind(), format!("{address}: {e}"));
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
-    let stream = connecting
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(local) = link
+        .local
+        .filter(|local| local.is_ipv4() == address.is_ipv4())
+    {
+        socket.bind(SocketAddr::new(local, 0)).map_err(named)?;
+    }
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(named)?;
     stream.set_nodelay(true)?;
-    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(link.user_timeout))?;
     Ok(stream)
 }
 
