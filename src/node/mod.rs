@@ -1,1 +1,572 @@
-//! The composition root: builds, starts, drains and stops; owns every task.
+//! The composition root: builds every part, owns every task, and stops them in order.
+//!
+//! Coming up: settings, log, data directory, health and local API; then an identity (at once, or when `cluster init` or
+//! `cluster join` has written it); then storage, consensus and the peers' ports; then, when there is a state that may be
+//! served, DNS, listeners and VIPs. Going down: VIPs are withdrawn, leadership is handed over, listeners and DNS drain, the
+//! API ends, consensus ends, and the last lines of the log are written.
+
+mod connector;
+mod control;
+mod group;
+mod lock;
+mod membership;
+mod metrics;
+mod renewal;
+mod services;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::Api,
+    config::{ConfigError, node::NodeConfig},
+    consensus::{
+        Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, StartError, Timing,
+        storage::{OpenError, Storage, StorageOptions},
+        types,
+    },
+    enrol::{IdentityError, IdentityFile, StoredIdentity},
+    model::{leadership::Leadership, snapshot::Snapshot},
+    telemetry::{
+        http,
+        log::{Log, LogError},
+        metrics::Metrics,
+    },
+    transport::{
+        Security,
+        accept::Incoming,
+        credentials::{CredentialsError, SharedCredentials},
+    },
+};
+use connector::Connector;
+use control::Control;
+use membership::BootstrapError;
+use services::{Services, ServicesError};
+
+/// Longest wait for consensus to hand over and end.
+const CONSENSUS_STOP: Duration = Duration::from_secs(10);
+/// Longest wait for calls under way when the API ends.
+const API_STOP: Duration = Duration::from_secs(5);
+/// Between attempts to commit the first entry of a cluster.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+/// Between attempts to start the services after their ports were taken.
+const START_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why the node ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Lock(#[from] lock::LockError),
+    #[error("{what} {address}: {source}")]
+    Listen {
+        what: &'static str,
+        address: String,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("identity: {0}")]
+    Credentials(#[from] CredentialsError),
+    #[error(
+        "identity: node {node} has no certificate; only `dev = true` works without: remove the node, empty the data directory and join anew"
+    )]
+    NoCertificate { node: crate::model::node::NodeId },
+    #[error(transparent)]
+    Storage(#[from] OpenError),
+    #[error(transparent)]
+    Consensus(#[from] StartError),
+    #[error(transparent)]
+    Services(#[from] ServicesError),
+    #[error("the runtime: {0}")]
+    Runtime(io::Error),
+}
+
+/// Checks a configuration without running it.
+///
+/// # Errors
+/// Every fault in the file.
+pub fn check(config: &Path) -> Result<(), NodeError> {
+    NodeConfig::load(config)?;
+    Ok(())
+}
+
+/// Runs a node until it is told to stop (SIGTERM, SIGINT) or has left its cluster.
+///
+/// # Errors
+/// When a part cannot be built. Faults while running are logged and shown in the status; they do not end the node.
+pub fn run(config_path: &Path) -> Result<(), NodeError> {
+    let config = NodeConfig::load(config_path)?;
+    let log = Log::start(&config.logging)?;
+    raise_file_limit();
+    let runtime = |name: &str| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .enable_all()
+            .thread_name(name)
+            .build()
+            .map_err(NodeError::Runtime)
+    };
+    // DNS has threads of its own: a flood of questions must not delay a heartbeat, nor a large import an answer.
+    let (main, dns) = (runtime("main")?, runtime("dns-tasks")?);
+    let node = Node::new(config, config_path.to_owned(), log, dns.handle().clone());
+    let ended = main.block_on(node.run());
+    main.shutdown_timeout(Duration::from_secs(1));
+    dns.shutdown_timeout(Duration::from_secs(1));
+    if let Err(error) = &ended {
+        tracing::error!(%error, "the node ends");
+    }
+    ended
+}
+
+struct Node {
+    config: NodeConfig,
+    control: Arc<Control>,
+    dns_runtime: tokio::runtime::Handle,
+    /// Cancelled when the node is to stop.
+    stop: CancellationToken,
+    /// Cancelled when the API and HTTP are to end, after the services.
+    close: CancellationToken,
+    /// Everything that runs beside `run` and ends with `close`.
+    tasks: JoinSet<()>,
+}
+
+impl Node {
+    fn new(
+        config: NodeConfig,
+        path: PathBuf,
+        log: Log,
+        dns_runtime: tokio::runtime::Handle,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let control = Arc::new(Control::new(config.clone(), path, log, stop.clone()));
+        Self {
+            config,
+            control,
+            dns_runtime,
+            stop,
+            close: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    async fn run(mut self) -> Result<(), NodeError> {
+        tracing::info!(name = %self.config.name, version = env!("CARGO_PKG_VERSION"), process = std::process::id(), "starting");
+        let _lock = lock::DataDirLock::take(&self.config.data_dir)?;
+        self.follow_signals()?;
+        self.serve_http().await?;
+        self.serve_local_api()?;
+        let stop = self.stop.clone();
+        let identity_file = IdentityFile::in_dir(&self.config.data_dir);
+        let identity = tokio::select! {
+            identity = membership::wait_for_identity(&identity_file) => Some(identity?),
+            // Nothing was begun: dropping the wait loses nothing.
+            () = stop.cancelled() => None,
+        };
+        if let Some(identity) = identity {
+            self.run_member(identity, identity_file).await?;
+        }
+        self.close().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Runs as the member that `identity` says, until the stop.
+    async fn run_member(
+        &mut self,
+        identity: StoredIdentity,
+        file: IdentityFile,
+    ) -> Result<(), NodeError> {
+        let security = self.security(&identity)?;
+        let consensus = self.start_consensus(&identity, security.clone()).await?;
+        self.control.joined(security.clone(), consensus.clone());
+        self.serve_peers(&consensus, security.clone()).await?;
+        self.serve_api(security.clone()).await?;
+        if identity.bootstrap.is_some() {
+            self.tasks
+                .spawn(begin(consensus.clone(), file.clone(), self.stop.clone()));
+        }
+        if let Security::Tls(credentials) = security {
+            let renewing = renewal::run(consensus.clone(), file.clone(), credentials);
+            let close = self.close.clone();
+            self.tasks.spawn(async move {
+                close
+                    .run_until_cancelled(renewing)
+                    .await
+                    .unwrap_or_default()
+            });
+        }
+        self.serve_clients(&consensus).await;
+        consensus.shutdown(Instant::now() + CONSENSUS_STOP).await;
+        if self.control.has_left() {
+            retire(&file);
+        }
+        Ok(())
+    }
+
+    fn security(&self, identity: &StoredIdentity) -> Result<Security, NodeError> {
+        match (&identity.tls, self.config.dev) {
+            (Some(tls), false) => Ok(Security::Tls(SharedCredentials::new(tls.credentials()?))),
+            (None, true) => Ok(Security::Plain),
+            (Some(tls), true) => {
+                tls.credentials()?;
+                Ok(Security::Plain)
+            }
+            (None, false) => Err(NodeError::NoCertificate {
+                node: identity.node,
+            }),
+        }
+    }
+
+    async fn start_consensus(
+        &self,
+        identity: &StoredIdentity,
+        security: Security,
+    ) -> Result<Consensus, NodeError> {
+        let dir = self.config.data_dir.join("log");
+        let options = StorageOptions {
+            low_space: self.config.storage.min_free,
+            snapshot_log_bytes: self.config.storage.snapshot_log_bytes,
+            ..StorageOptions::default()
+        };
+        // Loads the last snapshot: a second of work for a million records.
+        let opening = tokio::task::spawn_blocking(move || Storage::open(&dir, options));
+        let storage = opening
+            .await
+            .map_err(|e| NodeError::Runtime(io::Error::other(e)))??;
+        let certificates = match security {
+            Security::Plain => Certificates::NotUsed,
+            Security::Tls(_) => Certificates::Required,
+        };
+        let local = self.control.own_address();
+        let config = ConsensusConfig {
+            id: identity.node,
+            cluster: identity.cluster.clone(),
+            peer: types::Peer {
+                name: self.config.name.clone(),
+                raft_address: self.config.addresses.raft,
+                api_address: self.config.addresses.api,
+            },
+            timing: Timing::DEFAULT,
+            patience: Patience {
+                recovery_wait: self.config.recovery_wait,
+                max_stale: self.config.max_stale,
+            },
+            connector: Arc::new(Connector { security, local }),
+            certificates,
+            log_kept: LOG_KEPT,
+        };
+        Ok(Consensus::start(config, storage).await?)
+    }
+
+    /// Serves DNS, listeners and VIPs whenever there is a state that may be served, until the stop.
+    async fn serve_clients(&mut self, consensus: &Consensus) {
+        let stop = self.stop.clone();
+        let mut recovery = consensus.recovery();
+        loop {
+            let may_serve = async {
+                // Waiting loses nothing when it is dropped: the channel holds the newest value.
+                let _ = recovery.wait_for(|recovery| recovery.serves()).await;
+                first_snapshot(consensus).await
+            };
+            let snapshots = tokio::select! {
+                biased; // a stop comes first, or the services would start once more
+                () = stop.cancelled() => return,
+                snapshots = may_serve => snapshots,
+            };
+            match self.start_services(consensus, snapshots) {
+                Ok(services) => self.serve_while_allowed(services, consensus).await,
+                Err(error) => {
+                    tracing::error!(%error, "DNS and listeners do not start; they are tried again");
+                    // A port in use by something else may be free later.
+                    let _ = tokio::time::timeout(START_AGAIN, stop.cancelled()).await;
+                }
+            }
+        }
+    }
+
+    fn start_services(
+        &self,
+        consensus: &Consensus,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<Services, ServicesError> {
+        let services = Services::start(
+            &self.config,
+            &self.dns_runtime,
+            snapshots,
+            consensus.leadership(),
+        )?;
+        self.control.serving(Some(services.observed()));
+        tracing::info!("serving DNS and listeners");
+        Ok(services)
+    }
+
+    async fn serve_while_allowed(&self, services: Services, consensus: &Consensus) {
+        let mut recovery = consensus.recovery();
+        let releases = report_releases(consensus.clone(), services.held());
+        tokio::select! {
+            // Each of these only watches; nothing is lost when one ends the others.
+            ended = recovery.wait_for(|recovery| !recovery.serves()) => {
+                let why = ended.map(|recovery| *recovery);
+                tracing::error!(?why, "DNS and listeners end: the state may be served no longer");
+            }
+            () = self.stop.cancelled() => tracing::info!("stopping"),
+            () = releases => {}
+        }
+        let term = consensus.leadership().borrow().term;
+        let withdrawn = services.withdraw().await;
+        consensus.acknowledge_release(term);
+        if self.stop.is_cancelled() && consensus.leader() == Some(consensus.id()) {
+            // Before draining: the next leader can claim the VIPs while our connections end.
+            match consensus
+                .transfer(None, Instant::now() + CONSENSUS_STOP)
+                .await
+            {
+                Ok(leader) => tracing::info!(%leader, "leadership handed over"),
+                Err(error) => tracing::warn!(%error, "leadership was not handed over"),
+            }
+        }
+        self.control.serving(None);
+        withdrawn.stop().await;
+    }
+
+    async fn serve_http(&mut self) -> Result<(), NodeError> {
+        let listener = listen("HTTP", self.config.addresses.http).await?;
+        let metrics = Metrics::new(metrics::sources(&self.control));
+        let served = http::serve(
+            listener,
+            metrics,
+            self.control.clone(),
+            self.close.clone().cancelled_owned(),
+        );
+        self.tasks.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "HTTP ended");
+            }
+        });
+        Ok(())
+    }
+
+    fn serve_local_api(&mut self) -> Result<(), NodeError> {
+        let path = &self.config.addresses.socket;
+        let failed = |source| NodeError::Listen {
+            what: "unix socket",
+            address: path.display().to_string(),
+            source,
+        };
+        // The data directory's lock says that whoever bound it before is gone.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(failed)?;
+        self.spawn_api(Incoming::unix(listener));
+        Ok(())
+    }
+
+    async fn serve_api(&mut self, security: Security) -> Result<(), NodeError> {
+        let listener = listen("API", self.config.addresses.api).await?;
+        self.spawn_api(Incoming::tcp(listener, security));
+        Ok(())
+    }
+
+    fn spawn_api(&mut self, incoming: Incoming) {
+        let served =
+            Api::new(self.control.clone()).serve(incoming, self.close.clone().cancelled_owned());
+        self.tasks.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the API ended");
+            }
+        });
+    }
+
+    async fn serve_peers(
+        &mut self,
+        consensus: &Consensus,
+        security: Security,
+    ) -> Result<(), NodeError> {
+        let listener = listen("Raft", self.config.addresses.raft).await?;
+        let served = tonic::transport::Server::builder()
+            .add_service(consensus.raft_server())
+            .serve_with_incoming_shutdown(
+                Incoming::tcp(listener, security),
+                self.close.clone().cancelled_owned(),
+            );
+        self.tasks.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the peers' service ended");
+            }
+        });
+        Ok(())
+    }
+
+    fn follow_signals(&mut self) -> Result<(), NodeError> {
+        let handler = |kind| signal(kind).map_err(NodeError::Runtime);
+        let terminate = [
+            handler(SignalKind::terminate())?,
+            handler(SignalKind::interrupt())?,
+        ];
+        let hangup = handler(SignalKind::hangup())?;
+        let following = follow_signals(
+            terminate,
+            hangup,
+            Arc::clone(&self.control),
+            self.stop.clone(),
+        );
+        let close = self.close.clone();
+        self.tasks.spawn(async move {
+            close
+                .run_until_cancelled(following)
+                .await
+                .unwrap_or_default()
+        });
+        Ok(())
+    }
+
+    /// Ends the API, HTTP and the peers' service; calls under way may finish.
+    async fn close(&mut self) {
+        self.close.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(API_STOP, ended).await.is_err() {
+            // Streams such as `watch` have no end of their own.
+            self.tasks.shutdown().await;
+        }
+        // The next start would remove it too; a leftover only confuses.
+        let _ = std::fs::remove_file(&self.config.addresses.socket);
+    }
+}
+
+/// Takes as many open files as the system grants: connections need two each.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+    }
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| NodeError::Listen {
+            what,
+            address: address.to_string(),
+            source,
+        })
+}
+
+/// SIGTERM and SIGINT stop the node, SIGHUP reloads it.
+async fn follow_signals(
+    mut terminate: [Signal; 2],
+    mut hangup: Signal,
+    control: Arc<Control>,
+    stop: CancellationToken,
+) {
+    let [term, int] = &mut terminate;
+    loop {
+        tokio::select! {
+            // Signals are kept by the kernel's handler until received: none is lost between turns.
+            _ = term.recv() => stop.cancel(),
+            _ = int.recv() => stop.cancel(),
+            _ = hangup.recv() => match control.reload_settings() {
+                Ok(done) => tracing::info!(applied = ?done.applied, needs_restart = ?done.needs_restart, "reloaded"),
+                Err(error) => tracing::error!(%error, "not reloaded"),
+            },
+        }
+    }
+}
+
+/// Commits the first entry of a new cluster, as often as it takes.
+async fn begin(consensus: Consensus, file: IdentityFile, stop: CancellationToken) {
+    let beginning = async {
+        while let Err(error) = membership::begin_cluster(&consensus, &file).await {
+            match error {
+                BootstrapError::Refused(_) => {
+                    return tracing::error!(%error, "the cluster does not begin");
+                }
+                _ => tracing::warn!(%error, "the cluster has not begun yet; it is tried again"),
+            }
+            tokio::time::sleep(BEGIN_AGAIN).await;
+        }
+        tracing::info!("the cluster has begun");
+    };
+    // A start finds what is left to do in the identity file.
+    let _ = stop.run_until_cancelled(beginning).await;
+}
+
+/// Tells consensus whenever a lease is over and nothing is held any more, so that a hand-over need not wait it out. Ends
+/// with the services.
+async fn report_releases(consensus: Consensus, mut held: watch::Receiver<BTreeSet<IpAddr>>) {
+    let mut leadership = consensus.leadership();
+    loop {
+        let Leadership {
+            term, lease_until, ..
+        } = *leadership.borrow_and_update();
+        if lease_until.is_none() && held.borrow_and_update().is_empty() {
+            consensus.acknowledge_release(term);
+        }
+        tokio::select! {
+            // Both channels hold the newest value: a turn that is dropped sees it next time.
+            changed = leadership.changed() => if changed.is_err() { return },
+            changed = held.changed() => if changed.is_err() { return std::future::pending().await },
+        }
+    }
+}
+
+/// The published snapshots, from the first one on.
+async fn first_snapshot(consensus: &Consensus) -> watch::Receiver<Arc<Snapshot>> {
+    let mut published = consensus.snapshots();
+    let first = match published.wait_for(Option::is_some).await {
+        Ok(snapshot) => snapshot.clone().unwrap_or_default(),
+        // Consensus keeps the sender as long as it lives, and we hold consensus.
+        Err(_) => std::future::pending().await,
+    };
+    let (sender, receiver) = watch::channel(first);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                // Either side's end ends the forwarding.
+                changed = published.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+            }
+            let newest = published.borrow_and_update().clone();
+            if let Some(snapshot) = newest {
+                sender.send_replace(snapshot);
+            }
+        }
+    });
+    receiver
+}
+
+/// After leaving: the identity must not be used again, and a restart must not try.
+fn retire(file: &IdentityFile) {
+    let retired = file.path().with_extension("left.toml");
+    match std::fs::rename(file.path(), &retired) {
+        Ok(()) => tracing::info!(
+            "this node has left its cluster; empty its data directory before it joins one again"
+        ),
+        Err(error) => {
+            tracing::error!(%error, "the identity of the node that left could not be set aside")
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The node as the API, the metrics and the readiness endpoint see it.
+
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::{group::NodeGroup, services::Observed};
+use crate::{
+    api::group::{
+        BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, ListenerReport,
+        NodeControl, NodeReport, Reloaded,
+    },
+    config::node::NodeConfig,
+    consensus::{Consensus, Recovery},
+    dns::Flush,
+    enrol::{IdentityFile, StoredIdentity},
+    model::{name::Name, node::Member, rrset::RecordType},
+    pki::verify::Expected,
+    proxy::{SocketState, Verdict},
+    telemetry::{http::Readiness, log::Log},
+    transport::{
+        Security,
+        connect::{Link, channel_over},
+    },
+    wire::error::{Failure, FailureCode},
+};
+
+/// What is known of the running node. Parts appear as the node comes up.
+pub(super) struct Control {
+    config: NodeConfig,
+    config_path: PathBuf,
+    log: Mutex<Log>,
+    security: OnceLock<Security>,
+    consensus: OnceLock<Consensus>,
+    services: ArcSwapOption<Observed>,
+    stop: CancellationToken,
+    left: AtomicBool,
+}
+
+impl Control {
+    pub(super) fn new(
+        config: NodeConfig,
+        config_path: PathBuf,
+        log: Log,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            config,
+            config_path,
+            log: Mutex::new(log),
+            security: OnceLock::new(),
+            consensus: OnceLock::new(),
+            services: ArcSwapOption::empty(),
+            stop,
+            left: AtomicBool::new(false),
+        }
+    }
+
+    /// The node has an identity and takes part in its group.
+    pub(super) fn joined(&self, security: Security, consensus: Consensus) {
+        // Set once: a node has one identity in its lifetime.
+        let _ = self.security.set(security);
+        let _ = self.consensus.set(consensus);
+    }
+
+    pub(super) fn serving(&self, services: Option<Observed>) {
+        self.services.store(services.map(Arc::new));
+    }
+
+    pub(super) fn services(&self) -> Option<Arc<Observed>> {
+        self.services.load_full()
+    }
+
+    pub(super) fn consensus(&self) -> Option<&Consensus> {
+        self.consensus.get()
+    }
+
+    /// Whether the node has left its cluster.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn dropped_log_lines(&self) -> u64 {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .dropped_lines()
+    }
+
+    /// Reads the configuration and the certificate again.
+    pub(super) fn reload_settings(&self) -> Result<Reloaded, Failure> {
+        let failed = |object: &str, problem: String| {
+            Failure::new(
+                FailureCode::Invalid,
+                object,
+                problem,
+                "correct it and reload again; nothing was changed by it",
+            )
+        };
+        let path = self.config_path.display().to_string();
+        let fresh =
+            NodeConfig::load(&self.config_path).map_err(|e| failed(&path, e.to_string()))?;
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut applied, mut needs_restart) = log
+            .reload(&fresh.logging)
+            .map_err(|e| failed("logging", e.to_string()))?;
+        drop(log);
+        needs_restart.extend(changed_settings(&self.config, &fresh));
+        if let Some(Security::Tls(shared)) = self.security.get() {
+            let identity = IdentityFile::in_dir(&self.config.data_dir).load();
+            let identity = identity.map_err(|e| failed("identity", e.to_string()))?;
+            if let Some(StoredIdentity { tls: Some(tls), .. }) = identity {
+                let credentials = tls
+                    .credentials()
+                    .map_err(|e| failed("certificate", e.to_string()))?;
+                shared.replace(credentials);
+                applied.push("certificate read again".into());
+            }
+        }
+        Ok(Reloaded {
+            applied,
+            needs_restart,
+        })
+    }
+
+    fn not_serving(&self) -> Vec<String> {
+        let Some(consensus) = self.consensus() else {
+            return vec!["this node belongs to no cluster yet".into()];
+        };
+        let mut problems = match *consensus.recovery().borrow() {
+            Recovery::Recovering => vec!["the state is being recovered".into()],
+            Recovery::Stopped(reason) => vec![reason.to_string()],
+            Recovery::Current | Recovery::Stale => Vec::new(),
+        };
+        match self.services() {
+            None if problems.is_empty() => problems.push("the services are being started".into()),
+            None => {}
+            Some(services) => problems.extend(unbound(&services)),
+        }
+        problems
+    }
+}
+
+/// Addresses of listeners that could not be bound.
+fn unbound(services: &Observed) -> Vec<String> {
+    let mut problems = Vec::new();
+    for listener in services.proxy.status().listeners {
+        for (address, state) in listener.sockets {
+            if let SocketState::Failed { error, .. } = state {
+                problems.push(format!("listener {} on {address}: {error}", listener.name));
+            }
+        }
+    }
+    match services.dns.stats().addresses_missing {
+        0 => {}
+        count => problems.push(format!("DNS: {count} addresses of VIPs are not bound yet")),
+    }
+    problems
+}
+
+/// Settings that only a restart takes over.
+fn changed_settings(old: &NodeConfig, new: &NodeConfig) -> Vec<String> {
+    let NodeConfig {
+        name,
+        data_dir,
+        dev,
+        recovery_wait,
+        max_stale,
+        addresses,
+        interfaces,
+        logging: _,
+        dns,
+        proxy,
+        storage,
+    } = new;
+    let settings = [
+        ("name", old.name != *name),
+        ("data_dir", old.data_dir != *data_dir),
+        ("dev", old.dev != *dev),
+        ("recovery_wait", old.recovery_wait != *recovery_wait),
+        ("max_stale", old.max_stale != *max_stale),
+        ("addresses", old.addresses != *addresses),
+        ("interfaces", old.interfaces != *interfaces),
+        ("dns", old.dns != *dns),
+        ("proxy", old.proxy != *proxy),
+        ("storage", old.storage != *storage),
+    ];
+    settings
+        .into_iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(key, _)| key.to_owned())
+        .collect()
+}
+
+#[tonic::async_trait]
+impl NodeControl for Control {
+    fn group(&self) -> Option<Arc<dyn Group>> {
+        let consensus = self.consensus()?.clone();
+        Some(Arc::new(NodeGroup(consensus)))
+    }
+
+    fn report(&self) -> NodeReport {
+        let services = self.services();
+        NodeReport {
+            name: self.config.name.clone(),
+            pid: std::process::id(),
+            raft_address: Some(self.config.addresses.raft),
+            api_address: Some(self.config.addresses.api),
+            not_serving: self.not_serving(),
+            held_vips: services
+                .as_deref()
+                .map(|s| held_vips(s, self.config.dev))
+                .unwrap_or_default(),
+            backends: services.as_deref().map(backends).unwrap_or_default(),
+            listeners: services.as_deref().map(listeners).unwrap_or_default(),
+            alarms: self.alarms(),
+        }
+    }
+
+    fn channel(&self, member: &Member) -> Channel {
+        let local = if self.config.dev {
+            None
+        } else {
+            Some(self.own_address())
+        };
+        let link = Link {
+            local,
+            ..Link::default()
+        };
+        let security = self.security.get().cloned().unwrap_or(Security::Plain);
+        channel_over(
+            link,
+            member.api_address,
+            &security,
+            Expected::Node(member.id),
+        )
+    }
+
+    async fn reload(&self) -> Result<Reloaded, Failure> {
+        self.reload_settings()
+    }
+
+    fn dns_counters(&self) -> Vec<(String, u64)> {
+        self.services()
+            .map(|services| super::metrics::dns_counters(&services.dns.stats()))
+            .unwrap_or_default()
+    }
+
+    fn dns_flush(&self, what: &FlushScope) -> u64 {
+        let flush = match what {
+            FlushScope::All => Flush::All,
+            FlushScope::Name(name) => Flush::Name(name.as_wire().into()),
+            FlushScope::Subtree(name) => Flush::Subtree(name.as_wire().into()),
+        };
+        self.services()
+            .map_or(0, |services| services.dns.flush(&flush))
+    }
+
+    async fn dns_query(&self, name: &Name, rtype: RecordType) -> Result<DnsAnswer, Failure> {
+        let problem = |text: &str| {
+            Failure::new(
+                FailureCode::NotReady,
+                "DNS",
+                text,
+                "look at `pontoon cluster status`",
+            )
+        };
+        let services = self
+            .services()
+            .ok_or_else(|| problem("this node does not serve"))?;
+        let reply = services.dns.query_local(name, rtype, true).await;
+        let reply = reply.ok_or_else(|| problem("the reply could not be read"))?;
+        Ok(DnsAnswer {
+            source: reply.source.word().to_owned(),
+            message: reply.octets,
+        })
+    }
+
+    fn stop(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.stop.cancel();
+    }
+}
+
+impl Control {
+    /// The address that our own connections leave from.
+    pub(super) fn own_address(&self) -> IpAddr {
+        self.config.addresses.raft.ip()
+    }
+
+    fn alarms(&self) -> Vec<String> {
+        let mut alarms = self
+            .consensus()
+            .map(|c| c.status().alarms)
+            .unwrap_or_default();
+        if let Some(services) = self.services() {
+            let vips = services.vips.borrow();
+            let problems = vips
+                .iter()
+                .filter_map(|vip| Some(format!("VIP {}: {}", vip.address, vip.problem.as_ref()?)));
+            alarms.extend(problems);
+        }
+        if let Some(Security::Tls(shared)) = self.security.get() {
+            match shared.current().tolerated() {
+                0 => {}
+                count => alarms.push(format!("{count} certificates were believed only thanks to the tolerance for clocks: compare the clocks of the nodes")),
+            }
+        }
+        alarms
+    }
+}
+
+fn held_vips(services: &Observed, dev: bool) -> Vec<HeldVip> {
+    let vips = services.vips.borrow();
+    let fence = |vip: &crate::vip::driver::VipStatus| {
+        if dev {
+            "loopback".to_owned()
+        } else {
+            vip.fence.to_string()
+        }
+    };
+    vips.iter()
+        .filter(|vip| vip.held)
+        .map(|vip| HeldVip {
+            address: vip.address,
+            fence: fence(vip),
+        })
+        .collect()
+}
+
+fn backends(services: &Observed) -> Vec<BackendVerdict> {
+    let mut verdicts = Vec::new();
+    for pool in services.proxy.status().pools {
+        for backend in pool.backends {
+            let health = match (backend.checked, backend.presumed, backend.verdict) {
+                (false, _, _) => BackendHealth::Unchecked,
+                (true, true, _) => BackendHealth::Unknown,
+                (true, false, Verdict::Up) => BackendHealth::Up,
+                (true, false, Verdict::Down) => BackendHealth::Down,
+            };
+            verdicts.push(BackendVerdict {
+                pool: pool.name.to_string(),
+                backend: backend.name.to_string(),
+                health,
+                connections: backend.connections.into(),
+            });
+        }
+    }
+    verdicts
+}
+
+fn listeners(services: &Observed) -> Vec<ListenerReport> {
+    let report = |listener: crate::proxy::ListenerStatus| {
+        let mut problems = Vec::new();
+        let mut bound = Vec::new();
+        for (address, state) in listener.sockets {
+            match state {
+                SocketState::Bound => bound.push(address),
+                SocketState::Failed { error, .. } => problems.push(format!("{address}: {error}")),
+            }
+        }
+        let connections = listener.connections.into();
+        ListenerReport {
+            listener: listener.name.to_string(),
+            bound,
+            problem: problems.join("; "),
+            connections,
+        }
+    };
+    services
+        .proxy
+        .status()
+        .listeners
+        .into_iter()
+        .map(report)
+        .collect()
+}
+
+impl Readiness for Control {
+    fn problems(&self) -> Vec<String> {
+        self.not_serving()
+    }
+
+    fn quorum_problem(&self) -> Option<String> {
+        let Some(consensus) = self.consensus() else {
+            return Some("this node belongs to no cluster yet".into());
+        };
+        match *consensus.recovery().borrow() {
+            Recovery::Current if consensus.leader().is_some() => None,
+            _ => Some("no leader is known".into()),
+        }
+    }
+}

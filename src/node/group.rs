@@ -1,0 +1,146 @@
+//! The Raft group as the API sees it: a thin layer over `consensus` that gives every call a deadline and turns errors into
+//! failures for the caller.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    api::group::{Group, Standing},
+    consensus::{
+        Change, ChangeRefused, Consensus, MemberRole, ProposalRefused, ProposeError, ReadError,
+        Recovery, administer::AdministerError,
+    },
+    model::node::NodeId,
+    state::{State, command::Command, outcome::Outcome},
+    wire::error::{Failure, FailureCode},
+};
+
+/// Longest wait for a change of the group: a hand-over and two membership changes.
+const CHANGE: Duration = Duration::from_secs(30);
+
+/// This node's group.
+pub(super) struct NodeGroup(pub(super) Consensus);
+
+#[tonic::async_trait]
+impl Group for NodeGroup {
+    async fn propose(&self, command: Command, deadline: Instant) -> Result<Outcome, Failure> {
+        self.0
+            .propose(command, deadline)
+            .await
+            .map_err(propose_failure)
+    }
+
+    async fn catch_up(&self, deadline: Instant) -> Result<(), Failure> {
+        let read = self.0.read_revision(deadline).await;
+        read.map(|_| ()).map_err(read_failure)
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.0.state()
+    }
+
+    async fn state_after(&self, revision: u64) -> Option<Arc<State>> {
+        let mut states = self.0.states();
+        // Waiting loses nothing when it is dropped: the channel holds the newest state.
+        let newer = states
+            .wait_for(|applied| applied.state.revision() > revision)
+            .await
+            .ok()?;
+        Some(Arc::clone(&newer.state))
+    }
+
+    fn standing(&self) -> Standing {
+        let status = self.0.status();
+        let voters = status
+            .nodes
+            .iter()
+            .filter(|n| n.role == MemberRole::Voter)
+            .map(|n| n.id);
+        let own = status.nodes.iter().find(|n| n.id == status.answered_by);
+        Standing {
+            id: status.answered_by,
+            leader: status.leader,
+            term: status.term,
+            role: own.map_or("starting", |own| own.state.word()),
+            voters: voters.collect(),
+            applied: status.applied,
+            stale: status.recovery == Recovery::Stale,
+            problem: own.map(|own| own.problem.clone()).unwrap_or_default(),
+        }
+    }
+
+    async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Failure> {
+        let object = || to.map_or_else(|| "leadership".to_owned(), |id| format!("node {id}"));
+        self.0
+            .transfer(to, Instant::now() + CHANGE)
+            .await
+            .map_err(|e| administer_failure(object(), &e))
+    }
+
+    async fn promote(&self, id: NodeId) -> Result<bool, Failure> {
+        let changed = self.0.promote(id, Instant::now() + CHANGE).await;
+        changed
+            .map(is_change)
+            .map_err(|e| administer_failure(format!("node {id}"), &e))
+    }
+
+    async fn remove(&self, id: NodeId, _author: String) -> Result<bool, Failure> {
+        let deadline = Instant::now() + CHANGE;
+        let changed = if id == self.0.id() {
+            self.0.leave(deadline).await
+        } else {
+            self.0.remove(id, deadline).await
+        };
+        changed
+            .map(is_change)
+            .map_err(|e| administer_failure(format!("node {id}"), &e))
+    }
+}
+
+fn is_change(change: Change) -> bool {
+    change == Change::Made
+}
+
+fn propose_failure(error: ProposeError) -> Failure {
+    let code = match &error {
+        ProposeError::NoLeader { .. } => FailureCode::NoLeader,
+        ProposeError::Unknown { .. } => FailureCode::UnknownOutcome,
+        ProposeError::Refused(
+            ProposalRefused::TooLarge { .. } | ProposalRefused::LowSpace { .. },
+        ) => FailureCode::LimitExceeded,
+        ProposeError::Refused(ProposalRefused::Overloaded { .. }) => FailureCode::Overloaded,
+        ProposeError::Ended { .. } => FailureCode::NotReady,
+    };
+    failure(code, "cluster", &error.to_string())
+}
+
+fn read_failure(error: ReadError) -> Failure {
+    let code = match &error {
+        ReadError::NoLeader { .. } => FailureCode::NoLeader,
+        ReadError::Behind { .. } => FailureCode::Overloaded,
+        ReadError::Ended { .. } => FailureCode::NotReady,
+    };
+    failure(code, "cluster", &error.to_string())
+}
+
+fn administer_failure(object: String, error: &AdministerError) -> Failure {
+    let code = match error {
+        AdministerError::Refused(ChangeRefused::NotMember(_)) => FailureCode::NotFound,
+        AdministerError::Refused(_) => FailureCode::Conflict,
+        AdministerError::NoLeader { .. } => FailureCode::NoLeader,
+        AdministerError::Unfinished { .. } => FailureCode::UnknownOutcome,
+        AdministerError::Ended { .. } => FailureCode::NotReady,
+    };
+    failure(code, object, &error.to_string())
+}
+
+/// Errors of `consensus` end in what to do next, after the last colon or semicolon.
+fn failure(code: FailureCode, object: impl Into<String>, text: &str) -> Failure {
+    let (problem, hint) = text
+        .rsplit_once("; ")
+        .or_else(|| text.rsplit_once(": "))
+        .unwrap_or((text, ""));
+    Failure::new(code, object.into(), problem, hint)
+}

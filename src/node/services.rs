@@ -1,0 +1,180 @@
+//! What clients see: DNS, listeners and VIPs. Started when there is a state to serve, stopped when it may be served no
+//! longer; none of them knows of consensus.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime::Handle, sync::watch};
+
+use crate::{
+    config::node::NodeConfig,
+    dns::{self, CacheLimits, DnsConfig, DnsServer, ForwardLimits, Identity, TcpLimits},
+    model::{leadership::Leadership, snapshot::Snapshot},
+    proxy::{self, Proxy, ProxyConfig, ProxyLimits, ProxyObserver, VipBinding},
+    vip::driver::{Mode, VipConfig, VipDriver, VipError, VipStatus},
+};
+
+/// Longest wait for DNS answers that are under way when the node stops.
+const DNS_DRAIN: Duration = Duration::from_secs(2);
+
+/// Why the services did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    #[error(transparent)]
+    Dns(#[from] dns::StartError),
+    #[error(transparent)]
+    Proxy(#[from] proxy::StartError),
+    #[error(transparent)]
+    Vip(#[from] VipError),
+}
+
+/// The running services.
+pub(super) struct Services {
+    dns: Arc<DnsServer>,
+    proxy: Proxy,
+    vip: VipDriver,
+    drain: Duration,
+}
+
+/// What others may look at while the services run.
+#[derive(Clone)]
+pub(super) struct Observed {
+    pub(super) dns: Arc<DnsServer>,
+    pub(super) proxy: ProxyObserver,
+    pub(super) vips: watch::Receiver<Vec<VipStatus>>,
+}
+
+impl Services {
+    /// Opens the sockets and serves. DNS runs on `dns_runtime`.
+    pub(super) fn start(
+        config: &NodeConfig,
+        dns_runtime: &Handle,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        leadership: watch::Receiver<Leadership>,
+    ) -> Result<Self, ServicesError> {
+        let vip = VipDriver::start(vip_config(config), leadership, snapshots.clone())?;
+        let proxy = Proxy::start(proxy_config(config, &vip), snapshots.clone())?;
+        let _dns_runtime = dns_runtime.enter();
+        let dns = DnsServer::start(dns_config(config, &vip), snapshots)?;
+        Ok(Self {
+            dns: Arc::new(dns),
+            proxy,
+            vip,
+            drain: config.proxy.drain,
+        })
+    }
+
+    pub(super) fn observed(&self) -> Observed {
+        Observed {
+            dns: Arc::clone(&self.dns),
+            proxy: self.proxy.observer(),
+            vips: self.vip.status(),
+        }
+    }
+
+    /// The VIPs held now.
+    pub(super) fn held(&self) -> watch::Receiver<std::collections::BTreeSet<std::net::IpAddr>> {
+        self.vip.held()
+    }
+
+    /// Withdraws the VIPs; what comes back serves on without them.
+    pub(super) async fn withdraw(self) -> Withdrawn {
+        self.vip.stop().await;
+        Withdrawn {
+            dns: self.dns,
+            proxy: self.proxy,
+            drain: self.drain,
+        }
+    }
+}
+
+/// Services after their VIPs are gone.
+pub(super) struct Withdrawn {
+    dns: Arc<DnsServer>,
+    proxy: Proxy,
+    drain: Duration,
+}
+
+impl Withdrawn {
+    /// Finishes what is under way and frees every port.
+    pub(super) async fn stop(self) {
+        let proxy = self.proxy.stop(Instant::now() + self.drain);
+        let (dns_in_time, ()) = tokio::join!(self.dns.stop(DNS_DRAIN), proxy);
+        if !dns_in_time {
+            tracing::warn!("DNS did not finish within {DNS_DRAIN:?}");
+        }
+    }
+}
+
+fn vip_config(config: &NodeConfig) -> VipConfig {
+    let mode = if config.dev {
+        Mode::LoopbackStandIn
+    } else {
+        Mode::Kernel
+    };
+    VipConfig {
+        mode,
+        interfaces: config.interfaces.clone(),
+        ..VipConfig::default()
+    }
+}
+
+fn proxy_config(config: &NodeConfig, vip: &VipDriver) -> ProxyConfig {
+    ProxyConfig {
+        service_addresses: config.addresses.service.clone(),
+        workers: config.proxy.workers.into(),
+        limits: ProxyLimits {
+            connections: config.proxy.connections,
+            ..ProxyLimits::default()
+        },
+        // In `dev` every node could bind every VIP: the socket stands in for the address.
+        vip_binding: if config.dev {
+            VipBinding::WhenHeld(vip.held())
+        } else {
+            VipBinding::Always
+        },
+    }
+}
+
+fn dns_config(config: &NodeConfig, vip: &VipDriver) -> DnsConfig {
+    let (addresses, limits) = (&config.addresses, &config.dns);
+    let shown = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let cache = CacheLimits {
+        bytes: usize::try_from(limits.cache_size).unwrap_or(usize::MAX),
+        ..CacheLimits::default()
+    };
+    let forward = ForwardLimits {
+        cache,
+        max_outstanding: limits.upstream_queries as usize,
+        // A VIP must never become the source of our own questions.
+        sources: if config.dev {
+            Vec::new()
+        } else {
+            addresses.dns.clone()
+        },
+        ..ForwardLimits::default()
+    };
+    DnsConfig {
+        addresses: addresses
+            .dns
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, addresses.dns_port))
+            .collect(),
+        vip_port: addresses.vip_dns_port,
+        vips_held: config.dev.then(|| vip.held()),
+        workers: limits.workers.into(),
+        identity: Identity {
+            version: shown(&limits.version),
+            hostname: shown(&limits.identity),
+        },
+        tcp: TcpLimits {
+            max_connections: limits.tcp_connections as usize,
+            max_connections_per_client: limits.tcp_connections_per_client as usize,
+            ..TcpLimits::default()
+        },
+        forward,
+    }
+}
