@@ -76,9 +76,7 @@ async fn compare() {
     let theirs = free_address(2).await;
     let _haproxy = HaProxy::start(theirs, &backends);
     for address in [ours, theirs] {
-        while TcpStream::connect(address).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait_for(address).await;
     }
     for (load, what) in [
         (Load::Connections, "connections a second"),
@@ -96,6 +94,14 @@ async fn compare() {
         println!("{what}: {median:.2} x haproxy ({least:.2} to {most:.2} in {ROUNDS} rounds)");
     }
     proxy.stop(Instant::now()).await;
+}
+
+async fn wait_for(address: SocketAddr) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(address).await.is_err() {
+        assert!(Instant::now() < deadline, "nothing listens on {address}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn start_pontoon(address: SocketAddr, backends: &[SocketAddr]) -> Proxy {
@@ -133,7 +139,7 @@ impl HaProxy {
             .collect();
         write!(
             file,
-            "global\n    nbthread {threads}\n    maxconn 10000\n\
+            "global\n    nbthread {threads}\n    maxconn 1000\n\
              defaults\n    mode tcp\n    option splice-auto\n    retries 2\n    timeout connect 2s\n    \
              timeout client 300s\n    timeout server 300s\n\
              listen l\n    bind {address}\n    balance roundrobin\n{servers}"
@@ -143,7 +149,6 @@ impl HaProxy {
             .args(["-db", "-f"])
             .arg(file.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()
             .expect("haproxy starts");
         Self {

@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
     ending::{Ending, lacks_resources},
-    live::{Admission, BackendSlot, LiveBackend, LivePool},
+    live::{Admission, BackendSlot, LiveBackend, LiveListener, LivePool},
     pipe::PipePool,
     relay::{Meter, Meters, Patience, relay},
 };
@@ -25,11 +25,7 @@ pub struct Means {
 /// Serves an accepted connection to its end.
 pub async fn serve(mut client: TcpStream, peer: SocketAddr, admission: Admission, means: Means) {
     let listener = admission.listener().clone();
-    let ending = tokio::select! {
-        // The losing branch is dropped with its backend's socket; the client's is reset below.
-        ending = forward(&mut client, peer, &admission, &means) => ending,
-        () = listener.end.cancelled() => Ending::Ended,
-    };
+    let ending = forward(&mut client, peer, &listener, &means).await;
     if ending.resets() {
         reset(&client);
     }
@@ -40,20 +36,22 @@ pub async fn serve(mut client: TcpStream, peer: SocketAddr, admission: Admission
 async fn forward(
     client: &mut TcpStream,
     peer: SocketAddr,
-    admission: &Admission,
+    listener: &LiveListener,
     means: &Means,
 ) -> Ending {
-    let listener = admission.listener();
     let settings = listener.settings.load_full();
     let Some(pool) = &settings.pool else {
         return Ending::NoBackend;
     };
-    let (slot, mut backend) = match connect_to_any(pool, peer).await {
+    let connected = tokio::select! {
+        // A half-made connection is closed by being dropped.
+        connected = connect_to_any(pool, peer) => connected,
+        () = listener.end.cancelled() => Err(Ending::Ended),
+    };
+    let (slot, mut backend) = match connected {
         Ok(connected) => connected,
         Err(ending) => return ending,
     };
-    // Without this, small answers wait for acknowledgements (RFC 896); a failure only costs time.
-    let _ = (client.set_nodelay(true), backend.set_nodelay(true));
     let patience = Patience {
         idle: settings.idle_timeout,
         linger: means.linger,
@@ -127,12 +125,13 @@ async fn connect_to_any(
     })
 }
 
-/// Connects within `timeout`.
+/// Connects within `timeout`, with TCP_NODELAY: small questions must not wait for acknowledgements (RFC 896).
 pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
+    socket.set_nodelay(true)?;
     let stream = tokio::time::timeout(timeout, socket.connect(address))
         .await
         .map_err(|_| {
@@ -140,7 +139,7 @@ pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpSt
             io::Error::new(io::ErrorKind::TimedOut, problem)
         })??;
     // Linux may pick the very port that it connects to when nothing listens there, and then connects to itself.
-    if stream.local_addr()? == stream.peer_addr()? {
+    if stream.local_addr()? == address {
         reset(&stream);
         return Err(io::ErrorKind::ConnectionRefused.into());
     }

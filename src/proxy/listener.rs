@@ -60,6 +60,7 @@ fn make_sure_it_is_free(address: SocketAddr) -> io::Result<()> {
 fn bind_one(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = unbound(address)?;
     socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?; // inherited by what is accepted
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

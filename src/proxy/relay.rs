@@ -110,8 +110,8 @@ pub async fn relay(
     );
     let both = async {
         futures::try_join!(
-            upward.run(Ending::ClientReset, Ending::BackendReset),
-            downward.run(Ending::BackendReset, Ending::ClientReset),
+            upward.run(Ending::ClientReset, Ending::BackendReset, Rest::Discarded),
+            downward.run(Ending::BackendReset, Ending::ClientReset, Rest::Unread),
         )
     };
     tokio::select! {
@@ -189,6 +189,16 @@ enum Fault {
     Writing,
 }
 
+/// What becomes of bytes that the destination refused to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Read and thrown away: the client may still be sending when the backend has given its answer and closed, and a
+    /// socket closed over unread bytes is reset, which can destroy that answer on its way (RFC 2525, 2.17).
+    Discarded,
+    /// Left alone: the client is gone, and its own side of the connection says so in a moment.
+    Unread,
+}
+
 /// How a burst of splicing ended.
 enum Burst {
     /// The source has nothing at the moment; so many bytes were moved.
@@ -233,18 +243,45 @@ impl<'a> Direction<'a> {
     ///
     /// A source that fails ends the relay (`Err`). A destination that fails ends this way only (`Ok` with that ending): it
     /// may have sent an answer before it stopped listening, and that is still to be delivered.
-    async fn run(mut self, source_failed: Ending, sink_failed: Ending) -> Result<Ending, Ending> {
-        let ending = match self.move_all().await {
+    async fn run(
+        mut self,
+        source_failed: Ending,
+        sink_failed: Ending,
+        rest: Rest,
+    ) -> Result<Ending, Ending> {
+        match self.move_all().await {
             Ok(()) => {
                 // Refused only if the peer is gone, which the other direction finds out.
                 let _ = self.to.shutdown().await;
-                Ending::Completed
+                self.activity.note_half_close();
+                Ok(Ending::Completed)
             }
-            Err(Fault::Writing) => sink_failed,
-            Err(Fault::Reading) => return Err(source_failed),
-        };
-        self.activity.note_half_close();
-        Ok(ending)
+            Err(Fault::Writing) => {
+                self.activity.note_half_close();
+                if rest == Rest::Discarded {
+                    self.discard_all().await;
+                }
+                Ok(sink_failed)
+            }
+            Err(Fault::Reading) => Err(source_failed),
+        }
+    }
+
+    /// Reads and throws away until the source ends or fails. Counts as silence, so the linger time bounds it.
+    async fn discard_all(&mut self) {
+        let from = &mut self.from;
+        poll_fn(|cx| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                loop {
+                    let mut buffer = ReadBuf::new(scratch);
+                    match ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)) {
+                        Ok(()) if !buffer.filled().is_empty() => {}
+                        _ => return Poll::Ready(()),
+                    }
+                }
+            })
+        })
+        .await;
     }
 
     async fn move_all(&mut self) -> Result<(), Fault> {

@@ -241,10 +241,13 @@ async fn a_reset_by_the_backend_is_passed_on() {
 
 #[tokio::test]
 async fn an_answer_given_before_the_question_was_heard_out_is_delivered() {
+    const LENGTH: usize = 256 * 1024; // fits into the buffers on the way
     let (address, _backend) = one_shot(|mut stream| async move {
         stream.read_u8().await.unwrap();
-        stream.write_all(b"too large").await.unwrap();
-        // closed with unread bytes: a reset follows the answer
+        stream.write_all(&pattern(LENGTH, 8)).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // Deaf from here on: what the client sends is answered by a reset, once the answer is out.
+        tokio::time::sleep(Duration::from_millis(200)).await;
     })
     .await;
     let bed = Bed::with_backends(&[address]).await;
@@ -253,11 +256,16 @@ async fn an_answer_given_before_the_question_was_heard_out_is_delivered() {
         let piece = pattern(64 * 1024, 9);
         while write.write_all(&piece).await.is_ok() {}
     });
-    let mut answer = [0; 9];
-    read.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"too large");
+    tokio::time::sleep(Duration::from_millis(400)).await; // the client is slow to listen
+    let mut answer = Vec::new();
+    read.read_to_end(&mut answer).await.unwrap();
+    assert!(answer == pattern(LENGTH, 8));
     drop(read);
-    sender.await.unwrap();
+    sender.abort();
+    bed.until("the reset is counted", |s| {
+        s.listeners[0].ended(Ending::BackendReset) == 1
+    })
+    .await;
 }
 
 #[tokio::test]
