@@ -81,7 +81,7 @@ pub fn plan(snapshot: &Snapshot, site: &Site) -> Result<Plan, Refusal> {
     plan.objects(
         &owned(&snapshot.forwarders),
         &site.forwarders,
-        |suffix| forwarder_object(suffix),
+        forwarder_object,
         export::forwarder,
         |forwarder| Change::PutForwarder {
             forwarder,
@@ -92,7 +92,7 @@ pub fn plan(snapshot: &Snapshot, site: &Site) -> Result<Plan, Refusal> {
     plan.objects(
         &owned(&snapshot.pools),
         &site.pools,
-        |name| pool_object(name),
+        pool_object,
         export::pool,
         |pool| Change::PutPool {
             pool,
@@ -103,7 +103,7 @@ pub fn plan(snapshot: &Snapshot, site: &Site) -> Result<Plan, Refusal> {
     plan.objects(
         &owned(&snapshot.listeners),
         &site.listeners,
-        |name| listener_object(name),
+        listener_object,
         export::listener,
         |listener| Change::PutListener {
             listener,

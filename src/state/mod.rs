@@ -15,6 +15,7 @@ pub mod limits;
 pub mod outcome;
 pub mod records;
 pub mod requests;
+mod restore;
 pub mod rules;
 pub mod snapshot;
 pub mod soa;
@@ -50,7 +51,7 @@ pub struct State {
     histories: Histories,
     deleted: DeletedZones,
     requests: Requests,
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     /// Over the zones, forwarders, pools, listeners and VIPs.
     sum: Sum,
     totals: Totals,
@@ -77,6 +78,9 @@ pub enum DecodeError {
 impl State {
     /// Applies the command of log index `revision`. Total: whatever the command holds, the result is an outcome.
     ///
+    /// The revision it makes is that index, or one more than the last revision where that is later, as it is in a cluster
+    /// that was restored from a backup.
+    ///
     /// A request id that is remembered gets its first outcome again and changes nothing.
     pub fn apply(&mut self, revision: u64, command: &Command) -> Outcome {
         if let Some(first) = self.requests.find(command.request) {
@@ -85,6 +89,7 @@ impl State {
         if self.requests.may_have_forgotten(command.born) {
             return Outcome::Unknown;
         }
+        let revision = revision.max(self.service.revision.saturating_add(1));
         let outcome = match apply::apply(self, revision, command) {
             Ok((next, applied)) => {
                 *self = next;
@@ -107,7 +112,7 @@ impl State {
         &self.service
     }
 
-    /// Log index of the last change. Commands that change nothing do not move it.
+    /// Revision of the last change. Commands that change nothing do not move it.
     pub fn revision(&self) -> u64 {
         self.service.revision
     }
@@ -232,7 +237,7 @@ impl State {
             histories,
             deleted,
             requests,
-            cluster,
+            cluster: Arc::new(cluster),
             sum,
             totals,
         }

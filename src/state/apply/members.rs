@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::{Work, exists, not_found, over_limit};
 use crate::{
     model::node::{ClusterId, Member, NodeId},
@@ -27,19 +29,24 @@ impl Work<'_> {
                 "it was initialised before; other nodes join it",
             ));
         }
-        self.next.cluster.id = Some(cluster.clone());
-        self.next.cluster.ca = ca.clone();
+        let own = Arc::make_mut(&mut self.next.cluster);
+        own.id = Some(cluster.clone());
+        own.ca = ca.clone();
         self.allocate(first)?;
         Ok(())
     }
 
     pub(super) fn create_token(&mut self, token: &JoinToken) -> Result<(), Refusal> {
-        let tokens = &mut self.next.cluster.tokens;
+        let tokens = &mut Arc::make_mut(&mut self.next.cluster).tokens;
         match tokens.get(&token.id) {
             Some(found) if found.as_ref() == token => return Ok(()),
             Some(_) => return Err(exists(token_object(&token.id), "create another")),
-            None => tokens.insert(token.id.clone(), Arc::new(token.clone())),
-        };
+            None => {}
+        }
+        if tokens.len() >= limits::TOKENS {
+            forget_used(tokens);
+        }
+        tokens.insert(token.id.clone(), Arc::new(token.clone()));
         if tokens.len() > limits::TOKENS {
             let object = token_object(&token.id);
             return Err(over_limit(object, "join tokens", limits::TOKENS));
@@ -49,7 +56,8 @@ impl Work<'_> {
     }
 
     pub(super) fn delete_token(&mut self, id: &str) -> Result<(), Refusal> {
-        if self.next.cluster.tokens.remove(id).is_none() {
+        let cluster = Arc::make_mut(&mut self.next.cluster);
+        if cluster.tokens.remove(id).is_none() {
             return Err(not_found(token_object(id), ""));
         }
         self.changed = true;
@@ -71,14 +79,14 @@ impl Work<'_> {
         }
         let mut used = found.as_ref().clone();
         used.used_by = Some(self.allocate(member)?);
-        let tokens = &mut self.next.cluster.tokens;
-        tokens.insert(token.to_owned(), Arc::new(used));
+        let cluster = Arc::make_mut(&mut self.next.cluster);
+        cluster.tokens.insert(token.to_owned(), Arc::new(used));
         Ok(())
     }
 
     /// Makes a member under the next id.
     fn allocate(&mut self, new: &NewMember) -> Result<NodeId, Refusal> {
-        let cluster = &mut self.next.cluster;
+        let cluster = Arc::make_mut(&mut self.next.cluster);
         let object = || member_object(&new.name);
         for member in cluster.members.values() {
             let taken = if member.name == new.name {
@@ -120,7 +128,8 @@ impl Work<'_> {
         if self.next.cluster.is_retired(id) {
             return Ok(());
         }
-        if self.next.cluster.members.remove(&id).is_none() {
+        let cluster = Arc::make_mut(&mut self.next.cluster);
+        if cluster.members.remove(&id).is_none() {
             let hint = "`cluster status` lists the members";
             return Err(not_found(format!("node {id}"), hint));
         }
@@ -129,7 +138,7 @@ impl Work<'_> {
     }
 
     pub(super) fn rotate_ca(&mut self, ca: &Secret) -> Result<(), Refusal> {
-        let cluster = &mut self.next.cluster;
+        let cluster = Arc::make_mut(&mut self.next.cluster);
         if cluster.id.is_none() {
             return Err(not_found("cluster", "run `cluster init` first"));
         }
@@ -152,7 +161,15 @@ impl Work<'_> {
             ));
         }
         self.changed |= level > present;
-        self.next.cluster.feature_level = level;
+        Arc::make_mut(&mut self.next.cluster).feature_level = level;
         Ok(())
+    }
+}
+
+/// Makes room: the token used longest ago is of no more use than to say so.
+fn forget_used(tokens: &mut OrdMap<String, Arc<JoinToken>>) {
+    let used = tokens.values().filter(|t| t.used_by.is_some());
+    if let Some(oldest) = used.min_by_key(|t| t.used_by).cloned() {
+        tokens.remove(&oldest.id);
     }
 }

@@ -165,3 +165,18 @@ fn bad_form_is_refused() {
         assert_eq!(machine.refused(vec![change]).kind, RefusalKind::Invalid);
     }
 }
+
+#[test]
+fn tokens_are_bounded_and_used_ones_make_room() {
+    let mut machine = Machine::with(vec![init(), token("first")]);
+    machine.applied(vec![join("first", "n2", 7100)]);
+    let many = (1..crate::state::limits::TOKENS).map(|i| token(&format!("t{i}")));
+    machine.applied(many.collect());
+    machine.applied(vec![token("one-more")]);
+    assert!(!machine.state.tokens().contains_key("first"));
+    machine.refused_as(
+        RefusalKind::LimitExceeded,
+        "token too-many",
+        vec![token("too-many")],
+    );
+}

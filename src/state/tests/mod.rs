@@ -3,6 +3,7 @@
 mod balancing;
 mod members;
 mod properties;
+mod restore;
 mod scale;
 mod zones;
 
