@@ -568,18 +568,20 @@ fn take_entry<'t>(
     words: &mut Vec<Token<'t>>,
 ) -> Result<(), Problem> {
     let start = *next;
-    let mut lexer = Lexer::starting_at(text, start);
+    // An entry that is not complete by then is reported without looking at the rest of the file.
+    let limit = start + MAX_ENTRY;
+    let mut lexer = Lexer::starting_at(text.get(..=limit).unwrap_or(text), start);
     let failed = loop {
         match lexer.next_lexeme() {
-            Ok(Lexeme::LineEnd) => {
-                *next = lexer.position();
-                return Ok(());
-            }
-            Ok(Lexeme::Token(_)) if lexer.position() - start > MAX_ENTRY => {
+            Ok(Lexeme::LineEnd) if lexer.position() > limit => {
                 break LexError::TooLong {
                     at: start,
                     limit: MAX_ENTRY,
                 };
+            }
+            Ok(Lexeme::LineEnd) => {
+                *next = lexer.position();
+                return Ok(());
             }
             Ok(Lexeme::Token(word)) => words.push(word),
             Err(error) => break error,
