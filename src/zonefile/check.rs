@@ -18,6 +18,19 @@ use crate::model::{
 /// How many findings of each severity are kept; the rest is counted.
 const MAX_FINDINGS: usize = 100;
 
+/// What may stand beside a CNAME: itself and what DNSSEC puts there (RFC 2181 section 10.1, RFC 4034 sections 3 and 4), KEY
+/// of old too.
+const BESIDE_CNAME: [RecordType; 4] = [
+    RecordType::CNAME,
+    RecordType::RRSIG,
+    RecordType::NSEC,
+    RecordType(25),
+];
+/// Octets a set may take in a message of 65,535: what header, question, OPT record and a signature leave.
+const MAX_SET: usize = 65_535 - 12 - 259 - 11 - 512;
+/// Octets of a record in a message beside its data: a compressed owner, type, class, TTL and length.
+const RECORD_OVERHEAD: usize = 12;
+
 /// What was found in a zone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -223,8 +236,17 @@ impl<'r> Contents<'r> {
         if single.contains(&set.rtype()) && set.len() > 1 {
             return Some(error(format!("{} records: expected one", set.len())));
         }
-        (set.ttl() > MAX_TTL)
-            .then(|| error(format!("TTL {}: expected at most {MAX_TTL}", set.ttl())))
+        if set.ttl() > MAX_TTL {
+            let problem = format!("TTL {}: expected at most {MAX_TTL}", set.ttl());
+            return Some(error(problem));
+        }
+        let octets = set.packed_len() + set.len() * (RECORD_OVERHEAD - 2);
+        (octets > MAX_SET).then(|| {
+            error(format!(
+                "its {} records take {octets} octets of a message: expected at most {MAX_SET}",
+                set.len()
+            ))
+        })
     }
 
     /// A set beside the others of its name.
@@ -233,21 +255,21 @@ impl<'r> Contents<'r> {
         let sets = self.nodes.get(name).map_or(&[][..], Vec::as_slice);
         match set.rtype() {
             RecordType::CNAME => {
-                // RFC 2181 section 10.1, RFC 4034 sections 3 and 4.
-                let allowed = [RecordType::CNAME, RecordType::RRSIG, RecordType::NSEC];
                 let other = sets
                     .iter()
-                    .find(|other| !allowed.contains(&other.rtype()))?;
+                    .find(|other| !BESIDE_CNAME.contains(&other.rtype()))?;
                 Some(error(format!(
                     "a CNAME record may have no other data beside it, but there is {}",
                     other.rtype()
                 )))
             }
-            RecordType::DNAME if owner != self.apex && self.has(name, RecordType::NS) => Some(
-                warning("a DNAME beside NS records is hidden by the delegation"),
-            ),
-            RecordType::DS if owner == self.apex => Some(warning(
-                "a DS record at the apex belongs in the parent zone",
+            RecordType::DNAME if owner != self.apex && self.has(name, RecordType::NS) => {
+                Some(error(
+                    "NS records stand beside it: a name is delegated or redirected, not both (RFC 6672 section 2.3)",
+                ))
+            }
+            RecordType::DS if owner == self.apex => Some(error(
+                "a DS record at the apex belongs in the parent zone (RFC 4035 section 2.4)",
             )),
             RecordType::DS if !self.has(name, RecordType::NS) => Some(warning(
                 "a DS record without NS records beside it: no delegation is here",
@@ -284,8 +306,8 @@ impl<'r> Contents<'r> {
                 )));
             }
             if !itself && self.has(above, RecordType::DNAME) {
-                return Some(warning(format!(
-                    "hidden by the DNAME at {}",
+                return Some(error(format!(
+                    "lies below the DNAME at {}, where there can be nothing (RFC 6672 section 2.4)",
                     shown_name(above)
                 )));
             }

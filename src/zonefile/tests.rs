@@ -718,12 +718,32 @@ fn zones_are_judged_as_named_checkzone_does() {
         ),
         (
             "d DNAME example.net.\nx.d TXT x",
-            vec!["zone:6: warning: x.d.example.com. TXT: hidden by the DNAME at d.example.com."],
+            vec![
+                "zone:6: error: x.d.example.com. TXT: lies below the DNAME at d.example.com., where there can be nothing (RFC 6672 section 2.4)",
+            ],
         ),
         (
             "x DS 1 8 1 0000000000000000000000000000000000000000",
             vec![
                 "zone:5: warning: x.example.com. DS: a DS record without NS records beside it: no delegation is here",
+            ],
+        ),
+        (
+            "@ DS 1 8 1 0000000000000000000000000000000000000000",
+            vec![
+                "zone:5: error: example.com. DS: a DS record at the apex belongs in the parent zone (RFC 4035 section 2.4)",
+            ],
+        ),
+        (
+            "d DNAME example.net.\nd NS ns1",
+            vec![
+                "zone:5: error: d.example.com. DNAME: NS records stand beside it: a name is delegated or redirected, not both (RFC 6672 section 2.3)",
+            ],
+        ),
+        (
+            "@ DNAME example.net.",
+            vec![
+                "zone:4: error: ns1.example.com. A: lies below the DNAME at example.com., where there can be nothing (RFC 6672 section 2.4)",
             ],
         ),
         (
@@ -786,6 +806,17 @@ fn data_outside_of_the_zone_is_left_out() {
     assert_eq!(loaded.records.len(), 3);
     assert!(loaded.report.is_loadable());
     assert_eq!(loaded.report.warnings, 1);
+}
+
+#[test]
+fn sets_that_fit_no_message_are_refused() {
+    let more: String = (0..4_000).map(|n| format!("big TXT {n:08}\n")).collect();
+    let found = judged(&more);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].contains("big.example.com. TXT: its 4000 records take 84000 octets"),
+        "{found:?}"
+    );
 }
 
 #[test]
