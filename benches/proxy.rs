@@ -1,7 +1,8 @@
 //! The proxy beside HAProxy: the same clients and backends, in the same run, in turns. Prints ratios only.
 //!
 //! `cargo bench --bench proxy`. Wants Debian's `haproxy`; says so and ends when it is absent. Clients, backends and both
-//! proxies share this machine, so a ratio says who leaves more of it to the others.
+//! proxies share this machine: the first ratio is of the rates seen, the second of the work done per second of processor time
+//! spent by the proxy itself, which says more when the machine is busy.
 
 use std::{
     io::Write,
@@ -74,7 +75,7 @@ async fn compare() {
     let ours = free_address(1).await;
     let proxy = start_pontoon(ours, &backends);
     let theirs = free_address(2).await;
-    let _haproxy = HaProxy::start(theirs, &backends);
+    let haproxy = HaProxy::start(theirs, &backends);
     for address in [ours, theirs] {
         wait_for(address).await;
     }
@@ -83,17 +84,46 @@ async fn compare() {
         (Load::Questions, "questions a second on 32 connections"),
         (Load::Download, "bytes a second on 4 downloads"),
     ] {
-        let mut ratios = Vec::new();
+        let (mut rates, mut costs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            let pontoon = measure(load, ours).await;
-            let haproxy = measure(load, theirs).await;
-            ratios.push(pontoon / haproxy);
+            let pontoon = measure(load, ours, our_processor_time).await;
+            let other = measure(load, theirs, || haproxy.processor_time()).await;
+            rates.push(pontoon.rate / other.rate);
+            costs.push(pontoon.per_processor_second / other.per_processor_second);
         }
-        ratios.sort_by(f64::total_cmp);
-        let (least, median, most) = (ratios[0], ratios[ROUNDS / 2], ratios[ROUNDS - 1]);
-        println!("{what}: {median:.2} x haproxy ({least:.2} to {most:.2} in {ROUNDS} rounds)");
+        let (rates, costs) = (spread(rates), spread(costs));
+        println!("{what}: {rates} x haproxy; per processor second: {costs} x haproxy");
     }
     proxy.stop(Instant::now()).await;
+}
+
+/// The median, and the range.
+fn spread(mut ratios: Vec<f64>) -> String {
+    ratios.sort_by(f64::total_cmp);
+    let (least, median, most) = (ratios[0], ratios[ROUNDS / 2], ratios[ROUNDS - 1]);
+    format!("{median:.2} ({least:.2} to {most:.2})")
+}
+
+/// Processor time of a thread or process by its `stat` file, in clock ticks.
+fn ticks(stat: &std::path::Path) -> u64 {
+    let text = std::fs::read_to_string(stat).unwrap_or_default();
+    let fields = text.rsplit(") ").next().unwrap_or_default();
+    // utime and stime are fields 14 and 15; the state, field 3, comes right after the name
+    let times = fields.split(' ').skip(11).take(2);
+    times.filter_map(|t| t.parse::<u64>().ok()).sum()
+}
+
+/// Of the worker threads.
+fn our_processor_time() -> u64 {
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
+    threads
+        .flatten()
+        .map(|thread| thread.path())
+        .filter(|path| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("proxy-"))
+        })
+        .map(|path| ticks(&path.join("stat")))
+        .sum()
 }
 
 async fn wait_for(address: SocketAddr) {
@@ -158,6 +188,12 @@ impl HaProxy {
     }
 }
 
+impl HaProxy {
+    fn processor_time(&self) -> u64 {
+        ticks(format!("/proc/{}/stat", self.process.id()).as_ref())
+    }
+}
+
 impl Drop for HaProxy {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -190,8 +226,14 @@ async fn backend(socket: TcpListener) {
     }
 }
 
-/// Units of work done in a second.
-async fn measure(load: Load, address: SocketAddr) -> f64 {
+/// Units of work done.
+struct Measured {
+    /// In a second.
+    rate: f64,
+    per_processor_second: f64,
+}
+
+async fn measure(load: Load, address: SocketAddr, processor_time: impl Fn() -> u64) -> Measured {
     let done = Arc::new(AtomicU64::new(0));
     let clients = if matches!(load, Load::Download) {
         STREAMS
@@ -210,13 +252,16 @@ async fn measure(load: Load, address: SocketAddr) -> f64 {
         });
     }
     tokio::time::sleep(DURATION / 4).await;
-    let (begun, before) = (Instant::now(), done.load(Relaxed));
+    let (begun, before, ticks_before) = (Instant::now(), done.load(Relaxed), processor_time());
     tokio::time::sleep(DURATION).await;
-    let work = done.load(Relaxed) - before;
-    let rate = work as f64 / begun.elapsed().as_secs_f64();
+    let (work, ticks) = (done.load(Relaxed) - before, processor_time() - ticks_before);
+    let elapsed = begun.elapsed().as_secs_f64();
     tasks.shutdown().await;
     assert!(work > 0, "nothing went through {address}");
-    rate
+    Measured {
+        rate: work as f64 / elapsed,
+        per_processor_second: work as f64 * 100.0 / ticks.max(1) as f64, // USER_HZ is 100
+    }
 }
 
 /// From a source address of its own, so that ports in TIME_WAIT do not run out.
