@@ -228,8 +228,10 @@ impl Admin for Api {
         request: Request<Streaming<v1::SiteUpload>>,
     ) -> Result<Response<Self::PlanSiteStream>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let _permit = admit(&self.0.uploads, "uploads")?;
-        Ok(Response::new(self.plan(request.into_inner()).await?))
+        let stream = self.plan(request.into_inner(), deadline).await?;
+        Ok(Response::new(stream))
     }
 
     async fn apply_site(

@@ -21,6 +21,8 @@ mod watch_log;
 mod zones;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::{

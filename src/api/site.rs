@@ -1,45 +1,43 @@
 //! The site document: exported from the state, compared with it, applied to it as one command.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use pontoon_proto::v1;
+use sha2::{Digest, Sha256};
 use tonic::Streaming;
 
 use super::{
     Api, Proposal,
-    admin::{Pages, ready},
-    pages, upload,
+    admin::{Pages, ready, request_id_of},
+    pages,
+    upload::gather,
 };
 use crate::{
     config::Fault,
     site::{
         Site, export,
-        plan::{Action, Difference, Plan, plan},
+        plan::{self, Action, Difference, Plan},
     },
     state::{
         State,
         command::{Precondition, RequestId},
         outcome::{Applied, Outcome},
     },
-    wire::{
-        command::{MAX_COMMAND, request_id},
-        error::{Failure, FailureCode},
-    },
+    wire::error::{Failure, FailureCode},
 };
 
-/// Octets of an exported document in one message.
+/// Largest document, in octets.
+const MAX_DOCUMENT: usize = 256 << 20;
+/// How often a document is compared anew because the state changed in between.
+const ATTEMPTS: u32 = 20;
+/// Octets of a piece of an exported document.
 const PIECE: usize = 512 << 10;
-/// How often a plan is made anew because the state moved between plan and commit.
-const ATTEMPTS: u128 = 8;
-/// The object that failures name.
-const OBJECT: &str = "site document";
 
-/// What came with an upload.
-struct Upload {
-    site: Site,
-    request: Bytes,
+/// What the first message of an upload says besides its data.
+#[derive(Default)]
+struct Opening {
+    request_id: Bytes,
     born: u64,
     if_revision: Option<u64>,
 }
@@ -50,43 +48,45 @@ impl Api {
         request: v1::ExportSiteRequest,
         deadline: Instant,
     ) -> Result<Pages<v1::SiteDocument>, Failure> {
-        let (state, header) = self.read(request.consistency, deadline).await?;
-        let text = blocking(move || export::export(state.snapshot())).await?;
-        let mut header = Some(header);
-        let text = Bytes::from(text);
-        let pieces = (0..text.len().max(1))
-            .step_by(PIECE)
-            .map(|from| v1::SiteDocument {
-                header: header.take(),
-                data: text.slice(from..text.len().min(from + PIECE)),
+        // The site holds no secret yet, so `secrets` has nothing to add.
+        let v1::ExportSiteRequest {
+            consistency,
+            secrets: _,
+        } = request;
+        let (state, header) = self.read(consistency, deadline).await?;
+        let text = blocking(move || Ok(export::export(state.snapshot()))).await?;
+        let mut rest = Bytes::from(text);
+        let mut pieces = vec![v1::SiteDocument {
+            header: Some(header),
+            data: rest.split_to(rest.len().min(PIECE)),
+        }];
+        while !rest.is_empty() {
+            pieces.push(v1::SiteDocument {
+                header: None,
+                data: rest.split_to(rest.len().min(PIECE)),
             });
-        Ok(ready(pieces.collect()))
+        }
+        Ok(ready(pieces))
     }
 
     pub(super) async fn plan(
         &self,
         upload: Streaming<v1::SiteUpload>,
+        deadline: Instant,
     ) -> Result<Pages<v1::SitePlanPage>, Failure> {
-        let Upload { site, .. } = receive(upload).await?;
-        let (state, header) = self
-            .read(v1::Consistency::Local.into(), Instant::now())
-            .await?;
-        let plan = blocking(move || plan(state.snapshot(), &site)).await??;
-        let changes = plan
-            .differences
-            .into_iter()
-            .map(|d| site_change(d, true))
-            .collect();
-        let weight =
-            |change: &v1::SiteChange| change.details.iter().map(String::len).sum::<usize>() + 64;
+        let (_, site) = receive(upload).await?;
+        let (state, header) = self.read(v1::Consistency::Local.into(), deadline).await?;
+        let plan = compare(&state, &site).await?;
+        let changes = plan.differences.into_iter().map(difference).collect();
+        let pages = pages::cut(changes, |change: &v1::SiteChange| {
+            64 + change.object.len() + change.details.iter().map(String::len).sum::<usize>()
+        });
         let mut header = Some(header);
-        let page = |changes| v1::SitePlanPage {
+        let pages = pages.into_iter().map(|changes| v1::SitePlanPage {
             header: header.take(),
             changes,
-        };
-        Ok(ready(
-            pages::cut(changes, weight).into_iter().map(page).collect(),
-        ))
+        });
+        Ok(ready(pages.collect()))
     }
 
     pub(super) async fn apply(
@@ -95,138 +95,158 @@ impl Api {
         deadline: Instant,
         upload: Streaming<v1::SiteUpload>,
     ) -> Result<v1::ApplySiteReply, Failure> {
-        let Upload {
-            site,
-            request,
-            born,
-            if_revision,
-        } = receive(upload).await?;
-        let first = request_id(&request)?;
-        let site = std::sync::Arc::new(site);
-        let mut moved = None;
+        let (opening, site) = receive(upload).await?;
+        let request = request_id_of(&opening.request_id)?;
+        let group = self.group()?;
+        group.catch_up(deadline).await?;
         for attempt in 0..ATTEMPTS {
-            // A plan that was refused because the state had moved keeps its request id: the next one takes another.
-            let request = RequestId(first.0.wrapping_add(attempt));
-            let state = self.group()?.state();
-            if let Some(done) = done_before(&state, request) {
-                return Ok(reply(done, Vec::new()));
+            let request = nth(request, attempt);
+            let state = group.state();
+            match remembered(&state, request) {
+                Some(Ok(applied)) => return Ok(reply(&applied, Vec::new())),
+                Some(Err(failure)) if in_between(&failure) => continue,
+                Some(Err(failure)) => return Err(failure),
+                None => {}
             }
-            let revision = state.revision();
-            let (wanted, current) = (std::sync::Arc::clone(&site), std::sync::Arc::clone(&state));
+            unchanged_since(&state, opening.if_revision)?;
             let Plan {
                 differences,
                 changes,
-            } = blocking(move || plan(current.snapshot(), &wanted)).await??;
-            if changes.is_empty() && if_revision.is_none_or(|expected| expected == revision) {
-                return Ok(reply(
-                    Applied {
-                        revision,
-                        ..Applied::default()
-                    },
-                    Vec::new(),
-                ));
+            } = compare(&state, &site).await?;
+            if changes.is_empty() {
+                let same = Applied {
+                    revision: state.revision(),
+                    ..Applied::default()
+                };
+                return Ok(reply(&same, Vec::new()));
             }
             let proposal = Proposal {
                 author: author.clone(),
                 request,
-                born,
-                // The plan holds for the state it was made from and for no other.
-                preconditions: vec![Precondition::Revision(if_revision.unwrap_or(revision))],
+                born: opening.born,
+                // The plan is right for exactly this state.
+                preconditions: vec![Precondition::Revision(state.revision())],
                 changes,
                 deadline,
             };
             match self.commit(proposal).await {
-                Ok(applied) => return Ok(reply(applied, differences)),
-                Err(failure)
-                    if failure.code == FailureCode::PreconditionFailed && if_revision.is_none() =>
-                {
-                    moved = Some(failure);
-                    // This node may be behind the state that refused the plan.
-                    self.group()?.catch_up(deadline).await?;
+                Ok(applied) => return Ok(reply(&applied, differences)),
+                Err(failure) if in_between(&failure) && opening.if_revision.is_none() => {
+                    group.catch_up(deadline).await?;
                 }
                 Err(failure) => return Err(failure),
             }
         }
-        Err(moved.unwrap_or_else(|| {
-            Failure::new(
-                FailureCode::Conflict,
-                OBJECT,
-                "the state keeps moving",
-                "try again",
-            )
-        }))
+        Err(Failure::new(
+            FailureCode::Conflict,
+            "site",
+            format!("the state changed in between, {ATTEMPTS} times in a row"),
+            "try again when fewer changes are made",
+        ))
     }
 }
 
-/// What an earlier sending of this request did.
-fn done_before(state: &State, request: RequestId) -> Option<Applied> {
-    match state.outcome_of(request)? {
-        Outcome::Applied(applied) => Some(applied.clone()),
-        Outcome::Refused(_) | Outcome::Unknown => None,
-    }
-}
-
-async fn receive(upload: Streaming<v1::SiteUpload>) -> Result<Upload, Failure> {
-    let mut first = None;
-    let octets = upload::gather(
-        upload.boxed(),
-        MAX_COMMAND,
-        OBJECT,
-        |piece: v1::SiteUpload| {
+/// Gathers an upload and reads the document in it.
+async fn receive(upload: Streaming<v1::SiteUpload>) -> Result<(Opening, Arc<Site>), Failure> {
+    let mut opening = None;
+    let text = gather(
+        upload,
+        MAX_DOCUMENT,
+        "site document",
+        |message: v1::SiteUpload| {
             let v1::SiteUpload {
                 request_id,
                 born,
                 if_revision,
                 data,
-            } = piece;
-            first.get_or_insert((request_id, born, if_revision));
+            } = message;
+            opening.get_or_insert(Opening {
+                request_id,
+                born,
+                if_revision,
+            });
             data
         },
-    );
-    let octets = octets.await?;
-    let (request, born, if_revision) = first.unwrap_or_default();
-    let site = blocking(move || read(&octets)).await??;
-    Ok(Upload {
-        site,
-        request,
-        born,
-        if_revision,
-    })
-}
-
-fn read(octets: &[u8]) -> Result<Site, Failure> {
-    let text = std::str::from_utf8(octets).map_err(|e| {
-        Failure::new(
-            FailureCode::Invalid,
-            OBJECT,
-            format!("it is no UTF-8 text: {e}"),
-            "",
-        )
-    })?;
-    Site::parse(text).map_err(|faults| faulty(&faults))
-}
-
-fn faulty(faults: &[Fault]) -> Failure {
-    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    Failure::new(
-        FailureCode::Invalid,
-        OBJECT,
-        lines.join("\n"),
-        "docs/site.md describes every key",
     )
+    .await?;
+    let site = blocking(move || {
+        let text = String::from_utf8(text).map_err(|e| invalid(e.to_string()))?;
+        Site::parse(&text).map_err(|faults| invalid(fault_lines(&faults)))
+    })
+    .await?;
+    Ok((opening.unwrap_or_default(), Arc::new(site)))
 }
 
-fn reply(done: Applied, differences: Vec<Difference>) -> v1::ApplySiteReply {
-    v1::ApplySiteReply {
-        applied: Some((&done).into()),
-        changes: differences
-            .into_iter()
-            .map(|d| site_change(d, false))
-            .collect(),
+async fn compare(state: &Arc<State>, site: &Arc<Site>) -> Result<Plan, Failure> {
+    let (state, site) = (Arc::clone(state), Arc::clone(site));
+    blocking(move || Ok(plan::plan(state.snapshot(), &site)?)).await
+}
+
+/// Runs long work where it holds up no other call.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Failure::new(FailureCode::Internal, "site", e, "")))
+}
+
+/// The request id of an attempt: a retry of the whole call makes the same attempts, each applied once.
+fn nth(request: RequestId, attempt: u32) -> RequestId {
+    if attempt == 0 {
+        return request;
+    }
+    let hash = Sha256::new()
+        .chain_update(request.0.to_be_bytes())
+        .chain_update(attempt.to_be_bytes())
+        .finalize();
+    let octets = hash.first_chunk::<16>().copied().unwrap_or_default();
+    RequestId(u128::from_be_bytes(octets))
+}
+
+/// What became of an earlier try of this attempt.
+fn remembered(state: &State, request: RequestId) -> Option<Result<Applied, Failure>> {
+    match state.outcome_of(request)? {
+        Outcome::Applied(applied) => Some(Ok(applied.clone())),
+        Outcome::Refused(refusal) => Some(Err(refusal.clone().into())),
+        Outcome::Unknown => None,
     }
 }
 
-fn site_change(difference: Difference, with_details: bool) -> v1::SiteChange {
+/// Whether only a change in between stood in the way.
+fn in_between(failure: &Failure) -> bool {
+    failure.code == FailureCode::PreconditionFailed
+}
+
+fn unchanged_since(state: &State, revision: Option<u64>) -> Result<(), Failure> {
+    match revision {
+        Some(expected) if expected != state.revision() => Err(Failure::new(
+            FailureCode::PreconditionFailed,
+            "site",
+            format!(
+                "the state has revision {}, not {expected}",
+                state.revision()
+            ),
+            "`pontoon plan` shows what would change now",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn reply(applied: &Applied, differences: Vec<Difference>) -> v1::ApplySiteReply {
+    let brief = |d: Difference| {
+        difference(Difference {
+            details: Vec::new(),
+            ..d
+        })
+    };
+    v1::ApplySiteReply {
+        applied: Some(applied.into()),
+        changes: differences.into_iter().map(brief).collect(),
+    }
+}
+
+fn difference(difference: Difference) -> v1::SiteChange {
     let Difference {
         action,
         object,
@@ -240,15 +260,16 @@ fn site_change(difference: Difference, with_details: bool) -> v1::SiteChange {
     v1::SiteChange {
         action: action.into(),
         object,
-        details: if with_details { details } else { Vec::new() },
+        details,
     }
 }
 
-/// Runs work that takes long for a large site beside the threads that serve calls.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Failure::new(FailureCode::Internal, OBJECT, error, ""))
+fn fault_lines(faults: &[Fault]) -> String {
+    let lines: Vec<String> = faults.iter().take(50).map(ToString::to_string).collect();
+    lines.join("; ")
+}
+
+fn invalid(problem: String) -> Failure {
+    let hint = "docs/site.md describes every key";
+    Failure::new(FailureCode::Invalid, "site document", problem, hint)
 }

@@ -35,3 +35,191 @@ fn our_own_descriptors_can_be_reflected() {
         assert!(builder.build_v1().is_ok());
     }
 }
+
+async fn admin(
+    served: &testing::Served,
+) -> v1::admin_client::AdminClient<tonic::transport::Channel> {
+    let address = format!("http://{}", served.address);
+    v1::admin_client::AdminClient::connect(address)
+        .await
+        .expect("connected")
+}
+
+fn delete_zone(name: &str) -> v1::Change {
+    v1::Change {
+        kind: Some(v1::change::Kind::DeleteZone(v1::DeleteZone {
+            zone: name.into(),
+        })),
+    }
+}
+
+#[tokio::test]
+async fn bad_proposals_are_refused_before_the_log() {
+    let served = testing::Served::start().await;
+    let mut admin = admin(&served).await;
+    let retire = v1::Change {
+        kind: Some(v1::change::Kind::RetireMember(v1::RetireMember { id: 1 })),
+    };
+    let request = |changes: Vec<v1::Change>, id: &'static [u8]| v1::ProposeRequest {
+        request_id: bytes::Bytes::from_static(id),
+        changes,
+        ..v1::ProposeRequest::default()
+    };
+    for (message, code) in [
+        (request(vec![], b""), FailureCode::Invalid),
+        (
+            request(vec![v1::Change { kind: None }], b""),
+            FailureCode::Invalid,
+        ),
+        (
+            request(vec![delete_zone("a..b")], b""),
+            FailureCode::Invalid,
+        ),
+        (
+            request(vec![delete_zone("a.")], b"short"),
+            FailureCode::Invalid,
+        ),
+        (request(vec![retire], b""), FailureCode::PermissionDenied),
+    ] {
+        let status = admin.propose(message).await.expect_err("refused");
+        let failure = Failure::from_details(status.details()).expect("details");
+        assert_eq!(failure.code, code, "{failure}");
+    }
+    assert_eq!(
+        served
+            .group
+            .proposals
+            .load(std::sync::atomic::Ordering::SeqCst),
+        0
+    );
+    let status = admin.propose(request(vec![delete_zone("a.")], b"")).await;
+    let status = status.expect_err("there is no such zone");
+    assert_eq!(status.code(), tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn garbage_in_uploads_is_refused() {
+    let served = testing::Served::start().await;
+    let mut admin = admin(&served).await;
+    let bomb = zstd::bulk::compress(&vec![0u8; 300 << 20], 1).expect("compresses");
+    let garbage_message = zstd::bulk::compress(&[0xff; 100], 1).expect("compresses");
+    for data in [b"garbage".to_vec(), vec![], bomb, garbage_message] {
+        let chunk = v1::Chunk { data: data.into() };
+        let sent = admin.propose_chunked(tokio_stream::iter([chunk])).await;
+        let failure = Failure::from_details(sent.expect_err("refused").details());
+        let code = failure.expect("details").code;
+        assert!(
+            matches!(code, FailureCode::Invalid | FailureCode::LimitExceeded),
+            "{code:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn reflection_and_health_are_served() {
+    let served = testing::Served::start().await;
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", served.address))
+        .expect("a URI")
+        .connect()
+        .await
+        .expect("connected");
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let reply = health
+        .check(tonic_health::pb::HealthCheckRequest::default())
+        .await;
+    assert_eq!(reply.expect("healthy").into_inner().status, 1);
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let request = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..ServerReflectionRequest::default()
+    };
+    let mut reflection = ServerReflectionClient::new(channel);
+    let replies = reflection
+        .server_reflection_info(tokio_stream::iter([request]))
+        .await;
+    let reply = replies.expect("a stream").into_inner().message().await;
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        reply.expect("a message").and_then(|m| m.message_response)
+    else {
+        panic!("no list of services");
+    };
+    let names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
+    for service in ["Admin", "Cluster", "Node", "Watch", "Bootstrap", "Peer"] {
+        assert!(
+            names.contains(&format!("pontoon.v1.{service}").as_str()),
+            "{service}: {names:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_sees_the_state_and_then_each_change() {
+    use v1::{watch_change::Object, watch_client::WatchClient, watch_event::Kind};
+    let served = testing::Served::start().await;
+    let mut admin = admin(&served).await;
+    let mut watch = WatchClient::connect(format!("http://{}", served.address))
+        .await
+        .expect("connected");
+    let forwarder = |suffix: &str| v1::ProposeRequest {
+        changes: vec![v1::Change {
+            kind: Some(v1::change::Kind::PutForwarder(v1::PutForwarder {
+                forwarder: Some(v1::Forwarder {
+                    suffix: suffix.into(),
+                    upstreams: vec!["192.0.2.1:53".into()],
+                    timeout_ms: 1000,
+                }),
+                create: true,
+            })),
+        }],
+        ..v1::ProposeRequest::default()
+    };
+    admin.propose(forwarder("a.")).await.expect("applied");
+    let request = v1::WatchRequest {
+        after_revision: Some(0),
+    };
+    let mut events = watch.watch(request).await.expect("a stream").into_inner();
+    let mut seen = Vec::new();
+    let mut changed_later = false;
+    let last = loop {
+        let event = events.message().await.expect("an event").expect("goes on");
+        match event.kind.expect("a kind") {
+            Kind::Change(change) => match change.object.expect("an object") {
+                Object::Forwarder(f) => seen.push(f.suffix),
+                Object::DnsPolicy(_) => seen.push("policy".into()),
+                other => panic!("{other:?}"),
+            },
+            Kind::CaughtUp(_) if !changed_later => {
+                assert_eq!(seen, ["policy", "a."]);
+                admin.propose(forwarder("b.")).await.expect("applied");
+                changed_later = true;
+            }
+            Kind::CaughtUp(caught_up) => {
+                assert_eq!(caught_up.state_hash, served.group.state().hash().to_vec());
+                break event.revision;
+            }
+            Kind::Compacted(_) => panic!("nothing was lost"),
+        }
+    };
+    assert_eq!(seen, ["policy", "a.", "b."]);
+    drop(events);
+    admin.propose(forwarder("c.")).await.expect("applied");
+    let request = v1::WatchRequest {
+        after_revision: Some(last),
+    };
+    let mut events = watch.watch(request).await.expect("a stream").into_inner();
+    let event = events.message().await.expect("an event").expect("goes on");
+    let Some(Kind::Change(v1::WatchChange {
+        object: Some(Object::Forwarder(f)),
+    })) = event.kind
+    else {
+        panic!("{event:?}");
+    };
+    assert_eq!(f.suffix, "c.");
+    let ahead = v1::WatchRequest {
+        after_revision: Some(last + 1000),
+    };
+    assert!(watch.watch(ahead).await.is_err());
+}

@@ -1,0 +1,274 @@
+//! A group of one in memory, and a node around it: for tests of the API and of its clients.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic::transport::Channel;
+
+use super::{
+    Api,
+    group::{
+        BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, NodeControl,
+        NodeReport, Reloaded, Standing,
+    },
+};
+use crate::{
+    model::{
+        name::Name,
+        node::{ClusterId, Member, NodeId},
+        rrset::RecordType,
+    },
+    state::{
+        State,
+        command::{Change, Command, NewMember, RequestId, Secret, UnixMillis},
+        outcome::Outcome,
+    },
+    transport::{Security, accept::Incoming},
+    wire::error::{Failure, FailureCode},
+};
+
+/// A group whose log is a counter.
+pub struct MemoryGroup {
+    states: watch::Sender<Arc<State>>,
+    applying: Mutex<()>,
+    /// How many of the next proposals find no leader.
+    pub leaderless: AtomicU32,
+    /// How many of the next proposals are applied, and their answers lost.
+    pub lossy: AtomicU32,
+    /// Proposals that came.
+    pub proposals: AtomicU32,
+}
+
+impl MemoryGroup {
+    /// A cluster of one node.
+    pub fn new() -> Arc<Self> {
+        let cluster = ClusterId("c0ffee00c0ffee00c0ffee00c0ffee00".into());
+        let authority =
+            crate::pki::authority::Authority::create(&cluster, std::time::SystemTime::now());
+        let first = NewMember {
+            name: "n1".into(),
+            raft_address: "127.0.0.1:1".parse().expect("an address"),
+            api_address: "127.0.0.1:2".parse().expect("an address"),
+        };
+        let command = Command {
+            request: RequestId(1),
+            born: 0,
+            proposed_at: UnixMillis(0),
+            author: "init".into(),
+            preconditions: vec![],
+            changes: vec![Change::InitCluster {
+                cluster,
+                ca: Secret(authority.expect("an authority").to_pem()),
+                first,
+            }],
+        };
+        let mut state = State::default();
+        let outcome = state.apply(1, &command);
+        assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+        Arc::new(Self {
+            states: watch::Sender::new(Arc::new(state)),
+            applying: Mutex::new(()),
+            leaderless: AtomicU32::new(0),
+            lossy: AtomicU32::new(0),
+            proposals: AtomicU32::new(0),
+        })
+    }
+
+    fn take(counter: &AtomicU32) -> bool {
+        counter
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
+            .is_ok()
+    }
+
+    fn apply(&self, command: &Command) -> Outcome {
+        let _guard = self.applying.lock().expect("no test panics while applying");
+        let mut state = self.state().as_ref().clone();
+        let outcome = state.apply(state.revision() + 1, command);
+        self.states.send_replace(Arc::new(state));
+        outcome
+    }
+}
+
+#[tonic::async_trait]
+impl Group for MemoryGroup {
+    async fn propose(&self, command: Command, _: Instant) -> Result<Outcome, Failure> {
+        self.proposals.fetch_add(1, Ordering::SeqCst);
+        if Self::take(&self.leaderless) {
+            return Err(Failure::new(
+                FailureCode::NoLeader,
+                "cluster",
+                "no leader",
+                "",
+            ));
+        }
+        let outcome = self.apply(&command);
+        match Self::take(&self.lossy) {
+            true => Err(Failure::new(
+                FailureCode::UnknownOutcome,
+                "cluster",
+                "lost",
+                "",
+            )),
+            false => Ok(outcome),
+        }
+    }
+
+    async fn catch_up(&self, _: Instant) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.states.borrow().clone()
+    }
+
+    async fn state_after(&self, revision: u64) -> Option<Arc<State>> {
+        let mut states = self.states.subscribe();
+        let newer = states.wait_for(|state| state.revision() > revision).await;
+        newer.ok().map(|state| Arc::clone(&state))
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            id: NodeId(1),
+            leader: Some(NodeId(1)),
+            term: 1,
+            role: "leader",
+            voters: [NodeId(1)].into(),
+            applied: self.state().revision(),
+            stale: false,
+            problem: String::new(),
+        }
+    }
+
+    async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Failure> {
+        Ok(to.unwrap_or(NodeId(1)))
+    }
+
+    async fn promote(&self, _: NodeId) -> Result<bool, Failure> {
+        Ok(false)
+    }
+
+    async fn remove(&self, id: NodeId, _: String) -> Result<bool, Failure> {
+        let problem = "is the only voter";
+        Err(Failure::new(
+            FailureCode::Conflict,
+            format!("node {id}"),
+            problem,
+            "",
+        ))
+    }
+}
+
+/// A node around a group.
+pub struct MemoryNode(pub Arc<MemoryGroup>);
+
+#[tonic::async_trait]
+impl NodeControl for MemoryNode {
+    fn group(&self) -> Option<Arc<dyn Group>> {
+        Some(self.0.clone())
+    }
+
+    fn report(&self) -> NodeReport {
+        let state = self.0.state();
+        let backends = state.snapshot().pools.values().flat_map(|pool| {
+            let name = pool.name.to_string();
+            pool.backends.iter().map(move |backend| BackendVerdict {
+                pool: name.clone(),
+                backend: backend.name.to_string(),
+                health: BackendHealth::Up,
+                connections: 2,
+            })
+        });
+        let held = state.snapshot().vips.keys().map(|address| HeldVip {
+            address: *address,
+            fence: "loopback".into(),
+        });
+        NodeReport {
+            name: "n1".into(),
+            pid: std::process::id(),
+            api_address: "127.0.0.1:2".parse().ok(),
+            backends: backends.collect(),
+            held_vips: held.collect(),
+            ..NodeReport::default()
+        }
+    }
+
+    fn channel(&self, member: &Member) -> Channel {
+        Channel::from_shared(format!("http://{}", member.api_address))
+            .expect("a URI")
+            .connect_lazy()
+    }
+
+    async fn reload(&self) -> Result<Reloaded, Failure> {
+        Ok(Reloaded {
+            applied: vec!["logging.level".into()],
+            needs_restart: vec![],
+        })
+    }
+
+    fn dns_counters(&self) -> Vec<(String, u64)> {
+        vec![("queries_udp".into(), 7), ("cache_hits".into(), 3)]
+    }
+
+    fn dns_flush(&self, what: &FlushScope) -> u64 {
+        match what {
+            FlushScope::All => 10,
+            FlushScope::Name(_) => 1,
+            FlushScope::Subtree(_) => 2,
+        }
+    }
+
+    async fn dns_query(&self, name: &Name, rtype: RecordType) -> Result<DnsAnswer, Failure> {
+        use hickory_proto::op::{Message, OpCode};
+        let mut message = Message::response(0, OpCode::Query);
+        message.metadata.authoritative = true;
+        let name = hickory_proto::rr::Name::from_ascii(name.to_string()).expect("plain");
+        let rtype = hickory_proto::rr::RecordType::from(rtype.0);
+        message.add_query(hickory_proto::op::Query::query(name, rtype));
+        Ok(DnsAnswer {
+            message: message.to_vec().expect("encodes"),
+            source: "zone".into(),
+        })
+    }
+
+    fn stop(&self) {}
+}
+
+/// An API over plain TCP on a free port. It ends when this is dropped.
+pub struct Served {
+    pub address: SocketAddr,
+    pub group: Arc<MemoryGroup>,
+    task: JoinHandle<()>,
+}
+
+impl Served {
+    pub async fn start() -> Self {
+        let group = MemoryGroup::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let incoming = Incoming::tcp(listener, Security::Plain);
+        let api = Api::new(Arc::new(MemoryNode(Arc::clone(&group))));
+        let task = tokio::spawn(async move {
+            let ended = api.serve(incoming, std::future::pending()).await;
+            assert!(ended.is_ok(), "{ended:?}");
+        });
+        Self {
+            address,
+            group,
+            task,
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

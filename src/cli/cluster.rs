@@ -1,0 +1,772 @@
+//! `pontoon cluster`.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{
+    Context,
+    client::Client,
+    duration,
+    endpoint::admin_dir,
+    exit,
+    output::{moment, or_dash},
+    vip::{self, VipJson},
+};
+use crate::{
+    api::group::random_request,
+    config::node::NodeConfig,
+    enrol::{
+        identity_file::write_secret,
+        init::{self, InitError, Initialised},
+        join::{self, JoinError},
+    },
+    pki::{identity::is_admin_name, token::Token as JoinToken},
+    wire::{
+        command::request_id_bytes,
+        error::{Failure, FailureCode},
+        v1::{self, cluster_client::ClusterClient},
+    },
+};
+
+/// Where a node's configuration is unless another file is named.
+pub const NODE_TOML: &str = "/etc/pontoon/node.toml";
+
+/// Membership, leadership and certificates
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    Init(Init),
+    #[command(subcommand)]
+    Token(Token),
+    Join(Join),
+    Leave(Leave),
+    Remove(Remove),
+    Status(Status),
+    Transfer(Transfer),
+    Promote(Promote),
+    #[command(subcommand)]
+    Ca(Ca),
+}
+
+/// Make a new cluster whose first member is this machine
+///
+/// Writes this node's identity into its data directory, and a client certificate for the first administrator. The node may
+/// run already: it begins as soon as it has its identity. Running it again changes nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster init --config /etc/pontoon/node.toml")]
+pub struct Init {
+    /// Configuration of this machine's node
+    #[arg(long, default_value = NODE_TOML, value_name = "FILE")]
+    config: PathBuf,
+    /// Where the administrator's certificate goes: admin.pem, admin.key and ca.pem, mode 0600 [default: ~/.config/pontoon]
+    #[arg(long, value_name = "DIR")]
+    admin_dir: Option<PathBuf>,
+    /// Name of the administrator, for history
+    #[arg(long, default_value = "admin", value_parser = admin_name)]
+    admin: String,
+}
+
+/// Join tokens: each lets one machine become a member
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    Create(TokenCreate),
+    List(TokenList),
+    Delete(TokenDelete),
+}
+
+/// Make a join token
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster token create --lifetime 30m")]
+pub struct TokenCreate {
+    /// How long it is good for, 1s to 30d
+    #[arg(long, alias = "ttl", default_value = "1h", value_parser = duration, value_name = "TIME")]
+    lifetime: Duration,
+}
+
+/// List the join tokens, without their secrets
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster token list")]
+pub struct TokenList {}
+
+/// Forget a join token
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster token delete 0123456789abcdef")]
+pub struct TokenDelete {
+    /// Public part of the token: what is before its first dot
+    id: String,
+}
+
+/// Make this machine a member, by a token of the cluster
+///
+/// Writes this node's identity into its data directory. The node may run already: it begins as soon as it has its identity,
+/// as a learner, and becomes a voter by itself when it has caught up.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  pontoon cluster join --token TOKEN --peer 10.0.0.1:7401 --config /etc/pontoon/node.toml"
+)]
+pub struct Join {
+    /// What `pontoon cluster token create` printed on a member
+    #[arg(long)]
+    token: String,
+    /// API address of a member; repeat, or separate by commas, for several
+    #[arg(
+        long = "peer",
+        required = true,
+        value_delimiter = ',',
+        value_name = "HOST:PORT"
+    )]
+    peers: Vec<String>,
+    /// Configuration of this machine's node
+    #[arg(long, default_value = NODE_TOML, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Make the node that is asked leave the cluster for ever
+///
+/// Leadership and virtual addresses are handed over first, and its process ends. Refused when the quorum would be lost.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  pontoon cluster leave --endpoints unix:/var/lib/pontoon/pontoon.sock"
+)]
+pub struct Leave {}
+
+/// Remove a node, dead or alive, for ever
+///
+/// Its id is never used again: the machine may join anew, under a new id. Refused when the quorum would be lost.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster remove 3")]
+pub struct Remove {
+    /// Node id or name
+    node: String,
+}
+
+/// Show the leader, the nodes and the virtual addresses
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster status -o json")]
+pub struct Status {}
+
+/// Hand leadership, and the virtual addresses with it, to another voter
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pontoon cluster transfer\n  pontoon cluster transfer 2")]
+pub struct Transfer {
+    /// Node id or name [default: the voter that is best caught up]
+    #[arg(value_name = "NODE")]
+    node: Option<String>,
+    /// The same as NODE
+    #[arg(long, value_name = "NODE", conflicts_with = "node")]
+    to: Option<String>,
+}
+
+/// Make a learner a voter before its time
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster promote 4")]
+pub struct Promote {
+    /// Node id or name
+    node: String,
+}
+
+/// The cluster's certificate authority
+#[derive(Debug, Subcommand)]
+pub enum Ca {
+    Rotate(CaRotate),
+}
+
+/// Replace the certificate authority
+///
+/// The old one stays trusted until the next rotation, and every node fetches a certificate of the new one. Writes a new
+/// client certificate for you.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster ca rotate")]
+pub struct CaRotate {
+    /// Where your new certificate goes [default: ~/.config/pontoon]
+    #[arg(long, value_name = "DIR")]
+    admin_dir: Option<PathBuf>,
+}
+
+impl Cluster {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Init(command) => command.run(context),
+            Self::Token(Token::Create(command)) => command.run(context).await,
+            Self::Token(Token::List(TokenList {})) => token_list(context).await,
+            Self::Token(Token::Delete(command)) => command.run(context).await,
+            Self::Join(command) => command.run(context).await,
+            Self::Leave(Leave {}) => leave(context).await,
+            Self::Remove(command) => command.run(context).await,
+            Self::Status(Status {}) => status(context).await,
+            Self::Transfer(command) => command.run(context).await,
+            Self::Promote(command) => command.run(context).await,
+            Self::Ca(Ca::Rotate(command)) => command.run(context).await,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Made {
+    /// False when this machine had an identity already.
+    changed: bool,
+    cluster: String,
+    node: u64,
+    /// Directory of the administrator's certificate; null when nothing was made.
+    admin_dir: Option<String>,
+}
+
+impl Init {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let config = load_config(&self.config)?;
+        let dir = self.admin_dir.unwrap_or_else(admin_dir);
+        let made = init::init(&config, &dir, &self.admin, SystemTime::now()).map_err(|error| {
+            let code = match &error {
+                InitError::Identity(_) | InitError::AdminCertificate { .. } => FailureCode::Invalid,
+                InitError::Pki(_) => FailureCode::Internal,
+            };
+            Failure::new(code, "cluster", error, "")
+        })?;
+        let made = match made {
+            Initialised::New {
+                cluster,
+                node,
+                admin,
+            } => Made {
+                changed: true,
+                cluster: cluster.0,
+                node: node.0,
+                admin_dir: Some(admin.display().to_string()),
+            },
+            Initialised::Already { cluster, node } => Made {
+                changed: false,
+                cluster: cluster.0,
+                node: node.0,
+                admin_dir: None,
+            },
+        };
+        context.out.result(&made, || match &made.admin_dir {
+            Some(dir) => format!(
+                "made cluster {}; this machine is node {}\nadministrator's certificate: {dir}\nstart the node, if it does not run yet: pontoon node --config {}\n",
+                made.cluster,
+                made.node,
+                self.config.display()
+            ),
+            None => format!("nothing to change: this machine is node {} of cluster {}\n", made.node, made.cluster),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct TokenMade {
+    token: String,
+    id: String,
+    /// RFC 3339.
+    expires: String,
+    /// API address of the member that was asked, for --peer.
+    peer: String,
+}
+
+impl TokenCreate {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut client = Client::connect(context).await?;
+        let lifetime_ms = crate::wire::millis(self.lifetime);
+        if lifetime_ms == 0 {
+            let problem = "a lifetime of 0 is not within 1s to 30d";
+            return Err(exit::wrong_argument("--lifetime", problem, ""));
+        }
+        // A retry makes another token; the first is never used and ends by itself.
+        let reply = client
+            .write("join token", async |attempt| {
+                cluster_client(&attempt.channel)
+                    .create_token(attempt.request(v1::CreateTokenRequest { lifetime_ms }))
+                    .await
+            })
+            .await?
+            .into_inner();
+        let made = TokenMade {
+            token: reply.token,
+            id: reply.id,
+            expires: moment(reply.expires_at_ms),
+            peer: reply.peer,
+        };
+        context.out.remark(&format!(
+            "good until {}; on the new machine:\n  pontoon cluster join --token TOKEN --peer {} --config {NODE_TOML}",
+            made.expires, made.peer
+        ));
+        context.out.result(&made, || format!("{}\n", made.token))
+    }
+}
+
+#[derive(Serialize)]
+struct Tokens {
+    revision: u64,
+    stale: bool,
+    tokens: Vec<TokenJson>,
+}
+
+#[derive(Serialize)]
+struct TokenJson {
+    id: String,
+    expires: String,
+    /// Id of the node that used it; null: unused.
+    used_by: Option<u64>,
+}
+
+async fn token_list(context: &Context) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    let consistency = client.consistency();
+    let reply = client
+        .read("join tokens", async |attempt| {
+            cluster_client(&attempt.channel)
+                .list_tokens(attempt.request(v1::ListTokensRequest { consistency }))
+                .await
+        })
+        .await?
+        .into_inner();
+    let header = reply.header.unwrap_or_default();
+    let token = |t: v1::TokenSummary| TokenJson {
+        id: t.id,
+        expires: moment(t.expires_at_ms),
+        used_by: t.used_by,
+    };
+    let tokens = Tokens {
+        revision: header.revision,
+        stale: header.stale,
+        tokens: reply.tokens.into_iter().map(token).collect(),
+    };
+    context.out.result(&tokens, || {
+        let row = |t: &TokenJson| vec![t.id.clone(), t.expires.clone(), or_dash(t.used_by)];
+        let rows: Vec<_> = tokens.tokens.iter().map(row).collect();
+        context
+            .out
+            .table(&["TOKEN", "EXPIRES", "USED BY NODE"], &rows)
+    })
+}
+
+#[derive(Serialize)]
+struct Deleted<'a> {
+    id: &'a str,
+}
+
+impl TokenDelete {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut client = Client::connect(context).await?;
+        // The whole token is taken too: only the part before the dot names it.
+        let id = self.id.split('.').next().unwrap_or_default().to_owned();
+        let request = v1::DeleteTokenRequest {
+            id: id.clone(),
+            request_id: request_id_bytes(random_request()),
+        };
+        client
+            .write(&format!("join token {id}"), async |attempt| {
+                cluster_client(&attempt.channel)
+                    .delete_token(attempt.request(request.clone()))
+                    .await
+            })
+            .await?;
+        context.out.result(&Deleted { id: &id }, || {
+            format!("deleted join token {id}\n")
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Joined {
+    cluster: String,
+    node: u64,
+}
+
+impl Join {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let config = load_config(&self.config)?;
+        let token: JoinToken = self.token.parse().map_err(|e| {
+            exit::invalid(
+                "join token",
+                e,
+                "copy it again from `pontoon cluster token create`",
+            )
+        })?;
+        let mut peers = Vec::new();
+        for peer in &self.peers {
+            peers.extend(resolve(peer).await?);
+        }
+        let joined = join::join(&config, &token, &peers, context.global.timeout)
+            .await
+            .map_err(join_failure)?;
+        let joined = Joined {
+            cluster: joined.cluster.0,
+            node: joined.node.0,
+        };
+        context.out.result(&joined, || {
+            format!(
+                "this machine is node {} of cluster {}\nstart the node, if it does not run yet: pontoon node --config {}\n",
+                joined.node,
+                joined.cluster,
+                self.config.display()
+            )
+        })
+    }
+}
+
+async fn resolve(peer: &str) -> Result<Vec<SocketAddr>, Failure> {
+    let found = tokio::net::lookup_host(peer).await.map_err(|e| {
+        let hint = "--peer takes HOST:PORT, the API address of a member";
+        Failure::new(FailureCode::Unreachable, format!("peer {peer}"), e, hint)
+    })?;
+    Ok(found.collect())
+}
+
+fn join_failure(error: JoinError) -> Failure {
+    let (code, hint) = match &error {
+        JoinError::Unreachable(_) => (
+            FailureCode::Unreachable,
+            "check --peer, and that the token is of the same cluster",
+        ),
+        JoinError::AlreadyMember { .. } | JoinError::OldData { .. } => (FailureCode::Conflict, ""),
+        JoinError::Refused { .. } => (
+            FailureCode::PermissionDenied,
+            "`pontoon cluster token create` on a member makes a new token",
+        ),
+        JoinError::Identity(_) | JoinError::File { .. } => (FailureCode::Invalid, ""),
+        JoinError::Pki(_) | JoinError::Answer { .. } => (FailureCode::Internal, ""),
+    };
+    Failure::new(code, "node", error, hint)
+}
+
+#[derive(Serialize)]
+struct Left {
+    node: u64,
+}
+
+async fn leave(context: &Context) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    // Another endpoint would be another node: never tried there.
+    let reply = client
+        .once("node", async |attempt| {
+            cluster_client(&attempt.channel)
+                .leave(attempt.request(v1::LeaveRequest {}))
+                .await
+        })
+        .await?
+        .into_inner();
+    let left = Left {
+        node: reply.node_id,
+    };
+    context.out.result(&left, || {
+        format!("node {} has left the cluster\n", left.node)
+    })
+}
+
+#[derive(Serialize)]
+struct Membership {
+    node: u64,
+    /// False when it was so before.
+    changed: bool,
+}
+
+impl Remove {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut client = Client::connect(context).await?;
+        let node_id = node_id(&mut client, &self.node).await?;
+        // Removing a node twice is harmless, so this may be tried again.
+        let reply = client
+            .write(&format!("node {node_id}"), async |attempt| {
+                cluster_client(&attempt.channel)
+                    .remove(attempt.request(v1::RemoveRequest { node_id }))
+                    .await
+            })
+            .await?
+            .into_inner();
+        let removed = Membership {
+            node: node_id,
+            changed: reply.changed,
+        };
+        context.out.result(&removed, || match removed.changed {
+            true => format!("removed node {node_id}\n"),
+            false => format!("nothing to change: node {node_id} was removed before\n"),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Leader {
+    leader: u64,
+    term: u64,
+}
+
+impl Transfer {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut client = Client::connect(context).await?;
+        let to = match self.node.or(self.to) {
+            Some(node) => Some(node_id(&mut client, &node).await?),
+            None => None,
+        };
+        let reply = client
+            .once("leadership", async |attempt| {
+                cluster_client(&attempt.channel)
+                    .transfer(attempt.request(v1::TransferRequest { to }))
+                    .await
+            })
+            .await?
+            .into_inner();
+        let leader = Leader {
+            leader: reply.leader,
+            term: reply.term,
+        };
+        context
+            .out
+            .result(&leader, || format!("node {} leads\n", leader.leader))
+    }
+}
+
+impl Promote {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut client = Client::connect(context).await?;
+        let node_id = node_id(&mut client, &self.node).await?;
+        let reply = client
+            .write(&format!("node {node_id}"), async |attempt| {
+                cluster_client(&attempt.channel)
+                    .promote(attempt.request(v1::PromoteRequest { node_id }))
+                    .await
+            })
+            .await?
+            .into_inner();
+        let promoted = Membership {
+            node: node_id,
+            changed: reply.changed,
+        };
+        context.out.result(&promoted, || match promoted.changed {
+            true => format!("node {node_id} is a voter\n"),
+            false => format!("nothing to change: node {node_id} was a voter before\n"),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Rotated {
+    /// SHA-256 of the new authority's certificate.
+    ca_sha256: String,
+    admin_dir: String,
+}
+
+impl CaRotate {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let dir = self.admin_dir.unwrap_or_else(admin_dir);
+        let mut client = Client::connect(context).await?;
+        let request = v1::RotateCaRequest {
+            request_id: request_id_bytes(random_request()),
+        };
+        let reply = client
+            .write("certificate authority", async |attempt| {
+                cluster_client(&attempt.channel)
+                    .rotate_ca(attempt.request(request.clone()))
+                    .await
+            })
+            .await?
+            .into_inner();
+        for (name, text) in [
+            ("ca.pem", &reply.ca_certificates_pem),
+            ("admin.key", &reply.admin_key_pem),
+            ("admin.pem", &reply.admin_certificate_pem),
+        ] {
+            let path = dir.join(name);
+            write_secret(&path, text).map_err(|e| exit::file(&path, e))?;
+        }
+        let rotated = Rotated {
+            ca_sha256: reply.ca_sha256,
+            admin_dir: dir.display().to_string(),
+        };
+        context.out.result(&rotated, || {
+            format!(
+                "the certificate authority is replaced (SHA-256 {})\nyour certificate: {}\n",
+                rotated.ca_sha256, rotated.admin_dir
+            )
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct StatusJson {
+    cluster: String,
+    /// Node id; null when none is known.
+    leader: Option<u64>,
+    term: u64,
+    revision: u64,
+    nodes: Vec<NodeJson>,
+    vips: Vec<VipJson>,
+    /// What needs a person.
+    alarms: Vec<String>,
+    /// Id of the node that answered.
+    answered_by: u64,
+}
+
+#[derive(Serialize)]
+struct NodeJson {
+    id: u64,
+    name: String,
+    role: &'static str,
+    state: String,
+    /// Log index; null when the node did not answer.
+    applied: Option<u64>,
+    /// Log entries behind the leader; null when that is not known.
+    lag: Option<u64>,
+    /// API.
+    address: String,
+    raft_address: String,
+    /// Hexadecimal; null when the node did not answer.
+    state_hash: Option<String>,
+    /// Revision at which it was taken.
+    hash_revision: Option<u64>,
+    stale: bool,
+    pid: Option<u32>,
+    version: Option<String>,
+    /// Null when it is well.
+    problem: Option<String>,
+}
+
+impl From<v1::NodeSummary> for NodeJson {
+    fn from(node: v1::NodeSummary) -> Self {
+        let heard = !node.state_hash.is_empty();
+        Self {
+            id: node.id,
+            name: node.name,
+            role: match v1::Role::try_from(node.role) {
+                Ok(v1::Role::Voter) => "voter",
+                Ok(v1::Role::Learner) => "learner",
+                Ok(v1::Role::Unspecified) | Err(_) => "unknown",
+            },
+            state: node.state,
+            applied: node.applied,
+            lag: node.lag,
+            address: node.address,
+            raft_address: node.raft_address,
+            state_hash: heard.then(|| data_encoding::HEXLOWER.encode(&node.state_hash)),
+            hash_revision: heard.then_some(node.hash_revision),
+            stale: node.stale,
+            pid: Some(node.pid).filter(|pid| *pid != 0),
+            version: Some(node.version).filter(|v| !v.is_empty()),
+            problem: Some(node.problem).filter(|p| !p.is_empty()),
+        }
+    }
+}
+
+async fn read_status(client: &mut Client) -> Result<v1::StatusReply, Failure> {
+    let reply = client
+        .read("cluster", async |attempt| {
+            cluster_client(&attempt.channel)
+                .status(attempt.request(v1::StatusRequest {}))
+                .await
+        })
+        .await?;
+    Ok(reply.into_inner())
+}
+
+async fn status(context: &Context) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    let reply = read_status(&mut client).await?;
+    if reply.cluster_id.is_empty() && reply.nodes.is_empty() {
+        return Err(crate::api::group::no_group());
+    }
+    let status = StatusJson {
+        cluster: reply.cluster_id,
+        leader: reply.leader,
+        term: reply.term,
+        revision: reply.revision,
+        nodes: reply.nodes.into_iter().map(Into::into).collect(),
+        vips: reply.vips.into_iter().map(Into::into).collect(),
+        alarms: reply.alarms,
+        answered_by: reply.answered_by,
+    };
+    context
+        .out
+        .result(&status, || status_text(context, &status))
+}
+
+fn status_text(context: &Context, status: &StatusJson) -> String {
+    let leader = match status.leader {
+        Some(id) => format!("node {id}"),
+        None => "none".to_owned(),
+    };
+    let row = |n: &NodeJson| {
+        vec![
+            n.id.to_string(),
+            n.name.clone(),
+            n.role.to_owned(),
+            if n.stale {
+                format!("{}, stale", n.state)
+            } else {
+                n.state.clone()
+            },
+            or_dash(n.applied),
+            or_dash(n.lag),
+            n.address.clone(),
+            or_dash(n.state_hash.as_deref().and_then(|h| h.get(..8))),
+            or_dash(n.pid),
+            n.problem.clone().unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = status.nodes.iter().map(row).collect();
+    let mut text = format!(
+        "cluster {}  leader {leader}  term {}  revision {}\n\n{}",
+        status.cluster,
+        status.term,
+        status.revision,
+        context.out.table(
+            &[
+                "ID", "NAME", "ROLE", "STATE", "APPLIED", "LAG", "ADDRESS", "HASH", "PID",
+                "PROBLEM"
+            ],
+            &rows
+        )
+    );
+    if !status.vips.is_empty() {
+        text.push('\n');
+        text.push_str(&vip::table(&context.out, &status.vips));
+    }
+    for alarm in &status.alarms {
+        text.push_str(&format!("\nalarm: {alarm}\n"));
+    }
+    text
+}
+
+/// A node given by id or by name.
+async fn node_id(client: &mut Client, node: &str) -> Result<u64, Failure> {
+    if let Ok(id) = node.parse() {
+        return Ok(id);
+    }
+    let status = read_status(client).await?;
+    let found = status.nodes.iter().find(|n| n.name == node);
+    found.map(|n| n.id).ok_or_else(|| {
+        Failure::new(
+            FailureCode::NotFound,
+            format!("node {node}"),
+            "is no member of the cluster",
+            "`pontoon cluster status` shows the members",
+        )
+    })
+}
+
+fn cluster_client(channel: &tonic::transport::Channel) -> ClusterClient<tonic::transport::Channel> {
+    ClusterClient::new(channel.clone())
+}
+
+/// Reads this machine's node.toml.
+pub fn load_config(path: &std::path::Path) -> Result<NodeConfig, Failure> {
+    NodeConfig::load(path).map_err(|e| {
+        exit::invalid(
+            "configuration",
+            e,
+            "docs/configuration.md describes every key",
+        )
+    })
+}
+
+fn admin_name(text: &str) -> Result<String, String> {
+    match is_admin_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "{text:?} is not 1 to 63 letters, digits, '-', '_', '.' or '@'"
+        )),
+    }
+}

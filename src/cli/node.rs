@@ -1,0 +1,165 @@
+//! `pontoon node`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{Context, client::Client, cluster::NODE_TOML, exit, runtime};
+use crate::{
+    node,
+    wire::{
+        error::{Failure, FailureCode},
+        v1::{self, node_client::NodeClient},
+    },
+};
+
+/// Run this machine's node, or speak to one
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  pontoon node --config /etc/pontoon/node.toml
+  pontoon node --config node.toml --check
+  pontoon node reload
+  pontoon node probe"
+)]
+pub struct Node {
+    #[command(flatten)]
+    run: Run,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Run),
+    Reload(Reload),
+    Probe(Probe),
+}
+
+/// Run this machine's node
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Its configuration
+    #[arg(long, default_value = NODE_TOML, value_name = "FILE")]
+    config: PathBuf,
+    /// Only check the configuration: every fault is named, nothing is started
+    #[arg(long)]
+    check: bool,
+}
+
+/// Read logging settings and certificates again, as SIGHUP does
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  pontoon node reload --endpoints unix:/var/lib/pontoon/pontoon.sock"
+)]
+pub struct Reload {}
+
+/// Ask whether a node serves: exit 0 when DNS answers and every listener is bound
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon node probe && echo serving")]
+pub struct Probe {}
+
+impl Node {
+    pub fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            None => self.run.run(context),
+            Some(Command::Run(command)) => command.run(context),
+            Some(Command::Reload(Reload {})) => runtime()?.block_on(reload(context)),
+            Some(Command::Probe(Probe {})) => runtime()?.block_on(probe(context)),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Checked<'a> {
+    config: &'a str,
+    ok: bool,
+}
+
+impl Run {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let failed = |error: node::NodeError| exit::invalid("node", error, "");
+        if !self.check {
+            return node::run(&self.config).map_err(failed);
+        }
+        node::check(&self.config).map_err(failed)?;
+        let config = self.config.display().to_string();
+        let checked = Checked {
+            config: &config,
+            ok: true,
+        };
+        context.out.result(&checked, || format!("{config}: OK\n"))
+    }
+}
+
+#[derive(Serialize)]
+struct Reloaded {
+    applied: Vec<String>,
+    needs_restart: Vec<String>,
+}
+
+async fn reload(context: &Context) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    let reply = client
+        .once("node", async |attempt| {
+            NodeClient::new(attempt.channel.clone())
+                .reload(attempt.request(v1::ReloadRequest {}))
+                .await
+        })
+        .await?
+        .into_inner();
+    let reloaded = Reloaded {
+        applied: reply.applied,
+        needs_restart: reply.needs_restart,
+    };
+    context.out.result(&reloaded, || {
+        let mut text = String::new();
+        for line in &reloaded.applied {
+            text.push_str(&format!("took effect: {line}\n"));
+        }
+        for line in &reloaded.needs_restart {
+            text.push_str(&format!("needs a restart: {line}\n"));
+        }
+        match text.is_empty() {
+            true => "nothing has changed\n".to_owned(),
+            false => text,
+        }
+    })
+}
+
+#[derive(Serialize)]
+struct Probed {
+    serving: bool,
+    stale: bool,
+    revision: u64,
+    problems: Vec<String>,
+}
+
+async fn probe(context: &Context) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    let reply = client
+        .read("node", async |attempt| {
+            NodeClient::new(attempt.channel.clone())
+                .probe(attempt.request(v1::ProbeRequest {}))
+                .await
+        })
+        .await?
+        .into_inner();
+    let probed = Probed {
+        serving: reply.serving,
+        stale: reply.stale,
+        revision: reply.revision,
+        problems: reply.problems,
+    };
+    if !probed.serving {
+        let problem = format!("does not serve: {}", probed.problems.join("; "));
+        return Err(Failure::new(FailureCode::NotReady, "node", problem, ""));
+    }
+    context.out.result(&probed, || {
+        let stale = if probed.stale { ", stale" } else { "" };
+        format!("serving (revision {}{stale})\n", probed.revision)
+    })
+}

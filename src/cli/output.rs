@@ -1,0 +1,229 @@
+//! What commands write: tables for people, one JSON document for programs.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::exit;
+use crate::wire::error::{Failure, FailureCode};
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One document for programs
+    Json,
+}
+
+/// Writes results to stdout and failures to stderr.
+pub struct Out {
+    format: Format,
+    colour: bool,
+    /// Takes what would go to stdout.
+    #[cfg(test)]
+    kept: Option<std::sync::Mutex<String>>,
+}
+
+impl Out {
+    /// `terminal`: stdout is one, so colours may be used. `NO_COLOR` forbids them.
+    pub fn new(format: Format, terminal: bool) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        Self {
+            format,
+            colour: terminal && !refused,
+            #[cfg(test)]
+            kept: None,
+        }
+    }
+
+    /// Keeps what would go to stdout.
+    #[cfg(test)]
+    pub fn keeping(format: Format) -> Self {
+        Self {
+            kept: Some(std::sync::Mutex::default()),
+            ..Self::new(format, false)
+        }
+    }
+
+    /// What was kept since the last call.
+    #[cfg(test)]
+    pub fn take(&self) -> String {
+        let kept = self.kept.as_ref().expect("made by `keeping`");
+        std::mem::take(&mut *kept.lock().expect("no writer panics"))
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Writes a result in the form that was asked for.
+    pub fn result(
+        &self,
+        json: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json_line(json),
+            Format::Table => self.text(&text()),
+        }
+    }
+
+    /// Writes one JSON document on a line.
+    pub fn json_line(&self, json: &impl Serialize) -> Result<(), Failure> {
+        let mut line = serde_json::to_string(json).map_err(|e| exit::internal("output", e))?;
+        line.push('\n');
+        self.text(&line)
+    }
+
+    /// Writes text as it is.
+    pub fn text(&self, text: &str) -> Result<(), Failure> {
+        #[cfg(test)]
+        if let Some(kept) = &self.kept {
+            kept.lock().expect("no writer panics").push_str(text);
+            return Ok(());
+        }
+        let mut stdout = io::stdout().lock();
+        let written = stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush());
+        match written {
+            // Whoever read our output has read enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            other => other.map_err(|e| exit::internal("output", e)),
+        }
+    }
+
+    /// A table with columns as wide as they need to be.
+    pub fn table(&self, header: &[&str], rows: &[Vec<String>]) -> String {
+        let mut widths: Vec<usize> = header.iter().map(|h| h.chars().count()).collect();
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let mut text = String::new();
+        let titles: Vec<String> = header.iter().map(|h| (*h).to_owned()).collect();
+        let heading = line(&titles, &widths);
+        match self.colour {
+            true => text.push_str(&format!("\x1b[1m{heading}\x1b[0m\n")),
+            false => text.push_str(&format!("{heading}\n")),
+        }
+        for row in rows {
+            text.push_str(&line(row, &widths));
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Writes a failure to stderr. Nothing can be done when that fails.
+    pub fn failure(&self, failure: &Failure) {
+        let mut stderr = io::stderr().lock();
+        let _ = match self.format {
+            Format::Json => {
+                let json = serde_json::to_string(failure).unwrap_or_default();
+                writeln!(stderr, "{json}")
+            }
+            Format::Table => writeln!(stderr, "{}", failure_text(failure)),
+        };
+    }
+
+    /// A remark for people, on stderr; nothing with JSON.
+    pub fn remark(&self, text: &str) {
+        if self.format == Format::Table {
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+}
+
+fn failure_text(failure: &Failure) -> String {
+    let Failure {
+        object,
+        problem,
+        hint,
+        code,
+    } = failure;
+    let unknown = match code {
+        FailureCode::UnknownOutcome => "the outcome is unknown: ",
+        _ => "",
+    };
+    let hint = match hint.as_str() {
+        "" => String::new(),
+        hint => format!("\nhint: {hint}"),
+    };
+    format!("error: {object}: {unknown}{problem}{hint}")
+}
+
+fn line(cells: &[String], widths: &[usize]) -> String {
+    let padded = cells.iter().zip(widths).map(|(cell, width)| {
+        let missing = width.saturating_sub(cell.chars().count());
+        format!("{cell}{}", " ".repeat(missing))
+    });
+    let cells: Vec<String> = padded.collect();
+    cells.join("  ").trim_end().to_owned()
+}
+
+/// Whether a command line that could not be read asked for JSON.
+pub fn asks_for_json(arguments: &[OsString]) -> bool {
+    let words: Vec<&str> = arguments.iter().filter_map(|a| a.to_str()).collect();
+    words
+        .iter()
+        .any(|w| matches!(*w, "-ojson" | "-o=json" | "--output=json"))
+        || words
+            .windows(2)
+            .any(|pair| matches!(pair, ["-o" | "--output", "json"]))
+}
+
+/// A moment as people and programs read it: RFC 3339 in UTC, to the second.
+pub fn moment(millis: u64) -> String {
+    let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX);
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| {
+            at.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
+        .unwrap_or_else(|| format!("{millis} ms since 1970"))
+}
+
+/// A cell for something that may be absent.
+pub fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_tidy() {
+        let out = Out::new(Format::Table, false);
+        let rows = [
+            vec!["a".to_owned(), "long cell".to_owned()],
+            vec!["abc".to_owned(), "x".to_owned()],
+        ];
+        assert_eq!(
+            out.table(&["ID", "NAME"], &rows),
+            "ID   NAME\na    long cell\nabc  x\n"
+        );
+    }
+
+    #[test]
+    fn json_is_recognised_in_a_wrong_command_line() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(asks_for_json(&words("pontoon zone -o json")));
+        assert!(asks_for_json(&words("pontoon --output=json zone")));
+        assert!(!asks_for_json(&words("pontoon -o table json")));
+    }
+
+    #[test]
+    fn moments_are_rfc_3339() {
+        assert_eq!(moment(0), "1970-01-01T00:00:00Z");
+        assert_eq!(moment(1_700_000_000_123), "2023-11-14T22:13:20Z");
+        assert!(moment(u64::MAX).contains("1970"));
+    }
+}

@@ -1,0 +1,341 @@
+//! `pontoon record`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{
+    Context,
+    client::Client,
+    record_batch,
+    rrsets::{
+        self, DEFAULT_TTL, RecordSet, owner, parse_data, read_zone, received_as_json, record_type,
+        ttl, zone_name,
+    },
+    write::{Guards, propose},
+};
+use crate::{
+    model::{name::Name, rrset::RecordType},
+    state::command::Change,
+    wire::error::{Failure, FailureCode},
+};
+
+/// Records of a zone
+#[derive(Debug, Subcommand)]
+pub enum Record {
+    Set(Set),
+    Add(Add),
+    Delete(Delete),
+    List(List),
+    Batch(Batch),
+}
+
+/// The set a command is about.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// Apex of the zone
+    #[arg(value_parser = zone_name)]
+    pub zone: Name,
+    /// Owner name: @ is the apex; relative to the zone without a final dot, unless it ends in the zone's own name
+    pub name: String,
+    /// Record type: A, MX, TYPE65280, ...
+    #[arg(value_name = "TYPE", value_parser = record_type)]
+    pub rtype: RecordType,
+}
+
+/// Put a set of records in place of the one of its name and type
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pontoon record set example.com www A 192.0.2.1 192.0.2.2 --ttl 5m
+  pontoon record set example.com @ MX \"10 mail.example.com.\" --if-serial 7
+  pontoon record set example.com @ TXT '\"v=spf1 mx -all\"'")]
+pub struct Set {
+    #[command(flatten)]
+    pub target: Target,
+    /// Each is one record in presentation form
+    #[arg(required = true, value_name = "DATA")]
+    pub data: Vec<String>,
+    /// Time to live in seconds, or as 1h30m [default: that of the set, else 1h]
+    #[arg(long, value_parser = ttl)]
+    pub ttl: Option<u32>,
+    #[command(flatten)]
+    pub guards: Guards,
+}
+
+/// Add records to a set, making it if need be
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon record add example.com www A 192.0.2.3")]
+pub struct Add {
+    #[command(flatten)]
+    pub target: Target,
+    /// Each is one record in presentation form
+    #[arg(required = true, value_name = "DATA")]
+    pub data: Vec<String>,
+    /// Time to live of the whole set in seconds, or as 1h30m [default: that of the set, else 1h]
+    #[arg(long, value_parser = ttl)]
+    pub ttl: Option<u32>,
+    #[command(flatten)]
+    pub guards: Guards,
+}
+
+/// Take records away: those given, or the whole set
+///
+/// TYPE ANY removes every set of the name.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pontoon record delete example.com www A 192.0.2.3
+  pontoon record delete example.com www AAAA
+  pontoon record delete example.com old ANY")]
+pub struct Delete {
+    #[command(flatten)]
+    pub target: Target,
+    /// Each is one record in presentation form; none: the whole set
+    #[arg(value_name = "DATA")]
+    pub data: Vec<String>,
+    #[command(flatten)]
+    pub guards: Guards,
+}
+
+/// List the records of a zone
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  pontoon record list example.com\n  pontoon record list example.com www A -o json"
+)]
+pub struct List {
+    /// Apex of the zone
+    #[arg(value_parser = zone_name)]
+    zone: Name,
+    /// Only this owner name
+    name: Option<String>,
+    /// Only this record type
+    #[arg(value_name = "TYPE", value_parser = record_type)]
+    rtype: Option<RecordType>,
+}
+
+/// Commit several changes as one
+///
+/// Each line of FILE is `set`, `add` or `delete` with the arguments of that command: words between spaces, quoted as in a
+/// shell ('...', "...", \). Empty lines and those that begin with # are passed over. All lines apply, or none.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example of a file:
+  # move www
+  set    example.com www A 192.0.2.9 --ttl 60
+  add    example.com @   MX '20 backup.example.net.'
+  delete example.com old ANY
+
+Example:
+  pontoon record batch -f changes.txt --if-serial 7")]
+pub struct Batch {
+    /// File with one change a line; - reads stdin
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Change nothing unless the state has this revision
+    #[arg(long, value_name = "N")]
+    if_revision: Option<u64>,
+    /// Change nothing unless the zone has this serial; all lines must then be about one zone
+    #[arg(long, value_name = "N")]
+    if_serial: Option<u32>,
+}
+
+impl Record {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Set(command) => command.run(context).await,
+            Self::Add(command) => command.run(context).await,
+            Self::Delete(command) => command.run(context).await,
+            Self::List(command) => command.run(context).await,
+            Self::Batch(command) => command.run(context).await,
+        }
+    }
+}
+
+impl Target {
+    pub fn owner(&self) -> Result<Name, Failure> {
+        owner(&self.name, &self.zone)
+    }
+
+    pub fn object(&self) -> String {
+        format!("zone {}", self.zone)
+    }
+
+    /// The TTL to use: as given, else that of the set as it is, else the default.
+    async fn ttl(&self, client: &mut Client, given: Option<u32>) -> Result<u32, Failure> {
+        if let Some(ttl) = given {
+            return Ok(ttl);
+        }
+        let owner = self.owner()?;
+        let read = read_zone(client, &self.zone, Some(&owner), Some(self.rtype)).await?;
+        let found = read.records.first().and_then(|r| r.rrset.as_ref());
+        Ok(found.map_or(DEFAULT_TTL, |set| set.ttl))
+    }
+}
+
+impl Set {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        self.change(DEFAULT_TTL)?; // what is wrong in itself needs no node to say so
+        let mut client = Client::connect(context).await?;
+        let ttl = self.target.ttl(&mut client, self.ttl).await?;
+        let change = self.change(ttl)?;
+        let guards = &self.guards;
+        send(context, &mut client, &self.target, guards, "set", change).await
+    }
+
+    pub fn change(&self, ttl: u32) -> Result<Change, Failure> {
+        let Target { zone, rtype, .. } = &self.target;
+        Ok(Change::SetRrset {
+            zone: zone.clone(),
+            name: self.target.owner()?,
+            rrset: rrsets::rrset(*rtype, ttl, &self.data, zone)?,
+        })
+    }
+}
+
+impl Add {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        self.change(DEFAULT_TTL)?;
+        let mut client = Client::connect(context).await?;
+        let ttl = self.target.ttl(&mut client, self.ttl).await?;
+        let change = self.change(ttl)?;
+        let guards = &self.guards;
+        send(context, &mut client, &self.target, guards, "added", change).await
+    }
+
+    pub fn change(&self, ttl: u32) -> Result<Change, Failure> {
+        let Target { zone, rtype, .. } = &self.target;
+        Ok(Change::AddRecords {
+            zone: zone.clone(),
+            name: self.target.owner()?,
+            rrset: rrsets::rrset(*rtype, ttl, &self.data, zone)?,
+        })
+    }
+}
+
+impl Delete {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let change = self.change()?;
+        let mut client = Client::connect(context).await?;
+        let guards = &self.guards;
+        send(
+            context,
+            &mut client,
+            &self.target,
+            guards,
+            "deleted",
+            change,
+        )
+        .await
+    }
+
+    pub fn change(&self) -> Result<Change, Failure> {
+        let Target { zone, rtype, .. } = &self.target;
+        let name = self.target.owner()?;
+        let zone = zone.clone();
+        if *rtype == RecordType::ANY {
+            return match self.data.is_empty() {
+                true => Ok(Change::DeleteName { zone, name }),
+                false => Err(super::exit::wrong_argument(
+                    format!("name {name}"),
+                    "ANY takes no DATA",
+                    "give the type of the records",
+                )),
+            };
+        }
+        let data = self.data.iter().map(|text| parse_data(*rtype, text, &zone));
+        let data: Vec<Vec<u8>> = data.collect::<Result<_, _>>()?;
+        Ok(Change::DeleteRecords {
+            name,
+            rtype: *rtype,
+            rdata: (!data.is_empty()).then_some(data),
+            zone,
+        })
+    }
+}
+
+async fn send(
+    context: &Context,
+    client: &mut Client,
+    target: &Target,
+    guards: &Guards,
+    done: &str,
+    change: Change,
+) -> Result<(), Failure> {
+    let preconditions = guards.preconditions(Some(&target.zone));
+    let written = propose(client, &target.object(), preconditions, vec![change]).await?;
+    let done = format!("{done} {} {}", target.owner()?, target.rtype);
+    context.out.result(&written, || written.text(&done))
+}
+
+#[derive(Serialize)]
+struct Records {
+    revision: u64,
+    stale: bool,
+    zone: String,
+    serial: u32,
+    records: Vec<RecordSet>,
+}
+
+impl List {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let owner = self
+            .name
+            .as_ref()
+            .map(|n| owner(n, &self.zone))
+            .transpose()?;
+        let rtype = self.rtype.filter(|t| *t != RecordType::ANY);
+        let mut client = Client::connect(context).await?;
+        let read = read_zone(&mut client, &self.zone, owner.as_ref(), rtype).await?;
+        let records = Records {
+            revision: read.header.revision,
+            stale: read.header.stale,
+            zone: read.zone.zone,
+            serial: read.zone.serial,
+            records: received_as_json(&format!("zone {}", self.zone), read.records)?,
+        };
+        context
+            .out
+            .result(&records, || rrsets::table(&context.out, &records.records))
+    }
+}
+
+impl Batch {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let changes = record_batch::read(&self.file)?;
+        let zone = self.if_serial.map(|_| one_zone(&changes)).transpose()?;
+        let guards = Guards::new(self.if_serial, self.if_revision);
+        let preconditions = guards.preconditions(zone.as_ref());
+        let count = changes.len();
+        let mut client = Client::connect(context).await?;
+        let written = propose(&mut client, "batch", preconditions, changes).await?;
+        context
+            .out
+            .result(&written, || written.text(&format!("made {count} changes")))
+    }
+}
+
+/// The zone that all changes are about.
+fn one_zone(changes: &[Change]) -> Result<Name, Failure> {
+    let mut zones: Vec<&Name> = changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::SetRrset { zone, .. }
+            | Change::AddRecords { zone, .. }
+            | Change::DeleteRecords { zone, .. }
+            | Change::DeleteName { zone, .. } => Some(zone),
+            _ => None,
+        })
+        .collect();
+    zones.dedup();
+    match zones.as_slice() {
+        [zone] => Ok((*zone).clone()),
+        _ => Err(Failure::new(
+            FailureCode::Usage,
+            "batch",
+            "--if-serial is about one zone, and the lines are about several",
+            "give --if-revision",
+        )),
+    }
+}

@@ -1,0 +1,201 @@
+//! The lines of `pontoon record batch`: words as in a shell, read by the same declarations as the commands themselves.
+
+use std::{io::Read, path::Path};
+
+use clap::Parser;
+
+use super::{
+    exit,
+    record::{Add, Delete, Set},
+    rrsets::DEFAULT_TTL,
+};
+use crate::{
+    state::command::Change,
+    wire::error::Failure,
+    zonefile::include::{MAX_FILE, read_bounded},
+};
+
+#[derive(Debug, Parser)]
+#[command(
+    no_binary_name = true,
+    disable_help_flag = true,
+    disable_help_subcommand = true
+)]
+enum Line {
+    Set(Set),
+    Add(Add),
+    Delete(Delete),
+}
+
+/// Reads a file of changes; - is stdin.
+pub fn read(file: &Path) -> Result<Vec<Change>, Failure> {
+    let text = if file == Path::new("-") {
+        let mut text = Vec::new();
+        std::io::stdin()
+            .take(MAX_FILE)
+            .read_to_end(&mut text)
+            .map_err(|e| exit::file(file, e))?;
+        text
+    } else {
+        read_bounded(file).map_err(|e| exit::file(file, e))?
+    };
+    let text = String::from_utf8(text).map_err(|e| exit::file(file, e))?;
+    parse(&text, &file.display().to_string())
+}
+
+/// Reads all lines; the first wrong one ends it.
+fn parse(text: &str, source: &str) -> Result<Vec<Change>, Failure> {
+    let mut changes = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let place = format!("{source} line {}", at + 1);
+        let words = words(line).map_err(|problem| exit::invalid(&place, problem, ""))?;
+        if words.is_empty() {
+            continue;
+        }
+        let change = change(&words).map_err(|failure| Failure {
+            object: format!("{place}: {}", failure.object),
+            ..failure
+        })?;
+        changes.push(change);
+    }
+    match changes.is_empty() {
+        true => Err(exit::invalid(source, "it holds no change", "")),
+        false => Ok(changes),
+    }
+}
+
+fn change(words: &[String]) -> Result<Change, Failure> {
+    let line = Line::try_parse_from(words).map_err(|error| {
+        let usage = exit::usage(&error);
+        exit::invalid(
+            "change",
+            usage.problem,
+            "lines are `set`, `add` or `delete` with the arguments of those commands",
+        )
+    })?;
+    let guards = match &line {
+        Line::Set(set) => &set.guards,
+        Line::Add(add) => &add.guards,
+        Line::Delete(delete) => &delete.guards,
+    };
+    if !guards.is_empty() {
+        let problem = "--if-serial and --if-revision are about the whole batch";
+        return Err(exit::invalid(
+            "change",
+            problem,
+            "give them to `record batch` itself",
+        ));
+    }
+    match line {
+        Line::Set(set) => set.change(set.ttl.unwrap_or(DEFAULT_TTL)),
+        Line::Add(add) => add.change(add.ttl.unwrap_or(DEFAULT_TTL)),
+        Line::Delete(delete) => delete.change(),
+    }
+}
+
+/// Splits a line into words: quotes and backslashes as in a shell, `#` begins a comment where a word would begin.
+fn words(line: &str) -> Result<Vec<String>, &'static str> {
+    let mut words = Vec::new();
+    let mut rest = line.chars().peekable();
+    while let Some(&first) = rest.peek() {
+        if first.is_whitespace() {
+            rest.next();
+            continue;
+        }
+        if first == '#' {
+            break;
+        }
+        words.push(word(&mut rest)?);
+    }
+    Ok(words)
+}
+
+fn word(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, &'static str> {
+    let mut word = String::new();
+    while let Some(c) = rest.next_if(|c| !c.is_whitespace()) {
+        match c {
+            '\'' => loop {
+                match rest.next().ok_or("a single quote is not closed")? {
+                    '\'' => break,
+                    inner => word.push(inner),
+                }
+            },
+            '"' => loop {
+                match rest.next().ok_or("a double quote is not closed")? {
+                    '"' => break,
+                    '\\' => match rest.next().ok_or("a double quote is not closed")? {
+                        escaped @ ('"' | '\\') => word.push(escaped),
+                        // As in a shell, a backslash before anything else stays: master files use it.
+                        other => word.extend(['\\', other]),
+                    },
+                    inner => word.push(inner),
+                }
+            },
+            '\\' => word.push(rest.next().ok_or("the line ends in a backslash")?),
+            plain => word.push(plain),
+        }
+    }
+    Ok(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        for (line, expected) in [
+            ("", vec![]),
+            ("  # nothing", vec![]),
+            ("a  b\tc", vec!["a", "b", "c"]),
+            ("'a b' \"c d\" e\\ f", vec!["a b", "c d", "e f"]),
+            (
+                r#"'"x y"' "\"z\"" "\065""#,
+                vec!["\"x y\"", "\"z\"", "\\065"],
+            ),
+            ("a#b # c", vec!["a#b"]),
+            ("''", vec![""]),
+        ] {
+            assert_eq!(
+                words(line),
+                Ok(expected.into_iter().map(String::from).collect()),
+                "{line}"
+            );
+        }
+        for bad in ["'a", "\"a", "a\\"] {
+            assert!(words(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lines_are_the_commands() {
+        let text = "# move\nset example.com www A 192.0.2.9 --ttl 60\n\nadd example.com @ MX '20 b.example.net.'\ndelete example.com old ANY\ndelete example.com x A\n";
+        let changes = parse(text, "f").expect("four changes");
+        assert!(matches!(&changes[0], Change::SetRrset { rrset, .. } if rrset.ttl() == 60));
+        assert!(
+            matches!(&changes[1], Change::AddRecords { rrset, .. } if rrset.ttl() == DEFAULT_TTL)
+        );
+        assert!(matches!(&changes[2], Change::DeleteName { .. }));
+        assert!(matches!(
+            &changes[3],
+            Change::DeleteRecords { rdata: None, .. }
+        ));
+        assert_eq!(changes.len(), 4);
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        for bad in [
+            "frob x",
+            "set example.com www A",
+            "set example.com www A x",
+            "set example.com www A 192.0.2.1 --if-serial 1",
+            "add 'x",
+        ] {
+            let text = format!("delete example.com x A\n{bad}\n");
+            let failure = parse(&text, "f").unwrap_err();
+            assert!(failure.object.starts_with("f line 2"), "{bad}: {failure}");
+        }
+        assert!(parse("# nothing\n", "f").is_err());
+    }
+}

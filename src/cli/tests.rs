@@ -1,0 +1,715 @@
+//! Command lines against an API in this process: what is parsed, written, refused and how it ends.
+
+use std::{fs, sync::atomic::Ordering};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::testing::Served;
+
+/// Runs a command line; its JSON, or its failure's exit code and `code`.
+async fn run(served: &Served, line: &[&str]) -> Result<Value, (u8, &'static str)> {
+    let text = run_as(served, Format::Json, line).await?;
+    Ok(serde_json::from_str(&text).unwrap_or_else(|e| panic!("{line:?}: {e}: {text}")))
+}
+
+async fn run_as(
+    served: &Served,
+    format: Format,
+    line: &[&str],
+) -> Result<String, (u8, &'static str)> {
+    let endpoint = served.address.to_string();
+    let words = [
+        &["pontoon", "--endpoints", &endpoint, "--timeout", "5s"],
+        line,
+    ]
+    .concat();
+    let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    let cli = parse(&words).map_err(|e| panic!("{line:?}: {e}"))?;
+    let context = Context {
+        global: cli.global,
+        out: Out::keeping(format),
+    };
+    match cli.command.run_client(&context).await {
+        Ok(()) => Ok(context.out.take()),
+        Err(failure) => {
+            assert!(
+                !failure.object.is_empty() && !failure.problem.is_empty(),
+                "{failure:?}"
+            );
+            Err((exit::code_of(&failure).0, failure.code.as_str()))
+        }
+    }
+}
+
+fn parses(line: &str) -> Result<(), clap::error::ErrorKind> {
+    let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+    parse(&words).map(|_| ()).map_err(|e| e.kind())
+}
+
+#[test]
+fn the_declarations_are_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_of_the_contract_is_there() {
+    for line in [
+        "dev",
+        "dev --nodes 3 --dir /tmp/d --port-base 5300 --empty",
+        "node --config node.toml",
+        "node --config node.toml --check",
+        "node run --config node.toml",
+        "node reload",
+        "node probe",
+        "cluster init --config node.toml",
+        "cluster token create",
+        "cluster token list",
+        "cluster token delete 0123",
+        "cluster join --token a.b.c --peer 10.0.0.1:7401 --config node.toml",
+        "cluster leave",
+        "cluster remove 3",
+        "cluster status -o json",
+        "cluster transfer",
+        "cluster transfer 2",
+        "cluster transfer --to 2",
+        "cluster promote 4",
+        "cluster ca rotate",
+        "zone create example.com",
+        "zone list",
+        "zone show example.com",
+        "zone import example.com f.zone --if-serial 3",
+        "zone export example.com",
+        "zone check f.zone",
+        "zone delete example.com",
+        "zone history example.com",
+        "zone diff example.com 1 2",
+        "zone rollback example.com 7",
+        "record set example.com www A 192.0.2.1 --ttl 60 --if-serial 4",
+        "record add example.com www A 192.0.2.1 192.0.2.2",
+        "record delete example.com www A",
+        "record list example.com",
+        "record list example.com www A",
+        "record batch -f changes.txt",
+        "pool create web --backend 10.0.0.1:80",
+        "pool list",
+        "pool show web",
+        "pool delete web",
+        "pool backend add web 10.0.0.1:80",
+        "pool backend remove web b1",
+        "pool backend set web b1 --weight 5",
+        "pool backend drain web b1",
+        "listener create web --port 80 --pool web",
+        "listener list",
+        "listener show web",
+        "listener delete web",
+        "vip add 192.0.2.1",
+        "vip remove 192.0.2.1",
+        "vip list",
+        "forwarder create . 9.9.9.9",
+        "forwarder list",
+        "forwarder delete .",
+        "dns query www.example.com",
+        "dns query www.example.com AAAA --all",
+        "dns stats --node 1",
+        "dns flush www.example.com --subtree",
+        "plan -f site.toml",
+        "apply -f site.toml",
+        "export",
+        "backup -f b",
+        "watch --from 3",
+        "completion bash",
+        "man",
+        "zone list --endpoints 127.0.0.1:5401,http://127.0.0.1:5402 --timeout 3s --consistency linearizable",
+    ] {
+        assert_eq!(parses(&format!("pontoon {line}")), Ok(()), "{line}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_told_apart() {
+    for line in [
+        "",
+        "frobnicate",
+        "zone",
+        "zone create",
+        "zone create a..b",
+        "zone rollback example.com x",
+        "record set example.com www A",
+        "record set example.com www BOGUS x",
+        "record set example.com www A 192.0.2.1 --ttl -1",
+        "pool backend set web b1",
+        "pool backend add web 10.0.0.1",
+        "listener create web --pool web",
+        "listener create web --pool web --port 0",
+        "vip add 192.0.2.300",
+        "cluster join --token x",
+        "zone list --timeout 0s",
+        "zone list -o yaml",
+        "zone list --endpoints nohost",
+        "zone list --endpoints http://192.0.2.1:1",
+        "zone list --cert c.pem",
+        "dns flush --subtree",
+    ] {
+        let error = parse(
+            &format!("pontoon {line}")
+                .split(' ')
+                .map(OsString::from)
+                .collect::<Vec<_>>(),
+        );
+        let error = error.expect_err(line);
+        assert!(error.use_stderr(), "{line}");
+        assert_eq!(exit::usage(&error).code.as_str(), "usage");
+    }
+    for help in ["--help", "zone --help", "record set --help", "--version"] {
+        assert!(parses(&format!("pontoon {help}")).is_err_and(|kind| {
+            matches!(
+                kind,
+                clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion
+            )
+        }));
+    }
+}
+
+#[tokio::test]
+async fn zones_and_records_live_their_lives() {
+    let served = Served::start().await;
+    let made = run(&served, &["zone", "create", "example.com"])
+        .await
+        .expect("made");
+    assert_eq!(made["changed"], true);
+    assert_eq!(
+        made["zones"],
+        json!([{"zone": "example.com.", "serial": 1}])
+    );
+    assert_eq!(
+        run(&served, &["zone", "create", "example.com"]).await,
+        Err((1, "already_exists"))
+    );
+
+    let set = [
+        "record",
+        "set",
+        "example.com",
+        "www",
+        "A",
+        "192.0.2.1",
+        "--ttl",
+        "60",
+    ];
+    let written = run(&served, &set).await.expect("set");
+    assert_eq!(written["zones"][0]["serial"], 2);
+    let again = run(&served, &set).await.expect("nothing to change");
+    assert_eq!(again["changed"], false);
+    let added = [
+        "record",
+        "add",
+        "example.com",
+        "www",
+        "A",
+        "192.0.2.2",
+        "--if-serial",
+        "2",
+    ];
+    run(&served, &added).await.expect("added");
+    assert_eq!(run(&served, &added).await, Err((1, "precondition_failed")));
+
+    let listed = run(&served, &["record", "list", "example.com", "www"])
+        .await
+        .expect("listed");
+    assert_eq!(
+        listed["records"],
+        json!([{"name": "www.example.com.", "type": "A", "ttl": 60, "data": ["192.0.2.1", "192.0.2.2"]}])
+    );
+    assert_eq!(listed["serial"], 3);
+    let diff = run(&served, &["zone", "diff", "example.com", "2", "3"])
+        .await
+        .expect("differs");
+    assert_eq!(diff["removed"][0]["data"], json!(["192.0.2.1"]));
+    assert_eq!(diff["added"][0]["data"], json!(["192.0.2.1", "192.0.2.2"]));
+    let history = run(&served, &["zone", "history", "example.com"])
+        .await
+        .expect("history");
+    let serials: Vec<u64> = history["versions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|v| v["serial"].as_u64())
+        .collect();
+    assert_eq!(serials, [3, 2, 1]);
+    assert_eq!(history["versions"][0]["author"], "dev");
+
+    run(&served, &["zone", "rollback", "example.com", "2"])
+        .await
+        .expect("taken back");
+    let listed = run(&served, &["record", "list", "example.com", "www", "A"])
+        .await
+        .expect("listed");
+    assert_eq!(listed["records"][0]["data"], json!(["192.0.2.1"]));
+    assert_eq!(listed["serial"], 4);
+    run(&served, &["record", "delete", "example.com", "www", "ANY"])
+        .await
+        .expect("deleted");
+    let listed = run(&served, &["record", "list", "example.com", "www"])
+        .await
+        .expect("listed");
+    assert_eq!(listed["records"], json!([]));
+
+    let zones = run(&served, &["zone", "list"]).await.expect("listed");
+    assert_eq!(zones["zones"][0]["zone"], "example.com.");
+    assert_eq!(zones["zones"][0]["records"], 2);
+    run(&served, &["zone", "delete", "example.com"])
+        .await
+        .expect("deleted");
+    assert_eq!(
+        run(&served, &["zone", "show", "example.com"]).await,
+        Err((1, "not_found"))
+    );
+    let anew = run(&served, &["zone", "create", "example.com"])
+        .await
+        .expect("made anew");
+    assert_eq!(anew["zones"][0]["serial"], 6, "a serial never goes back");
+}
+
+#[tokio::test]
+async fn master_files_come_and_go() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, out) = (dir.path().join("in.zone"), dir.path().join("out.zone"));
+    let (file_arg, out_arg) = (file.to_str().expect("plain"), out.to_str().expect("plain"));
+    let text = "$TTL 300\n@ SOA ns1 host 7 1h 15m 2w 5m\n@ NS ns1\nns1 A 192.0.2.53\n$GENERATE 1-3000 h$ A 192.0.2.1\n";
+    fs::write(&file, text).expect("written");
+    let checked = run(
+        &served,
+        &["zone", "check", file_arg, "--origin", "example.org"],
+    )
+    .await
+    .expect("fine");
+    assert_eq!(
+        (&checked["ok"], &checked["serial"]),
+        (&json!(true), &json!(7))
+    );
+    let imported = run(&served, &["zone", "import", "example.org", file_arg])
+        .await
+        .expect("imported");
+    assert_eq!(imported["zones"][0]["serial"], 7);
+    run(&served, &["zone", "export", "example.org", "-f", out_arg])
+        .await
+        .expect("exported");
+    let again = run(&served, &["zone", "import", "example.org", out_arg])
+        .await
+        .expect("same");
+    assert_eq!(again["changed"], false);
+    let shown = run(&served, &["zone", "show", "example.org"])
+        .await
+        .expect("shown");
+    assert_eq!(shown["record_count"], 3003);
+    assert_eq!(shown["records"].as_array().map(Vec::len), Some(3003));
+
+    fs::write(&file, "@ SOA broken\n").expect("written");
+    assert_eq!(
+        run(&served, &["zone", "check", file_arg]).await,
+        Err((1, "invalid"))
+    );
+    assert_eq!(
+        run(&served, &["zone", "import", "example.org", file_arg]).await,
+        Err((1, "invalid"))
+    );
+    assert_eq!(
+        run(&served, &["zone", "import", "example.org", "/absent"]).await,
+        Err((1, "invalid"))
+    );
+}
+
+#[tokio::test]
+async fn a_large_zone_goes_up_in_chunks() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("large.zone");
+    let text = "$TTL 300\n@ SOA ns1 host 1 1h 15m 2w 5m\n@ NS ns1\nns1 A 192.0.2.53\n$GENERATE 1-60000 a-rather-long-name-$ TXT some-text-for-$\n";
+    fs::write(&file, text).expect("written");
+    run(
+        &served,
+        &[
+            "zone",
+            "import",
+            "example.org",
+            file.to_str().expect("plain"),
+        ],
+    )
+    .await
+    .expect("imported");
+    let zones = run(&served, &["zone", "list"]).await.expect("listed");
+    assert_eq!(zones["zones"][0]["records"], 60_003);
+}
+
+#[tokio::test]
+async fn balancing_objects_are_made_and_shown() {
+    let served = Served::start().await;
+    run(
+        &served,
+        &["pool", "create", "web", "--backend", "10.0.0.1:80"],
+    )
+    .await
+    .expect("made");
+    run(
+        &served,
+        &[
+            "pool",
+            "backend",
+            "add",
+            "web",
+            "10.0.0.2:80",
+            "--name",
+            "b2",
+            "--weight",
+            "5",
+        ],
+    )
+    .await
+    .expect("added");
+    run(&served, &["pool", "backend", "drain", "web", "10.0.0.1:80"])
+        .await
+        .expect("drained");
+    let pool = run(&served, &["pool", "show", "web"]).await.expect("shown");
+    assert_eq!(pool["policy"], "round-robin");
+    assert_eq!(
+        pool["backends"],
+        json!([
+            {"name": "10.0.0.1-80", "address": "10.0.0.1:80", "weight": 1, "state": "drain",
+             "health": [{"node": 1, "health": "up", "connections": 2}]},
+            {"name": "b2", "address": "10.0.0.2:80", "weight": 5, "state": "enabled",
+             "health": [{"node": 1, "health": "up", "connections": 2}]},
+        ])
+    );
+    run(
+        &served,
+        &["listener", "create", "web", "--port", "80", "--pool", "web"],
+    )
+    .await
+    .expect("made");
+    assert_eq!(
+        run(
+            &served,
+            &[
+                "listener", "create", "web2", "--port", "80", "--pool", "web"
+            ]
+        )
+        .await,
+        Err((1, "conflict"))
+    );
+    assert_eq!(
+        run(&served, &["pool", "delete", "web"]).await,
+        Err((1, "conflict"))
+    );
+    let listener = run(&served, &["listener", "show", "web"])
+        .await
+        .expect("shown");
+    assert_eq!(
+        (&listener["port"], &listener["address"]),
+        (&json!(80), &Value::Null)
+    );
+    run(&served, &["vip", "add", "192.0.2.10"])
+        .await
+        .expect("added");
+    let vips = run(&served, &["vip", "list"]).await.expect("listed");
+    assert_eq!(
+        vips["vips"],
+        json!([{"address": "192.0.2.10", "interface": "vip", "holder": 1, "fence": "loopback"}])
+    );
+    run(&served, &["forwarder", "create", "corp.example", "9.9.9.9"])
+        .await
+        .expect("made");
+    let forwarders = run(&served, &["forwarder", "list"]).await.expect("listed");
+    assert_eq!(
+        forwarders["forwarders"],
+        json!([{"suffix": "corp.example.", "upstreams": ["9.9.9.9:53"], "timeout_ms": 1000}])
+    );
+    for gone in [
+        &["listener", "delete", "web"][..],
+        &["pool", "backend", "remove", "web", "b2"],
+        &["pool", "delete", "web"],
+        &["vip", "remove", "192.0.2.10"],
+        &["forwarder", "delete", "corp.example"],
+    ] {
+        assert_eq!(
+            run(&served, gone).await.expect("gone")["changed"],
+            true,
+            "{gone:?}"
+        );
+    }
+    assert_eq!(
+        run(&served, &["pool", "show", "web"]).await,
+        Err((1, "not_found"))
+    );
+}
+
+#[tokio::test]
+async fn a_site_is_planned_applied_and_exported() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, out) = (dir.path().join("site.toml"), dir.path().join("out.toml"));
+    let (file_arg, out_arg) = (file.to_str().expect("plain"), out.to_str().expect("plain"));
+    fs::write(
+        dir.path().join("db.zone"),
+        "$TTL 60\n@ SOA ns1 host 3 1h 15m 2w 5m\n@ NS ns1\nns1 A 192.0.2.53\n",
+    )
+    .expect("written");
+    fs::write(
+        &file,
+        "[[vip]]\naddress = \"192.0.2.10\"\n[[zone]]\nname = \"example.org\"\nfile = \"db.zone\"\n",
+    )
+    .expect("written");
+    let planned = run(&served, &["plan", "-f", file_arg])
+        .await
+        .expect("planned");
+    let objects: Vec<&str> = planned["changes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|c| c["object"].as_str())
+        .collect();
+    assert_eq!(planned["changes"][0]["action"], "create");
+    assert!(
+        objects.contains(&"vip 192.0.2.10") && objects.contains(&"zone example.org."),
+        "{objects:?}"
+    );
+    assert_eq!(
+        run(&served, &["plan", "-f", file_arg, "--exit-code"]).await,
+        Err((1, "precondition_failed"))
+    );
+    let applied = run(&served, &["apply", "-f", file_arg])
+        .await
+        .expect("applied");
+    assert_eq!(applied["changed"], true);
+    run(&served, &["export", "-f", out_arg])
+        .await
+        .expect("exported");
+    let same = run(&served, &["apply", "-f", out_arg]).await.expect("same");
+    assert_eq!(
+        (&same["changed"], &same["changes"]),
+        (&json!(false), &json!([]))
+    );
+    let nothing = run(&served, &["plan", "-f", file_arg, "--exit-code"])
+        .await
+        .expect("equal");
+    assert_eq!(nothing["changes"], json!([]));
+    assert_eq!(
+        run(&served, &["apply", "-f", file_arg, "--if-revision", "1"]).await,
+        Err((1, "precondition_failed"))
+    );
+    fs::write(&file, "[[vip]]\naddress = 1\n[frob]\n").expect("written");
+    assert_eq!(
+        run(&served, &["apply", "-f", file_arg]).await,
+        Err((1, "invalid"))
+    );
+}
+
+#[tokio::test]
+async fn a_batch_is_one_change() {
+    let served = Served::start().await;
+    run(&served, &["zone", "create", "example.com"])
+        .await
+        .expect("made");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("batch");
+    let file_arg = file.to_str().expect("plain");
+    fs::write(
+        &file,
+        "set example.com a A 192.0.2.1\nadd example.com @ MX '10 mail'\n",
+    )
+    .expect("written");
+    let written = run(
+        &served,
+        &["record", "batch", "-f", file_arg, "--if-serial", "1"],
+    )
+    .await
+    .expect("made");
+    assert_eq!(
+        written["zones"],
+        json!([{"zone": "example.com.", "serial": 2}])
+    );
+    fs::write(
+        &file,
+        "set example.com b A 192.0.2.1\nset example.com b CNAME a\n",
+    )
+    .expect("written");
+    assert_eq!(
+        run(&served, &["record", "batch", "-f", file_arg]).await,
+        Err((1, "conflict"))
+    );
+    let listed = run(&served, &["record", "list", "example.com", "b"])
+        .await
+        .expect("listed");
+    assert_eq!(listed["records"], json!([]), "all lines apply, or none");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_and_applied_once() {
+    let served = Served::start().await;
+    run(&served, &["zone", "create", "example.com"])
+        .await
+        .expect("made");
+    served.group.leaderless.store(2, Ordering::SeqCst);
+    served.group.lossy.store(2, Ordering::SeqCst);
+    let added = run(
+        &served,
+        &["record", "add", "example.com", "x", "A", "192.0.2.1"],
+    )
+    .await
+    .expect("added");
+    assert_eq!(added["zones"][0]["serial"], 2);
+    assert_eq!(added["changed"], true);
+    let history = run(&served, &["zone", "history", "example.com"])
+        .await
+        .expect("history");
+    assert_eq!(history["versions"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn an_outcome_is_never_guessed() {
+    let served = Served::start().await;
+    served.group.leaderless.store(1000, Ordering::SeqCst);
+    let words = ["zone", "create", "example.com", "--timeout", "600ms"];
+    let endpoint = served.address.to_string();
+    let run_brief = async |words: &[&str]| {
+        let all = [&["pontoon", "--endpoints", &endpoint], words].concat();
+        let all: Vec<OsString> = all.iter().map(OsString::from).collect();
+        let cli = parse(&all).expect("parses");
+        let context = Context {
+            global: cli.global,
+            out: Out::keeping(Format::Json),
+        };
+        let ended = cli.command.run_client(&context).await;
+        ended.map_err(|failure| exit::code_of(&failure).0)
+    };
+    assert_eq!(run_brief(&words).await, Err(3), "no leader");
+    served.group.leaderless.store(0, Ordering::SeqCst);
+    served.group.lossy.store(1000, Ordering::SeqCst);
+    assert_eq!(run_brief(&words).await, Err(4), "unknown");
+    served.group.lossy.store(0, Ordering::SeqCst);
+    assert_eq!(
+        run_brief(&["zone", "create", "example.com"]).await,
+        Err(1),
+        "it had been made"
+    );
+    drop(served);
+    assert_eq!(run_brief(&["zone", "list"]).await, Err(3), "unreachable");
+}
+
+#[tokio::test]
+async fn the_cluster_and_its_nodes_answer() {
+    let served = Served::start().await;
+    run(&served, &["vip", "add", "192.0.2.10"])
+        .await
+        .expect("added");
+    let status = run(&served, &["cluster", "status"]).await.expect("status");
+    assert_eq!((&status["leader"], &status["term"]), (&json!(1), &json!(1)));
+    let node = &status["nodes"][0];
+    for key in [
+        "id",
+        "name",
+        "role",
+        "state",
+        "applied",
+        "lag",
+        "address",
+        "state_hash",
+        "stale",
+        "pid",
+    ] {
+        assert!(!node[key].is_null(), "{key}: {node}");
+    }
+    assert_eq!((&node["role"], &node["lag"]), (&json!("voter"), &json!(0)));
+    assert_eq!(status["vips"][0]["holder"], 1);
+    let table = run_as(&served, Format::Table, &["cluster", "status"])
+        .await
+        .expect("status");
+    assert!(
+        table.contains("leader node 1") && table.contains("192.0.2.10"),
+        "{table}"
+    );
+
+    let token = run(
+        &served,
+        &["cluster", "token", "create", "--lifetime", "30m"],
+    )
+    .await
+    .expect("a token");
+    let text = token["token"].as_str().expect("text");
+    assert!(text.parse::<crate::pki::token::Token>().is_ok(), "{text}");
+    let tokens = run(&served, &["cluster", "token", "list"])
+        .await
+        .expect("tokens");
+    assert_eq!(tokens["tokens"][0]["id"], token["id"]);
+    run(&served, &["cluster", "token", "delete", text])
+        .await
+        .expect("deleted");
+    assert_eq!(
+        run(&served, &["cluster", "token", "delete", text]).await,
+        Err((1, "not_found"))
+    );
+    assert_eq!(
+        run(
+            &served,
+            &["cluster", "token", "create", "--lifetime", "31d"]
+        )
+        .await,
+        Err((1, "invalid"))
+    );
+    assert_eq!(
+        run(&served, &["cluster", "remove", "9"]).await,
+        Err((1, "not_found"))
+    );
+    assert_eq!(
+        run(&served, &["cluster", "remove", "n1"]).await,
+        Err((1, "conflict"))
+    );
+    assert_eq!(
+        run(&served, &["cluster", "promote", "n1"])
+            .await
+            .expect("a voter")["changed"],
+        false
+    );
+    assert_eq!(
+        run(&served, &["cluster", "transfer"]).await.expect("leads")["leader"],
+        1
+    );
+
+    let stats = run(&served, &["dns", "stats"]).await.expect("stats");
+    assert_eq!(stats["nodes"][0]["counters"]["cache_hits"], 3);
+    let flushed = run(&served, &["dns", "flush", "example.com", "--subtree"])
+        .await
+        .expect("flushed");
+    assert_eq!(flushed["nodes"][0]["entries"], 2);
+    let answer = run(&served, &["dns", "query", "example.com", "MX"])
+        .await
+        .expect("an answer");
+    assert_eq!(answer["nodes"][0]["answer"]["rcode"], "NOERROR");
+    assert_eq!(answer["nodes"][0]["source"], "zone");
+    assert_eq!(
+        run(&served, &["dns", "stats", "--node", "9"]).await,
+        Err((1, "not_found"))
+    );
+}
+
+#[tokio::test]
+async fn a_backup_is_complete_and_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let served = Served::start().await;
+    run(&served, &["zone", "create", "example.com"])
+        .await
+        .expect("made");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("b");
+    let written = run(&served, &["backup", "-f", file.to_str().expect("plain")])
+        .await
+        .expect("written");
+    let state = crate::wire::backup::read(fs::File::open(&file).expect("there")).expect("a backup");
+    use crate::api::group::Group;
+    assert_eq!(state.hash(), served.group.state().hash());
+    assert_eq!(written["revision"], state.revision());
+    let mode = fs::metadata(&file).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(run(&served, &["backup", "-f", "/absent/b"]).await.is_err());
+}

@@ -1,0 +1,152 @@
+//! `pontoon vip`.
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{Context, client::Client, output::or_dash, write::commit};
+use crate::{
+    model::{label::Label, vip::Vip as Model},
+    state::command::Change,
+    wire::{
+        error::Failure,
+        v1::{self, admin_client::AdminClient},
+    },
+};
+
+/// Virtual addresses: held by one node at a time
+#[derive(Debug, Subcommand)]
+pub enum Vip {
+    Add(Add),
+    Remove(Remove),
+    List(List),
+}
+
+/// Add a virtual address
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon vip add 192.0.2.10 --interface lan")]
+pub struct Add {
+    /// IPv4 or IPv6 address
+    address: IpAddr,
+    /// Logical interface name, which each node's [interfaces] maps to a device
+    #[arg(long, default_value = "vip")]
+    interface: Label,
+}
+
+/// Remove a virtual address
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon vip remove 192.0.2.10")]
+pub struct Remove {
+    /// IPv4 or IPv6 address
+    address: IpAddr,
+}
+
+/// List the virtual addresses and who holds them
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon vip list -o json")]
+pub struct List {}
+
+impl Vip {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Add(Add { address, interface }) => {
+                let object = format!("vip {address}");
+                let vip = Model { address, interface };
+                let change = Change::PutVip { vip, create: true };
+                commit(
+                    context,
+                    &object,
+                    &format!("added {object}"),
+                    vec![],
+                    vec![change],
+                )
+                .await
+            }
+            Self::Remove(Remove { address }) => {
+                let object = format!("vip {address}");
+                let change = Change::DeleteVip { address };
+                commit(
+                    context,
+                    &object,
+                    &format!("removed {object}"),
+                    vec![],
+                    vec![change],
+                )
+                .await
+            }
+            Self::List(List {}) => list(context).await,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Vips {
+    revision: u64,
+    stale: bool,
+    vips: Vec<VipJson>,
+}
+
+/// A virtual address as JSON, here and in `cluster status`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct VipJson {
+    pub address: String,
+    pub interface: String,
+    /// Id of the node that holds it; null: none that could be asked.
+    pub holder: Option<u64>,
+    /// Null when there is no holder.
+    pub fence: Option<String>,
+}
+
+impl From<v1::VipStatus> for VipJson {
+    fn from(vip: v1::VipStatus) -> Self {
+        let v1::VipStatus {
+            address,
+            interface,
+            holder,
+            fence,
+        } = vip;
+        Self {
+            address,
+            interface,
+            holder,
+            fence: Some(fence).filter(|f| !f.is_empty()),
+        }
+    }
+}
+
+/// A table of virtual addresses.
+pub fn table(out: &super::output::Out, vips: &[VipJson]) -> String {
+    let row = |v: &VipJson| {
+        vec![
+            v.address.clone(),
+            v.interface.clone(),
+            or_dash(v.holder),
+            or_dash(v.fence.as_deref()),
+        ]
+    };
+    let rows: Vec<_> = vips.iter().map(row).collect();
+    out.table(&["VIP", "INTERFACE", "HOLDER", "FENCE"], &rows)
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    let consistency = client.consistency();
+    let reply = client
+        .read("vips", async |attempt| {
+            AdminClient::new(attempt.channel.clone())
+                .list_vips(attempt.request(v1::ListVipsRequest { consistency }))
+                .await
+        })
+        .await?
+        .into_inner();
+    let header = reply.header.unwrap_or_default();
+    let vips = Vips {
+        revision: header.revision,
+        stale: header.stale,
+        vips: reply.vips.into_iter().map(Into::into).collect(),
+    };
+    context
+        .out
+        .result(&vips, || table(&context.out, &vips.vips))
+}
