@@ -11,7 +11,6 @@ use std::{
 
 use openraft::{
     ChangeMembers, ServerState,
-    async_runtime::watch::WatchReceiver,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
 
@@ -217,8 +216,9 @@ impl Core {
             self.leading()?;
             return Ok(Change::Unneeded);
         }
+        let chosen = to;
         let to = self
-            .once_fit(deadline, |metrics, group| match to {
+            .once_fit(deadline, |metrics, group| match chosen {
                 Some(id) => self.check_successor(metrics, group, id).map(|()| id),
                 None => self.successor(metrics, group),
             })
@@ -238,7 +238,7 @@ impl Core {
             .wait_leader(|leader| leader.is_some_and(|l| l != self.id), until)
             .await;
         match leader {
-            Some(leader) if leader == to => Ok(Change::Made),
+            Some(leader) if leader == to || chosen.is_none() => Ok(Change::Made),
             Some(other) => Err(NotDone::Unfinished(format!(
                 "node {other} was elected instead"
             ))),
@@ -269,6 +269,7 @@ impl Core {
             leadership.leader = None;
             leadership.lease_until = None;
         });
+        self.leader.send_replace(None);
     }
 
     /// Judges the group by `check`, again for a moment while what it finds may pass.
@@ -322,9 +323,15 @@ impl Core {
         }
         let fit = others
             .filter(|id| group.alive.contains(id))
-            .filter_map(|id| Some((lag_of(metrics, *id).filter(|lag| *lag <= FIT_LAG)?, *id)));
+            .filter_map(|id| {
+                let lag = lag_of(metrics, *id).filter(|lag| *lag <= FIT_LAG)?;
+                // One that missed several heartbeats may have died just now.
+                let missed = self.silence(metrics, *id)?.as_millis()
+                    / (4 * self.timing.heartbeat).as_millis().max(1);
+                Some((missed, lag, *id))
+            });
         fit.min()
-            .map(|(_, id)| id)
+            .map(|(_, _, id)| id)
             .ok_or(ChangeRefused::NoSuccessor)
     }
 
@@ -520,22 +527,10 @@ impl Core {
         settled: impl Fn(Option<NodeId>) -> bool,
         deadline: Instant,
     ) -> Option<NodeId> {
-        let mut metrics = self.raft.metrics();
-        let wait = async {
-            loop {
-                let leader = metrics.borrow_watched().current_leader.map(NodeId);
-                if settled(leader) {
-                    return leader;
-                }
-                if metrics.changed().await.is_err() {
-                    return None;
-                }
-            }
-        };
-        tokio::time::timeout_at(deadline.into(), wait)
-            .await
-            .ok()
-            .flatten()
+        let mut leaders = self.leader.subscribe();
+        let wait = leaders.wait_for(|leader| settled(*leader));
+        let leader = tokio::time::timeout_at(deadline.into(), wait).await;
+        *leader.ok()?.ok()?
     }
 }
 

@@ -60,12 +60,16 @@ pub struct Core {
     pub health: watch::Receiver<StorageHealth>,
     pub(super) leases: Mutex<LeaseBook>,
     pub(super) leadership: watch::Sender<Leadership>,
+    /// The leader alone. openraft's reports change with every entry; whoever waits for a leader must not wake that often.
+    pub(super) leader: watch::Sender<Option<NodeId>>,
     pub(super) recovery: watch::Sender<Recovery>,
     /// The last term for which the VIP reported that it holds nothing any more.
     pub(super) released: watch::Sender<u64>,
     pub(super) heard: Mutex<Option<Instant>>,
     /// Set when a peer said, or the state says, that this node was removed.
     pub(super) removed: watch::Sender<bool>,
+    /// Set when the cluster turns out to count on entries that this node does not have.
+    pub(super) log_lost: watch::Sender<bool>,
     pub(super) peers: Mutex<Peers>,
     pub(super) proposals: Semaphore,
     /// One change of the group at a time on this node.
@@ -99,6 +103,10 @@ impl Core {
         self.raft.metrics().borrow_watched().clone()
     }
 
+    pub(super) fn last_log_index(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().last_log_index
+    }
+
     /// A leader spoke just now.
     pub(super) fn heard_leader(&self) {
         *lock(&self.heard) = Some(Instant::now());
@@ -119,6 +127,11 @@ impl Core {
             *last = seen;
             news
         });
+        self.leader.send_if_modified(|last| {
+            let news = *last != seen.leader;
+            *last = seen.leader;
+            news
+        });
     }
 
     /// The peer to ask for what only a leader can do; none while no leader is known, or this node is it.
@@ -136,13 +149,9 @@ impl Core {
         })
     }
 
+    /// The leader that this node follows, or itself; none when consensus has ended here.
     pub(super) fn leader(&self) -> Option<NodeId> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        match metrics.running_state {
-            Ok(()) => metrics.current_leader.map(NodeId),
-            Err(_) => None,
-        }
+        *self.leader.borrow()
     }
 
     /// Members by the replicated state; none while it names none.
@@ -168,17 +177,22 @@ impl Core {
     /// Ids of the nodes a leader heard from within the last second, itself included.
     pub(super) fn alive(&self, metrics: &Metrics) -> BTreeSet<NodeId> {
         const LATELY: Duration = Duration::from_secs(1);
-        let heartbeats = metrics.heartbeat.iter().flatten();
-        let lately = |at: &Instant| at.elapsed() < LATELY;
-        heartbeats
-            .filter(|(_, at)| {
-                at.map(|at| instant(at.into_inner()))
-                    .as_ref()
-                    .is_some_and(lately)
-            })
-            .map(|(id, _)| NodeId(*id))
+        let followers = metrics
+            .heartbeat
+            .iter()
+            .flatten()
+            .map(|(id, _)| NodeId(*id));
+        followers
+            .filter(|id| self.silence(metrics, *id).is_some_and(|s| s < LATELY))
             .chain([self.id])
             .collect()
+    }
+
+    /// For how long a follower has acknowledged nothing; none when it never has.
+    pub(super) fn silence(&self, metrics: &Metrics, id: NodeId) -> Option<Duration> {
+        let mut heartbeats = metrics.heartbeat.iter().flatten();
+        let (_, at) = heartbeats.find(|(follower, _)| **follower == id.0)?;
+        at.map(|at| instant(at.into_inner()).elapsed())
     }
 
     /// Waits until the state after log entry `index` is durable here and given to the servers.

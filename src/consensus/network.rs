@@ -5,7 +5,7 @@
 //! openraft and the handle decide what to do with a failed call.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
@@ -181,6 +181,7 @@ pub struct PeerLinks {
     pub me: Identity,
     connector: Arc<dyn PeerConnector>,
     channels: Mutex<HashMap<(NodeId, Lane), (SocketAddr, Channel)>>,
+    voters: Mutex<BTreeSet<NodeId>>,
 }
 
 impl PeerLinks {
@@ -189,6 +190,7 @@ impl PeerLinks {
             me,
             connector,
             channels: Mutex::default(),
+            voters: Mutex::default(),
         }
     }
 
@@ -216,6 +218,11 @@ impl PeerLinks {
             .retain(|(id, _), _| is_member(*id));
     }
 
+    /// Whom this node counts among the voters from now on.
+    pub fn set_voters(&self, voters: BTreeSet<NodeId>) {
+        *self.voters.lock().unwrap_or_else(PoisonError::into_inner) = voters;
+    }
+
     pub fn envelope(&self, to: NodeId, payload: Bytes) -> RaftMessage {
         RaftMessage {
             cluster_id: self.me.cluster.0.clone(),
@@ -224,6 +231,11 @@ impl PeerLinks {
             protocol: PROTOCOL,
             payload,
             election_timeout_max_ms: self.me.election_timeout_max,
+            to_is_voter: self
+                .voters
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&to),
         }
     }
 

@@ -231,16 +231,10 @@ impl Core {
 
     /// Ends when somebody else is seen to lead. Losing sight of the leader is not enough: it may still answer.
     async fn leader_other_than(&self, leader: NodeId) {
-        let mut metrics = self.raft.metrics();
-        loop {
-            let now = metrics.borrow_watched().current_leader;
-            if now.is_some_and(|now| now != leader.0) {
-                return;
-            }
-            if metrics.changed().await.is_err() {
-                // openraft has ended; the attempt itself will say so.
-                return std::future::pending().await;
-            }
+        let mut leaders = self.leader.subscribe();
+        let other = |now: &Option<NodeId>| now.is_some_and(|now| now != leader);
+        if leaders.wait_for(other).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -250,19 +244,11 @@ impl Core {
             return false;
         }
         let before = self.leader();
-        let mut metrics = self.raft.metrics();
-        let news = async {
-            while metrics.changed().await.is_ok() {
-                let now = metrics.borrow_watched().current_leader.map(NodeId);
-                if now.is_some() && now != before {
-                    return;
-                }
-            }
-            std::future::pending::<()>().await;
-        };
+        let mut leaders = self.leader.subscribe();
+        let news = leaders.wait_for(|now| now.is_some() && *now != before);
         tokio::select! {
             () = tokio::time::sleep(RETRY_PAUSE) => {}
-            () = news => {}
+            _ = news => {}
             () = self.stop.cancelled() => {}
         }
         true
@@ -278,6 +264,9 @@ impl Core {
         }
         if *self.removed.borrow() {
             return Some("it was removed from the cluster".into());
+        }
+        if *self.log_lost.borrow() {
+            return Some("its log is gone".into());
         }
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

@@ -29,6 +29,8 @@ pub enum StopReason {
     Removed,
     /// No leader was heard for `max_stale`.
     TooStale,
+    /// Its log is gone, though the cluster counts on what was in it.
+    LogLost,
 }
 
 impl Recovery {
@@ -44,6 +46,9 @@ impl fmt::Display for StopReason {
             Self::Removed => "this node was removed from the cluster; join it anew under a new id",
             Self::TooStale => {
                 "no leader was heard for longer than max_stale; reconnect the node to its cluster"
+            },
+            Self::LogLost => {
+                "the log of this node is gone, though the cluster counts on it: remove the node, empty its data directory and join it anew; it gets a new id"
             }
         })
     }
@@ -79,12 +84,16 @@ pub struct Evidence {
     /// When a leader was last heard; for a leader, when a quorum last answered.
     pub heard: Option<Instant>,
     pub removed: bool,
+    pub log_lost: bool,
 }
 
 /// Judges the state at `now`.
 pub fn judge(evidence: &Evidence, patience: Patience, now: Instant) -> Recovery {
     if evidence.removed {
         return Recovery::Stopped(StopReason::Removed);
+    }
+    if evidence.log_lost {
+        return Recovery::Stopped(StopReason::LogLost);
     }
     let heard = evidence.heard.unwrap_or(evidence.started);
     let silence = now.saturating_duration_since(heard);
@@ -154,6 +163,7 @@ mod tests {
                 has_state,
                 heard: heard.map(secs),
                 removed,
+                log_lost: false,
             };
             assert_eq!(
                 judge(&evidence, patience, secs(now)),

@@ -23,6 +23,7 @@ use super::{
     gate::Gate,
     messages::{AdministerRequest, ProposeRequest, ReadIndexRequest},
     network::{Identity, MESSAGE_LIMIT, PROTOCOL, REMOVED_KEY, SNAPSHOT_LIMIT, SnapshotHead},
+    recovery::StopReason,
     types::{Snapshot, SnapshotData, TypeConfig},
 };
 use crate::{
@@ -83,14 +84,41 @@ impl RaftService {
     }
 
     fn vote_allowed(&self) -> Result<(), Status> {
-        match self.core.gate.at(Instant::now()) {
-            Gate::Open => Ok(()),
-            Gate::Closed(left) => Err(Refused::VotesWithheld(left).into()),
+        if let Gate::Closed(left) = self.core.gate.at(Instant::now()) {
+            return Err(Refused::VotesWithheld(left).into());
+        }
+        // Nobody asks a newcomer for its vote. Who is asked and has no log has lost it, and with it what it promised.
+        match self.core.last_log_index() {
+            None => Err(Refused::NoLog.into()),
+            Some(_) => Ok(()),
         }
     }
 
-    async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+    /// Refuses the leader's entries when they show that entries this node acknowledged are gone: taken for a newcomer, it
+    /// would make the cluster forget.
+    fn log_is_whole(&self, message_to_voter: bool, known_here: Option<u64>) -> Result<(), Status> {
+        if !log_lost(self.core.last_log_index(), message_to_voter, known_here) {
+            return Ok(());
+        }
+        if !self.core.log_lost.send_replace(true) {
+            tracing::error!(reason = %StopReason::LogLost, "this node leaves consensus");
+        }
+        Err(Refused::NoLog.into())
+    }
+
+    async fn append(
+        &self,
+        request: Request<RaftMessage>,
+        kind: Append,
+    ) -> Result<Response<RaftMessage>, Status> {
+        let to_voter = request.get_ref().to_is_voter;
         let append: AppendEntriesRequest<TypeConfig> = self.open(request)?;
+        let known_here = match kind {
+            // A heartbeat names the last entry that this node acknowledged; an append may be feeling its way.
+            Append::Heartbeat => append.prev_log_id.map(|id| id.index),
+            Append::Entries => None,
+        };
+        self.log_is_whole(to_voter, known_here)?;
         let answer = self.core.raft.append_entries(append).await;
         let answer = answer.map_err(|error| match error.into_fatal() {
             Some(fatal) => stopped(&fatal),
@@ -106,14 +134,14 @@ impl RaftService {
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        Self::append(self, request).await
+        Self::append(self, request, Append::Entries).await
     }
 
     async fn heartbeat(
         &self,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        Self::append(self, request).await
+        Self::append(self, request, Append::Heartbeat).await
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
@@ -240,6 +268,18 @@ impl RaftService {
     }
 }
 
+/// How an append arrives.
+#[derive(Clone, Copy)]
+enum Append {
+    Entries,
+    Heartbeat,
+}
+
+/// Whether entries are gone that the leader counts on: a voter has some, and a heartbeat names one that was acknowledged.
+fn log_lost(last_here: Option<u64>, voter: bool, acknowledged: Option<u64>) -> bool {
+    (voter && last_here.is_none()) || acknowledged > last_here
+}
+
 fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Status> {
     postcard::from_bytes(payload)
         .map_err(|error| Status::invalid_argument(format!("the payload cannot be read: {error}")))
@@ -284,6 +324,8 @@ enum Refused {
     NoCertificate,
     #[error("node {0} was removed from the cluster; join it anew under a new id")]
     Removed(NodeId),
+    #[error("the log of this node is gone: remove it from the cluster and join it anew")]
+    NoLog,
     #[error("this node started a moment ago and votes again in {0:?}")]
     VotesWithheld(std::time::Duration),
 }
@@ -292,9 +334,10 @@ impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
         let text = refused.to_string();
         match refused {
-            Refused::VotesWithheld(_) | Refused::Protocol { .. } | Refused::Timing { .. } => {
-                Status::failed_precondition(text)
-            }
+            Refused::VotesWithheld(_)
+            | Refused::NoLog
+            | Refused::Protocol { .. }
+            | Refused::Timing { .. } => Status::failed_precondition(text),
             Refused::Removed(_) => {
                 let mut status = Status::permission_denied(text);
                 let yes = tonic::metadata::MetadataValue::from_static("1");
@@ -369,6 +412,27 @@ mod tests {
     use crate::{model::node::ClusterId, pki::identity::Identity as Certified};
 
     #[test]
+    fn a_log_is_lost_when_less_is_there_than_was_acknowledged() {
+        // (last index here, counted as a voter, acknowledged, lost)
+        let cases = [
+            (None, false, None, false),
+            (None, true, None, true),
+            (None, false, Some(3), true),
+            (Some(3), true, None, false),
+            (Some(3), true, Some(3), false),
+            (Some(9), false, Some(3), false),
+            (Some(2), true, Some(3), true),
+        ];
+        for (last, voter, acknowledged, lost) in cases {
+            assert_eq!(
+                log_lost(last, voter, acknowledged),
+                lost,
+                "{last:?} {voter} {acknowledged:?}"
+            );
+        }
+    }
+
+    #[test]
     fn every_call_is_checked() {
         let me = Identity {
             cluster: ClusterId("c1".into()),
@@ -382,6 +446,7 @@ mod tests {
             protocol: PROTOCOL,
             payload: Bytes::new(),
             election_timeout_max_ms: 300,
+            to_is_voter: true,
         };
         let node = |cluster: &str, id| {
             Some(Caller::Identified(Certified::node(

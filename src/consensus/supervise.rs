@@ -32,6 +32,8 @@ const STEP_EVERY: Duration = Duration::from_millis(200);
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// A learner this close to the leader counts as caught up.
 const CAUGHT_UP_LAG: u64 = 500;
+/// How far apart recovery is judged at least.
+const JUDGE_APART: Duration = Duration::from_millis(10);
 /// How often recovery is judged when nothing happens.
 const JUDGE_EVERY: Duration = Duration::from_millis(200);
 
@@ -79,6 +81,8 @@ async fn watch_leadership(core: &Core) {
     loop {
         let now = metrics.borrow_watched().clone();
         core.observe(&now);
+        core.links
+            .set_voters(now.membership_config.voter_ids().map(NodeId).collect());
         let news = async {
             // A sole voter's lease has no acknowledgements to run from: it is renewed by the clock.
             let clock = tokio::time::sleep(core.timing.heartbeat);
@@ -118,6 +122,7 @@ async fn open_gate(core: &Core) {
 async fn recover(core: &Core) {
     let mut metrics = core.raft.metrics();
     let mut removed = core.removed.subscribe();
+    let mut log_lost = core.log_lost.subscribe();
     let mut confirmed = false;
     loop {
         let seen = metrics.borrow_watched().clone();
@@ -129,14 +134,18 @@ async fn recover(core: &Core) {
             has_state: states.borrow().log_id.is_some(),
             heard: last_heard(core, &seen),
             removed: *removed.borrow(),
+            log_lost: *log_lost.borrow(),
         };
         enter(core, judge(&evidence, core.patience, Instant::now()));
+        // openraft reports with every entry; nobody needs this that often.
+        tokio::time::sleep(JUDGE_APART).await;
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() {
                 // openraft has ended; time alone decides from here.
                 tokio::time::sleep(JUDGE_EVERY).await;
             },
             _ = removed.changed() => {}
+            _ = log_lost.changed() => {}
             () = tokio::time::sleep(JUDGE_EVERY) => {}
         }
     }

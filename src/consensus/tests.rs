@@ -942,6 +942,114 @@ async fn a_restarted_node_votes_for_nobody_at_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_is_told_to_join_anew() {
+    let mut cluster = Cluster::of(3).await;
+    applied(
+        cluster
+            .node(1)
+            .propose(make_once("there"), soon())
+            .await
+            .unwrap(),
+    );
+    // With the leader that knows what the node had, and with one that does not.
+    for change_leader in [false, true] {
+        let wiped = cluster.followers().await[0];
+        cluster.crash(wiped).await;
+        if change_leader {
+            let leader = cluster.leader_among(&cluster.ids()).await;
+            cluster.node(leader).transfer(None, soon()).await.unwrap();
+        }
+        let address = cluster.disks.remove(&wiped).unwrap().address;
+        cluster.boot_on(wiped, bind_again(address).await).await;
+        let lost = Recovery::Stopped(StopReason::LogLost);
+        eventually("it knows", || {
+            *cluster.node(wiped).recovery().borrow() == lost
+        })
+        .await;
+        assert!(cluster.node(wiped).snapshots().borrow().is_none());
+        let rest: Vec<u64> = cluster
+            .ids()
+            .into_iter()
+            .filter(|id| *id != wiped)
+            .collect();
+        let told = || {
+            let nodes = cluster.node(rest[0]).status().nodes;
+            let node = nodes
+                .into_iter()
+                .find(|node| node.id == NodeId(wiped))
+                .unwrap();
+            node.state == NodeState::Failed && node.problem.contains("join it anew")
+        };
+        eventually("its status tells", told).await;
+        applied(
+            cluster
+                .node(rest[0])
+                .propose(make_once(&format!("then-{wiped}")), soon())
+                .await
+                .unwrap(),
+        );
+        assert_eq!(
+            cluster.node(rest[0]).remove(NodeId(wiped), soon()).await,
+            Ok(Change::Made)
+        );
+        cluster.crash(wiped).await;
+        cluster.grow(3).await;
+    }
+    cluster.same_state().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_learns_it_and_stops() {
+    let cluster = Cluster::of(3).await;
+    let removed = cluster.followers().await[0];
+    let other = cluster.ids().into_iter().find(|id| *id != removed).unwrap();
+    assert_eq!(
+        cluster.node(other).remove(NodeId(removed), soon()).await,
+        Ok(Change::Made)
+    );
+    let stopped = Recovery::Stopped(StopReason::Removed);
+    eventually("it knows", || {
+        *cluster.node(removed).recovery().borrow() == stopped
+    })
+    .await;
+    let write = cluster
+        .node(removed)
+        .propose(make_once("late"), soon())
+        .await;
+    assert!(
+        matches!(write, Err(ProposeError::Ended { .. })),
+        "{write:?}"
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_hands_over_first() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let term = cluster.node(leader).leadership().borrow().term;
+    let node = cluster.nodes.remove(&leader).unwrap();
+    node.consensus.shutdown(soon()).await;
+    let rest = cluster.ids();
+    let next = cluster.node(rest[0]).leader();
+    assert!(next.is_some_and(|next| next != NodeId(leader)), "{next:?}");
+    assert_eq!(node.consensus.leadership().borrow().lease_until, None);
+    applied(
+        cluster
+            .node(rest[0])
+            .propose(make_once("at once"), soon())
+            .await
+            .unwrap(),
+    );
+    // One election, by the hand-over: nobody had to notice a silence.
+    assert_eq!(cluster.node(rest[0]).leadership().borrow().term, term + 1);
+    node.serving.cancel();
+    node.server.await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_disk_ends_consensus_but_not_serving() {
     let cluster = Cluster::of(3).await;
     let leader = cluster.leader().await;
@@ -1072,6 +1180,7 @@ async fn garbage_and_strangers_are_refused() {
         protocol: network::PROTOCOL,
         payload: vec![0xff; 100].into(),
         election_timeout_max_ms: 800,
+        to_is_voter: false,
     };
     let garbage = client.append(good.clone()).await.unwrap_err();
     assert_eq!(garbage.code(), tonic::Code::InvalidArgument, "{garbage}");
