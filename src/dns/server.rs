@@ -13,12 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    net::TcpListener,
-    runtime::Handle,
-    sync::watch,
-    task::{AbortHandle, JoinHandle},
-};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 
 use crate::model::{name::Name, rrset::RecordType, snapshot::Snapshot};
 
@@ -285,9 +280,16 @@ impl DnsServer {
                 let _ = manager.await;
             }
             let ports = Arc::clone(&self.ports);
-            let closed = tokio::task::spawn_blocking(move || ports.close_all());
+            let closing = tokio::task::spawn_blocking(move || ports.close_all());
             self.service.forwarding.stop().await;
-            closed.await.is_ok()
+            let Ok(accepting) = closing.await else {
+                return false;
+            };
+            // An aborted task gives its listener up when it is next run, not at once.
+            for task in accepting {
+                let _ = task.await;
+            }
+            true
         };
         tokio::time::timeout(deadline, ending)
             .await
@@ -315,7 +317,7 @@ struct Listening {
     local: SocketAddr,
     /// One for each worker.
     udp: Vec<Arc<UdpPort>>,
-    tcp: AbortHandle,
+    tcp: JoinHandle<()>,
 }
 
 impl Ports {
@@ -336,7 +338,7 @@ impl Ports {
             Arc::clone(&self.connections),
             Arc::clone(&self.counters),
         );
-        let tcp = self.service.runtime.spawn(accepting).abort_handle();
+        let tcp = self.service.runtime.spawn(accepting);
         // Port 0 may be asked for more than once.
         let asked = if address.port() == 0 { local } else { address };
         bound
@@ -356,14 +358,20 @@ impl Ports {
         }
     }
 
-    /// Closes every socket and waits for the workers.
-    fn close_all(&self) {
+    /// Closes every UDP socket, waits for the workers, and tells the tasks that hold the listeners to end.
+    fn close_all(&self) -> Vec<JoinHandle<()>> {
         let mut bound = self.locked();
-        for listening in std::mem::take(&mut bound.by_address).into_values() {
-            listening.tcp.abort();
-        }
+        let listening = std::mem::take(&mut bound.by_address);
+        listening
+            .values()
+            .for_each(|listening| listening.tcp.abort());
         bound.workers.iter().for_each(Worker::stop);
         bound.workers.iter_mut().for_each(Worker::join);
+        // With the sockets' last owners gone here, they are closed when this returns.
+        listening
+            .into_values()
+            .map(|listening| listening.tcp)
+            .collect()
     }
 }
 

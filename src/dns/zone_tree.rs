@@ -5,7 +5,7 @@
 //! after, and an empty non-terminal is a prefix of its next neighbour.
 
 use crate::model::{
-    name::push_key_label,
+    name::{NameKey, push_key_label},
     rrset::{RecordType, Rrset},
     zone::{Node, Zone},
 };
@@ -119,13 +119,19 @@ pub(super) fn find<'a>(zone: &'a Zone, path: &Path, rtype: RecordType) -> Found<
 }
 
 /// Depth of the deepest ancestor of the name that exists, or of the name itself (RFC 4592 section 3.3.1).
+///
+/// Names that share a prefix with the name are its neighbours, on one side or the other. The name's parent is the best
+/// that is left once the name itself is no empty non-terminal, and the apex always exists, so that for most questions
+/// one side is enough.
 fn closest_encloser(zone: &Zone, path: &Path) -> usize {
-    let before = zone.nodes.get_prev(path.key());
-    let after = zone.nodes.get_next(path.key());
-    let shared = |neighbour: Option<(&crate::model::name::NameKey, &Node)>| {
+    let shared = |neighbour: Option<(&NameKey, &Node)>| {
         neighbour.map_or(0, |(key, _)| path.shared_depth(key.as_bytes()))
     };
-    shared(before).max(shared(after))
+    let after = shared(zone.nodes.get_next(path.key()));
+    if after + 1 >= path.depth {
+        return after;
+    }
+    after.max(shared(zone.nodes.get_prev(path.key())))
 }
 
 /// The first delegation or DNAME on the way down to depth `existing`: what lies below it is not ours to look at.
