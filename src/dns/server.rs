@@ -386,9 +386,14 @@ impl Bound {
 }
 
 impl Drop for Ports {
-    /// A server that was not stopped must not leave threads behind.
+    /// A server that was not stopped, or did not quite start, must leave no thread and no listener behind.
     fn drop(&mut self) {
-        self.locked().workers.iter().for_each(Worker::stop);
+        let bound = self.locked();
+        bound.workers.iter().for_each(Worker::stop);
+        bound
+            .by_address
+            .values()
+            .for_each(|listening| listening.tcp.abort());
     }
 }
 
