@@ -228,7 +228,8 @@ impl Cluster {
 
     fn form(&mut self) -> Result<(), LabError> {
         let (first, others) = self.nodes.split_first_mut().ok_or(LabError::NoNode)?;
-        first.run(&["cluster", "init"])?;
+        let admin = first.directory.join("admin");
+        first.run(&["cluster", "init", "--admin-dir", path_text(&admin)])?;
         first.start()?;
         wait_for("a leader", LONG, || Ok(leader_of(first)))?;
         let peer = api_address(1).to_string();
