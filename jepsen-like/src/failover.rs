@@ -53,6 +53,10 @@ fn millis(gap: Duration) -> f64 {
 pub fn once(cluster: &mut Cluster, fault: Fault) -> Result<Gaps, LabError> {
     cluster.wait_until_whole()?;
     let leader = cluster.leader()?.name().to_owned();
+    wait_for("the VIPs on the leader", BACK_WITHIN, || {
+        let node = cluster.node(&leader)?;
+        Ok((node.has_address(vip4())? && node.has_address(vip6())?).then_some(()))
+    })?;
     let probers = Probers::start(cluster, &leader)?;
     probers.wait_until_steady()?;
 

@@ -13,6 +13,9 @@ use std::{
 
 use crate::lab::{LabError, namespace::Namespace};
 
+/// A page takes milliseconds; a question that was lost must not hide for long that the next one would be answered.
+const PAGE_PATIENCE: Duration = Duration::from_millis(100);
+
 /// When a service answered, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answers(pub Vec<Instant>);
@@ -99,10 +102,7 @@ impl Prober {
     pub fn http(client: &Arc<Namespace>, server: SocketAddr, interval: Duration) -> Self {
         let client = client.clone();
         Self::start(interval, move || {
-            matches!(
-                client.enter(|| page(server, Duration::from_millis(250))),
-                Ok(Ok(_))
-            )
+            matches!(client.enter(|| page(server, PAGE_PATIENCE)), Ok(Ok(_)))
         })
     }
 

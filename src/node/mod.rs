@@ -15,9 +15,8 @@ mod renewal;
 mod services;
 
 use std::{
-    collections::BTreeSet,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -41,7 +40,7 @@ use crate::{
         types,
     },
     enrol::{IdentityError, IdentityFile, StoredIdentity},
-    model::{leadership::Leadership, snapshot::Snapshot},
+    model::snapshot::Snapshot,
     telemetry::{
         http,
         log::{Log, LogError},
@@ -321,7 +320,7 @@ impl Node {
 
     async fn serve_while_allowed(&self, services: Services, consensus: &Consensus) {
         let mut recovery = consensus.recovery();
-        let releases = report_releases(consensus.clone(), services.held());
+        let releases = report_releases(consensus.clone(), services.released());
         tokio::select! {
             // Each of these only watches; nothing is lost when one ends the others.
             ended = recovery.wait_for(|recovery| !recovery.serves()) => {
@@ -514,21 +513,14 @@ async fn begin(consensus: Consensus, file: IdentityFile, stop: CancellationToken
     let _ = stop.run_until_cancelled(beginning).await;
 }
 
-/// Tells consensus whenever a lease is over and nothing is held any more, so that a hand-over need not wait it out. Ends
-/// with the services.
-async fn report_releases(consensus: Consensus, mut held: watch::Receiver<BTreeSet<IpAddr>>) {
-    let mut leadership = consensus.leadership();
+/// Tells consensus whenever nothing is held any more under a lease that was taken back, so that a hand-over need not wait it
+/// out. Ends with the services.
+async fn report_releases(consensus: Consensus, mut released: watch::Receiver<u64>) {
     loop {
-        let Leadership {
-            term, lease_until, ..
-        } = *leadership.borrow_and_update();
-        if lease_until.is_none() && held.borrow_and_update().is_empty() {
-            consensus.acknowledge_release(term);
-        }
-        tokio::select! {
-            // Both channels hold the newest value: a turn that is dropped sees it next time.
-            changed = leadership.changed() => if changed.is_err() { return },
-            changed = held.changed() => if changed.is_err() { return std::future::pending().await },
+        let term = *released.borrow_and_update();
+        consensus.acknowledge_release(term);
+        if released.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
 }

@@ -75,9 +75,9 @@ impl Services {
         }
     }
 
-    /// The VIPs held now.
-    pub(super) fn held(&self) -> watch::Receiver<std::collections::BTreeSet<std::net::IpAddr>> {
-        self.vip.held()
+    /// The last term whose lease was taken back and under which nothing is held any more.
+    pub(super) fn released(&self) -> watch::Receiver<u64> {
+        self.vip.released()
     }
 
     /// Withdraws the VIPs; what comes back serves on without them.

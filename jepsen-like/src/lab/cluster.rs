@@ -231,10 +231,12 @@ impl Cluster {
         let admin = first.directory.join("admin");
         first.run(&["cluster", "init", "--admin-dir", path_text(&admin)])?;
         first.start()?;
-        wait_for("a leader", LONG, || Ok(leader_of(first)))?;
         let peer = api_address(1).to_string();
         for node in others {
-            let token = first.client.create_token(SHORT)?;
+            // The first one is refused until the cluster has begun.
+            let token = wait_for("a join token", LONG, || {
+                Ok(first.client.create_token(SHORT).ok())
+            })?;
             node.run(&["cluster", "join", "--token", &token, "--peer", &peer])?;
             node.start()?;
         }
@@ -246,6 +248,11 @@ impl Cluster {
 
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    pub fn node(&self, name: &str) -> Result<&Node, LabError> {
+        let found = self.nodes.iter().find(|node| node.name == name);
+        found.ok_or_else(|| LabError::NoHost(name.to_owned()))
     }
 
     pub fn node_mut(&mut self, name: &str) -> Result<&mut Node, LabError> {
@@ -261,10 +268,18 @@ impl Cluster {
         &self.lab
     }
 
-    /// The node that says of itself that it leads.
+    /// The node that leads in the newest term that any node knows of. One that was cut off may still take itself for the
+    /// leader of an older one.
     pub fn leader(&self) -> Result<&Node, LabError> {
         wait_for("a leader", LONG, || {
-            Ok(self.nodes.iter().find(|node| leads(node)))
+            let patience = Duration::from_millis(500);
+            let running = self.nodes.iter().filter(|node| node.process.is_some());
+            let newest = running
+                .filter_map(|node| Some((node, node.client.status(patience).ok()?)))
+                .max_by_key(|(_, status)| (status.term, leads(status)));
+            Ok(newest
+                .filter(|(_, status)| leads(status))
+                .map(|(node, _)| node))
         })
     }
 
@@ -436,16 +451,9 @@ fn label(text: &str) -> Label {
     text.parse().expect("a label written in this file")
 }
 
-fn leader_of(node: &Node) -> Option<u64> {
-    node.client.status(SHORT).ok()?.leader
-}
-
-fn leads(node: &Node) -> bool {
-    let patience = Duration::from_millis(500);
-    node.process.is_some()
-        && node.client.status(patience).is_ok_and(|status| {
-            status.answered_by != 0 && status.leader == Some(status.answered_by)
-        })
+/// Whether the node that answered leads.
+fn leads(status: &StatusReply) -> bool {
+    status.answered_by != 0 && status.leader == Some(status.answered_by)
 }
 
 fn is_whole(status: &StatusReply, count: usize) -> bool {
