@@ -235,9 +235,16 @@ where
     }
 }
 
+/// The consensus library reports every heartbeat, and every one that a dead peer misses as a warning; what matters of it
+/// is logged by `consensus`. It is quiet unless the setting names it.
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    const LIBRARY: &str = "openraft";
+    let directives = match level.contains(LIBRARY) {
+        true => level.to_owned(),
+        false => format!("{level},{LIBRARY}=error"),
+    };
     EnvFilter::builder()
-        .parse(level)
+        .parse(directives)
         .map_err(|e| LogError::Level {
             level: level.to_owned(),
             cause: e.to_string(),
