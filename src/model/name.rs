@@ -469,13 +469,25 @@ impl NameKey {
     /// Reads the bytes of a key, as `as_bytes` gives them. None when they are no key of any name.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let complete = bytes.last().is_none_or(|last| *last == 0);
+        let mut labels = bytes.split_inclusive(|octet| *octet == 0);
+        let sound = complete && labels.all(|label| label_is_sound(&label[..label.len() - 1]));
         let key = Self(bytes.into());
-        let sound = complete
-            && bytes
-                .split_inclusive(|octet| *octet == 0)
-                .all(|label| label_is_sound(&label[..label.len() - 1]));
         // Together with the root it must fit a name, else no apex could hold it.
-        (sound && key.to_name(&Name::root()).is_some()).then_some(key)
+        (sound && key.fits(&Name::root())).then_some(key)
+    }
+
+    /// Whether this key and `apex` together are short enough for a name.
+    pub fn fits(&self, apex: &Name) -> bool {
+        let mut length = apex.0.len();
+        let mut octets = self.0.iter();
+        while let Some(&octet) = octets.next() {
+            // The end of a label here is its length octet there; an escape is one octet.
+            length += 1;
+            if octet == 1 {
+                octets.next();
+            }
+        }
+        length <= MAX_NAME
     }
 
     /// Appends the key of `name`, which must lie within `apex`, to `key`: for look-ups that must not allocate.
@@ -697,6 +709,8 @@ mod tests {
         #[test]
         fn any_octets_are_a_key_or_none(bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(2), any::<u8>()], 0..300)) {
             if let Some(key) = NameKey::from_bytes(&bytes) {
+                let apex = Name::from_labels([[b'a'; 63].as_slice(), &[b'b'; 60]]).expect("124 and the root");
+                prop_assert_eq!(key.fits(&apex), key.to_name(&apex).is_some());
                 let name = key.to_name(&Name::root()).expect("a key stands for a name");
                 prop_assert_eq!(NameKey::of(&name, &Name::root()), Some(key));
             }
@@ -710,6 +724,7 @@ mod tests {
             prop_assert_eq!(a.is_within(&b), ka.is_within(&kb));
             prop_assert_eq!(ka.to_name(&root), Some(a.clone()));
             prop_assert_eq!(NameKey::from_bytes(ka.as_bytes()), Some(ka.clone()));
+            prop_assert!(ka.fits(&root));
             prop_assert_eq!(a.parent().map(|p| NameKey::of(&p, &root).unwrap()), ka.parent());
         }
     }

@@ -264,7 +264,7 @@ fn read_zone(reader: &mut Reader<'_>) -> Result<Zone, DecodeError> {
     let mut records = ZoneRecords::default();
     for _ in 0..reader.number()? {
         let key = read_key(reader)?;
-        if key.to_name(&apex).is_none() {
+        if !key.fits(&apex) {
             return Err(malformed(format!("an owner in zone {apex} is too long")));
         }
         let sets = reader.list(usize::from(u16::MAX), "sets of a name", read_rrset)?;
