@@ -253,10 +253,7 @@ impl Api {
             node
         });
         let nodes: Vec<v1::NodeSummary> = nodes.collect();
-        let mut alarms: Vec<String> = by_id
-            .iter()
-            .flat_map(|(id, r)| r.alarms.iter().map(move |a| format!("node {id}: {a}")))
-            .collect();
+        let mut alarms = gathered(&by_id);
         alarms.extend(differing_hashes(&nodes));
         v1::StatusReply {
             cluster_id: state.cluster().map(|id| id.0.clone()).unwrap_or_default(),
@@ -269,6 +266,20 @@ impl Api {
             answered_by: standing.id.0,
         }
     }
+}
+
+/// The alarms of all nodes, each once with the nodes that raise it.
+fn gathered(reports: &BTreeMap<u64, &v1::NodeStatusReply>) -> Vec<String> {
+    let mut raised: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (id, report) in reports {
+        for alarm in &report.alarms {
+            raised.entry(alarm).or_default().push(id.to_string());
+        }
+    }
+    raised
+        .into_iter()
+        .map(|(alarm, by)| format!("{alarm} (says node {})", by.join(", ")))
+        .collect()
 }
 
 /// Nodes that hold different states at one revision: a fault of the program, or of a machine.

@@ -10,10 +10,20 @@ use std::{
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, client::Client, exit};
-use crate::wire::{
-    error::Failure,
-    v1::{self, admin_client::AdminClient},
+use super::{
+    Context,
+    client::Client,
+    cluster::{NODE_TOML, load_config},
+    endpoint::admin_dir,
+    exit,
+};
+use crate::{
+    enrol::init::Initialised,
+    node::rescue,
+    wire::{
+        error::Failure,
+        v1::{self, admin_client::AdminClient},
+    },
 };
 
 /// Write the whole replicated state into a file, secrets included
@@ -25,6 +35,106 @@ pub struct Backup {
     /// The file
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
+}
+
+/// Make a new cluster of a backup, this machine its first node
+///
+/// The node must not run, and its data directory must hold no node. The cluster has a new id and new certificates; every
+/// serial, and the revision, leap past anything that may have been served after the backup. Other machines join anew.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  pontoon restore pontoon.backup --config /etc/pontoon/node.toml"
+)]
+pub struct Restore {
+    /// What `pontoon backup` wrote
+    file: PathBuf,
+    /// Configuration of this machine's node
+    #[arg(long, default_value = NODE_TOML, value_name = "FILE")]
+    config: PathBuf,
+    /// Where the administrator's certificate goes [default: ~/.config/pontoon]
+    #[arg(long, value_name = "DIR")]
+    admin_dir: Option<PathBuf>,
+    /// Name of the administrator, for history
+    #[arg(long, default_value = "admin", value_parser = super::cluster::admin_name)]
+    admin: String,
+}
+
+/// Go on with this node alone, when the majority of its cluster is gone for ever
+///
+/// The node must not run. Everything in its log is taken for committed, and all other members are retired: they must never
+/// be started again with their old data. Writes that only they had acknowledged are lost.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon recover --config /etc/pontoon/node.toml --force")]
+pub struct Recover {
+    /// Configuration of this machine's node
+    #[arg(long, default_value = NODE_TOML, value_name = "FILE")]
+    config: PathBuf,
+    /// Confirm that the other members are gone for ever
+    #[arg(long, required = true)]
+    force: bool,
+}
+
+#[derive(Serialize)]
+struct Restored {
+    cluster: String,
+    node: u64,
+    admin_dir: String,
+}
+
+impl Restore {
+    pub fn run(self, context: &Context) -> Result<(), Failure> {
+        let config = load_config(&self.config)?;
+        let dir = self.admin_dir.unwrap_or_else(admin_dir);
+        let made = rescue::restore(&config, &self.file, &dir, &self.admin)
+            .map_err(|e| exit::invalid("node", e, ""))?;
+        let (Initialised::New { cluster, node, .. } | Initialised::Already { cluster, node }) =
+            made;
+        let restored = Restored {
+            cluster: cluster.0,
+            node: node.0,
+            admin_dir: dir.display().to_string(),
+        };
+        context.out.result(&restored, || {
+            format!(
+                "made cluster {} of the backup; this machine is node {}\nadministrator's certificate: {}\nstart the node: pontoon node --config {}\n",
+                restored.cluster,
+                restored.node,
+                restored.admin_dir,
+                self.config.display()
+            )
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Recovered {
+    revision: u64,
+    /// Ids of the members that were retired for ever.
+    retired: Vec<u64>,
+}
+
+impl Recover {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let config = load_config(&self.config)?;
+        context.out.remark(
+            "warning: the other members must never be started again with their data: they would be a second cluster of the same name",
+        );
+        let recovered = rescue::recover(&config)
+            .await
+            .map_err(|e| exit::invalid("node", e, ""))?;
+        let recovered = Recovered {
+            revision: recovered.revision,
+            retired: recovered.retired.iter().map(|id| id.0).collect(),
+        };
+        context.out.result(&recovered, || {
+            format!(
+                "this node goes on alone (revision {}, {} members retired)\nstart the node: pontoon node --config {}\n",
+                recovered.revision,
+                recovered.retired.len(),
+                self.config.display()
+            )
+        })
+    }
 }
 
 #[derive(Serialize)]

@@ -762,7 +762,8 @@ pub fn load_config(path: &std::path::Path) -> Result<NodeConfig, Failure> {
     })
 }
 
-fn admin_name(text: &str) -> Result<String, String> {
+/// Reads the name of an administrator.
+pub fn admin_name(text: &str) -> Result<String, String> {
     match is_admin_name(text) {
         true => Ok(text.to_owned()),
         false => Err(format!(

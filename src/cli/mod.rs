@@ -21,6 +21,8 @@ mod output;
 mod pool;
 mod record;
 mod record_batch;
+#[cfg(test)]
+mod reference;
 mod rrsets;
 mod site;
 #[cfg(test)]
@@ -175,6 +177,8 @@ enum Command {
     Apply(site::Apply),
     Export(site::Export),
     Backup(backup::Backup),
+    Restore(backup::Restore),
+    Recover(backup::Recover),
     Watch(watch::Watch),
     Completion(completion::Completion),
     Man(completion::Man),
@@ -253,6 +257,8 @@ impl Command {
             Self::Apply(command) => command.run(context).await,
             Self::Export(command) => command.run(context).await,
             Self::Backup(command) => command.run(context).await,
+            Self::Restore(command) => command.run(context),
+            Self::Recover(command) => command.run(context).await,
             Self::Watch(command) => command.run(context).await,
             Self::Dev(_) | Self::Node(_) | Self::Completion(_) | Self::Man(_) => Ok(()),
         }

@@ -117,6 +117,8 @@ fn every_command_of_the_contract_is_there() {
         "apply -f site.toml",
         "export",
         "backup -f b",
+        "restore b --config node.toml",
+        "recover --config node.toml --force",
         "watch --from 3",
         "completion bash",
         "man",

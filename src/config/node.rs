@@ -161,6 +161,11 @@ impl NodeConfig {
         }
     }
 
+    /// Where the log and the snapshots are kept.
+    pub fn storage_dir(&self) -> PathBuf {
+        self.data_dir.join("log")
+    }
+
     /// Where identity and certificates are kept.
     pub fn identity_dir(&self) -> PathBuf {
         self.data_dir.join("identity")

@@ -25,6 +25,7 @@ pub mod propose;
 pub mod publication;
 mod record;
 pub mod recovery;
+pub mod rescue;
 mod roster;
 pub mod service;
 pub mod snapshot_file;

@@ -64,8 +64,9 @@ pub(super) async fn begin_cluster(
     let Some(bootstrap) = identity.bootstrap.clone() else {
         return Ok(());
     };
+    let born = consensus.state().revision();
     if consensus.state().cluster().is_none() {
-        let command = first_command(&identity.cluster, bootstrap, SystemTime::now());
+        let command = first_command(&identity.cluster, bootstrap, born, SystemTime::now());
         match consensus
             .initialize(command, Instant::now() + FIRST_ENTRY)
             .await?
@@ -82,7 +83,8 @@ pub(super) async fn begin_cluster(
 
 /// The command that begins a cluster. Its request id follows from the cluster id, so that a restart in the middle repeats
 /// the same command.
-fn first_command(cluster: &ClusterId, bootstrap: Bootstrap, now: SystemTime) -> Command {
+/// `born` is the revision of the state: that of a restored backup is far from 0.
+fn first_command(cluster: &ClusterId, bootstrap: Bootstrap, born: u64, now: SystemTime) -> Command {
     let Bootstrap { authority, members } = bootstrap;
     let mut members = members.into_iter().map(NewMember::from);
     let mut changes = Vec::new();
@@ -101,7 +103,7 @@ fn first_command(cluster: &ClusterId, bootstrap: Bootstrap, now: SystemTime) -> 
         .map_or(0, |since| since.as_millis());
     Command {
         request: RequestId(u128::from_str_radix(&cluster.0, 16).unwrap_or_default()),
-        born: 0,
+        born,
         proposed_at: UnixMillis(u64::try_from(millis).unwrap_or(u64::MAX)),
         author: "cluster init".into(),
         preconditions: Vec::new(),

@@ -12,6 +12,7 @@ mod lock;
 mod membership;
 mod metrics;
 mod renewal;
+pub mod rescue;
 mod services;
 
 use std::{
@@ -240,7 +241,7 @@ impl Node {
         identity: &StoredIdentity,
         security: Security,
     ) -> Result<Consensus, NodeError> {
-        let dir = self.config.data_dir.join("log");
+        let dir = self.config.storage_dir();
         let options = StorageOptions {
             low_space: self.config.storage.min_free,
             snapshot_log_bytes: self.config.storage.snapshot_log_bytes,

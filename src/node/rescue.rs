@@ -1,0 +1,118 @@
+//! Disaster recovery of this machine's node, while it does not run: `pontoon restore` and `pontoon recover`.
+
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::lock::{DataDirLock, LockError};
+use crate::{
+    config::node::NodeConfig,
+    consensus::{
+        rescue::{self, Recovered, RescueError},
+        types::Peer,
+    },
+    enrol::{
+        IdentityError, IdentityFile,
+        init::{self, InitError, Initialised},
+    },
+    model::node::NodeId,
+    state::command::UnixMillis,
+    wire::backup::{self, BackupError},
+};
+
+/// Why nothing was restored or recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeRescueError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    Backup { path: PathBuf, source: BackupError },
+    #[error("{} holds a node already; a backup is restored into an empty directory only", data_dir.display())]
+    NotEmpty { data_dir: PathBuf },
+    #[error("{} holds no node; `pontoon restore` makes one of a backup", data_dir.display())]
+    NoNode { data_dir: PathBuf },
+    #[error(transparent)]
+    Init(#[from] InitError),
+    #[error(transparent)]
+    Rescue(#[from] RescueError),
+}
+
+/// Makes this machine the first node of a new cluster with the service of a backup. Serials and the revision leap past
+/// anything the old cluster may have served. `admin_dir` receives the administrator's certificate, as with `cluster init`.
+///
+/// # Errors
+/// When the data directory is not empty, the backup is no backup, or something cannot be written; then this machine has no
+/// identity yet, and the call may be made again.
+pub fn restore(
+    config: &NodeConfig,
+    file: &Path,
+    admin_dir: &Path,
+    admin: &str,
+) -> Result<Initialised, NodeRescueError> {
+    let _lock = DataDirLock::take(&config.data_dir)?;
+    let identity = IdentityFile::in_dir(&config.data_dir);
+    let storage = config.storage_dir();
+    // A log without an identity is a node's all the same: it is for a person to remove.
+    if identity.load()?.is_some() || storage.join("log").exists() {
+        return Err(NodeRescueError::NotEmpty {
+            data_dir: config.data_dir.clone(),
+        });
+    }
+    let opened = File::open(file).map_err(|source| NodeRescueError::File {
+        path: file.to_owned(),
+        source,
+    })?;
+    let state = backup::read(BufReader::new(opened)).map_err(|source| NodeRescueError::Backup {
+        path: file.to_owned(),
+        source,
+    })?;
+    // Snapshots alone are what an interrupted `restore` left.
+    if storage.exists() {
+        std::fs::remove_dir_all(&storage).map_err(|source| NodeRescueError::File {
+            path: storage.clone(),
+            source,
+        })?;
+    }
+    std::fs::create_dir_all(&storage).map_err(|source| NodeRescueError::File {
+        path: storage.clone(),
+        source,
+    })?;
+    let restored = state.restored(now(), admin);
+    rescue::seed(&storage, &restored, (NodeId(1), peer(config)))?;
+    // Last: from here on the node exists.
+    Ok(init::init(config, admin_dir, admin, SystemTime::now())?)
+}
+
+/// Makes this node a cluster of its own, when the majority of its cluster is gone for ever.
+///
+/// # Errors
+/// When it runs, is no member, or its data cannot be read or written.
+pub async fn recover(config: &NodeConfig) -> Result<Recovered, NodeRescueError> {
+    let _lock = DataDirLock::take(&config.data_dir)?;
+    let identity = IdentityFile::in_dir(&config.data_dir).load()?;
+    let identity = identity.ok_or_else(|| NodeRescueError::NoNode {
+        data_dir: config.data_dir.clone(),
+    })?;
+    let me = (identity.node, peer(config));
+    Ok(rescue::recover(&config.storage_dir(), me, now()).await?)
+}
+
+fn peer(config: &NodeConfig) -> Peer {
+    Peer {
+        name: config.name.clone(),
+        raft_address: config.addresses.raft,
+        api_address: config.addresses.api,
+    }
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixMillis(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}
