@@ -1,0 +1,134 @@
+//! `pontoon dev` does what the contract promises.
+
+use hickory_proto::rr::RecordType;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::support::{Dev, answers, ask, eventually, is_alive, page};
+
+#[test]
+fn the_sample_site_is_served_by_every_node_and_the_vip() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dev = Dev::start(&dir.path().join("d"), 3, &[]);
+    for node in 1..=3 {
+        let found = answers(dev.dns(node), "www.demo.test.", RecordType::A);
+        assert_eq!(found, Some(vec!["127.0.53.53".to_owned()]), "node {node}");
+        let forwarded = answers(dev.dns(node), "any.upstream.test.", RecordType::A);
+        assert_eq!(
+            forwarded,
+            Some(vec!["192.0.2.53".to_owned()]),
+            "node {node}"
+        );
+        let ready = page(dev.http(node), "/readyz?quorum").expect("HTTP answers");
+        assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+        let listener = format!("127.0.53.{node}:{}", dev.base + 400)
+            .parse()
+            .expect("an address");
+        let greeting = eventually("the listener", || page(listener, "/"));
+        assert!(greeting.contains("hello from demo-"), "{greeting}");
+    }
+    eventually("DNS on the VIP", || {
+        answers(dev.vip_dns(), "www.demo.test.", RecordType::A)
+    });
+    let vip = format!("127.0.53.53:{}", dev.base + 400)
+        .parse()
+        .expect("an address");
+    eventually("the listener on the VIP", || page(vip, "/"));
+    let absent = ask(dev.dns(1), "absent.demo.test.", RecordType::A).expect("an answer");
+    assert_eq!(
+        absent.metadata.response_code.to_string(),
+        "Non-Existent Domain"
+    );
+    assert!(absent.metadata.authoritative);
+
+    let status = dev.json(&["cluster", "status"]);
+    let leader = status["leader"].as_u64().expect("a leader");
+    assert!((1..=3).contains(&leader));
+    assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3));
+    let vip = &status["vips"][0];
+    assert_eq!(
+        (vip["address"].as_str(), vip["holder"].as_u64()),
+        (Some("127.0.53.53"), Some(leader)),
+        "{status}"
+    );
+    dev.stop();
+}
+
+#[test]
+fn a_change_through_one_node_is_answered_by_all() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dev = Dev::start(&dir.path().join("d"), 3, &[]);
+    for node in 1..=3 {
+        let name = format!("via-{node}");
+        let endpoint = dev.api(node).to_string();
+        let set = crate::support::run(
+            &endpoint,
+            &["record", "set", "demo.test", &name, "A", "192.0.2.1"],
+        );
+        assert_eq!(set.code, 0, "{}", set.stderr);
+        // Committed means served: the node that acknowledged answers at once.
+        let full = format!("{name}.demo.test.");
+        assert_eq!(
+            answers(dev.dns(node), &full, RecordType::A),
+            Some(vec!["192.0.2.1".to_owned()])
+        );
+        for other in 1..=3 {
+            eventually("the record everywhere", || {
+                answers(dev.dns(other), &full, RecordType::A).filter(|found| !found.is_empty())
+            });
+        }
+    }
+    let exported = dev.run(&["export"]);
+    assert_eq!(exported.code, 0, "{}", exported.stderr);
+    let site = dir.path().join("site.toml");
+    std::fs::write(&site, &exported.stdout).expect("written");
+    let before = dev.json(&["cluster", "status"])["revision"].as_u64();
+    let applied = dev.run(&["apply", "-f", site.to_str().expect("a path")]);
+    assert_eq!(applied.code, 0, "{}", applied.stderr);
+    assert_eq!(
+        dev.json(&["cluster", "status"])["revision"].as_u64(),
+        before,
+        "export then apply changes nothing"
+    );
+}
+
+#[test]
+fn an_empty_cluster_has_the_vip_and_nothing_else_and_continues_with_its_data() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("d");
+    let dev = Dev::start(&data, 3, &["--empty"]);
+    assert_eq!(
+        dev.json(&["zone", "list"])["zones"]
+            .as_array()
+            .map(Vec::len),
+        Some(0)
+    );
+    eventually("DNS on the VIP", || {
+        ask(dev.vip_dns(), "www.demo.test.", RecordType::A)
+    });
+    let created = dev.run(&["zone", "create", "kept.test"]);
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    let base = dev.base;
+    dev.stop();
+    let again = Dev::try_start(&data, 3, base, &["--empty"]).expect("ready again");
+    let zones = again.json(&["zone", "list"]);
+    assert_eq!(
+        zones["zones"][0]["name"].as_str(),
+        Some("kept.test."),
+        "{zones}"
+    );
+    assert_eq!(zones["zones"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn the_nodes_end_with_dev_by_whatever_cause() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dev = Dev::start(&dir.path().join("d"), 3, &["--empty"]);
+    let pids: Vec<i32> = (1..=3).map(|node| dev.node_pid(node)).collect();
+    kill(Pid::from_raw(dev.pid()), Signal::SIGKILL).expect("`dev` runs");
+    for pid in pids {
+        eventually("the end of a node", || (!is_alive(pid)).then_some(()));
+    }
+}

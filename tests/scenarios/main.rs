@@ -1,0 +1,8 @@
+//! Scenarios: real processes on loopback, one binary so that linking is cheap.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod dev;
+mod kills;
+mod members;
