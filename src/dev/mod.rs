@@ -351,16 +351,23 @@ impl Dev {
                 .map_err(DevError::Seed)?;
             store(&self.layout, true)?;
             self.seeded = true;
+            probe::until_voting(&self.layout, deadline)
+                .await
+                .map_err(|problem| self.not_ready(problem))?;
         }
         for node in self.layout.numbers() {
             probe::until_serving(&self.layout, node, revision, deadline)
                 .await
-                .map_err(|problem| DevError::NotReady {
-                    problem,
-                    dir: self.layout.dir.clone(),
-                })?;
+                .map_err(|problem| self.not_ready(problem))?;
         }
         Ok(())
+    }
+
+    fn not_ready(&self, problem: String) -> DevError {
+        DevError::NotReady {
+            problem,
+            dir: self.layout.dir.clone(),
+        }
     }
 
     fn announce(&self, nodes: &HashMap<u16, NodeProcess>) {

@@ -115,7 +115,7 @@ fn an_empty_cluster_has_the_vip_and_nothing_else_and_continues_with_its_data() {
     let again = Dev::try_start(&data, 3, base, &["--empty"]).expect("ready again");
     let zones = again.json(&["zone", "list"]);
     assert_eq!(
-        zones["zones"][0]["name"].as_str(),
+        zones["zones"][0]["zone"].as_str(),
         Some("kept.test."),
         "{zones}"
     );
