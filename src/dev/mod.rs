@@ -325,20 +325,25 @@ impl Dev {
             }
         }
         self.announce(nodes);
+        // Nodes that died, each waiting for its own restart.
+        let mut restarts = JoinSet::new();
         loop {
-            let (node, how) = first_end(nodes).await;
-            println!(
-                "node {node} ended ({how}); it is started again in {} s",
-                RESTART_PAUSE.as_secs()
-            );
-            nodes.remove(&node);
-            tokio::time::sleep(RESTART_PAUSE).await;
-            let process = self.start(node)?;
-            println!(
-                "node {node} is started again, process {}",
-                process.pid().unwrap_or_default()
-            );
-            nodes.insert(node, process);
+            tokio::select! {
+                // An ended process is found again, and a finished pause stays in its set: neither wait loses anything.
+                (node, how) = first_end(nodes) => {
+                    println!("node {node} ended ({how}); it is started again in {} s", RESTART_PAUSE.as_secs());
+                    nodes.remove(&node);
+                    restarts.spawn(async move {
+                        tokio::time::sleep(RESTART_PAUSE).await;
+                        node
+                    });
+                }
+                Some(Ok(node)) = restarts.join_next() => {
+                    let process = self.start(node)?;
+                    println!("node {node} is started again, process {}", process.pid().unwrap_or_default());
+                    nodes.insert(node, process);
+                }
+            }
         }
     }
 

@@ -118,7 +118,7 @@ fn killing_each_node_in_turn_loses_nothing() {
         writers.wait_for_more();
         dev.kill_node(node);
         assert!(
-            dev.wait_line(&format!("node {node} is started again")),
+            dev.wait_for(&format!("node {node} is started again,")),
             "`dev` restarts a node that died"
         );
     }
@@ -154,7 +154,10 @@ fn killing_all_nodes_at_once_loses_nothing() {
             dev.kill_node(node);
         }
         for _ in 1..=3 {
-            assert!(dev.wait_line("node "), "`dev` tells that a node ended");
+            assert!(
+                dev.wait_for("is started again,"),
+                "`dev` restarts a node that died"
+            );
         }
         writers.wait_for_more();
     }

@@ -78,17 +78,17 @@ impl Dev {
             dir: dir.to_owned(),
             lines,
         };
-        dev.wait_line("ready ").then_some(dev)
+        dev.wait_for("ready ").then_some(dev)
     }
 
-    /// Waits for a line with this beginning; false when the output ends before.
-    pub fn wait_line(&self, beginning: &str) -> bool {
+    /// Waits for a line that holds this text; false when the output ends before.
+    pub fn wait_for(&self, text: &str) -> bool {
         let deadline = Instant::now() + PATIENCE;
         while let Ok(line) = self
             .lines
             .recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
-            if line.starts_with(beginning) {
+            if line.contains(text) {
                 return true;
             }
         }
