@@ -123,6 +123,7 @@ pub struct DnsServer {
     ports: Arc<Ports>,
     shards: Vec<Arc<Counters>>,
     connections: Arc<Connections>,
+    served: Arc<watch::Sender<u64>>,
     /// None once it was stopped.
     manager: Mutex<Option<JoinHandle<()>>>,
 }
@@ -135,6 +136,7 @@ impl DnsServer {
     ) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let first = snapshots.borrow().clone();
+        let first_revision = first.revision;
         let service = Arc::new(Service {
             snapshot: Arc::new(ArcSwap::new(first)),
             identity: config.identity.clone(),
@@ -170,8 +172,10 @@ impl DnsServer {
                 source,
             })?;
         }
+        let served = Arc::new(watch::Sender::new(first_revision));
         let manager = Manager {
             service: Arc::clone(&service),
+            served: Arc::clone(&served),
             ports: Arc::clone(&ports),
             config,
             snapshots,
@@ -180,6 +184,7 @@ impl DnsServer {
             ports,
             shards,
             connections,
+            served,
             manager: Mutex::new(Some(service.runtime.spawn(manager.run()))),
             service,
         })
@@ -193,6 +198,11 @@ impl DnsServer {
             .values()
             .map(|listening| listening.local)
             .collect()
+    }
+
+    /// Revision of the state that answers are made from, as it moves on. A change is served once this has reached it.
+    pub fn served(&self) -> watch::Receiver<u64> {
+        self.served.subscribe()
     }
 
     /// What has been counted since the start.
@@ -433,6 +443,7 @@ fn bind_once(
 /// said that are no longer asked.
 struct Manager {
     service: Arc<Service>,
+    served: Arc<watch::Sender<u64>>,
     ports: Arc<Ports>,
     config: DnsConfig,
     snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -471,6 +482,7 @@ impl Manager {
 
     fn publish(&self, snapshot: &Arc<Snapshot>) {
         let before = self.service.snapshot.swap(Arc::clone(snapshot));
+        self.served.send_replace(snapshot.revision);
         if before.forwarders.ptr_eq(&snapshot.forwarders) {
             return;
         }

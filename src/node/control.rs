@@ -205,7 +205,10 @@ fn changed_settings(old: &NodeConfig, new: &NodeConfig) -> Vec<String> {
 impl NodeControl for Control {
     fn group(&self) -> Option<Arc<dyn Group>> {
         let consensus = self.consensus()?.clone();
-        Some(Arc::new(NodeGroup(consensus)))
+        Some(Arc::new(NodeGroup {
+            consensus,
+            services: self.services(),
+        }))
     }
 
     fn report(&self) -> NodeReport {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::services::Observed;
 use crate::{
     api::group::{Group, Standing},
     consensus::{
@@ -21,28 +22,60 @@ use crate::{
 const CHANGE: Duration = Duration::from_secs(30);
 
 /// This node's group.
-pub(super) struct NodeGroup(pub(super) Consensus);
+pub(super) struct NodeGroup {
+    pub(super) consensus: Consensus,
+    /// None while nothing is served.
+    pub(super) services: Option<Arc<Observed>>,
+}
+
+impl NodeGroup {
+    /// Waits until DNS answers from a state that shows `revision`: what is acknowledged here is answered here.
+    async fn wait_until_served(&self, revision: u64, deadline: Instant) -> Result<(), Failure> {
+        let Some(services) = &self.services else {
+            return Ok(());
+        };
+        let mut served = services.dns.served();
+        let reached = served.wait_for(|served| *served >= revision);
+        match tokio::time::timeout_at(deadline.into(), reached).await {
+            // The sender is gone: DNS has stopped, and nothing is answered from anything.
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::new(
+                FailureCode::UnknownOutcome,
+                "cluster",
+                format!(
+                    "revision {revision} is committed, but this node does not answer from it yet"
+                ),
+                "look at `pontoon cluster status` before you repeat the change",
+            )),
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl Group for NodeGroup {
     async fn propose(&self, command: Command, deadline: Instant) -> Result<Outcome, Failure> {
-        self.0
+        let outcome = self
+            .consensus
             .propose(command, deadline)
             .await
-            .map_err(propose_failure)
+            .map_err(propose_failure)?;
+        if let Outcome::Applied(applied) = &outcome {
+            self.wait_until_served(applied.revision, deadline).await?;
+        }
+        Ok(outcome)
     }
 
     async fn catch_up(&self, deadline: Instant) -> Result<(), Failure> {
-        let read = self.0.read_revision(deadline).await;
+        let read = self.consensus.read_revision(deadline).await;
         read.map(|_| ()).map_err(read_failure)
     }
 
     fn state(&self) -> Arc<State> {
-        self.0.state()
+        self.consensus.state()
     }
 
     async fn state_after(&self, revision: u64) -> Option<Arc<State>> {
-        let mut states = self.0.states();
+        let mut states = self.consensus.states();
         // Waiting loses nothing when it is dropped: the channel holds the newest state.
         let newer = states
             .wait_for(|applied| applied.state.revision() > revision)
@@ -52,7 +85,7 @@ impl Group for NodeGroup {
     }
 
     fn standing(&self) -> Standing {
-        let status = self.0.status();
+        let status = self.consensus.status();
         let voters = status
             .nodes
             .iter()
@@ -73,14 +106,14 @@ impl Group for NodeGroup {
 
     async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Failure> {
         let object = || to.map_or_else(|| "leadership".to_owned(), |id| format!("node {id}"));
-        self.0
+        self.consensus
             .transfer(to, Instant::now() + CHANGE)
             .await
             .map_err(|e| administer_failure(object(), &e))
     }
 
     async fn promote(&self, id: NodeId) -> Result<bool, Failure> {
-        let changed = self.0.promote(id, Instant::now() + CHANGE).await;
+        let changed = self.consensus.promote(id, Instant::now() + CHANGE).await;
         changed
             .map(is_change)
             .map_err(|e| administer_failure(format!("node {id}"), &e))
@@ -88,10 +121,10 @@ impl Group for NodeGroup {
 
     async fn remove(&self, id: NodeId, _author: String) -> Result<bool, Failure> {
         let deadline = Instant::now() + CHANGE;
-        let changed = if id == self.0.id() {
-            self.0.leave(deadline).await
+        let changed = if id == self.consensus.id() {
+            self.consensus.leave(deadline).await
         } else {
-            self.0.remove(id, deadline).await
+            self.consensus.remove(id, deadline).await
         };
         changed
             .map(is_change)
