@@ -47,9 +47,15 @@ impl Admin for Api {
         let _permit = admit(&self.0.uploads, "uploads")?;
         let bytes =
             upload::gather(request.into_inner(), MAX_COMMAND, "request", |c| c.data).await?;
-        let message = v1::ProposeRequest::decode(bytes::Bytes::from(bytes))
-            .map_err(|e| Failure::new(FailureCode::Invalid, "request", e, ""))?;
-        let applied = self.commit(proposal_of(author, deadline, message)?).await?;
+        let decoding = move || {
+            let message = v1::ProposeRequest::decode(bytes::Bytes::from(bytes))
+                .map_err(|e| Failure::new(FailureCode::Invalid, "request", e, ""))?;
+            proposal_of(author, deadline, message)
+        };
+        let proposal = tokio::task::spawn_blocking(decoding)
+            .await
+            .unwrap_or_else(|e| Err(Failure::new(FailureCode::Internal, "request", e, "")))?;
+        let applied = self.commit(proposal).await?;
         Ok(Response::new(v1::ProposeReply {
             applied: Some((&applied).into()),
         }))

@@ -56,6 +56,8 @@ const MAX_UPLOADS: usize = 2;
 const MAX_STREAMS: usize = 64;
 /// Watchers at one time.
 const MAX_WATCHES: usize = 256;
+/// A command of more record sets is checked on another thread.
+const CHECKED_AT_ONCE: usize = 500;
 /// Wait of a write or a linearizable read whose caller states no deadline.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest wait of any call.
@@ -187,7 +189,7 @@ impl Api {
             preconditions,
             changes,
         };
-        check::command(&command)?;
+        let command = checked(command).await?;
         match group.propose(command, deadline).await? {
             Outcome::Applied(applied) => Ok(applied),
             Outcome::Refused(refusal) => Err(refusal.into()),
@@ -198,6 +200,30 @@ impl Api {
                 "look whether the change was made before you repeat it",
             )),
         }
+    }
+}
+
+/// Checks the form of a command; a large one where that holds up no other call.
+async fn checked(command: Command) -> Result<Command, Failure> {
+    let sets: usize = command.changes.iter().map(weight).sum();
+    if sets <= CHECKED_AT_ONCE {
+        check::command(&command)?;
+        return Ok(command);
+    }
+    let checking = move || match check::command(&command) {
+        Ok(()) => Ok(command),
+        Err(refusal) => Err(refusal.into()),
+    };
+    tokio::task::spawn_blocking(checking)
+        .await
+        .unwrap_or_else(|e| Err(Failure::new(FailureCode::Internal, "request", e, "")))
+}
+
+/// Record sets of a change, about.
+fn weight(change: &Change) -> usize {
+    match change {
+        Change::CreateZone { records, .. } | Change::ReplaceZone { records, .. } => records.len(),
+        _ => 1,
     }
 }
 

@@ -41,14 +41,18 @@ pub fn failure_of(status: &Status, object: &str, written: bool) -> Failure {
     }
     let cause = innermost(status);
     let sent = !never_sent(status);
+    let broken = match status.code() {
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => true,
+        // A connection that broke, or never spoke our protocol.
+        Code::Internal => std::error::Error::source(status).is_some(),
+        _ => false,
+    };
     let (code, hint) = match status.code() {
-        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown
-            if written && sent =>
-        {
+        _ if broken && written && sent => {
             let hint = "look whether the change was made before you repeat it";
             (FailureCode::UnknownOutcome, hint)
         }
-        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
+        _ if broken => {
             let hint = "check that the node runs and that the endpoint is right";
             (FailureCode::Unreachable, hint)
         }

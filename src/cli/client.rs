@@ -23,6 +23,8 @@ use crate::{
 pub const MAX_REPLY: usize = 64 << 20;
 /// Longest wait for one node to say that it is there, while others could be asked.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that an attempt of a write must have, for its answer to come in time.
+const ATTEMPT_MIN: Duration = Duration::from_millis(300);
 /// Between two attempts of a write.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,7 +63,15 @@ impl Attempt {
 impl Client {
     /// Connects to the first endpoint that answers.
     pub async fn connect(context: &Context) -> Result<Self, Failure> {
-        let dialer = Dialer::new(&context.global)?;
+        Self::connect_by(context, Dialer::new(&context.global)?).await
+    }
+
+    /// Connects to the first endpoint and to no other: for commands that are about one node.
+    pub async fn connect_to_first(context: &Context) -> Result<Self, Failure> {
+        Self::connect_by(context, Dialer::new(&context.global)?.first_only()).await
+    }
+
+    async fn connect_by(context: &Context, dialer: Dialer) -> Result<Self, Failure> {
         let deadline = Instant::now() + context.global.timeout;
         let mut problems = Vec::new();
         for (at, endpoint) in dialer.endpoints().iter().enumerate() {
@@ -140,7 +150,8 @@ impl Client {
             if !again {
                 return Err(failure);
             }
-            if Instant::now() + RETRY_PAUSE >= self.deadline {
+            // With too little time left for an answer, another attempt would only make the outcome unknown.
+            if Instant::now() + RETRY_PAUSE + ATTEMPT_MIN >= self.deadline {
                 return Err(lost.unwrap_or(failure));
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -216,7 +227,13 @@ async fn probe(
     let asked = client.probe(v1::ProbeRequest {});
     match tokio::time::timeout(left.min(PROBE_TIMEOUT), asked).await {
         Ok(Ok(reply)) => Ok((channel, reply.into_inner().revision)),
-        Ok(Err(status)) => Err(failure_of(&status, &object, false)),
+        Ok(Err(status)) => {
+            let failure = failure_of(&status, &object, false);
+            Err(match failure.code {
+                FailureCode::Unreachable => dialer.explained(endpoint, failure),
+                _ => failure,
+            })
+        }
         Err(_) => Err(timed_out(&object, FailureCode::Unreachable)),
     }
 }
@@ -224,8 +241,10 @@ async fn probe(
 /// The one failure that says most of several endpoints.
 fn nobody(problems: Vec<Failure>) -> Failure {
     let mut unreachable: Vec<String> = Vec::new();
+    let single = problems.len() == 1;
     for failure in problems {
-        if failure.code != FailureCode::Unreachable {
+        let says_more = single && !failure.hint.is_empty();
+        if failure.code != FailureCode::Unreachable || says_more {
             return failure;
         }
         unreachable.push(failure.to_string());

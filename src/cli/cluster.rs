@@ -126,7 +126,7 @@ pub struct Join {
     config: PathBuf,
 }
 
-/// Make the node that is asked leave the cluster for ever
+/// Make this node (the first endpoint) leave the cluster for ever
 ///
 /// Leadership and virtual addresses are handed over first, and its process ends. Refused when the quorum would be lost.
 #[derive(Debug, Args)]
@@ -440,8 +440,7 @@ struct Left {
 }
 
 async fn leave(context: &Context) -> Result<(), Failure> {
-    let mut client = Client::connect(context).await?;
-    // Another endpoint would be another node: never tried there.
+    let mut client = Client::connect_to_first(context).await?;
     let reply = client
         .once("node", async |attempt| {
             cluster_client(&attempt.channel)

@@ -121,6 +121,33 @@ impl Dialer {
         &self.endpoints
     }
 
+    /// The same with the first endpoint alone.
+    #[must_use]
+    pub fn first_only(mut self) -> Self {
+        self.endpoints.truncate(1);
+        self
+    }
+
+    /// A failure to connect, with what may be behind it.
+    pub fn explained(&self, endpoint: &Endpoint, failure: Failure) -> Failure {
+        let refused =
+            failure.problem.contains("refused") || failure.problem.contains("No such file");
+        let hint = match endpoint {
+            _ if refused => return failure,
+            Endpoint::Secure { .. } if self.credentials.is_none() => {
+                "without a client certificate a loopback address is spoken to in plaintext; if the node speaks TLS, give --cert, --key and --ca"
+            }
+            Endpoint::Secure { host, .. } if is_loopback(host) => {
+                "a node of `pontoon dev` speaks plaintext: give http://HOST:PORT"
+            }
+            _ => return failure,
+        };
+        Failure {
+            hint: hint.to_owned(),
+            ..failure
+        }
+    }
+
     /// A channel to `endpoint`. It connects when it is first used.
     pub async fn channel(&self, endpoint: &Endpoint) -> Result<Channel, Failure> {
         let (host, port, security) = match endpoint {

@@ -50,14 +50,14 @@ pub struct Run {
     check: bool,
 }
 
-/// Read logging settings and certificates again, as SIGHUP does
+/// Make this node (the first endpoint) read logging settings and certificates again, as SIGHUP does
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  pontoon node reload --endpoints unix:/var/lib/pontoon/pontoon.sock"
 )]
 pub struct Reload {}
 
-/// Ask whether a node serves: exit 0 when DNS answers and every listener is bound
+/// Ask whether this node (the first endpoint) serves: exit 0 when DNS answers and every listener is bound
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon node probe && echo serving")]
 pub struct Probe {}
@@ -102,7 +102,7 @@ struct Reloaded {
 }
 
 async fn reload(context: &Context) -> Result<(), Failure> {
-    let mut client = Client::connect(context).await?;
+    let mut client = Client::connect_to_first(context).await?;
     let reply = client
         .once("node", async |attempt| {
             NodeClient::new(attempt.channel.clone())
@@ -139,7 +139,7 @@ struct Probed {
 }
 
 async fn probe(context: &Context) -> Result<(), Failure> {
-    let mut client = Client::connect(context).await?;
+    let mut client = Client::connect_to_first(context).await?;
     let reply = client
         .read("node", async |attempt| {
             NodeClient::new(attempt.channel.clone())

@@ -94,7 +94,7 @@ fn change(words: &[String]) -> Result<Change, Failure> {
 }
 
 /// Splits a line into words: quotes and backslashes as in a shell, `#` begins a comment where a word would begin.
-fn words(line: &str) -> Result<Vec<String>, &'static str> {
+pub fn words(line: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut rest = line.chars().peekable();
     while let Some(&first) = rest.peek() {

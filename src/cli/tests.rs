@@ -715,3 +715,91 @@ async fn a_backup_is_complete_and_private() {
     assert_eq!(mode & 0o777, 0o600);
     assert!(run(&served, &["backup", "-f", "/absent/b"]).await.is_err());
 }
+
+/// Every command line in the documents is one that the program takes.
+#[test]
+fn the_documents_show_commands_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("README.md")];
+    for dir in ["docs", "docs/operations", "docs/decisions", "cluster"] {
+        let listed = fs::read_dir(root.join(dir)).map(|l| l.flatten().map(|f| f.path()).collect());
+        files.extend(listed.unwrap_or_else(|_| Vec::new()));
+    }
+    files.retain(|f| f.extension().is_some_and(|e| e == "md") && !f.ends_with("docs/cli.md"));
+    let mut seen = 0;
+    for file in files {
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        for line in text.lines() {
+            let Some(words) = shown_command(line) else {
+                continue;
+            };
+            let parsed = parse(&words.iter().map(OsString::from).collect::<Vec<_>>());
+            let fine = parsed.as_ref().map_or_else(|e| !e.use_stderr(), |_| true);
+            assert!(
+                fine,
+                "{}: {line}: {}",
+                file.display(),
+                parsed.err().map(|e| e.to_string()).unwrap_or_default()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "only {seen} command lines were found");
+}
+
+/// The words of a line that shows a command: `pontoon ...`, after a prompt perhaps, up to whatever the shell makes of the rest.
+fn shown_command(line: &str) -> Option<Vec<String>> {
+    let line = line
+        .trim()
+        .trim_start_matches("$ ")
+        .trim_start_matches("# ");
+    let line = line
+        .trim_start_matches("sudo ")
+        .trim_start_matches("target/release/");
+    if !line.starts_with("pontoon ") || line.contains("...") || line.contains(" | ") {
+        return None;
+    }
+    let words = record_batch::words(line).ok()?;
+    let end = |w: &String| {
+        matches!(
+            w.as_str(),
+            ">" | "<" | "|" | "&" | "&&" | "||" | ";" | "2>" | "2>/dev/null"
+        )
+    };
+    let words: Vec<String> = words.into_iter().take_while(|w| !end(w)).collect();
+    let is_command =
+        words.len() > 1 && words[1].starts_with(|c: char| c.is_ascii_lowercase() || c == '-');
+    is_command.then_some(words)
+}
+
+#[test]
+fn completion_and_manual_come_from_the_declarations() {
+    let context = |line: &str| {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let cli = parse(&words).expect("parses");
+        let out = Out::keeping(Format::Table);
+        (
+            cli.command,
+            Context {
+                global: cli.global,
+                out,
+            },
+        )
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        let (command, context) = context(&format!("pontoon completion {shell}"));
+        command.run(&context).expect("written");
+        let script = context.out.take();
+        assert!(
+            script.contains("rollback") && script.contains("forwarder"),
+            "{shell}"
+        );
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (command, context) = context(&format!("pontoon man --dir {}", dir.path().display()));
+    command.run(&context).expect("written");
+    let page = fs::read_to_string(dir.path().join("pontoon-record-set.1")).expect("a page");
+    assert!(page.contains("if\\-serial"), "{page}");
+}
