@@ -367,7 +367,8 @@ impl Driver {
         match self.hands.remove(&target).await {
             Ok(was_ours) => {
                 if was_ours {
-                    info!(vip = %target.address, interface = %target.interface, "VIP withdrawn");
+                    let why = self.machine.reason(&target, Instant::now()).as_str();
+                    info!(vip = %target.address, interface = %target.interface, why, "VIP withdrawn");
                 }
                 Event::Removed(target)
             }
@@ -448,17 +449,24 @@ impl Driver {
 
     fn status_of(&self, target: &Target) -> VipStatus {
         let since = self.since.get(target).map(|(_, wall)| *wall);
+        let device = self.hands.device_of(&target.interface);
+        // Told before this node leads: then it would be too late to find out.
+        let unmapped = || {
+            let problem = Problem::Unmapped(target.interface.clone());
+            device.is_none().then(|| problem.to_string())
+        };
         VipStatus {
             address: target.address,
             interface: target.interface.clone(),
-            device: self.hands.device_of(&target.interface),
             held: since.is_some(),
             since,
             fence: Fence::None,
             problem: self
                 .problems
                 .of(target)
-                .or_else(|| self.announcing.of(target)),
+                .or_else(|| self.announcing.of(target))
+                .or_else(unmapped),
+            device,
         }
     }
 }

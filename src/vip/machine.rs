@@ -71,6 +71,32 @@ pub enum Action {
     Announce(Target),
 }
 
+/// Why a VIP is not, or no longer, held: for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Stopping,
+    /// It is not in the snapshot, or on another interface there.
+    NotConfigured,
+    /// This node has no lease.
+    NotLeading,
+    /// The lease was not renewed in time: a quorum is slow or out of reach, or this node is.
+    LeaseRunsOut,
+    /// Another term began, or the address could not be kept on its device.
+    ToBeTakenAnew,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Stopping => "the node stops",
+            Reason::NotConfigured => "it is not configured any more",
+            Reason::NotLeading => "this node does not lead",
+            Reason::LeaseRunsOut => "the lease was not renewed in time",
+            Reason::ToBeTakenAnew => "it is to be taken anew",
+        }
+    }
+}
+
 /// Times that the machine keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -195,6 +221,18 @@ impl Machine {
 
     pub fn phase(&self, target: &Target) -> Option<Phase> {
         self.entries.get(target).map(|entry| entry.phase)
+    }
+
+    /// Why `target` is being withdrawn at `now`.
+    pub fn reason(&self, target: &Target, now: Instant) -> Reason {
+        let wanted = self.entries.get(target).is_some_and(|entry| entry.wanted);
+        match self.leadership.lease_until {
+            _ if self.stopping => Reason::Stopping,
+            _ if !wanted => Reason::NotConfigured,
+            None => Reason::NotLeading,
+            Some(_) if !self.entitled(now) => Reason::LeaseRunsOut,
+            Some(_) => Reason::ToBeTakenAnew,
+        }
     }
 
     /// Every VIP of the snapshot, and those that left it but are not withdrawn yet.

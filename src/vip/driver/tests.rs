@@ -163,8 +163,8 @@ async fn what_keeps_a_vip_from_being_held_is_said() {
     node.held(&[VIP]).await;
 
     let node = Fixture::start(Mode::Kernel, &[], &["10.77.0.100"]);
+    node.problem("interface vip is mapped to no device").await; // before it leads, too
     node.lead(1, LONG);
-    node.problem("interface vip is mapped to no device").await;
 
     let node = Fixture::start(Mode::Kernel, &[("vip", "no-such-dev")], &["10.77.0.100"]);
     node.lead(1, LONG);

@@ -328,6 +328,25 @@ fn an_address_that_cannot_be_removed_is_tried_again_even_after_stop() {
 }
 
 #[test]
+fn a_withdrawal_says_why() {
+    let now = Instant::now();
+    for (event, at, reason) in [
+        (Event::Stop, now, Reason::Stopping),
+        (Event::Configured([].into()), now, Reason::NotConfigured),
+        (following(5), now, Reason::NotLeading),
+        (following(6), now, Reason::NotLeading),
+        (Event::Deadline, now + LEASE - MARGIN, Reason::LeaseRunsOut),
+        (leading(6, now + LEASE), now, Reason::ToBeTakenAnew),
+        (Event::AddFailed(target(0)), now, Reason::ToBeTakenAnew),
+    ] {
+        let mut machine = machine_in(Kind::Held, now);
+        machine.handle(event.clone(), at);
+        assert_eq!(drain(&mut machine), [Action::Remove(target(0))]);
+        assert_eq!(machine.reason(&target(0), at), reason, "{event:?}");
+    }
+}
+
+#[test]
 fn a_term_is_released_when_its_lease_was_taken_back_and_nothing_is_held() {
     let now = Instant::now();
     let mut machine = machine_in(Kind::Held, now);
