@@ -43,7 +43,10 @@ use crate::{
         outcome::{Applied, Outcome},
     },
     transport::accept::Incoming,
-    wire::error::{Failure, FailureCode},
+    wire::{
+        command::{MAX_COMMAND, size_of_records},
+        error::{Failure, FailureCode},
+    },
 };
 
 /// Largest request message, in octets; larger batches are uploaded in chunks.
@@ -210,9 +213,23 @@ async fn checked(command: Command) -> Result<Command, Failure> {
         check::command(&command)?;
         return Ok(command);
     }
-    let checking = move || match check::command(&command) {
-        Ok(()) => Ok(command),
-        Err(refusal) => Err(refusal.into()),
+    let checking = move || {
+        let size = size_of_records(&command);
+        if size > MAX_COMMAND {
+            let problem =
+                format!("its records take {size} octets; one command holds {MAX_COMMAND}");
+            let hint = "split it: import zone by zone";
+            return Err(Failure::new(
+                FailureCode::LimitExceeded,
+                "request",
+                problem,
+                hint,
+            ));
+        }
+        match check::command(&command) {
+            Ok(()) => Ok(command),
+            Err(refusal) => Err(refusal.into()),
+        }
     };
     tokio::task::spawn_blocking(checking)
         .await

@@ -148,7 +148,11 @@ impl Client {
                 lost = Some(failure.clone());
             }
             if !again {
-                return Err(failure);
+                // Only the state machine can tell what became of the attempt whose answer was lost.
+                return Err(match lost {
+                    Some(lost) if !is_verdict(failure.code) => lost,
+                    _ => failure,
+                });
             }
             // With too little time left for an answer, another attempt would only make the outcome unknown.
             if Instant::now() + RETRY_PAUSE + ATTEMPT_MIN >= self.deadline {
@@ -213,6 +217,19 @@ impl Client {
     fn is_late(&self) -> bool {
         Instant::now() >= self.deadline
     }
+}
+
+/// Whether the state machine itself decided, under the request id.
+fn is_verdict(code: FailureCode) -> bool {
+    matches!(
+        code,
+        FailureCode::Invalid
+            | FailureCode::NotFound
+            | FailureCode::AlreadyExists
+            | FailureCode::PreconditionFailed
+            | FailureCode::Conflict
+            | FailureCode::FeatureLevel
+    )
 }
 
 async fn probe(

@@ -26,6 +26,8 @@ use crate::{
 pub const MAX_COMMAND: usize = 128 << 20;
 /// Largest log entry, in octets, after compression. Proposals beyond it are refused.
 pub const MAX_ENTRY: usize = 48 << 20;
+/// What an entry may unpack to: a command as large as allowed, and its author and times.
+const MAX_UNPACKED: usize = MAX_COMMAND + (1 << 20);
 /// Entries below this many octets are not worth compressing.
 const COMPRESS_FROM: usize = 4096;
 /// zstd level: the default's ratio within a few percent at twice its speed.
@@ -56,13 +58,13 @@ pub fn encode(command: &Command) -> Bytes {
     plain
 }
 
-/// Reads what `encode` wrote. At most `MAX_COMMAND` octets are unpacked.
+/// Reads what `encode` wrote. What unpacks to more than a command may have is refused.
 pub fn decode(bytes: &[u8]) -> Result<Command, CommandDecodeError> {
     let fault = |text: String| CommandDecodeError(text);
     let message = match bytes.split_first() {
         Some((&PLAIN, rest)) => v1::Command::decode(Bytes::copy_from_slice(rest)),
         Some((&ZSTD, rest)) => {
-            let plain = decompress(rest, MAX_COMMAND).map_err(|e| fault(e.to_string()))?;
+            let plain = decompress(rest, MAX_UNPACKED).map_err(|e| fault(e.to_string()))?;
             v1::Command::decode(Bytes::from(plain))
         }
         Some((version, _)) => {
@@ -76,6 +78,20 @@ pub fn decode(bytes: &[u8]) -> Result<Command, CommandDecodeError> {
     message
         .try_into()
         .map_err(|e: WireError| fault(e.to_string()))
+}
+
+/// What the records of a command take in protobuf, in octets, at most. Other changes are small, and bounded by `state::limits`.
+pub fn size_of_records(command: &Command) -> usize {
+    let of_set = |(name, set): &(Name, Rrset)| {
+        name.to_string().len() + set.packed_len() + 8 * set.len() + 40
+    };
+    let of_change = |change: &Change| match change {
+        Change::CreateZone { records, .. } | Change::ReplaceZone { records, .. } => {
+            records.iter().map(of_set).sum::<usize>() + 300
+        }
+        _ => 0,
+    };
+    command.changes.iter().map(of_change).sum()
 }
 
 /// Unpacks zstd without ever holding more than `limit` octets of the result.
@@ -945,6 +961,14 @@ mod tests {
         fn the_log_form_is_the_message_behind_one_octet(command in command()) {
             let plain = to_message_bytes(&command);
             prop_assert_eq!(&plain[1..], &v1::Command::from(&command).encode_to_vec()[..]);
+        }
+
+        #[test]
+        fn the_size_of_records_is_an_upper_bound(zone in name(), records in records()) {
+            let change = Change::ReplaceZone { zone, records };
+            let encoded = v1::Change::from(&change).encoded_len();
+            let command = Command { changes: vec![change], ..large() };
+            prop_assert!(encoded <= size_of_records(&command) + 1100, "a name in text has at most 1100 octets");
         }
 
         #[test]
