@@ -40,6 +40,22 @@ pub enum Endpoint {
     },
 }
 
+/// Nodes separated by commas. An empty text, such as an environment variable set to nothing, names none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints(Vec<Endpoint>);
+
+impl FromStr for Endpoints {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        parts.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = String;
 
@@ -107,9 +123,9 @@ impl Dialer {
     /// What the command line and the environment say; where they are silent, what is found on this machine.
     pub fn new(global: &Global) -> Result<Self, Failure> {
         let credentials = credentials(global)?;
-        let endpoints = match global.endpoints.is_empty() {
-            false => global.endpoints.clone(),
-            true => default_endpoints(),
+        let endpoints = match &global.endpoints {
+            Some(Endpoints(named)) if !named.is_empty() => named.clone(),
+            _ => default_endpoints(),
         };
         Ok(Self {
             endpoints,
@@ -274,5 +290,9 @@ mod tests {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
         }
         assert_eq!(secure("::1", 1).to_string(), "[::1]:1");
+        let two = Endpoints(vec![secure("a", 1), secure("b", 2)]);
+        assert_eq!("a:1, b:2,".parse(), Ok(two));
+        assert_eq!("".parse(), Ok(Endpoints::default()));
+        assert!("a:1,b".parse::<Endpoints>().is_err());
     }
 }

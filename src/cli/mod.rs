@@ -37,7 +37,7 @@ use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode, time:
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use self::{
-    endpoint::Endpoint,
+    endpoint::Endpoints,
     output::{Format, Out},
 };
 use crate::{config::units::parse_duration, wire::error::Failure};
@@ -83,11 +83,10 @@ pub struct Global {
         long,
         global = true,
         env = "PONTOON_ENDPOINTS",
-        value_delimiter = ',',
         value_name = "A,B,C",
         hide_env_values = true
     )]
-    endpoints: Vec<Endpoint>,
+    endpoints: Option<Endpoints>,
 
     /// How results are written to stdout, and errors to stderr
     #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t = Format::Table)]
