@@ -6,10 +6,11 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::support::{Dev, answers, ask, eventually, is_alive, page};
+use crate::support::{Dev, alone, answers, ask, eventually, is_alive, page};
 
 #[test]
 fn the_sample_site_is_served_by_every_node_and_the_vip() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let dev = Dev::start(&dir.path().join("d"), 3, &[]);
     for node in 1..=3 {
@@ -58,6 +59,7 @@ fn the_sample_site_is_served_by_every_node_and_the_vip() {
 
 #[test]
 fn a_change_through_one_node_is_answered_by_all() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let dev = Dev::start(&dir.path().join("d"), 3, &[]);
     for node in 1..=3 {
@@ -96,6 +98,7 @@ fn a_change_through_one_node_is_answered_by_all() {
 
 #[test]
 fn an_empty_cluster_has_the_vip_and_nothing_else_and_continues_with_its_data() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("d");
     let dev = Dev::start(&data, 3, &["--empty"]);
@@ -124,6 +127,7 @@ fn an_empty_cluster_has_the_vip_and_nothing_else_and_continues_with_its_data() {
 
 #[test]
 fn the_nodes_end_with_dev_by_whatever_cause() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let dev = Dev::start(&dir.path().join("d"), 3, &["--empty"]);
     let pids: Vec<i32> = (1..=3).map(|node| dev.node_pid(node)).collect();

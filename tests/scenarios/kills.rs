@@ -11,7 +11,7 @@ use std::{
 
 use hickory_proto::rr::RecordType;
 
-use crate::support::{Dev, answers, eventually, run};
+use crate::support::{Dev, alone, answers, eventually, run};
 
 /// Adds records through every node until told to stop, and remembers those that were acknowledged.
 struct Writers {
@@ -111,6 +111,7 @@ fn all_found_everywhere(dev: &Dev, names: &BTreeSet<String>) {
 
 #[test]
 fn killing_each_node_in_turn_loses_nothing() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let dev = Dev::start(&dir.path().join("d"), 3, &[]);
     let writers = Writers::start(&dev);
@@ -129,6 +130,7 @@ fn killing_each_node_in_turn_loses_nothing() {
 
 #[test]
 fn killing_the_leader_moves_the_vip_and_writes_go_on() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let dev = Dev::start(&dir.path().join("d"), 3, &[]);
     let writers = Writers::start(&dev);
@@ -145,6 +147,7 @@ fn killing_the_leader_moves_the_vip_and_writes_go_on() {
 
 #[test]
 fn killing_all_nodes_at_once_loses_nothing() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let dev = Dev::start(&dir.path().join("d"), 3, &[]);
     let writers = Writers::start(&dev);

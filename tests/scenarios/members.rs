@@ -1,11 +1,15 @@
 //! Membership from the command line, with mutual TLS: the sets under `cluster/` as they stand, each in a network namespace
 //! of its own. Only the data directories are moved.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
-use crate::support::{eventually, namespace::Namespace};
+use crate::support::{PATIENCE, alone, eventually, namespace::Namespace};
 
 /// A set from `cluster/` with its nodes.
 struct Set {
@@ -118,14 +122,18 @@ impl Set {
 
     /// Waits until the cluster has exactly these voters, all of them well.
     fn wait_voters(&self, count: usize) -> Value {
-        eventually(&format!("{count} voters"), || {
-            let status = self.status()?;
-            let nodes = status["nodes"].as_array()?;
-            let well = nodes.iter().all(|n| {
-                n["role"] == "voter" && (n["state"] == "leader" || n["state"] == "follower")
-            });
-            (well && nodes.len() == count && status["leader"].is_u64()).then_some(status)
-        })
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if let Some(status) = status.as_ref().filter(|status| all_vote(status, count)) {
+                return status.clone();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{count} voters did not come: {status:#?}"
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn set_record(&self, name: &str) {
@@ -154,8 +162,19 @@ impl Set {
     }
 }
 
+fn all_vote(status: &Value, count: usize) -> bool {
+    let Some(nodes) = status["nodes"].as_array() else {
+        return false;
+    };
+    let well = |node: &Value| {
+        node["role"] == "voter" && (node["state"] == "leader" || node["state"] == "follower")
+    };
+    nodes.len() == count && nodes.iter().all(well) && status["leader"].is_u64()
+}
+
 #[test]
 fn the_three_node_set_starts_as_it_stands() {
+    let _alone = alone();
     let Some(mut set) = Set::prepare("three-node", 3) else {
         return;
     };
@@ -177,6 +196,7 @@ fn the_three_node_set_starts_as_it_stands() {
 
 #[test]
 fn strangers_are_refused_with_the_reason() {
+    let _alone = alone();
     let Some(mut set) = Set::prepare("three-node", 3) else {
         return;
     };
@@ -255,6 +275,7 @@ fn strangers_are_refused_with_the_reason() {
 
 #[test]
 fn five_nodes_come_and_go_and_no_write_is_lost() {
+    let _alone = alone();
     let Some(mut set) = Set::prepare("five-node", 5) else {
         return;
     };

@@ -11,7 +11,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -29,7 +29,7 @@ use serde_json::Value;
 /// The program under test.
 pub const PONTOON: &str = env!("CARGO_BIN_EXE_pontoon");
 /// Longest wait for anything: far above what it takes on a machine that does nothing else.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running `pontoon dev`.
 pub struct Dev {
@@ -199,6 +199,13 @@ pub fn run(endpoints: &str, arguments: &[&str]) -> Ended {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Keeps scenarios apart: several clusters at once on two cores would time the machine, not the program.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    // A scenario that failed leaves nothing behind that the next one could trip over.
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tries until something is there, or fails after a long while.
