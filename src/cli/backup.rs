@@ -18,6 +18,7 @@ use super::{
     exit,
 };
 use crate::{
+    config::node::NodeConfig,
     enrol::init::Initialised,
     node::rescue,
     wire::{
@@ -64,13 +65,15 @@ pub struct Restore {
 /// The node must not run. Everything in its log is taken for committed, and all other members are retired: they must never
 /// be started again with their old data. Writes that only they had acknowledged are lost.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  pontoon recover --config /etc/pontoon/node.toml --force")]
+#[command(
+    after_help = "Example:\n  pontoon recover                  # says what it would do\n  pontoon recover --config /etc/pontoon/node.toml --force"
+)]
 pub struct Recover {
     /// Configuration of this machine's node
     #[arg(long, default_value = NODE_TOML, value_name = "FILE")]
     config: PathBuf,
-    /// Confirm that the other members are gone for ever
-    #[arg(long, required = true)]
+    /// Do it: the other members are gone for ever. Without this, what would be done is said and nothing is changed
+    #[arg(long)]
     force: bool,
 }
 
@@ -116,6 +119,9 @@ struct Recovered {
 impl Recover {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let config = load_config(&self.config)?;
+        if !self.force {
+            return Err(unconfirmed(&config).await);
+        }
         context.out.remark(
             "warning: the other members must never be started again with their data: they would be a second cluster of the same name",
         );
@@ -134,6 +140,31 @@ impl Recover {
                 self.config.display()
             )
         })
+    }
+}
+
+/// What would be done, as the reason why it was not.
+async fn unconfirmed(config: &NodeConfig) -> Failure {
+    match rescue::outlook(config).await {
+        Err(e) => exit::invalid("node", e, ""),
+        Ok(outlook) => {
+            let retired: Vec<String> = outlook.retired.iter().map(|id| id.0.to_string()).collect();
+            let problem = format!(
+                "nothing was changed: the node would go on alone from revision {}, and these members would be retired for \
+                 ever: {}. What only they had acknowledged would be lost",
+                outlook.revision,
+                if retired.is_empty() {
+                    "none".to_owned()
+                } else {
+                    retired.join(", ")
+                },
+            );
+            exit::wrong_argument(
+                "recover",
+                problem,
+                "if they are gone for ever, run it again with --force",
+            )
+        }
     }
 }
 

@@ -82,12 +82,7 @@ pub async fn recover(
     at: UnixMillis,
 ) -> Result<Recovered, RescueError> {
     let (mut state, last) = latest(directory).await?;
-    let retired: Vec<NodeId> = state
-        .members()
-        .keys()
-        .copied()
-        .filter(|id| *id != me.0)
-        .collect();
+    let retired = others(&state, me.0);
     let next = LogId::new(*last.committed_leader_id(), last.index + 1);
     if !retired.is_empty() {
         let command = Command {
@@ -110,6 +105,27 @@ pub async fn recover(
         revision: state.revision(),
         retired,
     })
+}
+
+/// What `recover` would do, without doing it.
+///
+/// # Errors
+/// As `recover`.
+pub async fn outlook(directory: &Path, me: NodeId) -> Result<Recovered, RescueError> {
+    let (state, _) = latest(directory).await?;
+    Ok(Recovered {
+        revision: state.revision(),
+        retired: others(&state, me),
+    })
+}
+
+fn others(state: &State, me: NodeId) -> Vec<NodeId> {
+    state
+        .members()
+        .keys()
+        .copied()
+        .filter(|id| *id != me)
+        .collect()
 }
 
 /// The state after every entry that lies in a directory, and the last of them.
@@ -324,6 +340,8 @@ mod tests {
             "{outcomes:?}"
         );
         let me = (NodeId(1), peer(1, 1));
+        let expected = outlook(dir.path(), me.0).await.expect("an outlook");
+        assert_eq!(expected.retired, [NodeId(2)]);
         let recovered = recover(dir.path(), me.clone(), UnixMillis(5))
             .await
             .expect("recovered");

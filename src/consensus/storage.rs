@@ -164,6 +164,16 @@ impl Storage {
         Ok(opened)
     }
 
+    /// As `open` does it when there is no space left at all.
+    #[cfg(test)]
+    pub(super) fn open_without_space(
+        directory: &Path,
+        options: StorageOptions,
+    ) -> Result<Opened, OpenError> {
+        let reserve = Reserve::of(directory, &options)?;
+        Self::open_to_read(directory, options, &reserve)
+    }
+
     /// Without space there is no vote and no write, but what is stored can be served.
     fn open_to_read(
         directory: &Path,

@@ -96,12 +96,25 @@ pub fn restore(
 /// When it runs, is no member, or its data cannot be read or written.
 pub async fn recover(config: &NodeConfig) -> Result<Recovered, NodeRescueError> {
     let _lock = DataDirLock::take(&config.data_dir)?;
+    let me = (own_id(config)?, peer(config));
+    Ok(rescue::recover(&config.storage_dir(), me, now()).await?)
+}
+
+/// What `recover` would do, without doing it.
+///
+/// # Errors
+/// As `recover`.
+pub async fn outlook(config: &NodeConfig) -> Result<Recovered, NodeRescueError> {
+    let _lock = DataDirLock::take(&config.data_dir)?;
+    Ok(rescue::outlook(&config.storage_dir(), own_id(config)?).await?)
+}
+
+fn own_id(config: &NodeConfig) -> Result<NodeId, NodeRescueError> {
     let identity = IdentityFile::in_dir(&config.data_dir).load()?;
     let identity = identity.ok_or_else(|| NodeRescueError::NoNode {
         data_dir: config.data_dir.clone(),
     })?;
-    let me = (identity.node, peer(config));
-    Ok(rescue::recover(&config.storage_dir(), me, now()).await?)
+    Ok(identity.node)
 }
 
 fn peer(config: &NodeConfig) -> Peer {

@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write, path::Path, time::Duration};
 
-use openraft::storage::RaftLogStorage;
+use openraft::{RaftLogReader, storage::RaftLogStorage};
 
 use super::{LoopDisk, all_entries, append, entry, log_id, no_loop_files, vote};
 use crate::consensus::storage::{Storage, StorageOptions};
@@ -73,19 +73,29 @@ async fn acknowledged_entries_survive_a_full_disk() {
         assert!(all_entries(&mut log).await.len() as u64 >= acknowledged);
     }
 
-    // The last of the space is gone too: what is stored can be read, and nothing is acknowledged.
+    // The last of the space is gone too. What is stored can be read. Whether the log can still be opened for writing is up to
+    // the blocks that it has: a few entries may fit into the last one, and then none is acknowledged any more.
     let last = disk.mount.join("last");
     fill(&last);
-    {
+    let acknowledged = {
         let (mut log, _machine, handles) = Storage::open(&data, options()).unwrap();
+        let mut stored = all_entries(&mut log).await.len() as u64;
+        assert!(stored >= acknowledged);
+        while append(&mut log, vec![entry(1, stored, 20_000)])
+            .await
+            .is_ok()
+        {
+            stored += 1;
+            assert!(stored < 10_000, "the disk is never full");
+        }
         let failure = handles.health.borrow().failure.clone().unwrap();
-        assert!(failure.contains("no space left"), "{failure}");
-        let entries = all_entries(&mut log).await;
-        assert!(entries.len() as u64 >= acknowledged);
-        let next = entry(1, entries.len() as u64, 10);
-        assert!(append(&mut log, vec![next]).await.is_err());
+        assert!(
+            failure.to_lowercase().contains("no space left"),
+            "{failure}"
+        );
         assert!(log.save_vote(&vote(9)).await.is_err());
-    }
+        stored
+    };
 
     fs::remove_file(&last).unwrap();
     fs::remove_file(&filler).unwrap();
@@ -105,4 +115,28 @@ async fn acknowledged_entries_survive_a_full_disk() {
         .await
         .unwrap();
     log.save_committed(Some(log_id(1, next))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_opened_to_be_read_shows_all_and_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (mut log, _machine, _handles) = Storage::open(dir.path(), options()).unwrap();
+        let entries = (0..20).map(|index| entry(1, index, 500)).collect();
+        append(&mut log, entries).await.unwrap();
+        log.save_vote(&vote(7)).await.unwrap();
+    }
+    {
+        let (mut log, _machine, handles) =
+            Storage::open_without_space(dir.path(), options()).unwrap();
+        let failure = handles.health.borrow().failure.clone().unwrap();
+        assert!(failure.contains("no space left"), "{failure}");
+        assert_eq!(all_entries(&mut log).await.len(), 20);
+        assert!(append(&mut log, vec![entry(1, 20, 10)]).await.is_err());
+        assert!(log.save_vote(&vote(9)).await.is_err());
+    }
+    let (mut log, _machine, handles) = Storage::open(dir.path(), options()).unwrap();
+    assert!(handles.health.borrow().failure.is_none());
+    assert_eq!(all_entries(&mut log).await.len(), 20);
+    assert_eq!(log.read_vote().await.unwrap(), Some(vote(7)));
 }
