@@ -20,6 +20,7 @@ pub mod log_store;
 pub mod machine_store;
 pub mod membership;
 pub mod messages;
+pub mod metrics;
 pub mod network;
 pub mod propose;
 pub mod publication;
@@ -38,7 +39,7 @@ mod supervise;
 mod tests;
 pub mod types;
 pub mod watermark;
-mod writer;
+pub mod writer;
 
 use std::{
     collections::BTreeMap,
@@ -295,6 +296,11 @@ impl Consensus {
     /// How the disk is.
     pub fn health(&self) -> watch::Receiver<health::StorageHealth> {
         self.storage.health.clone()
+    }
+
+    /// What the log has written, and what waits to be.
+    pub fn log_figures(&self) -> writer::LogFigures {
+        self.storage.log_figures()
     }
 
     /// To be called when the VIPs that were held under the lease of `term` are held no longer: a hand-over then need not

@@ -25,7 +25,7 @@ use super::{
     snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
     types::LogId,
     watermark::{Watermark, WatermarkFile},
-    writer::{Queue, Writer, give_up},
+    writer::{LogFigures, Queue, Writer, give_up},
 };
 use crate::model::snapshot::Snapshot;
 
@@ -80,7 +80,15 @@ pub struct StorageHandles {
     pub purgeable: watch::Receiver<Option<u64>>,
     pub publication: Publication,
     pub recovered: Recovered,
+    queue: Arc<Queue>,
     _monitor: Monitor,
+}
+
+impl StorageHandles {
+    /// What was written so far, and what waits to be.
+    pub fn log_figures(&self) -> LogFigures {
+        self.queue.figures()
+    }
 }
 
 /// What was found at start.
@@ -242,7 +250,7 @@ impl Storage {
         let health = HealthReport::new(reserve.low_space);
         let durable = view.last_index();
         let view = Arc::new(Mutex::new(view));
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new(options.queue_bytes));
         if let Some(failure) = failure {
             give_up(&queue, &publication, &health, &failure);
         }
@@ -271,7 +279,7 @@ impl Storage {
         let log = LogStore::new(
             engine,
             view,
-            queue,
+            queue.clone(),
             options.queue_bytes,
             files.clone(),
             writer,
@@ -288,6 +296,7 @@ impl Storage {
             purgeable: files.floors(),
             publication: publication.clone(),
             recovered,
+            queue,
             _monitor: monitor.map_err(spawning)?,
         };
         let machine = MachineStore::new(loaded, files, publication, due, health.subscribe());

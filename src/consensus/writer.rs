@@ -69,9 +69,26 @@ pub(super) struct Queue {
     changed: Condvar,
 }
 
+/// What the writer did, and what waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogFigures {
+    /// Bytes of the requests that wait.
+    pub waiting_bytes: usize,
+    /// Bytes that may wait.
+    pub limit_bytes: usize,
+    /// Batches written, each with one barrier.
+    pub writes: u64,
+    pub written_bytes: u64,
+    /// Time that all of them took.
+    pub spent: Duration,
+    /// Time that the last one took.
+    pub last: Duration,
+}
+
 #[derive(Default)]
 struct Waiting {
     requests: VecDeque<Request>,
+    figures: LogFigures,
     /// Told by openraft, not yet stored.
     committed: Option<LogId>,
     /// Those of the batch being written, so that a hang can be reported to them.
@@ -88,7 +105,21 @@ enum Work {
     Stop,
 }
 
+impl Request {
+    /// Bytes of its operations.
+    fn size(&self) -> usize {
+        self.operations.iter().map(Operation::size).sum()
+    }
+}
+
 impl Queue {
+    /// A queue in which `limit_bytes` may wait. Whoever submits keeps to it; it is stated here for the figures.
+    pub fn new(limit_bytes: usize) -> Self {
+        let queue = Self::default();
+        queue.waiting().figures.limit_bytes = limit_bytes;
+        queue
+    }
+
     /// Puts a request at the end; it is completed, at once if the storage has failed.
     pub fn submit(&self, request: Request) -> io::Result<()> {
         let mut waiting = self.waiting();
@@ -97,6 +128,7 @@ impl Queue {
             request.completion.complete(Err(&failure));
             return Err(io::Error::other(failure));
         }
+        waiting.figures.waiting_bytes += request.size();
         waiting.requests.push_back(request);
         drop(waiting);
         self.changed.notify_all();
@@ -126,6 +158,7 @@ impl Queue {
         let mut completions = std::mem::take(&mut waiting.in_flight);
         completions.extend(waiting.requests.drain(..).map(|r| r.completion));
         waiting.committed = None;
+        waiting.figures.waiting_bytes = 0;
         drop(waiting);
         for completion in completions {
             completion.complete(Err(&reason));
@@ -136,6 +169,10 @@ impl Queue {
     /// How long the batch in work has taken so far.
     pub fn busy_for(&self) -> Option<Duration> {
         self.waiting().busy_since.map(|since| since.elapsed())
+    }
+
+    pub fn figures(&self) -> LogFigures {
+        self.waiting().figures
     }
 
     pub fn has_failed(&self) -> bool {
@@ -182,6 +219,15 @@ impl Queue {
     }
 }
 
+impl LogFigures {
+    fn count(&mut self, bytes: usize, took: Duration) {
+        self.writes += 1;
+        self.written_bytes += bytes as u64;
+        self.spent += took;
+        self.last = took;
+    }
+}
+
 impl Waiting {
     fn take_batch(&mut self) -> Work {
         let mut bytes = 0;
@@ -189,13 +235,10 @@ impl Waiting {
         while bytes < BATCH
             && let Some(request) = self.requests.pop_front()
         {
-            bytes += request
-                .operations
-                .iter()
-                .map(Operation::size)
-                .sum::<usize>();
+            bytes += request.size();
             batch.push(request);
         }
+        self.figures.waiting_bytes = self.figures.waiting_bytes.saturating_sub(bytes);
         Work::Batch(batch, self.committed.take())
     }
 }
@@ -247,9 +290,10 @@ impl Writer {
             completions.push(request.completion);
             rooms.push(request.room);
         }
+        let bytes = operations.iter().map(Operation::size).sum::<usize>();
         self.begin(completions);
         let written = self.write(operations, committed, vote);
-        self.end(written);
+        self.end(written, bytes);
         drop(rooms);
     }
 
@@ -257,7 +301,7 @@ impl Writer {
         if committed.is_some() {
             self.begin(Vec::new());
             let written = self.write(Vec::new(), committed, None);
-            self.end(written);
+            self.end(written, 0);
         }
     }
 
@@ -267,9 +311,11 @@ impl Writer {
         waiting.busy_since = Some(Instant::now());
     }
 
-    fn end(&self, written: Result<(), String>) {
+    fn end(&self, written: Result<(), String>, bytes: usize) {
         let mut waiting = self.queue.waiting();
-        waiting.busy_since = None;
+        if let Some(began) = waiting.busy_since.take() {
+            waiting.figures.count(bytes, began.elapsed());
+        }
         if let Err(reason) = written {
             drop(waiting);
             return self.fail(&reason);

@@ -19,6 +19,7 @@ mod zone_tree;
 pub mod answer;
 pub mod cache;
 pub mod message;
+pub mod metrics;
 pub mod respond;
 
 pub use cache::{CacheLimits, CacheStats, Flush};

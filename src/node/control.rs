@@ -254,7 +254,7 @@ impl NodeControl for Control {
 
     fn dns_counters(&self) -> Vec<(String, u64)> {
         self.services()
-            .map(|services| super::metrics::dns_counters(&services.dns.stats()))
+            .map(|services| crate::dns::metrics::counters(&services.dns.stats()))
             .unwrap_or_default()
     }
 

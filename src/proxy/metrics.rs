@@ -1,87 +1,28 @@
 //! The proxy's Prometheus metrics, read from its status at every scrape: nothing is counted twice.
 
-use std::fmt::Error;
-
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
-};
-
 use super::{
-    ProxyObserver,
     health::Verdict,
     status::{BackendStatus, ListenerStatus, PoolStatus, ProxyStatus, SocketState},
 };
+use crate::telemetry::metrics::{Kind, Labels, Metric};
 
-/// Register with a `prometheus_client` registry; names begin with `proxy_`.
-#[derive(Clone, Debug)]
-pub struct ProxyCollector {
-    observer: ProxyObserver,
-}
+type Samples = Vec<(Labels, f64)>;
 
-type Labels = Vec<(&'static str, String)>;
-type Samples = Vec<(Labels, u64)>;
-
-impl ProxyCollector {
-    pub(super) fn new(observer: ProxyObserver) -> Self {
-        Self { observer }
-    }
-}
-
-impl Collector for ProxyCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        for family in families(&self.observer.status()) {
-            family.encode(&mut encoder)?;
-        }
-        Ok(())
-    }
-}
-
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    samples: Samples,
-}
-
-impl Family {
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let mut metric = encoder.encode_descriptor(self.name, self.help, None, self.kind)?;
-        for (labels, value) in &self.samples {
-            let sample = metric.encode_family(labels)?;
-            match self.kind {
-                MetricType::Counter => ConstCounter::new(*value).encode(sample)?,
-                _ => ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(sample)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-fn families(status: &ProxyStatus) -> Vec<Family> {
-    let gauge = |name, help, samples| Family {
-        name,
-        help,
-        kind: MetricType::Gauge,
-        samples,
-    };
-    let counter = |name, help, samples| Family {
-        name,
-        help,
-        kind: MetricType::Counter,
-        samples,
-    };
+/// Everything that is counted, for a scrape. Names begin with `proxy_`.
+pub fn of(status: &ProxyStatus) -> Vec<Metric> {
+    let gauge = |name, help, samples: Samples| Metric::labelled(name, help, Kind::Gauge, samples);
+    let counter =
+        |name, help, samples: Samples| Metric::labelled(name, help, Kind::Counter, samples);
     vec![
         gauge(
             "proxy_connections_limit",
             "Connections that all listeners may have together",
-            vec![(Vec::new(), u64::from(status.connection_limit))],
+            vec![(Vec::new(), f64::from(status.connection_limit))],
         ),
         gauge(
             "proxy_pipes_open",
             "Pipes open for splicing",
-            vec![(Vec::new(), u64::from(status.pipes_open))],
+            vec![(Vec::new(), f64::from(status.pipes_open))],
         ),
         gauge(
             "proxy_listener_connections",
@@ -177,7 +118,9 @@ fn with(mut labels: Labels, key: &'static str, value: &str) -> Labels {
 
 fn per_listener(status: &ProxyStatus, value: impl Fn(&ListenerStatus) -> u64) -> Samples {
     let listeners = status.listeners.iter();
-    listeners.map(|l| (listener_labels(l), value(l))).collect()
+    listeners
+        .map(|l| (listener_labels(l), value(l) as f64))
+        .collect()
 }
 
 fn backends(status: &ProxyStatus) -> impl Iterator<Item = (&PoolStatus, &BackendStatus)> {
@@ -187,22 +130,26 @@ fn backends(status: &ProxyStatus) -> impl Iterator<Item = (&PoolStatus, &Backend
 
 fn per_backend(status: &ProxyStatus, value: impl Fn(&BackendStatus) -> u64) -> Samples {
     backends(status)
-        .map(|(p, b)| (backend_labels(p, b), value(b)))
+        .map(|(p, b)| (backend_labels(p, b), value(b) as f64))
         .collect()
 }
 
+/// Two samples: what came from clients and what went to them.
+fn both_ways(labels: Labels, from_clients: u64, to_clients: u64) -> [(Labels, f64); 2] {
+    [
+        (
+            with(labels.clone(), "direction", "from_clients"),
+            from_clients as f64,
+        ),
+        (with(labels, "direction", "to_clients"), to_clients as f64),
+    ]
+}
+
 fn listener_bytes(status: &ProxyStatus) -> Samples {
-    let both = |l: &ListenerStatus| {
-        let labels = listener_labels(l);
-        [
-            (
-                with(labels.clone(), "direction", "from_clients"),
-                l.bytes_from_clients,
-            ),
-            (with(labels, "direction", "to_clients"), l.bytes_to_clients),
-        ]
-    };
-    status.listeners.iter().flat_map(both).collect()
+    let listeners = status.listeners.iter();
+    listeners
+        .flat_map(|l| both_ways(listener_labels(l), l.bytes_from_clients, l.bytes_to_clients))
+        .collect()
 }
 
 fn listener_endings(status: &ProxyStatus) -> Samples {
@@ -210,22 +157,25 @@ fn listener_endings(status: &ProxyStatus) -> Samples {
         let labels = listener_labels(l);
         l.endings
             .iter()
-            .map(|(ending, count)| (with(labels.clone(), "reason", ending.as_str()), *count))
+            .map(|(ending, count)| {
+                (
+                    with(labels.clone(), "reason", ending.as_str()),
+                    *count as f64,
+                )
+            })
             .collect::<Vec<_>>()
     };
     status.listeners.iter().flat_map(of).collect()
 }
 
 fn backend_bytes(status: &ProxyStatus) -> Samples {
-    let both = |(pool, b): (&PoolStatus, &BackendStatus)| {
-        let labels = backend_labels(pool, b);
-        [
-            (
-                with(labels.clone(), "direction", "from_clients"),
+    backends(status)
+        .flat_map(|(p, b)| {
+            both_ways(
+                backend_labels(p, b),
                 b.bytes_from_clients,
-            ),
-            (with(labels, "direction", "to_clients"), b.bytes_to_clients),
-        ]
-    };
-    backends(status).flat_map(both).collect()
+                b.bytes_to_clients,
+            )
+        })
+        .collect()
 }

@@ -48,7 +48,6 @@ use self::{
 pub use self::{
     ending::Ending,
     health::Verdict,
-    metrics::ProxyCollector,
     status::{BackendStatus, ListenerStatus, PoolStatus, ProxyStatus, SocketState},
 };
 use crate::model::snapshot::Snapshot;
@@ -192,11 +191,6 @@ impl Proxy {
     /// What is being served, with every counter and this node's verdict on every backend.
     pub fn status(&self) -> ProxyStatus {
         self.observer.status()
-    }
-
-    /// The same as metrics, for a registry.
-    pub fn collector(&self) -> ProxyCollector {
-        ProxyCollector::new(self.observer.clone())
     }
 
     /// A reader of the status that outlives this value, for those who answer questions about it.

@@ -27,10 +27,13 @@ pub enum Kind {
     Gauge,
 }
 
+/// Names and values of labels.
+pub type Labels = Vec<(&'static str, String)>;
+
 /// One value with its labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    pub labels: Vec<(&'static str, String)>,
+    pub labels: Labels,
     pub value: f64,
 }
 
@@ -50,6 +53,24 @@ impl Metric {
             help,
             kind: Kind::Gauge,
             samples: vec![Sample::plain(value)],
+        }
+    }
+
+    /// A metric with one sample for each set of labels.
+    pub fn labelled(
+        name: &'static str,
+        help: &'static str,
+        kind: Kind,
+        samples: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> Self {
+        let samples = samples.into_iter();
+        Self {
+            name,
+            help,
+            kind,
+            samples: samples
+                .map(|(labels, value)| Sample { labels, value })
+                .collect(),
         }
     }
 }

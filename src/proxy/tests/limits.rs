@@ -1,6 +1,7 @@
 //! Every bound holds, and stopping ends everything.
 
 use super::{super::Ending, *};
+use crate::telemetry::metrics::Metrics;
 
 #[tokio::test]
 async fn connections_over_the_limit_are_reset_and_counted() {
@@ -177,17 +178,16 @@ async fn metrics_tell_what_the_status_tells() {
     greeting(&mut client).await.unwrap();
     bed.until("it is counted", |s| s.listeners[0].bytes_to_clients == 1)
         .await;
-    let mut registry = prometheus_client::registry::Registry::with_prefix("pontoon");
-    registry.register_collector(Box::new(bed.proxy().collector()));
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let observer = bed.proxy().observer();
+    let source = Arc::new(move || crate::proxy::metrics::of(&observer.status()));
+    let text = Metrics::new(vec![source]).render().unwrap();
     for line in [
-        r#"pontoon_proxy_listener_connections{listener="l"} 1"#,
-        r#"pontoon_proxy_listener_accepted_total{listener="l"} 1"#,
-        r#"pontoon_proxy_listener_bytes_total{listener="l",direction="to_clients"} 1"#,
-        r#"pontoon_proxy_listener_endings_total{listener="l",reason="idle_timeout"} 0"#,
-        r#"pontoon_proxy_backend_up{pool="p",backend="b0"} 1"#,
-        r#"pontoon_proxy_backend_connected_total{pool="p",backend="b0"} 1"#,
+        r#"pontoon_proxy_listener_connections{listener="l"} 1.0"#,
+        r#"pontoon_proxy_listener_accepted_total{listener="l"} 1.0"#,
+        r#"pontoon_proxy_listener_bytes_total{listener="l",direction="to_clients"} 1.0"#,
+        r#"pontoon_proxy_listener_endings_total{listener="l",reason="idle_timeout"} 0.0"#,
+        r#"pontoon_proxy_backend_up{pool="p",backend="b0"} 1.0"#,
+        r#"pontoon_proxy_backend_connected_total{pool="p",backend="b0"} 1.0"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
