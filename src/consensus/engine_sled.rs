@@ -38,7 +38,7 @@ const COST_OF_BYTE: usize = 7;
 const COST_OF_VALUE: usize = 2048;
 /// Bytes sled may have written after which a barrier is made.
 const UNBARRIERED: usize = 1024 * 1024;
-/// Bytes in one of sled's batches, during which its readers wait.
+/// Bytes collected before they are handed to sled.
 const BATCH: usize = 64 * 1024;
 /// sled's page cache; the log store keeps its own cache of recent entries.
 const CACHE: u64 = 32 * 1024 * 1024;
@@ -129,9 +129,8 @@ impl SledEngine {
     }
 
     fn add(&self, pending: &mut Pending, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
-        pending.batch.insert(key, value);
         pending.bytes += key.len() + value.len();
-        pending.values += 1;
+        pending.changes.push((key.into(), Some(value.into())));
         self.pass_on(pending, BATCH)
     }
 
@@ -163,25 +162,36 @@ impl SledEngine {
             let key =
                 key.map_err(|e| Trouble::from(e).error(Verb::Read, Subject::Log, &self.directory))?;
             pending.bytes += key.len();
-            pending.values += 1;
-            pending.batch.remove(key);
+            pending.changes.push((key, None));
             self.pass_on(pending, BATCH)?;
         }
         self.pass_on(pending, 0)
     }
 
-    /// Hands the pending batch to sled once it is larger than `limit`, and makes a barrier when one is due.
+    /// Hands the pending changes to sled once they are larger than `limit`, and makes a barrier when one is due.
+    ///
+    /// One by one: what sled recovers is a prefix of what it was given, and every prefix of ours is sound. Its own batches
+    /// lose the order, and cost a write and a wait of their own.
     fn pass_on(&self, pending: &mut Pending, limit: usize) -> Result<(), EngineError> {
-        if pending.bytes <= limit && pending.values <= limit / 256 {
+        let values = pending.changes.len();
+        if pending.bytes <= limit && values <= limit / 256 {
             return Ok(());
         }
         let pending = std::mem::take(pending);
-        let cost = pending.bytes * COST_OF_BYTE + pending.values * COST_OF_VALUE;
+        let cost = pending.bytes * COST_OF_BYTE + values * COST_OF_VALUE;
         if self.unbarriered.fetch_add(cost, Ordering::AcqRel) + cost > UNBARRIERED {
             self.barrier()?;
             self.unbarriered.store(cost, Ordering::Release);
         }
-        self.change(Verb::Write, |db| Ok(db.apply_batch(pending.batch)?))
+        self.change(Verb::Write, |db| {
+            for (key, value) in pending.changes {
+                match value {
+                    Some(value) => db.insert(key, value)?,
+                    None => db.remove(key)?,
+                };
+            }
+            Ok(())
+        })
     }
 }
 
@@ -270,9 +280,9 @@ impl Drop for SledEngine {
 
 #[derive(Default)]
 struct Pending {
-    batch: sled::Batch,
+    /// In order; without a value the key is removed.
+    changes: Vec<(sled::IVec, Option<sled::IVec>)>,
     bytes: usize,
-    values: usize,
 }
 
 /// Puts entries together again from their chunks, which come in ascending order.
