@@ -234,9 +234,13 @@ impl Core {
             .await
             .map_err(ended)?;
         let until = deadline.min(Instant::now() + HAND_OVER);
-        let leader = self
-            .wait_leader(|leader| leader.is_some_and(|l| l != self.id), until)
-            .await;
+        let another = |leader: Option<NodeId>| leader.is_some_and(|l| l != self.id);
+        let leader = tokio::select! {
+            leader = self.wait_leader(another, until) => leader,
+            () = self.deserted() => {
+                return Err(NotDone::Unfinished("no other node answers any more".into()));
+            }
+        };
         match leader {
             Some(leader) if leader == to || chosen.is_none() => Ok(Change::Made),
             Some(other) => Err(NotDone::Unfinished(format!(
@@ -245,6 +249,17 @@ impl Core {
             None => Err(NotDone::Unfinished(format!(
                 "node {to} has not taken over yet"
             ))),
+        }
+    }
+
+    /// Ends when this node leads and has heard from none of the others for a while: all of them are stopping too, perhaps.
+    async fn deserted(&self) {
+        loop {
+            tokio::time::sleep(self.timing.heartbeat).await;
+            let metrics = self.metrics();
+            if metrics.state == ServerState::Leader && self.alive(&metrics).len() <= 1 {
+                return;
+            }
         }
     }
 

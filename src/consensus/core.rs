@@ -25,6 +25,7 @@ use super::{
     publication::Publication,
     recovery::{Patience, Recovery},
     service::Certificates,
+    space::{self, VoterDisk},
     types::{EncodedCommand, Peer, Raft, TypeConfig},
 };
 use crate::{
@@ -241,7 +242,7 @@ impl Core {
                 leader: self.leader(),
             };
         }
-        if let Some(refused) = self.short_of_space() {
+        if let Some(refused) = self.short_of_space(&command) {
             return Proposed::Refused(refused);
         }
         let Ok(_permit) = self.proposals.try_acquire() else {
@@ -268,27 +269,41 @@ impl Core {
         }
     }
 
-    /// The first voter whose disk is too full for new entries.
-    fn short_of_space(&self) -> Option<ProposalRefused> {
-        let refused = |node, low: LowSpace| ProposalRefused::LowSpace {
+    /// Why no quorum has room for the command, unless it makes some.
+    fn short_of_space(&self, command: &EncodedCommand) -> Option<ProposalRefused> {
+        let (node, low) = space::short_of_space(&self.voter_disks())?;
+        let helps = crate::wire::command::decode(&command.0).is_ok_and(|c| space::makes_room(&c));
+        (!helps).then_some(ProposalRefused::LowSpace {
             node,
             free_bytes: low.free_bytes,
             watermark: low.watermark,
-        };
-        if let Some(low) = self.own_low_space() {
-            return Some(refused(self.id, low));
-        }
-        let metrics = self.raft.metrics();
-        let voters: Vec<u64> = metrics
-            .borrow_watched()
-            .membership_config
-            .voter_ids()
-            .collect();
-        let peers = lock(&self.peers);
-        voters.into_iter().map(NodeId).find_map(|id| {
-            let report = peers.reports.get(&id)?.report.as_ref()?;
-            report.low_space.map(|low| refused(id, low))
         })
+    }
+
+    fn voter_disks(&self) -> Vec<VoterDisk> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters = metrics.membership_config.voter_ids().map(NodeId);
+        let peers = lock(&self.peers);
+        voters
+            .map(|id| match id == self.id {
+                true => VoterDisk {
+                    id,
+                    takes_part: true,
+                    low: self.own_low_space(),
+                },
+                false => peers.disk_of(id),
+            })
+            .collect()
+    }
+
+    /// Whether this node's disk is short of space while another voter's is not.
+    pub(super) fn others_have_more_room(&self) -> bool {
+        let disks = self.voter_disks();
+        self.own_low_space().is_some()
+            && disks
+                .iter()
+                .any(|voter| voter.takes_part && voter.low.is_none())
     }
 
     fn own_low_space(&self) -> Option<LowSpace> {
@@ -380,7 +395,32 @@ impl Core {
     }
 }
 
+impl Heard {
+    /// An answer older than this says nothing about now.
+    const FRESH: Duration = Duration::from_secs(3);
+
+    /// What the peer said, if that was lately.
+    pub fn fresh_report(&self) -> Option<&PeerReport> {
+        let fresh = self.at.is_some_and(|at| at.elapsed() < Self::FRESH);
+        self.report.as_ref().filter(|_| fresh)
+    }
+}
+
 impl Peers {
+    /// One that was not asked yet is taken to be well.
+    fn disk_of(&self, id: NodeId) -> VoterDisk {
+        let heard = self.reports.get(&id);
+        let report = heard.and_then(Heard::fresh_report);
+        VoterDisk {
+            id,
+            takes_part: match report {
+                Some(report) => report.state != NodeState::Failed,
+                None => heard.is_none_or(|heard| heard.at.is_none() && heard.problem.is_none()),
+            },
+            low: report.and_then(|report| report.low_space),
+        }
+    }
+
     /// State hashes of this node that are kept for comparing.
     const KEPT: usize = 64;
 

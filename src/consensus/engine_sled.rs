@@ -427,6 +427,8 @@ impl From<io::Error> for Trouble {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::new(Fault::NoSpace, e)
             }
+            // sled reads only what it believes to be there.
+            io::ErrorKind::UnexpectedEof => Self::corrupt("its file ends too early"),
             _ => Self::other(e),
         }
     }
@@ -436,7 +438,9 @@ impl From<sled::Error> for Trouble {
     fn from(e: sled::Error) -> Self {
         match e {
             sled::Error::Io(e) => e.into(),
-            sled::Error::Corruption { .. } => Self::corrupt(e),
+            sled::Error::Corruption { .. } => {
+                Self::corrupt("a page of its file is not what was written")
+            }
             e => Self::other(e),
         }
     }

@@ -30,6 +30,7 @@ pub mod rescue;
 mod roster;
 pub mod service;
 pub mod snapshot_file;
+pub mod space;
 pub mod status;
 pub mod storage;
 #[cfg(test)]

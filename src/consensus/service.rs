@@ -83,7 +83,16 @@ impl RaftService {
         ))
     }
 
+    /// Consensus goes on here. openraft would log every message that it cannot take any more.
+    fn takes_part(&self) -> Result<(), Status> {
+        match self.core.ended() {
+            Some(_) => Err(Refused::Ended.into()),
+            None => Ok(()),
+        }
+    }
+
     fn vote_allowed(&self) -> Result<(), Status> {
+        self.takes_part()?;
         if let Gate::Closed(left) = self.core.gate.at(Instant::now()) {
             return Err(Refused::VotesWithheld(left).into());
         }
@@ -118,6 +127,7 @@ impl RaftService {
             Append::Heartbeat => append.prev_log_id.map(|id| id.index),
             Append::Entries => None,
         };
+        self.takes_part()?;
         self.log_is_whole(to_voter, known_here)?;
         let answer = self.core.raft.append_entries(append).await;
         let answer = answer.map_err(|error| match error.into_fatal() {
@@ -183,6 +193,7 @@ impl RaftRpc for RaftService {
         let first = messages.message().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("a snapshot without a head"))?;
         self.admit(&extensions, &first)?;
+        self.takes_part()?;
         let head: SnapshotHead = read(&first.payload)?;
         let data = self.receive(&extensions, &head, messages).await?;
         let snapshot = Snapshot {
@@ -326,6 +337,8 @@ enum Refused {
     Removed(NodeId),
     #[error("the log of this node is gone: remove it from the cluster and join it anew")]
     NoLog,
+    #[error("consensus has ended on this node until it is restarted")]
+    Ended,
     #[error("this node started a moment ago and votes again in {0:?}")]
     VotesWithheld(std::time::Duration),
 }

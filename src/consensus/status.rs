@@ -1,6 +1,6 @@
 //! The cluster as this node sees it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use super::{
     Consensus,
@@ -11,9 +11,6 @@ use super::{
     types::Peer,
 };
 use crate::model::node::{ClusterId, NodeId};
-
-/// An answer older than this says nothing about now.
-const REPORT_AGE: Duration = Duration::from_secs(3);
 
 /// The cluster, seen from one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +129,7 @@ fn described(id: NodeId, peer: &Peer, role: MemberRole, report: &PeerReport) -> 
 }
 
 fn peer_status(id: NodeId, peer: &Peer, role: MemberRole, heard: Option<&Heard>) -> NodeStatus {
-    let fresh = |heard: &&Heard| heard.at.is_some_and(|at| at.elapsed() < REPORT_AGE);
-    if let Some(report) = heard.filter(fresh).and_then(|heard| heard.report.as_ref()) {
+    if let Some(report) = heard.and_then(Heard::fresh_report) {
         return described(id, peer, role, report);
     }
     let problem = heard.and_then(|heard| heard.problem.clone());

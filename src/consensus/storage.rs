@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -394,8 +395,23 @@ fn open_log(path: &Path, barrier: Barrier) -> Result<SledEngine, OpenError> {
         }
         drop(SledEngine::open(&unfinished, barrier).map_err(failed)?);
         fs::rename(&unfinished, path).map_err(|e| file_error("rename to", path, e))?;
+        return open_when_let_go(path, barrier).map_err(failed);
     }
     SledEngine::open(path, barrier).map_err(failed)
+}
+
+/// Opens a log that this process has closed: sled lets go of its lock on a thread of its own, some time after the close.
+fn open_when_let_go(path: &Path, barrier: Barrier) -> Result<SledEngine, EngineError> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match SledEngine::open(path, barrier) {
+            Err(e) if e.fault == Fault::Busy && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Only for this user: the state holds keys.

@@ -28,6 +28,8 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const ASK_LIMIT: Duration = Duration::from_millis(800);
 /// How often the leader looks whether the group is as the state wants it.
 const STEP_EVERY: Duration = Duration::from_millis(200);
+/// How often a leader that is short of space tries to hand over.
+const MAKE_WAY_EVERY: Duration = Duration::from_secs(60);
 /// One change of the group, from its proposal to its commit.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// A learner this close to the leader counts as caught up.
@@ -261,6 +263,7 @@ fn forget(core: &Core, targets: &[Target]) {
 /// no member itself.
 async fn keep_group(core: &Core) {
     let mut readiness = Readiness::default();
+    let mut made_way: Option<Instant> = None;
     let mut tick = tokio::time::interval(STEP_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -274,8 +277,14 @@ async fn keep_group(core: &Core) {
             readiness.clear();
             continue;
         }
-        let mut group = core.group(&metrics);
         let now = Instant::now();
+        let lately = made_way.is_some_and(|at| now < at + MAKE_WAY_EVERY);
+        if !lately && core.others_have_more_room() {
+            made_way = Some(now);
+            make_way(core).await;
+            continue;
+        }
+        let mut group = core.group(&metrics);
         let ready = ready_learners(&metrics, &group.learners, &group.alive);
         group.ready_since = readiness.observe(&ready, now).clone();
         let Some(step) = group.next_step(core.id, now) else {
@@ -291,6 +300,14 @@ async fn keep_group(core: &Core) {
             // The same obstacle will be there for a while.
             tokio::time::sleep(ASK_EVERY).await;
         }
+    }
+}
+
+/// A leader whose disk is about to be full hands over while it still can.
+async fn make_way(core: &Core) {
+    tracing::warn!("little space is left on the disk of the leader: handing leadership over");
+    if let Err(problem) = core.transfer_here(None, Instant::now() + STEP_LIMIT).await {
+        tracing::warn!(?problem, "leadership was not handed over");
     }
 }
 

@@ -1105,6 +1105,55 @@ async fn a_failed_disk_ends_consensus_but_not_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_disk_short_of_space_stops_nobody_and_does_not_lead() {
+    let mut cluster = Cluster::new();
+    cluster.grow(2).await;
+    cluster.options.low_space = Some(u64::MAX);
+    cluster.grow(3).await;
+    let first = cluster.node(1);
+    let told = || {
+        let status = first.status();
+        let third = status.nodes.iter().find(|node| node.id == NodeId(3));
+        third.is_some_and(|node| node.problem.contains("watermark"))
+    };
+    eventually("it is told", told).await;
+    applied(first.propose(make_once("with"), soon()).await.unwrap());
+
+    first.transfer(Some(NodeId(3)), soon()).await.unwrap();
+    let third = cluster.node(3);
+    eventually("it hands over", || {
+        third.leader().is_some_and(|leader| leader != NodeId(3))
+    })
+    .await;
+    applied(first.propose(make_once("after"), soon()).await.unwrap());
+
+    // Without the second node there is a quorum only with the one that is short of space.
+    cluster.crash(2).await;
+    cluster.leader_among(&[1, 3]).await;
+    let refused = loop {
+        match cluster.node(1).propose(make_once("more"), soon()).await {
+            Err(ProposeError::Refused(refused)) => break refused,
+            Ok(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert!(
+        matches!(
+            refused,
+            ProposalRefused::LowSpace {
+                node: NodeId(3),
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    let away = StateChange::DeleteToken { id: "with".into() };
+    let away = command(vec![away]);
+    applied(cluster.node(1).propose(away, soon()).await.unwrap());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_gets_a_snapshot_when_the_log_is_gone() {
     let mut cluster = Cluster::new();
     cluster.options.snapshot_log_entries = 40;
