@@ -4,7 +4,10 @@
 //! or a neighbour would; `failover` puts them together and measures. A fault of the harness is a [`lab::LabError`], never a finding.
 
 pub mod backend;
+pub mod check;
+pub mod checker;
 pub mod failover;
+pub mod history;
 pub mod hold;
 pub mod lab;
 pub mod probe;

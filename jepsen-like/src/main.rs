@@ -1,10 +1,20 @@
 //! Arguments, and which part of the laboratory they mean.
 
-use std::{net::IpAddr, process::ExitCode};
+use std::{
+    io::{self, Write},
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 use jepsen_like::{
-    failover, hold,
+    check::{self, Judged},
+    checker::Bounds,
+    failover,
+    history::HistoryError,
+    hold,
     lab::{
         self, LabError,
         cluster::{Cluster, Fault, NAME, vip4, vip6},
@@ -38,6 +48,24 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Judges histories: a run's own history.jsonl, or recorded histories of a register.
+    #[command(after_help = CHECK_HELP)]
+    Check {
+        /// History files, compressed with gzip or not; `-` is standard input.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Seconds after which the search for an order in one history ends as undecided.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        time_limit: u64,
+        /// Most configurations that the search holds at once, each about 100 bytes of memory; beyond, a history is undecided.
+        #[arg(long, value_name = "COUNT", default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+        configurations: u64,
+        /// Faults that were skipped in the run are no failure of the run.
+        #[arg(long)]
+        allow_skip: bool,
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
     /// Removes the namespaces of labs whose process was killed.
     Clean,
     /// Holds VIPs on a device without a cluster, until killed.
@@ -62,7 +90,21 @@ enum LabCommand {
     },
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+const CHECK_HELP: &str = "\
+Examples:
+  jepsen-like check history.jsonl
+      every checker on a run; what is violated, with the operations
+  jepsen-like check -o json ../shared/checker-cases/registers.jsonl.gz
+      one line a history: {\"id\":7,\"verdict\":\"linearizable\"}
+  zcat cases.jsonl.gz | jepsen-like check --time-limit 10 -
+
+Exit code:
+  0  every history is linearizable (a run: every checker holds)
+  1  at least one violation
+  2  no violation, but a file or line could not be read (or the arguments)
+  4  no violation, but a history is undecided within the limits";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
     Table,
     Json,
@@ -74,7 +116,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("jepsen-like: {error}");
             ExitCode::FAILURE
@@ -82,8 +124,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
+fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
+        Command::Check {
+            files,
+            time_limit,
+            configurations,
+            allow_skip,
+            output,
+        } => {
+            let options = check::Options {
+                time_limit: Duration::from_secs(time_limit),
+                configurations: usize::try_from(configurations)?,
+                bounds: Bounds {
+                    allow_skip,
+                    ..Bounds::default()
+                },
+            };
+            return Ok(check_files(&files, &options, output)?);
+        }
         Command::Lab(LabCommand::Up { nodes, keep }) => lab_up(nodes, keep)?,
         Command::Failover {
             runs,
@@ -103,7 +162,54 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             runtime.block_on(hold::hold(&device, &addresses))?;
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Verdicts on stdout, what could not be read on stderr.
+fn check_files(
+    files: &[PathBuf],
+    options: &check::Options,
+    output: Output,
+) -> io::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    let mut written = Ok(());
+    let tally = check::check(files, options, |result| match result {
+        Ok(judged) if written.is_ok() => written = print_judged(&mut out, judged, output),
+        Ok(_) => {}
+        Err(error) => print_unreadable(error, output),
+    });
+    written?;
+    if output == Output::Table {
+        writeln!(
+            out,
+            "{} hold, {} violated, {} undecided, {} unreadable",
+            tally.holding, tally.violated, tally.undecided, tally.unreadable
+        )?;
+    }
+    out.flush()?;
+    Ok(ExitCode::from(tally.exit_code()))
+}
+
+fn print_judged(out: &mut impl Write, judged: &Judged, output: Output) -> io::Result<()> {
+    if output == Output::Json {
+        return writeln!(out, "{}", judged.to_json());
+    }
+    let id = judged
+        .id
+        .as_str()
+        .map_or_else(|| judged.id.to_string(), str::to_owned);
+    writeln!(out, "{id}: {}", judged.verdict())?;
+    judged
+        .text
+        .lines()
+        .try_for_each(|line| writeln!(out, "  {line}"))
+}
+
+fn print_unreadable(error: &HistoryError, output: Output) {
+    match output {
+        Output::Table => eprintln!("jepsen-like: {error}"),
+        Output::Json => eprintln!("{}", error.to_json()),
+    }
 }
 
 /// Fails with the reason when no lab can be made here.

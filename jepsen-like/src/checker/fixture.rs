@@ -1,0 +1,77 @@
+//! Histories written down in tests.
+
+use super::register::Limits;
+use crate::history::{Call, History, Moment, Operation, Outcome, Reply};
+
+/// Limits that no test reaches.
+pub const PATIENT: Limits<'static> = Limits {
+    configurations: 1_000_000,
+    give_up: &|| false,
+};
+
+pub fn history(operations: impl IntoIterator<Item = Operation>) -> History {
+    let mut operations: Vec<_> = operations.into_iter().collect();
+    operations.sort_by_key(|operation| operation.invoked);
+    History {
+        operations,
+        ..History::default()
+    }
+}
+
+fn operation(id: u64, from: u64, to: u64, call: Call, outcome: Outcome) -> Operation {
+    Operation {
+        id,
+        process: id,
+        node: None,
+        invoked: Moment(from),
+        completed: Some(Moment(to)),
+        call,
+        outcome,
+        reply: None,
+        reason: None,
+    }
+}
+
+pub fn ok(id: u64, from: u64, to: u64, call: Call, reply: Reply) -> Operation {
+    let mut operation = operation(id, from, to, call, Outcome::Ok);
+    operation.reply = Some(reply);
+    operation
+}
+
+pub fn failed(id: u64, from: u64, to: u64, call: Call) -> Operation {
+    operation(id, from, to, call, Outcome::Fail)
+}
+
+pub fn unknown(id: u64, from: u64, to: u64, call: Call) -> Operation {
+    operation(id, from, to, call, Outcome::Unknown)
+}
+
+pub fn read(key: &str) -> Call {
+    Call::Read { key: key.into() }
+}
+
+pub fn write(key: &str, value: &str) -> Call {
+    Call::Write {
+        key: key.into(),
+        value: Some(value.into()),
+    }
+}
+
+pub fn compare_and_set(key: &str, expected: &str, value: &str) -> Call {
+    Call::CompareAndSet {
+        key: key.into(),
+        expected: Some(expected.into()),
+        value: Some(value.into()),
+    }
+}
+
+pub fn value(value: &str) -> Reply {
+    Reply::Value(Some(value.into()))
+}
+
+pub fn committed(revision: u64) -> Reply {
+    Reply::Committed {
+        revision,
+        serial: None,
+    }
+}

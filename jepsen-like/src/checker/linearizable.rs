@@ -1,0 +1,227 @@
+//! Registers: linearizable reads, writes and compare-and-sets of each key.
+//!
+//! A history is linearizable if that of each key is (Herlihy & Wing: the property is local), so each is searched alone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    Finding, Verdict,
+    register::{self, Action, Limits, Linearizability, Step, Stuck},
+};
+use crate::history::{Call, History, Operation, Outcome, Reply};
+
+const NAME: &str = "linearizability";
+
+/// Judges every register of a run. Registers start without a value.
+pub fn check(history: &History, limits: &Limits<'_>) -> Verdict {
+    let mut keys: BTreeMap<&str, Key<'_>> = BTreeMap::new();
+    for operation in &history.operations {
+        if let Some(key) = register_key(&operation.call) {
+            keys.entry(key).or_default().add(operation);
+        }
+    }
+    let mut findings = vec![];
+    let mut undecided = vec![];
+    for (name, key) in &keys {
+        match register::check(&key.steps, 0, limits) {
+            Linearizability::Linearizable => {}
+            Linearizability::Violation(stuck) => findings.push(key.finding(name, &stuck)),
+            Linearizability::Undecided => undecided.push(*name),
+        }
+    }
+    let operations: usize = keys.values().map(|key| key.steps.len()).sum();
+    let summary = format!("{operations} operations on {} registers", keys.len());
+    let undecided = (!undecided.is_empty())
+        .then(|| format!("undecided within the limits: {}", undecided.join(", ")));
+    Verdict::of(NAME, summary, findings).unless_undecided(undecided)
+}
+
+fn register_key(call: &Call) -> Option<&str> {
+    match call {
+        Call::Read { key } | Call::Write { key, .. } | Call::CompareAndSet { key, .. } => Some(key),
+        _ => None,
+    }
+}
+
+/// The operations on one register.
+struct Key<'a> {
+    operations: Vec<&'a Operation>,
+    steps: Vec<Step>,
+    /// Values by number; 0 is no value.
+    values: Vec<Option<&'a str>>,
+    numbers: HashMap<Option<&'a str>, u32>,
+}
+
+impl Default for Key<'_> {
+    fn default() -> Self {
+        Self {
+            operations: vec![],
+            steps: vec![],
+            values: vec![None],
+            numbers: HashMap::from([(None, 0)]),
+        }
+    }
+}
+
+impl<'a> Key<'a> {
+    fn value(&mut self, value: &'a Option<String>) -> u32 {
+        let value = value.as_deref();
+        let next = self.values.len() as u32; // far fewer values than lines of the file
+        *self.numbers.entry(value).or_insert_with(|| {
+            self.values.push(value);
+            next
+        })
+    }
+
+    fn add(&mut self, operation: &'a Operation) {
+        let action = match (&operation.call, &operation.reply, operation.outcome) {
+            (_, _, Outcome::Fail) => Action::Nothing,
+            (Call::Read { .. }, Some(Reply::Value(value)), Outcome::Ok) => {
+                Action::Read(Some(self.value(value)))
+            }
+            (Call::Write { value, .. }, _, _) => Action::Write(self.value(value)),
+            (
+                Call::CompareAndSet {
+                    expected, value, ..
+                },
+                _,
+                _,
+            ) => Action::CompareAndSet {
+                expected: self.value(expected),
+                new: self.value(value),
+            },
+            _ => Action::Read(None),
+        };
+        let completed = operation.completed.filter(|_| operation.is_ok());
+        self.steps.push(Step {
+            operation: self.operations.len(),
+            invoked: operation.invoked.0,
+            completed: completed.map(|moment| moment.0),
+            action,
+        });
+        self.operations.push(operation);
+    }
+
+    fn finding(&self, key: &str, stuck: &Stuck) -> Finding {
+        let operation = |step: usize| self.operations.get(step).copied();
+        let shown = |step: usize| operation(step).map(ToString::to_string).unwrap_or_default();
+        let text = explain(
+            stuck,
+            |value| match self.values.get(value as usize) {
+                Some(Some(value)) => (*value).to_owned(),
+                _ => "nil".to_owned(),
+            },
+            shown,
+        );
+        let writers = stuck.possible.iter().filter_map(|(_, writer)| *writer);
+        let offending = writers.chain([stuck.step]).filter_map(operation);
+        Finding::about("not linearizable", format!("{key}: {text}"), offending)
+    }
+}
+
+/// Where a history gets stuck, in words.
+pub fn explain(
+    stuck: &Stuck,
+    value: impl Fn(u32) -> String,
+    operation: impl Fn(usize) -> String,
+) -> String {
+    let mut text = format!(
+        "no place for {}\n  the {} operations that completed before it are linearizable; after them the register can hold",
+        operation(stuck.step),
+        stuck.prefix
+    );
+    for (possible, writer) in &stuck.possible {
+        text += &match writer {
+            Some(writer) => format!("\n    {}, left by {}", value(*possible), operation(*writer)),
+            None => format!("\n    {}, as at the beginning", value(*possible)),
+        };
+    }
+    if !stuck.pending.is_empty() {
+        text += "\n  and these might still take effect";
+    }
+    for step in stuck.pending.iter().take(20) {
+        text += &format!("\n    {}", operation(*step));
+    }
+    if stuck.pending.len() > 20 {
+        text += &format!("\n    and {} more", stuck.pending.len() - 20);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::{Conclusion, fixture::*};
+
+    fn judged(history: &History) -> Verdict {
+        check(history, &PATIENT)
+    }
+
+    #[test]
+    fn operations_in_order_hold() {
+        let history = history([
+            ok(0, 0, 10, write("a", "1"), committed(1)),
+            ok(1, 5, 30, read("a"), value("1")),
+            ok(2, 31, 40, compare_and_set("a", "1", "2"), committed(2)),
+            ok(3, 41, 50, read("a"), value("2")),
+            ok(4, 41, 50, read("b"), Reply::Value(None)),
+        ]);
+        let verdict = judged(&history);
+        assert_eq!(verdict.conclusion, Conclusion::Holds, "{verdict:?}");
+        assert_eq!(verdict.summary, "5 operations on 2 registers");
+    }
+
+    #[test]
+    fn a_stale_read_names_itself_and_what_had_overwritten() {
+        let history = history([
+            ok(0, 0, 10, write("a", "1"), committed(1)),
+            ok(1, 11, 20, write("a", "2"), committed(2)),
+            ok(2, 21, 30, read("a"), value("1")),
+            ok(3, 21, 30, read("b"), Reply::Value(None)),
+        ]);
+        let verdict = judged(&history);
+        assert_eq!(verdict.conclusion, Conclusion::Violated);
+        assert_eq!(verdict.findings[0].operations, [1, 2]);
+        assert!(
+            verdict.findings[0]
+                .text
+                .starts_with("a: no place for operation 2 ")
+        );
+    }
+
+    #[test]
+    fn a_lost_acknowledged_write_is_found() {
+        let history = history([
+            ok(0, 0, 10, write("a", "1"), committed(1)),
+            ok(1, 11, 20, read("a"), Reply::Value(None)),
+        ]);
+        assert_eq!(judged(&history).conclusion, Conclusion::Violated);
+    }
+
+    #[test]
+    fn an_unknown_write_may_take_effect_late_or_never_and_a_failed_one_never() {
+        let late = |write| {
+            history([
+                write,
+                ok(1, 11, 20, read("a"), Reply::Value(None)),
+                ok(2, 100, 110, read("a"), value("1")),
+            ])
+        };
+        let unknown = late(unknown(0, 0, 10, write("a", "1")));
+        assert_eq!(judged(&unknown).conclusion, Conclusion::Holds);
+        let failed = late(failed(0, 0, 10, write("a", "1")));
+        assert_eq!(judged(&failed).conclusion, Conclusion::Violated);
+    }
+
+    #[test]
+    fn without_patience_nothing_is_claimed() {
+        let limits = Limits {
+            configurations: 0,
+            give_up: &|| true,
+        };
+        let history = history([ok(0, 0, 10, write("a", "1"), committed(1))]);
+        let verdict = check(&history, &limits);
+        assert_eq!(verdict.conclusion, Conclusion::Undecided, "{verdict:?}");
+        assert!(verdict.summary.ends_with("limits: a"));
+    }
+}

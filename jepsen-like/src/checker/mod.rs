@@ -1,0 +1,150 @@
+//! What must hold in a run, judged from its history alone.
+//!
+//! Each checker is a function from a [`History`] (and stated [`Bounds`]) to a [`Verdict`] that names the offending operations. None of
+//! them knows a clock, a file or a socket: the same history gives the same verdict.
+
+pub mod linearizable;
+pub mod register;
+
+#[cfg(test)]
+mod fixture;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::history::{History, Moment, Operation};
+use register::Limits;
+
+/// Findings that a verdict lists; beyond that it only counts.
+const LISTED: usize = 50;
+
+/// What a checker came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Conclusion {
+    Holds,
+    /// Neither could be shown: a limit was reached, or what would be needed is not in the history.
+    Undecided,
+    Violated,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The kind of violation, in the checker's words: `lost`, `G-single`, `two responders`.
+    pub kind: &'static str,
+    pub text: String,
+    /// Ids of the offending operations.
+    pub operations: Vec<u64>,
+    pub at: Option<Moment>,
+}
+
+/// What a checker found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    pub checker: &'static str,
+    pub conclusion: Conclusion,
+    /// What was judged, or why nothing could be.
+    pub summary: String,
+    /// How many findings there are in all; the first of them follow.
+    pub found: usize,
+    pub findings: Vec<Finding>,
+}
+
+impl Verdict {
+    /// Violated if there are findings.
+    pub fn of(checker: &'static str, summary: String, findings: Vec<Finding>) -> Self {
+        let conclusion = match findings.is_empty() {
+            true => Conclusion::Holds,
+            false => Conclusion::Violated,
+        };
+        Self {
+            checker,
+            conclusion,
+            summary,
+            found: findings.len(),
+            findings: findings.into_iter().take(LISTED).collect(),
+        }
+    }
+
+    /// The same, undecided for this reason unless it is violated anyway.
+    #[must_use]
+    pub fn unless_undecided(mut self, reason: Option<String>) -> Self {
+        if let Some(reason) = reason {
+            self.conclusion = self.conclusion.max(Conclusion::Undecided);
+            self.summary = format!("{}; {reason}", self.summary);
+        }
+        self
+    }
+}
+
+impl Finding {
+    pub fn new(kind: &'static str, text: String) -> Self {
+        Self {
+            kind,
+            text,
+            operations: vec![],
+            at: None,
+        }
+    }
+
+    /// A finding about operations; the last of them gives the time.
+    pub fn about<'a>(
+        kind: &'static str,
+        text: String,
+        operations: impl IntoIterator<Item = &'a Operation>,
+    ) -> Self {
+        let mut finding = Self::new(kind, text);
+        for operation in operations {
+            finding.operations.push(operation.id);
+            finding.at = Some(operation.completed.unwrap_or(operation.invoked));
+        }
+        finding
+    }
+
+    #[must_use]
+    pub fn at(mut self, at: Moment) -> Self {
+        self.at = Some(at);
+        self
+    }
+}
+
+/// What is still accepted.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Two nodes that answered for a VIP within this time did so at once: no hand-over is that fast. 100 us, the time of a few frames.
+    pub fastest_handover: Duration,
+    /// A VIP that left a node is not back on it within this time, unless two nodes answer for it. 100 ms: a hand-over takes a
+    /// commit each way, a failover a lease. Nemeses must keep planned moves further apart.
+    pub fastest_return: Duration,
+    /// A process may have so many more file descriptors at the end than after its first fifth.
+    pub descriptors: u64,
+    /// ... and so much more resident memory, in KiB.
+    pub resident_kib: u64,
+    /// Faults that could not be injected here are no failure of the run.
+    pub allow_skip: bool,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            fastest_handover: Duration::from_micros(100),
+            fastest_return: Duration::from_millis(100),
+            descriptors: 128,
+            resident_kib: 256 << 10,
+            allow_skip: false,
+        }
+    }
+}
+
+/// Every checker's verdict on a run.
+pub fn check(history: &History, _bounds: &Bounds, limits: &Limits<'_>) -> Vec<Verdict> {
+    vec![linearizable::check(history, limits)]
+}
+
+/// What all verdicts together say.
+pub fn conclusion(verdicts: &[Verdict]) -> Conclusion {
+    let worst = verdicts.iter().map(|verdict| verdict.conclusion).max();
+    worst.unwrap_or(Conclusion::Holds)
+}

@@ -1,0 +1,289 @@
+//! Reads history files, of either form and compressed or not; what a file is, is told by its first bytes and not by its name.
+
+use std::{
+    collections::{BTreeMap, btree_map},
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+use flate2::read::MultiGzDecoder;
+
+use super::{
+    Entry, History, Operation, Outcome,
+    registers::{self, RegisterHistory},
+};
+
+/// Longest line that is read, in bytes.
+const LONGEST_LINE: u64 = 256 << 20;
+
+/// Why a file cannot be read as a history.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    #[error("{}: cannot be read: {source}", file.display())]
+    Io { file: PathBuf, source: io::Error },
+    #[error("{}: holds no history: it is empty", file.display())]
+    Empty { file: PathBuf },
+    #[error("{}:{line}: {problem}", file.display())]
+    Line {
+        file: PathBuf,
+        line: u64,
+        problem: String,
+    },
+}
+
+impl HistoryError {
+    /// As the command line prints errors with `-o json`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let (object, problem) = match self {
+            Self::Io { file, source } => (file.display().to_string(), source.to_string()),
+            Self::Empty { file } => (file.display().to_string(), "it is empty".to_owned()),
+            Self::Line {
+                file,
+                line,
+                problem,
+            } => (format!("{}:{line}", file.display()), problem.clone()),
+        };
+        serde_json::json!({
+            "object": object,
+            "problem": problem,
+            "hint": "give a history.jsonl of a run, or histories of registers, one a line",
+            "code": "unreadable",
+        })
+    }
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub enum Histories {
+    /// The `history.jsonl` of a run.
+    Run(Box<History>),
+    /// Histories of one register, one a line; a line that is none leaves the others readable.
+    Registers(Vec<Result<RegisterHistory, HistoryError>>),
+}
+
+/// Reads a file; `-` is standard input.
+pub fn read(path: &Path) -> Result<Histories, HistoryError> {
+    let failed = |source| HistoryError::Io {
+        file: path.to_owned(),
+        source,
+    };
+    let input: Box<dyn Read> = match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => Box::new(File::open(path).map_err(failed)?),
+    };
+    read_from(input, path)
+}
+
+/// Reads what `input` gives; `path` is its name in errors.
+pub fn read_from(input: impl Read, path: &Path) -> Result<Histories, HistoryError> {
+    let failed = |source| HistoryError::Io {
+        file: path.to_owned(),
+        source,
+    };
+    let mut input = BufReader::new(input);
+    let is_gzip = input.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
+    if is_gzip {
+        Lines::new(BufReader::new(MultiGzDecoder::new(input)), path).histories()
+    } else {
+        Lines::new(input, path).histories()
+    }
+}
+
+/// The lines of a file that are not blank.
+struct Lines<'a, R> {
+    input: R,
+    path: &'a Path,
+    number: u64,
+    /// The last line did not end in a line feed.
+    is_torn: bool,
+}
+
+impl<'a, R: BufRead> Lines<'a, R> {
+    fn new(input: R, path: &'a Path) -> Self {
+        Self {
+            input,
+            path,
+            number: 0,
+            is_torn: false,
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<String>, HistoryError> {
+        loop {
+            self.number += 1;
+            let mut line = vec![];
+            let length = (&mut self.input)
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut line)
+                .map_err(|source| HistoryError::Io {
+                    file: self.path.to_owned(),
+                    source,
+                })?;
+            if length == 0 {
+                return Ok(None);
+            }
+            self.is_torn = line.last() != Some(&b'\n');
+            if length as u64 == LONGEST_LINE && self.is_torn {
+                return Err(self.error("a line of more than 256 MiB"));
+            }
+            let line = String::from_utf8(line).map_err(|_| self.error("not UTF-8"))?;
+            if !line.trim().is_empty() {
+                return Ok(Some(line));
+            }
+        }
+    }
+
+    fn error(&self, problem: impl ToString) -> HistoryError {
+        HistoryError::Line {
+            file: self.path.to_owned(),
+            line: self.number,
+            problem: problem.to_string(),
+        }
+    }
+
+    fn histories(mut self) -> Result<Histories, HistoryError> {
+        let Some(first) = self.next()? else {
+            return Err(HistoryError::Empty {
+                file: self.path.to_owned(),
+            });
+        };
+        if is_entry(&first) {
+            return self.run(first).map(|run| Histories::Run(Box::new(run)));
+        }
+        let mut read = vec![];
+        let mut line = Some(first);
+        while let Some(text) = line {
+            read.push(registers::parse(&text).map_err(|problem| self.error(problem)));
+            line = self.next()?;
+        }
+        Ok(Histories::Registers(read))
+    }
+
+    fn run(mut self, first: String) -> Result<History, HistoryError> {
+        let mut assembly = Assembly::default();
+        let mut line = Some(first);
+        while let Some(text) = line {
+            match serde_json::from_str::<Entry>(&text) {
+                Ok(entry) => assembly.add(entry).map_err(|problem| self.error(problem))?,
+                // The run was killed in the middle of a write; the entry it would have been was not complete either.
+                Err(_) if self.is_torn => break,
+                Err(error) => return Err(self.error(format!("not an entry of a history: {error}"))),
+            }
+            line = self.next()?;
+        }
+        Ok(assembly.finish())
+    }
+}
+
+/// Whether this first line says that the file is the history of a run.
+fn is_entry(line: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(line).is_ok_and(|value| value.get("entry").is_some())
+}
+
+/// A history in the making.
+#[derive(Default)]
+struct Assembly {
+    history: History,
+    operations: BTreeMap<u64, Operation>,
+    has_run: bool,
+}
+
+impl Assembly {
+    fn add(&mut self, entry: Entry) -> Result<(), String> {
+        let history = &mut self.history;
+        match entry {
+            Entry::Run(run) if self.has_run => {
+                return Err(format!("a second run (seed {}) in one file", run.seed));
+            }
+            Entry::Run(run) if run.format != 1 => {
+                return Err(format!(
+                    "format {} of a run; this program reads 1",
+                    run.format
+                ));
+            }
+            Entry::Run(run) => {
+                history.run = run;
+                self.has_run = true;
+            }
+            invoke @ Entry::Invoke { .. } => return self.invoke(invoke),
+            complete @ Entry::Complete { .. } => return self.complete(complete),
+            Entry::Fault(fault) => history.faults.push(fault),
+            Entry::Answer(answer) => history.answers.push(answer),
+            Entry::Leader(leader) => history.leaders.push(leader),
+            Entry::Hash(hash) => history.hashes.push(hash),
+            Entry::Usage(usage) => history.usages.push(usage),
+            Entry::Session(session) => history.sessions.push(session),
+            Entry::Notice(notice) => history.notices.push(notice),
+            Entry::End { .. } => history.is_complete = true,
+        }
+        Ok(())
+    }
+
+    fn invoke(&mut self, entry: Entry) -> Result<(), String> {
+        let Entry::Invoke {
+            id,
+            process,
+            node,
+            at,
+            call,
+        } = entry
+        else {
+            return Ok(());
+        };
+        let btree_map::Entry::Vacant(place) = self.operations.entry(id) else {
+            return Err(format!("operation {id} is invoked twice"));
+        };
+        place.insert(Operation {
+            id,
+            process,
+            node,
+            invoked: at,
+            completed: None,
+            call,
+            outcome: Outcome::Unknown,
+            reply: None,
+            reason: None,
+        });
+        Ok(())
+    }
+
+    fn complete(&mut self, entry: Entry) -> Result<(), String> {
+        let Entry::Complete {
+            id,
+            at,
+            outcome,
+            reply,
+            reason,
+        } = entry
+        else {
+            return Ok(());
+        };
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return Err(format!(
+                "operation {id} completes and was not invoked before"
+            ));
+        };
+        if operation.completed.is_some() {
+            return Err(format!("operation {id} completes twice"));
+        }
+        if at < operation.invoked {
+            return Err(format!("operation {id} completes before it was invoked"));
+        }
+        operation.completed = Some(at);
+        operation.outcome = outcome;
+        operation.reply = reply;
+        operation.reason = reason;
+        Ok(())
+    }
+
+    fn finish(mut self) -> History {
+        let mut operations: Vec<_> = self.operations.into_values().collect();
+        operations.sort_by_key(|operation| (operation.invoked, operation.id));
+        self.history.operations = operations;
+        self.history.answers.sort_by_key(|answer| answer.earliest);
+        self.history.faults.sort_by_key(|fault| fault.began);
+        self.history.usages.sort_by_key(|usage| usage.at);
+        self.history
+    }
+}

@@ -1,0 +1,178 @@
+//! Recorded histories of one compare-and-set register, one JSON object a line: `id` and `events`, each
+//! `[process, kind, function, value]` in real-time order.
+//!
+//! `kind` is `invoke`, `ok`, `fail` or `info`; `function` is `read`, `write` or `cas`; a value is text as recorded (`nil`, `3`,
+//! `[2 4]`) or the same as JSON. The register starts as nil. Other fields, such as the known verdict, are not looked at.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::checker::register::{Action, Step};
+
+/// The history of one register.
+#[derive(Clone, Debug)]
+pub struct RegisterHistory {
+    /// As the file names it: a number or a text.
+    pub id: Value,
+    /// In order of invocation; times count events.
+    pub steps: Vec<Step>,
+    /// The text of each value that the steps speak of; the first is the initial one.
+    pub values: Vec<String>,
+    /// For each step, the process that made it.
+    pub processes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    id: Value,
+    events: Vec<(Value, String, String, Value)>,
+}
+
+/// Reads one line; the error is what is wrong with it.
+pub fn parse(line: &str) -> Result<RegisterHistory, String> {
+    let line: Line = serde_json::from_str(line)
+        .map_err(|error| format!("not a history of a register: {error}"))?;
+    let mut reading = Reading::default();
+    reading.value("nil");
+    for (number, (process, kind, function, value)) in line.events.iter().enumerate() {
+        let event = Event {
+            number: number as u64,
+            process: text(process),
+            function,
+            value: text(value),
+        };
+        let read = match kind.as_str() {
+            "invoke" => reading.invoke(&event),
+            "ok" | "fail" | "info" => reading.complete(&event, kind),
+            _ => Err(format!("{kind:?} is not invoke, ok, fail or info")),
+        };
+        read.map_err(|problem| format!("event {}: {problem}", number + 1))?;
+    }
+    Ok(RegisterHistory {
+        id: line.id,
+        steps: reading.steps,
+        values: reading.values,
+        processes: reading.processes,
+    })
+}
+
+/// A JSON value as it would have been recorded: `null` is `nil`, `[2, 4]` is `[2 4]`.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "nil".to_owned(),
+        Value::String(text) => text.trim().to_owned(),
+        Value::Array(members) => {
+            let members: Vec<_> = members.iter().map(text).collect();
+            format!("[{}]", members.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+struct Event<'a> {
+    number: u64,
+    process: String,
+    function: &'a str,
+    value: String,
+}
+
+/// The steps of a history as far as it has been read.
+#[derive(Default)]
+struct Reading {
+    steps: Vec<Step>,
+    processes: Vec<String>,
+    values: Vec<String>,
+    numbers: HashMap<String, u32>,
+    /// The step that each process has under way.
+    pending: HashMap<String, usize>,
+}
+
+impl Reading {
+    fn value(&mut self, text: &str) -> u32 {
+        if let Some(number) = self.numbers.get(text) {
+            return *number;
+        }
+        let number = self.values.len() as u32; // one a word of a line, and a line is at most 256 MiB
+        self.values.push(text.to_owned());
+        self.numbers.insert(text.to_owned(), number);
+        number
+    }
+
+    fn invoke(&mut self, event: &Event<'_>) -> Result<(), String> {
+        let action = match event.function {
+            "read" => Action::Read(None),
+            "write" => Action::Write(self.value(&event.value)),
+            "cas" => self.compare_and_set(&event.value)?,
+            other => return Err(format!("{other:?} is not read, write or cas")),
+        };
+        let step = self.steps.len();
+        if (self.pending.insert(event.process.clone(), step)).is_some() {
+            return Err(format!(
+                "process {} invokes while it has an operation under way",
+                event.process
+            ));
+        }
+        self.processes.push(event.process.clone());
+        self.steps.push(Step {
+            operation: step,
+            invoked: event.number,
+            completed: None,
+            action,
+        });
+        Ok(())
+    }
+
+    fn compare_and_set(&mut self, value: &str) -> Result<Action, String> {
+        let inner = value
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let mut words = inner
+            .unwrap_or_default()
+            .split([' ', ','])
+            .filter(|word| !word.is_empty());
+        match (words.next(), words.next(), words.next()) {
+            (Some(expected), Some(new), None) => Ok(Action::CompareAndSet {
+                expected: self.value(expected),
+                new: self.value(new),
+            }),
+            _ => Err(format!(
+                "{value:?} is not the value of a cas: [EXPECTED NEW]"
+            )),
+        }
+    }
+
+    fn complete(&mut self, event: &Event<'_>, kind: &str) -> Result<(), String> {
+        let Some(index) = self.pending.remove(&event.process) else {
+            return Err(format!(
+                "process {} completes and has no operation under way",
+                event.process
+            ));
+        };
+        let read = match event.function {
+            "read" if kind == "ok" => Some(self.value(&event.value)),
+            _ => None,
+        };
+        let Some(step) = self.steps.get_mut(index) else {
+            return Err("an operation without invocation".to_owned());
+        };
+        if step.action.function() != event.function {
+            return Err(format!(
+                "process {} completes a {} and had invoked a {}",
+                event.process,
+                event.function,
+                step.action.function()
+            ));
+        }
+        match kind {
+            "ok" => step.completed = Some(event.number),
+            "fail" => step.action = Action::Nothing,
+            _ => {}
+        }
+        if let Some(value) = read {
+            step.action = Action::Read(Some(value));
+        }
+        Ok(())
+    }
+}

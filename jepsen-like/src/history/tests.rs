@@ -1,0 +1,236 @@
+use std::{collections::BTreeSet, io::Write, path::Path};
+
+use super::*;
+use crate::checker::register::{Action, Step};
+
+fn run() -> Entry {
+    Entry::Run(Run {
+        format: 1,
+        seed: 7,
+        nodes: BTreeSet::from(["n1".to_owned()]),
+        ..Run::default()
+    })
+}
+
+fn invoke(id: u64, at: u64) -> Entry {
+    Entry::Invoke {
+        id,
+        process: 3,
+        node: Some("n1".into()),
+        at: Moment(at),
+        call: Call::Write {
+            key: "a".into(),
+            value: Some("1".into()),
+        },
+    }
+}
+
+fn complete(id: u64, at: u64) -> Entry {
+    Entry::Complete {
+        id,
+        at: Moment(at),
+        outcome: Outcome::Ok,
+        reply: Some(Reply::Committed {
+            revision: 4,
+            serial: Some(9),
+        }),
+        reason: None,
+    }
+}
+
+/// What is read from these lines.
+fn parsed(text: &[u8]) -> Result<Histories, HistoryError> {
+    read_from(text, Path::new("file"))
+}
+
+fn parsed_run(text: &str) -> History {
+    match parsed(text.as_bytes()) {
+        Ok(Histories::Run(history)) => *history,
+        other => panic!("not a run: {other:?}"),
+    }
+}
+
+fn parsed_registers(text: &[u8]) -> Vec<Result<registers::RegisterHistory, HistoryError>> {
+    match parsed(text) {
+        Ok(Histories::Registers(histories)) => histories,
+        other => panic!("not registers: {other:?}"),
+    }
+}
+
+fn lines(entries: &[Entry]) -> String {
+    let line = |entry| serde_json::to_string(entry).unwrap() + "\n";
+    entries.iter().map(line).collect()
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.jsonl");
+    let writer = HistoryWriter::create(&path).unwrap();
+    writer.append(&run()).unwrap();
+    writer
+        .append_all(&[invoke(1, 20), invoke(0, 10), complete(0, 15)])
+        .unwrap();
+    let Ok(Histories::Run(history)) = read(&path) else {
+        panic!("unfinished histories can be read");
+    };
+    assert_eq!((history.run.seed, history.is_complete), (7, false));
+    let seen: Vec<_> = (history.operations.iter())
+        .map(|one| (one.id, one.outcome, one.completed))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (0, Outcome::Ok, Some(Moment(15))),
+            (1, Outcome::Unknown, None)
+        ]
+    );
+
+    writer.append(&Entry::End { at: Moment(30) }).unwrap();
+    writer.sync().unwrap();
+    assert!(matches!(read(&path), Ok(Histories::Run(history)) if history.is_complete));
+    assert!(
+        HistoryWriter::create(&path).is_err(),
+        "a history is never overwritten"
+    );
+}
+
+#[test]
+fn a_torn_last_line_is_left_out_and_any_other_named() {
+    let whole = lines(&[run(), invoke(0, 10), complete(0, 15)]);
+    let torn = &whole[..whole.len() - 9];
+    let history = parsed_run(torn);
+    assert_eq!(history.operations[0].outcome, Outcome::Unknown);
+
+    let error = parsed(format!("{torn}\n").as_bytes())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("file:3: not an entry of a history: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn entries_that_contradict_each_other_are_named() {
+    for (entries, problem) in [
+        (
+            vec![run(), run()],
+            "file:2: a second run (seed 7) in one file",
+        ),
+        (
+            vec![run(), complete(0, 1)],
+            "file:2: operation 0 completes and was not invoked before",
+        ),
+        (
+            vec![run(), invoke(0, 1), invoke(0, 1)],
+            "file:3: operation 0 is invoked twice",
+        ),
+        (
+            vec![run(), invoke(0, 1), complete(0, 2), complete(0, 2)],
+            "file:4: operation 0 completes twice",
+        ),
+        (
+            vec![run(), invoke(0, 3), complete(0, 2)],
+            "file:3: operation 0 completes before it was invoked",
+        ),
+    ] {
+        let error = parsed(lines(&entries).as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), problem);
+    }
+    let later = lines(&[run()]).replace("\"format\":1", "\"format\":2");
+    let error = parsed(later.as_bytes()).unwrap_err().to_string();
+    assert_eq!(error, "file:1: format 2 of a run; this program reads 1");
+    assert!(matches!(parsed(b"\n\n"), Err(HistoryError::Empty { .. })));
+}
+
+const REGISTER: &str = r#"{"id": 5, "linearizable": true, "events": [[0, "invoke", "read", "nil"],
+ [1, "invoke", "write", "4"], [0, "ok", "read", "nil"], [1, "info", "write", "4"], [2, "invoke", "cas", "[4 2]"],
+ [2, "fail", "cas", "[4 2]"], ["r", "invoke", "cas", [4, 7]], ["r", "ok", "cas", [4, 7]], [0, "invoke", "read", null]]}"#;
+
+#[test]
+fn recorded_registers_are_read_plain_or_compressed() {
+    let line = REGISTER.replace('\n', "") + "\n";
+    let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+    packed.write_all(line.as_bytes()).unwrap();
+    for text in [line.clone().into_bytes(), packed.finish().unwrap()] {
+        let histories = parsed_registers(&text);
+        let [Ok(history)] = histories.as_slice() else {
+            panic!("one history");
+        };
+        assert_eq!(history.id, 5);
+        assert_eq!(history.values, ["nil", "4", "2", "7"]);
+        let step = |operation, invoked, completed, action| Step {
+            operation,
+            invoked,
+            completed,
+            action,
+        };
+        let swap = Action::CompareAndSet {
+            expected: 1,
+            new: 3,
+        };
+        assert_eq!(
+            history.steps,
+            [
+                step(0, 0, Some(2), Action::Read(Some(0))),
+                step(1, 1, None, Action::Write(1)),
+                step(2, 4, None, Action::Nothing),
+                step(3, 6, Some(7), swap),
+                step(4, 8, None, Action::Read(None)),
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_bad_line_among_registers_leaves_the_others() {
+    let good = REGISTER.replace('\n', "");
+    for (events, problem) in [
+        (
+            r#"[[0,"ok","read","1"]]"#,
+            "event 1: process 0 completes and has no operation under way",
+        ),
+        (
+            r#"[[0,"invoke","cas","3"]]"#,
+            "event 1: \"3\" is not the value of a cas: [EXPECTED NEW]",
+        ),
+        (
+            r#"[[0,"invoke","append","3"]]"#,
+            "event 1: \"append\" is not read, write or cas",
+        ),
+        (
+            r#"[[0,"begin","read","3"]]"#,
+            "event 1: \"begin\" is not invoke, ok, fail or info",
+        ),
+        (
+            r#"[[0,"invoke","read","nil"],[0,"invoke","read","nil"]]"#,
+            "event 2: process 0 invokes while it has an operation under way",
+        ),
+        (
+            r#"[[0,"invoke","read","nil"],[0,"ok","write","3"]]"#,
+            "event 2: process 0 completes a write and had invoked a read",
+        ),
+    ] {
+        let text = format!("{good}\n{{\"id\":6,\"events\":{events}}}\n{good}\n");
+        let histories = parsed_registers(text.as_bytes());
+        let [Ok(_), Err(error), Ok(_)] = histories.as_slice() else {
+            panic!("three lines");
+        };
+        assert_eq!(error.to_string(), format!("file:2: {problem}"));
+    }
+    let [Err(error)] = &parsed_registers(b"hello\n")[..] else {
+        panic!("one line");
+    };
+    assert!(
+        error
+            .to_string()
+            .starts_with("file:1: not a history of a register")
+    );
+}
+
+#[test]
+fn bytes_that_only_look_compressed_are_an_error() {
+    let error = parsed(&[0x1f, 0x8b, 8, 0, 1, 2, 3]).unwrap_err();
+    assert!(matches!(error, HistoryError::Io { .. }), "{error}");
+}

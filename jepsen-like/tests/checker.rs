@@ -1,0 +1,163 @@
+//! `jepsen-like check` on the recorded histories that lie beside the repository, or in `$PONTOON_CASES`, and on files of our own.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+
+fn check(arguments: &[&str], file: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
+    command
+        .arg("check")
+        .args(arguments)
+        .arg(file)
+        .output()
+        .unwrap()
+}
+
+/// The verdicts of `-o json` by id.
+fn verdicts(output: &Output) -> BTreeMap<String, String> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines
+        .map(|line| {
+            let fields: Vec<_> = line.as_object().unwrap().keys().cloned().collect();
+            assert_eq!(fields, ["id", "verdict"]);
+            (
+                line["id"].to_string(),
+                line["verdict"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect()
+}
+
+fn shared_cases() -> Option<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let beside = ["../../shared", "../../../shared"].map(|up| here.join(up));
+    let named = std::env::var_os("PONTOON_CASES").map(PathBuf::from);
+    let found = (named.into_iter().chain(beside))
+        .map(|root| root.join("checker-cases/registers.jsonl.gz"))
+        .find(|file| file.exists());
+    if found.is_none() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "no checker-cases in ../shared or PONTOON_CASES");
+        println!("skipped: no checker-cases in ../shared or PONTOON_CASES");
+    }
+    found
+}
+
+#[test]
+fn every_known_verdict_is_reached() {
+    let Some(file) = shared_cases() else {
+        return;
+    };
+    let mut text = String::new();
+    let packed = std::fs::File::open(&file).unwrap();
+    flate2::read::MultiGzDecoder::new(packed)
+        .read_to_string(&mut text)
+        .unwrap();
+    let known: BTreeMap<_, _> = (text.lines())
+        .map(|line| {
+            let case: Value = serde_json::from_str(line).unwrap();
+            let verdict = match case["linearizable"].as_bool().unwrap() {
+                true => "linearizable",
+                false => "violation",
+            };
+            (case["id"].to_string(), verdict.to_owned())
+        })
+        .collect();
+    assert!(known.len() > 50);
+    let output = check(&["-o", "json"], &file);
+    assert_eq!(verdicts(&output), known);
+    assert_eq!(output.status.code(), Some(1), "some of them are violations");
+
+    let explained = String::from_utf8(check(&[], &file).stdout).unwrap();
+    let violations = known
+        .values()
+        .filter(|verdict| *verdict == "violation")
+        .count();
+    assert_eq!(explained.matches("no place for ").count(), violations);
+}
+
+fn register(id: &str, seen: &str) -> String {
+    let events = json!([
+        [0, "invoke", "write", "1"],
+        [0, "ok", "write", "1"],
+        [1, "invoke", "read", "nil"],
+        [1, "ok", "read", seen],
+    ]);
+    json!({"id": id, "events": events}).to_string() + "\n"
+}
+
+#[test]
+fn the_exit_code_tells_violations_from_what_is_not_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = register("good", "1");
+    let bad = register("bad", "2");
+    for (name, text, code, verdict) in [
+        ("good", good.clone(), 0, vec!["linearizable"]),
+        (
+            "bad",
+            good.clone() + &bad,
+            1,
+            vec!["linearizable", "violation"],
+        ),
+        ("unreadable", good.clone() + "{}\n", 2, vec!["linearizable"]),
+        (
+            "bad and unreadable",
+            format!("{{}}\n{bad}"),
+            1,
+            vec!["violation"],
+        ),
+        ("empty", String::new(), 2, vec![]),
+    ] {
+        let file = directory.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let output = check(&["-o", "json"], &file);
+        assert_eq!(output.status.code(), Some(code), "{name}");
+        let mut found: Vec<_> = verdicts(&output).into_values().collect();
+        found.sort();
+        assert_eq!(found, verdict, "{name}");
+        let has_error = serde_json::from_slice::<Value>(&output.stderr)
+            .is_ok_and(|error| error["code"] == "unreadable");
+        assert_eq!(
+            has_error,
+            name.contains("unreadable") || name == "empty",
+            "{name}"
+        );
+    }
+    let absent = check(&[], &directory.path().join("absent"));
+    assert_eq!(absent.status.code(), Some(2));
+}
+
+#[test]
+fn a_search_beyond_its_limits_is_undecided() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // 60 swaps at once, each of known outcome: to find the order takes more than one configuration.
+    let mut events = vec![];
+    for process in (0..60_u32).rev() {
+        let value = format!("[{process} {}]", process + 1);
+        events.push(json!([process, "invoke", "cas", value]));
+    }
+    events.push(json!([99, "invoke", "write", "0"]));
+    for process in 0..60_u32 {
+        events.push(json!([
+            process,
+            "ok",
+            "cas",
+            format!("[{process} {}]", process + 1)
+        ]));
+    }
+    let line = json!({"id": 1, "events": events}).to_string();
+    file.as_file().write_all(line.as_bytes()).unwrap();
+    assert_eq!(check(&[], file.path()).status.code(), Some(0));
+    let output = check(&["-o", "json", "--configurations", "1"], file.path());
+    assert_eq!(output.status.code(), Some(4));
+    assert_eq!(verdicts(&output)["1"], "undecided");
+}
