@@ -161,3 +161,35 @@ fn a_search_beyond_its_limits_is_undecided() {
     assert_eq!(output.status.code(), Some(4));
     assert_eq!(verdicts(&output)["1"], "undecided");
 }
+
+#[test]
+fn the_history_of_a_run_is_judged_by_every_checker() {
+    let directory = tempfile::tempdir().unwrap();
+    let call = |element: u64| json!({"do": "add", "set": "s", "element": element});
+    let last = json!({"do": "elements", "set": "s", "local": true, "final": true});
+    let history = |seen: Value| {
+        let lines = [
+            json!({"entry": "run", "format": 1, "seed": 7, "nodes": ["n1"]}),
+            json!({"entry": "invoke", "id": 1, "process": 0, "at": 10, "call": call(4)}),
+            json!({"entry": "complete", "id": 1, "at": 20, "outcome": "ok", "reply": {"committed": {"revision": 3}}}),
+            json!({"entry": "invoke", "id": 2, "process": 0, "node": "n1", "at": 30, "call": last}),
+            json!({"entry": "complete", "id": 2, "at": 40, "outcome": "ok", "reply": {"elements": seen}}),
+            json!({"entry": "hash", "at": 50, "node": "n1", "index": 9, "hash": "aa", "final": true}),
+            json!({"entry": "end", "at": 60}),
+        ];
+        lines.map(|line| line.to_string() + "\n").concat()
+    };
+    for (name, seen, code) in [("good.jsonl", json!([4]), 0), ("lost.jsonl", json!([]), 1)] {
+        let file = directory.path().join(name);
+        std::fs::write(&file, history(seen)).unwrap();
+        let output = check(&[], &file);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert_eq!(text.contains("set: VIOLATED"), code == 1, "{text}");
+        assert_eq!(
+            text.matches(": holds (").count(),
+            12 - usize::from(code == 1),
+            "{text}"
+        );
+    }
+}

@@ -46,6 +46,11 @@ pub fn unknown(id: u64, from: u64, to: u64, call: Call) -> Operation {
     operation(id, from, to, call, Outcome::Unknown)
 }
 
+pub fn at(node: &str, mut operation: Operation) -> Operation {
+    operation.node = Some(node.to_owned());
+    operation
+}
+
 pub fn read(key: &str) -> Call {
     Call::Read { key: key.into() }
 }

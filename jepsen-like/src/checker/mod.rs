@@ -3,8 +3,14 @@
 //! Each checker is a function from a [`History`] (and stated [`Bounds`]) to a [`Verdict`] that names the offending operations. None of
 //! them knows a clock, a file or a socket: the same history gives the same verdict.
 
+pub mod append;
+pub mod dns;
 pub mod linearizable;
+pub mod nodes;
 pub mod register;
+pub mod responder;
+pub mod run;
+pub mod set;
 
 #[cfg(test)]
 mod fixture;
@@ -139,8 +145,21 @@ impl Default for Bounds {
 }
 
 /// Every checker's verdict on a run.
-pub fn check(history: &History, _bounds: &Bounds, limits: &Limits<'_>) -> Vec<Verdict> {
-    vec![linearizable::check(history, limits)]
+pub fn check(history: &History, bounds: &Bounds, limits: &Limits<'_>) -> Vec<Verdict> {
+    vec![
+        run::check_trial(history, bounds),
+        linearizable::check(history, limits),
+        set::check(history),
+        append::check(history),
+        dns::check_answers(history),
+        dns::check_serials(history),
+        responder::check(history, bounds),
+        nodes::check_hashes(history),
+        run::check_recovery(history),
+        run::check_sessions(history),
+        nodes::check_notices(history),
+        nodes::check_growth(history, bounds),
+    ]
 }
 
 /// What all verdicts together say.

@@ -1,0 +1,541 @@
+//! DNS answers: of committed states only, never older than one already seen from that node; serials never go back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pontoon::model::serial::Serial;
+
+use super::{Finding, Verdict};
+use crate::history::{Call, History, Moment, Operation, Outcome, Reply};
+
+/// Judges the values that DNS answers gave, by node and key.
+///
+/// The versions of a key are what its acknowledged writes left, in the order of their revisions. An answer is placed at the earliest
+/// version that it can be; never before one that an earlier answer of that node, or a write acknowledged by that node, had shown.
+/// An answer marked stale may be old, but not invented. One whose node is not known is judged for that alone.
+pub fn check_answers(history: &History) -> Verdict {
+    let lookups = lookups(history);
+    let values = lookups.iter().filter(|lookup| lookup.serial.is_none());
+    let mut by_key: BTreeMap<&str, Vec<&Lookup<'_>>> = BTreeMap::new();
+    for lookup in values {
+        by_key.entry(lookup.key).or_default().push(lookup);
+    }
+    let mut findings = vec![];
+    let mut judged = 0;
+    for (key, lookups) in by_key {
+        judged += lookups.len();
+        let versions = Versions::of(key, history);
+        let mut by_node: BTreeMap<&str, Vec<&Lookup<'_>>> = BTreeMap::new();
+        for lookup in lookups {
+            if versions.judge_origin(key, lookup, &mut findings)
+                && let Some(node) = lookup.node
+            {
+                by_node.entry(node).or_default().push(lookup);
+            }
+        }
+        for (node, lookups) in by_node {
+            versions.judge_order(key, node, &lookups, &mut findings);
+        }
+    }
+    Verdict::of("dns answers", format!("{judged} answers"), findings)
+}
+
+/// Judges the serials that each observer saw (RFC 1982), and those that acknowledged changes were given.
+///
+/// An observer is a place that was asked: a node, or a VIP whoever held it.
+pub fn check_serials(history: &History) -> Verdict {
+    let mut observed: BTreeMap<(&str, &str), Vec<(&Operation, Serial)>> = BTreeMap::new();
+    for lookup in lookups(history) {
+        if let (Some(serial), Some(asked), false) =
+            (lookup.serial, &lookup.operation.node, lookup.is_stale)
+        {
+            let seen = observed.entry((lookup.key, asked)).or_default();
+            seen.push((lookup.operation, Serial(serial)));
+        }
+    }
+    let mut findings = vec![];
+    let judged: usize = observed.values().map(Vec::len).sum();
+    for ((zone, asked), seen) in &observed {
+        let mut floor = Floor::new(seen.iter().map(|(operation, serial)| (*operation, *serial)));
+        for (operation, serial) in seen {
+            let before = floor.before(
+                operation,
+                |old, new| if new.is_newer_than(old) { new } else { old },
+            );
+            judge_step(
+                &format!("{zone} at {asked}"),
+                before,
+                (operation, *serial),
+                &mut findings,
+            );
+        }
+    }
+    judge_commits(history, &mut findings);
+    Verdict::of(
+        "serials",
+        format!("{judged} serials from {} observers", observed.len()),
+        findings,
+    )
+}
+
+fn judge_step<'a>(
+    place: &str,
+    before: Option<(&'a Operation, Serial)>,
+    (operation, serial): (&'a Operation, Serial),
+    findings: &mut Vec<Finding>,
+) {
+    let Some((earlier, seen)) = before else {
+        return;
+    };
+    if seen != serial && !serial.is_newer_than(seen) {
+        let text = format!("{place}: {serial} after {seen}: {operation} after {earlier}");
+        findings.push(Finding::about(
+            "serial went back",
+            text,
+            [earlier, operation],
+        ));
+    }
+}
+
+/// Later revisions have later serials; those of one key are of one zone.
+fn judge_commits(history: &History, findings: &mut Vec<Finding>) {
+    let mut commits: BTreeMap<&str, BTreeMap<u64, (&Operation, Serial)>> = BTreeMap::new();
+    for operation in &history.operations {
+        if let (
+            Call::Write { key, .. } | Call::CompareAndSet { key, .. },
+            Some(Reply::Committed {
+                revision,
+                serial: Some(serial),
+            }),
+        ) = (&operation.call, &operation.reply)
+        {
+            commits
+                .entry(key)
+                .or_default()
+                .insert(*revision, (operation, Serial(*serial)));
+        }
+    }
+    for (key, commits) in commits {
+        let mut before = None;
+        for commit in commits.into_values() {
+            judge_step(&format!("commits of {key}"), before, commit, findings);
+            before = Some(commit);
+        }
+    }
+}
+
+/// A DNS query that was answered.
+struct Lookup<'a> {
+    operation: &'a Operation,
+    key: &'a str,
+    /// Who answered, where that is known.
+    node: Option<&'a str>,
+    value: Option<&'a str>,
+    serial: Option<u32>,
+    is_stale: bool,
+}
+
+/// In order of invocation.
+fn lookups(history: &History) -> Vec<Lookup<'_>> {
+    let nodes = &history.run.nodes;
+    let mut found = vec![];
+    for operation in &history.operations {
+        if let (
+            Call::Lookup { key },
+            Some(Reply::Dns {
+                node,
+                value,
+                serial,
+                stale,
+            }),
+            true,
+        ) = (&operation.call, &operation.reply, operation.is_ok())
+        {
+            let asked = operation
+                .node
+                .as_ref()
+                .filter(|asked| nodes.contains(*asked));
+            found.push(Lookup {
+                operation,
+                key,
+                node: node.as_ref().or(asked).map(String::as_str),
+                value: value.as_deref(),
+                serial: *serial,
+                is_stale: *stale,
+            });
+        }
+    }
+    found
+}
+
+/// The greatest of what was seen before something began.
+struct Floor<'a, T> {
+    /// By completion.
+    seen: Vec<(Moment, &'a Operation, T)>,
+    next: usize,
+    floor: Option<(&'a Operation, T)>,
+}
+
+impl<'a, T: Copy + PartialEq> Floor<'a, T> {
+    fn new(seen: impl Iterator<Item = (&'a Operation, T)>) -> Self {
+        let mut seen: Vec<_> = (seen)
+            .filter_map(|(operation, value)| Some((operation.completed?, operation, value)))
+            .collect();
+        seen.sort_by_key(|(completed, operation, _)| (*completed, operation.id));
+        Self {
+            seen,
+            next: 0,
+            floor: None,
+        }
+    }
+
+    /// To be asked in order of invocation.
+    fn before(
+        &mut self,
+        operation: &Operation,
+        later: impl Fn(T, T) -> T,
+    ) -> Option<(&'a Operation, T)> {
+        while let Some((_, earlier, value)) = self
+            .seen
+            .get(self.next)
+            .filter(|(completed, ..)| *completed < operation.invoked)
+        {
+            self.floor = match self.floor {
+                Some((by, old)) if later(old, *value) == old => Some((by, old)),
+                _ => Some((earlier, *value)),
+            };
+            self.next += 1;
+        }
+        self.floor
+    }
+}
+
+/// What a key was, one after the other.
+struct Versions<'a> {
+    /// The initial state, then what each acknowledged write left, by revision.
+    known: Vec<(Option<&'a str>, Option<&'a Operation>)>,
+    /// Writes of unknown outcome: of no known place.
+    floating: Vec<(Option<&'a str>, &'a Operation)>,
+    failed: BTreeSet<Option<&'a str>>,
+}
+
+impl<'a> Versions<'a> {
+    fn of(of: &str, history: &'a History) -> Self {
+        let mut known = BTreeMap::new();
+        let mut versions = Self {
+            known: vec![(None, None)],
+            floating: vec![],
+            failed: BTreeSet::new(),
+        };
+        for operation in &history.operations {
+            let (Call::Write { key, value } | Call::CompareAndSet { key, value, .. }) =
+                &operation.call
+            else {
+                continue;
+            };
+            if key != of {
+                continue;
+            }
+            let value = value.as_deref();
+            match (operation.outcome, &operation.reply) {
+                (Outcome::Ok, Some(Reply::Committed { revision, .. })) => {
+                    known.insert(*revision, (value, Some(operation)));
+                }
+                (Outcome::Fail, _) => {
+                    versions.failed.insert(value);
+                }
+                _ => versions.floating.push((value, operation)),
+            }
+        }
+        versions.known.extend(known.into_values());
+        versions
+    }
+
+    /// Whether the answer is of a state that can have been committed when it was given.
+    fn judge_origin(&self, key: &str, lookup: &Lookup<'_>, findings: &mut Vec<Finding>) -> bool {
+        let can_be = |by: &Operation| !lookup.operation.precedes(by);
+        let is_known =
+            (self.known.iter()).any(|(value, by)| *value == lookup.value && by.is_none_or(can_be));
+        let is_floating =
+            (self.floating.iter()).any(|(value, by)| *value == lookup.value && can_be(by));
+        if is_known || is_floating {
+            return true;
+        }
+        let why = match self.failed.contains(&lookup.value) {
+            true => "its write was refused",
+            false => "nobody had written it",
+        };
+        let text = format!("{key}: {why}: {}", lookup.operation);
+        findings.push(Finding::about("never committed", text, [lookup.operation]));
+        false
+    }
+
+    fn judge_order(
+        &self,
+        key: &str,
+        node: &str,
+        lookups: &[&Lookup<'_>],
+        findings: &mut Vec<Finding>,
+    ) {
+        let acknowledged = self
+            .known
+            .iter()
+            .enumerate()
+            .filter_map(|(place, (_, by))| {
+                by.filter(|by| by.node.as_deref() == Some(node))
+                    .map(|by| (by, place))
+            });
+        // Places are found in order of invocation, and needed in order of completion; both at once by going through all instants.
+        let mut seen: Vec<(Moment, &Operation, usize)> = acknowledged
+            .filter_map(|(by, place)| Some((by.completed?, by, place)))
+            .collect();
+        for lookup in lookups {
+            let began = lookup.operation.invoked;
+            let before = seen
+                .iter()
+                .filter(|(completed, ..)| *completed < began)
+                .max_by_key(|(.., place)| *place);
+            let floor = before
+                .filter(|_| !lookup.is_stale)
+                .map_or(0, |(.., place)| *place);
+            let place = (self.known.iter().enumerate().skip(floor))
+                .find(|(_, (value, _))| *value == lookup.value)
+                .map(|(place, _)| place);
+            let is_floating = self
+                .floating
+                .iter()
+                .any(|(value, _)| *value == lookup.value);
+            match (place, before) {
+                (None, Some((_, earlier, _))) if !is_floating => {
+                    let text = format!(
+                        "{key} at {node}: {} is older than {earlier}",
+                        lookup.operation
+                    );
+                    findings.push(Finding::about(
+                        "older than seen",
+                        text,
+                        [*earlier, lookup.operation],
+                    ));
+                }
+                _ => {}
+            }
+            if let Some(completed) = lookup.operation.completed {
+                seen.push((completed, lookup.operation, place.unwrap_or(floor)));
+            }
+            // What is below the greatest and ended before it says nothing any more.
+            if seen.len() > 64
+                && let Some(greatest) = before_all(&seen, began)
+            {
+                seen.retain(|(completed, _, place)| *completed >= began || *place >= greatest);
+            }
+        }
+        self.judge_returns(key, node, lookups, findings);
+    }
+
+    /// A value that was written once does not come back after another was seen, wherever its place is.
+    fn judge_returns(
+        &self,
+        key: &str,
+        node: &str,
+        lookups: &[&Lookup<'_>],
+        findings: &mut Vec<Finding>,
+    ) {
+        let once = self.floating.iter().filter(|(value, _)| {
+            let writes = self.known.iter().map(|(value, _)| value);
+            let all = writes.chain(self.floating.iter().map(|(value, _)| value));
+            all.filter(|other| *other == value).count() == 1
+        });
+        for (value, _) in once {
+            let mut first = None;
+            let mut other = None;
+            for lookup in lookups.iter().filter(|lookup| !lookup.is_stale) {
+                let operation = lookup.operation;
+                match (first, other) {
+                    _ if lookup.value != *value => {
+                        let follows =
+                            first.is_some_and(|first: &Operation| first.precedes(operation));
+                        other = other.or(follows.then_some(operation));
+                    }
+                    (Some(_), Some(other)) if Operation::precedes(other, operation) => {
+                        let text = format!("{key} at {node}: {operation} is older than {other}");
+                        findings.push(Finding::about("older than seen", text, [other, operation]));
+                    }
+                    _ => first = first.or(Some(operation)),
+                }
+            }
+        }
+    }
+}
+
+/// The greatest place of what ended before.
+fn before_all(seen: &[(Moment, &Operation, usize)], began: Moment) -> Option<usize> {
+    let before = seen.iter().filter(|(completed, ..)| *completed < began);
+    before.map(|(.., place)| *place).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::fixture::*;
+
+    fn lookup(id: u64, from: u64, node: &str, value: Option<&str>, is_stale: bool) -> Operation {
+        let reply = Reply::Dns {
+            node: Some(node.into()),
+            value: value.map(str::to_owned),
+            serial: None,
+            stale: is_stale,
+        };
+        at(
+            node,
+            ok(id, from, from + 5, Call::Lookup { key: "a".into() }, reply),
+        )
+    }
+
+    fn serial(id: u64, from: u64, node: &str, serial: u32) -> Operation {
+        let reply = Reply::Dns {
+            node: None,
+            value: None,
+            serial: Some(serial),
+            stale: false,
+        };
+        at(
+            node,
+            ok(
+                id,
+                from,
+                from + 5,
+                Call::Lookup { key: "zone".into() },
+                reply,
+            ),
+        )
+    }
+
+    fn kinds(verdict: &Verdict) -> Vec<&'static str> {
+        verdict
+            .findings
+            .iter()
+            .map(|finding| finding.kind)
+            .collect()
+    }
+
+    fn judged(answers: &[(u64, &str, Option<&str>, bool)]) -> Vec<&'static str> {
+        let mut operations = vec![
+            ok(100, 0, 10, write("a", "1"), committed(5)),
+            ok(101, 20, 30, write("a", "2"), committed(6)),
+            unknown(102, 40, 50, write("a", "3")),
+            failed(103, 60, 70, write("a", "4")),
+            at("n3", ok(104, 80, 90, write("a", "5"), committed(8))),
+        ];
+        let answers = answers.iter().zip(0..);
+        operations.extend(
+            answers.map(|((from, node, value, is_stale), id)| {
+                lookup(id, *from, node, *value, *is_stale)
+            }),
+        );
+        kinds(&check_answers(&history(operations)))
+    }
+
+    #[test]
+    fn answers_may_lag_and_not_go_back() {
+        let (old, new, late) = (Some("1"), Some("2"), Some("3"));
+        assert!(
+            judged(&[
+                (5, "n1", None, false),
+                (31, "n1", old, false),
+                (41, "n1", new, false)
+            ])
+            .is_empty()
+        );
+        assert!(
+            judged(&[(31, "n1", new, false), (41, "n2", old, false)]).is_empty(),
+            "another node"
+        );
+        assert!(
+            judged(&[(31, "n1", new, false), (32, "n1", old, false)]).is_empty(),
+            "at once"
+        );
+        assert!(
+            judged(&[(31, "n1", new, false), (41, "n1", old, true)]).is_empty(),
+            "said to be stale"
+        );
+        assert_eq!(
+            judged(&[(31, "n1", new, false), (41, "n1", old, false)]),
+            ["older than seen"]
+        );
+        assert_eq!(
+            judged(&[(31, "n1", new, false), (41, "n1", None, false)]),
+            ["older than seen"]
+        );
+        assert!(
+            judged(&[(45, "n1", late, false), (60, "n1", new, false)]).is_empty(),
+            "its place is not known"
+        );
+        assert_eq!(
+            judged(&[
+                (45, "n1", late, false),
+                (60, "n1", new, false),
+                (70, "n1", late, false)
+            ]),
+            ["older than seen"]
+        );
+    }
+
+    #[test]
+    fn an_acknowledged_write_is_served_by_the_node_that_acknowledged_it() {
+        assert!(judged(&[(91, "n1", Some("2"), false)]).is_empty());
+        assert_eq!(judged(&[(91, "n3", Some("2"), false)]), ["older than seen"]);
+    }
+
+    #[test]
+    fn what_was_not_committed_is_not_answered() {
+        assert_eq!(judged(&[(91, "n1", Some("4"), false)]), ["never committed"]);
+        assert_eq!(judged(&[(91, "n1", Some("9"), true)]), ["never committed"]);
+        assert_eq!(
+            judged(&[(5, "n1", Some("2"), false)]),
+            ["never committed"],
+            "not yet"
+        );
+    }
+
+    #[test]
+    fn serials_move_forward_on_the_circle() {
+        let judged = |serials: &[(u64, &str, u32)]| {
+            let all = serials
+                .iter()
+                .zip(0..)
+                .map(|((from, node, number), id)| serial(id, *from, node, *number));
+            kinds(&check_serials(&history(all)))
+        };
+        assert!(judged(&[(0, "n1", u32::MAX), (10, "n1", u32::MAX), (20, "n1", 3)]).is_empty());
+        assert!(
+            judged(&[(0, "n1", 7), (10, "n2", 5)]).is_empty(),
+            "another observer"
+        );
+        assert!(judged(&[(0, "n1", 7), (4, "n1", 5)]).is_empty(), "at once");
+        assert_eq!(judged(&[(0, "n1", 7), (10, "n1", 5)]), ["serial went back"]);
+        assert_eq!(
+            judged(&[(0, "n1", 3), (10, "n1", u32::MAX)]),
+            ["serial went back"]
+        );
+        assert_eq!(
+            judged(&[(0, "n1", 0), (10, "n1", 1 << 31)]),
+            ["serial went back"],
+            "no order"
+        );
+    }
+
+    #[test]
+    fn a_serial_that_restarts_is_seen_in_the_commits() {
+        let commit = |id, revision, serial| {
+            let reply = Reply::Committed {
+                revision,
+                serial: Some(serial),
+            };
+            ok(id, id, id + 1, write("a", "1"), reply)
+        };
+        assert!(kinds(&check_serials(&history([commit(1, 1, 8), commit(2, 2, 9)]))).is_empty());
+        assert_eq!(
+            kinds(&check_serials(&history([commit(1, 1, 8), commit(2, 2, 1)]))),
+            ["serial went back"]
+        );
+    }
+}

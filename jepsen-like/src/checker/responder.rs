@@ -1,0 +1,191 @@
+//! One responder for a VIP at every instant.
+//!
+//! An answer counts for the node and the instant at which the request reached it from outside; the witness gives that instant as narrowly as it
+//! knows it. Of two nodes one of these proves that both held the VIP:
+//! - both took requests at the same instant: within less than any hand-over takes, however the uncertainty is resolved;
+//! - one took requests before and after the other, within less time than a VIP needs to leave a node and come back.
+//!
+//! Anything less is what an ordinary hand-over looks like too, and proves nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{Bounds, Finding, Verdict};
+use crate::history::{Answer, History, Responder};
+
+const NAME: &str = "one responder";
+
+/// Judges every VIP's answers.
+pub fn check(history: &History, bounds: &Bounds) -> Verdict {
+    let mut vips: BTreeMap<&str, Vec<&Answer>> = BTreeMap::new();
+    for answer in &history.answers {
+        vips.entry(&answer.vip).or_default().push(answer);
+    }
+    let mut findings = vec![];
+    for (vip, answers) in &mut vips {
+        answers.sort_by_key(|answer| (answer.latest, answer.earliest));
+        judge(vip, answers, bounds, &mut findings);
+        judge_strangers(vip, answers, history, &mut findings);
+    }
+    let summary = format!("{} answers for {} VIPs", history.answers.len(), vips.len());
+    Verdict::of(NAME, summary, findings)
+}
+
+fn judge(vip: &str, answers: &[&Answer], bounds: &Bounds, findings: &mut Vec<Finding>) {
+    let mut recent: VecDeque<&Answer> = VecDeque::new();
+    let is_node = |answer: &&&Answer| matches!(answer.by, Responder::Node(_));
+    for answer in answers.iter().filter(is_node) {
+        while (recent.front())
+            .is_some_and(|first| answer.latest.since(first.earliest) >= bounds.fastest_return)
+        {
+            recent.pop_front();
+        }
+        let other = recent.iter().rev().find(|other| other.by != answer.by);
+        let at_once = other.filter(|other| {
+            let first = other.earliest.min(answer.earliest);
+            answer.latest.max(other.latest).since(first) < bounds.fastest_handover
+        });
+        if let Some(other) = at_once {
+            let text = format!("{vip}: {} and {}", shown(other), shown(answer));
+            findings.push(Finding::new("two responders at once", text).at(answer.latest));
+        } else if let Some((first, between)) = returned(&recent, answer) {
+            let text = format!(
+                "{vip}: {}, then {}, then {}",
+                shown(first),
+                shown(between),
+                shown(answer)
+            );
+            findings.push(Finding::new("two responders in turn", text).at(answer.latest));
+        }
+        recent.push_back(answer);
+    }
+}
+
+/// An earlier answer of the same node, with one of another node for certain between them.
+fn returned<'a>(
+    recent: &VecDeque<&'a Answer>,
+    answer: &Answer,
+) -> Option<(&'a Answer, &'a Answer)> {
+    let mut others = recent
+        .iter()
+        .filter(|other| other.by != answer.by && other.latest < answer.earliest);
+    let between = others.next_back()?;
+    let first = recent
+        .iter()
+        .find(|first| first.by == answer.by && first.latest < between.earliest)?;
+    Some((first, between))
+}
+
+/// Somebody else answers for the VIP, and no fault had put him there.
+fn judge_strangers(vip: &str, answers: &[&Answer], history: &History, findings: &mut Vec<Finding>) {
+    for answer in answers {
+        let Responder::Stranger(_) = &answer.by else {
+            continue;
+        };
+        let is_injected = history.faults.iter().any(|fault| {
+            let ended = fault.healed.is_some_and(|healed| healed < answer.earliest);
+            fault.kind.contains("address")
+                && fault.skipped.is_none()
+                && fault.began <= answer.latest
+                && !ended
+        });
+        if !is_injected {
+            let text = format!("{vip}: {}", shown(answer));
+            findings.push(Finding::new("a stranger answered", text).at(answer.latest));
+        }
+    }
+}
+
+fn shown(answer: &Answer) -> String {
+    let by = match &answer.by {
+        Responder::Node(node) => node.clone(),
+        Responder::Stranger(mac) => format!("stranger {mac}"),
+    };
+    let Answer {
+        kind,
+        earliest,
+        latest,
+        ..
+    } = answer;
+    format!("{by} ({kind}, {earliest} to {latest})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Fault, Moment};
+
+    /// Times in microseconds.
+    fn answer(by: &str, earliest: u64, latest: u64) -> Answer {
+        let by = match by.strip_prefix('!') {
+            Some(mac) => Responder::Stranger(mac.into()),
+            None => Responder::Node(by.into()),
+        };
+        Answer {
+            vip: "v".into(),
+            by,
+            earliest: Moment(earliest * 1000),
+            latest: Moment(latest * 1000),
+            kind: "arp".into(),
+        }
+    }
+
+    fn kinds(answers: &[(&str, u64, u64)]) -> Vec<&'static str> {
+        let history = History {
+            answers: answers
+                .iter()
+                .map(|(by, from, to)| answer(by, *from, *to))
+                .collect(),
+            ..History::default()
+        };
+        check(&history, &Bounds::default())
+            .findings
+            .iter()
+            .map(|finding| finding.kind)
+            .collect()
+    }
+
+    #[test]
+    fn a_hand_over_holds_and_two_holders_do_not() {
+        let moved = [
+            ("a", 0, 10),
+            ("a", 5000, 5010),
+            ("b", 10_000, 10_010),
+            ("b", 15_000, 15_010),
+        ];
+        assert!(kinds(&moved).is_empty());
+        let back = [("a", 0, 10), ("b", 5000, 5010), ("a", 900_000, 900_010)];
+        assert!(kinds(&back).is_empty());
+        assert_eq!(
+            kinds(&[("a", 0, 10), ("b", 20, 30)]),
+            ["two responders at once"]
+        );
+        let in_turn = [("a", 0, 10), ("b", 5000, 5010), ("a", 10_000, 10_010)];
+        assert_eq!(kinds(&in_turn), ["two responders in turn"]);
+    }
+
+    #[test]
+    fn what_is_uncertain_proves_nothing() {
+        assert!(kinds(&[("a", 0, 20_000), ("b", 10_000, 30_000)]).is_empty());
+        assert!(kinds(&[("a", 0, 10), ("b", 5, 5010), ("a", 4000, 5020)]).is_empty());
+    }
+
+    #[test]
+    fn a_stranger_is_found_unless_he_was_put_there() {
+        let stolen = Fault {
+            kind: "address-stolen".into(),
+            nodes: Default::default(),
+            began: Moment(0),
+            healed: Some(Moment(50_000)),
+            hit_leader: false,
+            skipped: None,
+        };
+        let history = |at| History {
+            answers: vec![answer("!02:00", at, at)],
+            faults: vec![stolen.clone()],
+            ..History::default()
+        };
+        assert!(check(&history(20), &Bounds::default()).findings.is_empty());
+        let found = check(&history(70), &Bounds::default());
+        assert_eq!(found.findings[0].kind, "a stranger answered");
+    }
+}
