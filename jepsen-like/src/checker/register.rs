@@ -502,7 +502,8 @@ impl<'a> Search<'a> {
         let is_optional = configuration.bits.has(2 * slot + 1);
         let leaves = self.slots[slot].and_then(|live| live.effect.leaves());
         let needed = leaves.and_then(|value| self.needed_until.get(&value));
-        !is_optional || needed.is_some_and(|until| *until > now)
+        // Not only later: what completes at the same time may still be waiting for its turn.
+        !is_optional || needed.is_some_and(|until| *until >= now)
     }
 
     fn account(&mut self, held: usize) -> Result<(), GaveUp> {
@@ -774,7 +775,16 @@ mod tests {
 
     #[test]
     fn small_histories_are_judged_as_defined() {
-        let cases: [(&str, Vec<Step>, bool); 12] = [
+        let cases: [(&str, Vec<Step>, bool); 13] = [
+            (
+                "seen by what completes at the same time",
+                vec![
+                    step(100, 100, Action::Write(2)),
+                    step(100, 152, Action::Write(1)),
+                    step(130, 152, cas(1, 0)),
+                ],
+                true,
+            ),
             ("nothing", vec![], true),
             ("initial value", vec![step(0, 1, read(0))], true),
             ("never written", vec![step(0, 1, read(1))], false),
