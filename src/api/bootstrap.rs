@@ -143,8 +143,11 @@ fn check_token(state: &State, id: &str, secret: &str, at: UnixMillis) -> Result<
 
 fn sign(state: &State, csr_pem: &str, id: NodeId) -> Result<String, Failure> {
     let cluster = state.cluster().cloned().unwrap_or_default();
+    let member = state.members().get(&id);
+    let addresses: Vec<_> = member.map(|m| m.api_address.ip()).into_iter().collect();
+    let holder = Identity::node(cluster, id);
     authority(state)?
-        .sign(csr_pem, &Identity::node(cluster, id), SystemTime::now())
+        .sign(csr_pem, &holder, &addresses, SystemTime::now())
         .map_err(|e| Failure::new(FailureCode::Invalid, "certificate request", e, ""))
 }
 

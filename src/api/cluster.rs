@@ -44,7 +44,9 @@ impl Cluster for Api {
         let v1::CreateTokenRequest { lifetime_ms } = request.into_inner();
         let lifetime = token_lifetime(lifetime_ms)?;
         let state = self.group()?.state();
-        let token = Token::draw(ca_fingerprint(&state)?);
+        // While an authority is replaced, members still show certificates of the one before.
+        let shown = self.0.node.authority_fingerprint();
+        let token = Token::draw(shown.map_or_else(|| ca_fingerprint(&state), Ok)?);
         let expires_at = UnixMillis(now().0.saturating_add(crate::wire::millis(lifetime)));
         let change = Change::CreateToken {
             token: JoinToken {
@@ -202,6 +204,7 @@ impl Cluster for Api {
         let admin = certificate(
             &authority,
             &Identity::admin(cluster, name),
+            &[],
             SystemTime::now(),
         )
         .map_err(internal)?;

@@ -80,6 +80,9 @@ pub trait NodeControl: Send + Sync + 'static {
     /// What this node does now.
     fn report(&self) -> NodeReport;
 
+    /// Fingerprint of the authority that signed this node's certificate; none without TLS.
+    fn authority_fingerprint(&self) -> Option<String>;
+
     /// A channel to the API of another member.
     fn channel(&self, member: &Member) -> Channel;
 

@@ -206,6 +206,10 @@ impl NodeControl for MemoryNode {
             .connect_lazy()
     }
 
+    fn authority_fingerprint(&self) -> Option<String> {
+        None
+    }
+
     async fn reload(&self) -> Result<Reloaded, Failure> {
         Ok(Reloaded {
             applied: vec!["logging.level".into()],

@@ -375,6 +375,8 @@ impl TokenDelete {
 struct Joined {
     cluster: String,
     node: u64,
+    /// False: it was that member already.
+    changed: bool,
 }
 
 impl Join {
@@ -397,12 +399,14 @@ impl Join {
         let joined = Joined {
             cluster: joined.cluster.0,
             node: joined.node.0,
+            changed: joined.news,
         };
         context.out.result(&joined, || {
             format!(
-                "this machine is node {} of cluster {}\nstart the node, if it does not run yet: pontoon node --config {}\n",
+                "this machine is node {} of cluster {}{}\nstart the node, if it does not run yet: pontoon node --config {}\n",
                 joined.node,
                 joined.cluster,
+                if joined.changed { "" } else { " already: nothing was done" },
                 self.config.display()
             )
         })

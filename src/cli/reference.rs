@@ -31,7 +31,10 @@ const JSON: &[(&str, &str)] = &[
         r#"{"revision": 42, "stale": false, "tokens": [{"id": "ID", "expires": "2026-01-01T00:00:00Z", "used_by": 4 | null}]}"#,
     ),
     ("cluster token delete", r#"{"id": "ID"}"#),
-    ("cluster join", r#"{"cluster": "9f...", "node": 4}"#),
+    (
+        "cluster join",
+        r#"{"cluster": "9f...", "node": 4, "changed": true}"#,
+    ),
     ("cluster leave", r#"{"node": 3}"#),
     ("cluster remove", r#"{"node": 3, "changed": true}"#),
     (

@@ -387,7 +387,7 @@ impl Core {
         }
         health.low_space().then(|| {
             format!(
-                "{} bytes free, below the watermark of {}: proposals are refused",
+                "{} bytes free, below the watermark of {}: free some, or this node leaves consensus when the disk is full",
                 health.free_bytes.unwrap_or(0),
                 health.watermark
             )

@@ -31,7 +31,7 @@ const STALL: Duration = Duration::from_secs(60);
 pub struct StorageHealth {
     /// Bytes free on the file system of the data directory; none when they cannot be told.
     pub free_bytes: Option<u64>,
-    /// Free bytes below which proposals are refused.
+    /// Free bytes below which this node counts as short of space (`space`).
     pub watermark: u64,
     /// Why the log takes no more writes. Consensus has ended on this node until it is restarted; what it serves goes on.
     pub failure: Option<String>,
@@ -85,7 +85,7 @@ impl HealthReport {
             let news = health.free_bytes != free;
             health.free_bytes = free;
             match (was_low, health.low_space()) {
-                (false, true) => tracing::warn!(free, "little space left: proposals are refused"),
+                (false, true) => tracing::warn!(free, "little space left on the disk of the log"),
                 (true, false) => tracing::info!(free, "there is enough space again"),
                 _ => {}
             }

@@ -52,7 +52,7 @@ pub fn of_storage(health: &StorageHealth, log: &LogFigures) -> Vec<Metric> {
         ),
         Metric::gauge(
             "storage_low_watermark_bytes",
-            "Free space below which proposals are refused",
+            "Free space below which this node counts as short of space",
             health.watermark as f64,
         ),
         Metric::gauge(

@@ -40,7 +40,7 @@ pub struct Storage;
 /// Limits. The defaults suit a node with a million records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageOptions {
-    /// Free bytes below which proposals are refused. None: a twentieth of the file system, 2 MiB to 64 MiB.
+    /// Free bytes below which the node counts as short of space (`space`). None: a twentieth of the file system, 2 MiB to 64 MiB.
     pub low_space: Option<u64>,
     /// Size of the ballast file. None: a fiftieth of the file system, 2 MiB to 16 MiB.
     pub ballast: Option<u64>,

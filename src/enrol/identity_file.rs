@@ -46,6 +46,9 @@ pub struct StoredIdentity {
     pub name: String,
     /// None only in `pontoon dev`, which speaks plaintext on loopback.
     pub tls: Option<StoredCertificate>,
+    /// Id of the join token by which this node was admitted; none for the first one.
+    #[serde(default)]
+    pub joined_by: Option<String>,
     /// Set by `init` until the first entry of the log is committed.
     pub bootstrap: Option<Bootstrap>,
 }
@@ -101,6 +104,7 @@ impl StoredIdentity {
             node,
             name,
             tls: None,
+            joined_by: None,
             bootstrap: None,
         }
     }

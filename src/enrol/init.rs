@@ -1,6 +1,7 @@
 //! `cluster init`: a new cluster of this one node.
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -94,11 +95,17 @@ pub fn new_cluster(
         .first()
         .map(|first| first.name.clone())
         .unwrap_or_default();
+    let addresses: Vec<IpAddr> = members
+        .first()
+        .map(|first| first.api_address.ip())
+        .into_iter()
+        .collect();
     let mut identity = StoredIdentity::new(cluster.clone(), node, name);
     if tls {
         identity.tls = Some(certificate(
             &authority,
             &Identity::node(cluster, node),
+            &addresses,
             now,
         )?);
     }
@@ -113,11 +120,12 @@ pub fn new_cluster(
 pub fn certificate(
     authority: &Authority,
     identity: &Identity,
+    addresses: &[IpAddr],
     now: SystemTime,
 ) -> Result<StoredCertificate, PkiError> {
     let request = request()?;
     Ok(StoredCertificate {
-        certificate: authority.sign(&request.csr_pem, identity, now)?,
+        certificate: authority.sign(&request.csr_pem, identity, addresses, now)?,
         key: request.key_pem,
         authorities: authority.certificate_pem().to_owned(),
     })
@@ -130,7 +138,7 @@ fn write_admin(
     name: &str,
     now: SystemTime,
 ) -> Result<(), InitError> {
-    let made = certificate(authority, &Identity::admin(cluster.clone(), name), now)?;
+    let made = certificate(authority, &Identity::admin(cluster.clone(), name), &[], now)?;
     let StoredCertificate {
         certificate,
         key,

@@ -66,6 +66,8 @@ struct Joining {
 pub struct Joined {
     pub cluster: ClusterId,
     pub node: NodeId,
+    /// False: it was admitted by this token before, and nothing was done.
+    pub news: bool,
 }
 
 /// Asks the members at `peers` in turn to admit this machine, and stores the identity it is given.
@@ -80,6 +82,13 @@ pub async fn join(
 ) -> Result<Joined, JoinError> {
     let file = IdentityFile::in_dir(&config.data_dir);
     if let Some(existing) = file.load()? {
+        if existing.joined_by.as_ref() == Some(&token.id) {
+            return Ok(Joined {
+                cluster: existing.cluster,
+                node: existing.node,
+                news: false,
+            });
+        }
         let data_dir = config.data_dir.clone();
         return Err(JoinError::AlreadyMember {
             cluster: existing.cluster,
@@ -103,6 +112,7 @@ pub async fn join(
                 return Ok(Joined {
                     cluster: identity.cluster,
                     node: identity.node,
+                    news: true,
                 });
             }
             Ok(Err(JoinError::Unreachable(problem))) => {
@@ -156,6 +166,7 @@ async fn ask(
         config.name.clone(),
     );
     identity.tls = Some(tls);
+    identity.joined_by = Some(token.id.clone());
     Ok(identity)
 }
 

@@ -229,6 +229,13 @@ impl NodeControl for Control {
         }
     }
 
+    fn authority_fingerprint(&self) -> Option<String> {
+        match self.security.get() {
+            Some(Security::Tls(shared)) => shared.current().authority_fingerprint(),
+            _ => None,
+        }
+    }
+
     fn channel(&self, member: &Member) -> Channel {
         let local = if self.config.dev {
             None

@@ -30,10 +30,15 @@ pub enum RenewalError {
     Credentials(#[from] CredentialsError),
 }
 
+/// Between two looks while an authority is being replaced.
+const LOOK_SOON: Duration = Duration::from_millis(500);
+
 /// What has to be done about a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Nothing,
+    /// A new authority signs; this node goes over to it when every member believes it.
+    Soon,
     /// Believe other authorities; the certificate stays.
     Trust,
     /// A new certificate, by the authority of the state.
@@ -56,15 +61,24 @@ pub(super) fn due(
     let known = trusted
         .split_inclusive("-----END CERTIFICATE-----")
         .all(|one| stored.authorities.contains(one.trim()));
-    if known { Due::Nothing } else { Due::Trust }
+    match (known, signed_by_current) {
+        (false, _) => Due::Trust,
+        (true, false) => Due::Soon,
+        (true, true) => Due::Nothing,
+    }
 }
 
 /// Renews for as long as the node runs.
 pub(super) async fn run(consensus: Consensus, file: IdentityFile, credentials: SharedCredentials) {
     let mut states = consensus.states();
     loop {
-        match renew(&consensus, &file, &credentials) {
-            Ok(Due::Nothing) => {}
+        let done = renew(&consensus, &file, &credentials);
+        let pause = match &done {
+            Ok(Due::Soon | Due::Trust) => LOOK_SOON,
+            _ => LOOK_AGAIN,
+        };
+        match done {
+            Ok(Due::Nothing | Due::Soon) => {}
             Ok(Due::Trust) => tracing::info!("a new certificate authority is trusted from now on"),
             Ok(Due::Certificate) => tracing::info!("this node's certificate was renewed"),
             Err(error) => {
@@ -74,7 +88,7 @@ pub(super) async fn run(consensus: Consensus, file: IdentityFile, credentials: S
         let known = authorities(&states.borrow_and_update().state);
         let changed = states.wait_for(|applied| authorities(&applied.state) != known);
         // Elapsing is the usual end of the wait; a closed channel means the node stops.
-        if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, changed).await {
+        if let Ok(Err(_)) = tokio::time::timeout(pause, changed).await {
             return;
         }
     }
@@ -106,16 +120,18 @@ fn renew(
         now,
     );
     let tls = match due {
-        Due::Nothing => return Ok(due),
+        Due::Nothing | Due::Soon => return Ok(due),
         Due::Trust => StoredCertificate {
             authorities: format!("{}{trusted}", stored.authorities),
             ..stored
         },
         Due::Certificate => {
             let holder = Identity::node(identity.cluster.clone(), identity.node);
+            let member = state.members().get(&identity.node);
+            let addresses: Vec<_> = member.map(|m| m.api_address.ip()).into_iter().collect();
             StoredCertificate {
                 authorities: trusted,
-                ..certificate(&authority, &holder, now)?
+                ..certificate(&authority, &holder, &addresses, now)?
             }
         }
     };
@@ -176,7 +192,7 @@ mod tests {
             Authority::create(&cluster, now).unwrap(),
             Authority::create(&cluster, now).unwrap(),
         );
-        let stored = certificate(&old, &Identity::node(cluster, NodeId(1)), now).unwrap();
+        let stored = certificate(&old, &Identity::node(cluster, NodeId(1)), &[], now).unwrap();
         let (old, new) = (old.certificate_pem(), new.certificate_pem());
         let both = format!("{new}{old}");
         assert_eq!(due(&stored, old, old, true, now), Due::Nothing);
@@ -191,7 +207,7 @@ mod tests {
             authorities: format!("{old}{both}"),
             ..stored
         };
-        assert_eq!(due(&trusting, new, &both, false, now), Due::Nothing);
+        assert_eq!(due(&trusting, new, &both, false, now), Due::Soon);
         assert_eq!(due(&trusting, new, &both, true, now), Due::Certificate);
     }
 }

@@ -1,6 +1,9 @@
 //! The cluster's certificate authority: made by `cluster init`, kept in the replicated state, used by whichever node signs.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
@@ -8,7 +11,10 @@ use rcgen::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{PkiError, identity::Identity};
+use super::{
+    PkiError,
+    identity::{Identity, Role},
+};
 use crate::model::node::ClusterId;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -78,16 +84,18 @@ impl Authority {
         &self.certificate_pem
     }
 
-    /// Signs a request, naming its holder `identity` whatever the request says.
+    /// Signs a request, naming its holder `identity` whatever the request says. `addresses` are those of a node's API: our
+    /// own programs look at the identity alone, others compare the address that they called (RFC 9525).
     pub fn sign(
         &self,
         csr_pem: &str,
         identity: &Identity,
+        addresses: &[IpAddr],
         now: SystemTime,
     ) -> Result<String, PkiError> {
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem)
             .map_err(PkiError::of("certificate request"))?;
-        request.params = leaf_params(identity, now)?;
+        request.params = leaf_params(identity, addresses, now)?;
         let certificate = request
             .signed_by(&self.issuer()?)
             .map_err(PkiError::of("certificate"))?;
@@ -120,7 +128,11 @@ pub fn fingerprint(der: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(&Sha256::digest(der))
 }
 
-fn leaf_params(identity: &Identity, now: SystemTime) -> Result<CertificateParams, PkiError> {
+fn leaf_params(
+    identity: &Identity,
+    addresses: &[IpAddr],
+    now: SystemTime,
+) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     params
         .distinguished_name
@@ -130,6 +142,13 @@ fn leaf_params(identity: &Identity, now: SystemTime) -> Result<CertificateParams
         .try_into()
         .map_err(PkiError::of("identity"))?;
     params.subject_alt_names = vec![SanType::URI(uri)];
+    if let Role::Node(_) = identity.role {
+        let name = identity.common_name();
+        let name = name.try_into().map_err(PkiError::of("identity"))?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
+    let addresses = addresses.iter().copied().map(SanType::IpAddress);
+    params.subject_alt_names.extend(addresses);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![
         ExtendedKeyUsagePurpose::ServerAuth,

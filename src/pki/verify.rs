@@ -245,9 +245,15 @@ impl ServerCertVerifier for PinnedVerifier {
                 &self.provider,
             )
         };
-        believed(now).or_else(|error| match shifted_time(&error, now) {
+        let believed = believed(now).or_else(|error| match shifted_time(&error, now) {
             Some(shifted) => believed(shifted),
             None => Err(error),
+        });
+        believed.map_err(|error| match error {
+            Error::InvalidCertificate(
+                CertificateError::BadSignature | CertificateError::UnknownIssuer,
+            ) => refused("the member's certificate is of another authority than the join token names: the token was made before `cluster ca rotate`, or that is under way; make a new token"),
+            other => other,
         })?;
         match Identity::of_certificate(leaf).map(|identity| identity.role) {
             Some(Role::Node(_)) => Ok(ServerCertVerified::assertion()),
@@ -312,6 +318,7 @@ fn verify_chain(
             webpki::Error::CertExpired { .. } => CertificateError::Expired.into(),
             webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet.into(),
             webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer.into(),
+            webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature.into(),
             other => refused(&other.to_string()),
         })
 }
@@ -381,7 +388,12 @@ mod tests {
             let identity = Identity::node(self.cluster.clone(), NodeId(id));
             der(&self
                 .authority
-                .sign(&request().expect("request").csr_pem, &identity, self.now)
+                .sign(
+                    &request().expect("request").csr_pem,
+                    &identity,
+                    &[],
+                    self.now,
+                )
                 .expect("signed"))
         }
 
@@ -419,7 +431,7 @@ mod tests {
         let admin = Identity::admin(f.cluster.clone(), "ann");
         let leaf = der(&f
             .authority
-            .sign(&request().unwrap().csr_pem, &admin, f.now)
+            .sign(&request().unwrap().csr_pem, &admin, &[], f.now)
             .unwrap());
         assert!(!f.server_ok(Expected::AnyNode, &leaf, f.now));
         assert!(
@@ -432,7 +444,7 @@ mod tests {
         let renamed = Identity::node(ClusterId("c2".into()), NodeId(3));
         let leaf = der(&f
             .authority
-            .sign(&request().unwrap().csr_pem, &renamed, f.now)
+            .sign(&request().unwrap().csr_pem, &renamed, &[], f.now)
             .unwrap());
         assert!(!f.server_ok(Expected::AnyNode, &leaf, f.now));
     }

@@ -14,6 +14,7 @@ use rustls::{
 use crate::{
     model::node::ClusterId,
     pki::{
+        authority::fingerprint,
         identity::Identity,
         verify::{ClusterVerifier, Expected, PinnedVerifier, provider},
     },
@@ -44,7 +45,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads PEM texts: our certificate, its key, and the trusted authorities, the current one first.
+    /// Reads PEM texts: our certificate, its key, and the trusted authorities, the one that signed ours first.
     pub fn from_pem(
         certificate: &str,
         key: &str,
@@ -82,6 +83,11 @@ impl Credentials {
     /// Our own certificate (DER).
     pub fn leaf(&self) -> &CertificateDer<'static> {
         &self.chain[0] // `from_pem` refuses an empty chain
+    }
+
+    /// Fingerprint of the authority that signed our certificate.
+    pub fn authority_fingerprint(&self) -> Option<String> {
+        self.roots.first().map(|root| fingerprint(root))
     }
 
     /// Peer certificates believed only because clocks may differ; an alarm when it grows.

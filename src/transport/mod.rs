@@ -62,7 +62,7 @@ mod tests {
     fn credentials(authority: &Authority, identity: Identity) -> SharedCredentials {
         let request = request().expect("request");
         let certificate = authority
-            .sign(&request.csr_pem, &identity, SystemTime::now())
+            .sign(&request.csr_pem, &identity, &[], SystemTime::now())
             .expect("signed");
         let roots = authority.certificate_pem();
         let credentials = Credentials::from_pem(&certificate, &request.key_pem, roots);

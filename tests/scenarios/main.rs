@@ -4,5 +4,6 @@
 mod support;
 
 mod dev;
+mod disks;
 mod kills;
 mod members;

@@ -1,176 +1,8 @@
-//! Membership from the command line, with mutual TLS: the sets under `cluster/` as they stand, each in a network namespace
-//! of its own. Only the data directories are moved.
-
-use std::{
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+//! Membership from the command line, with mutual TLS.
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, alone, eventually, namespace::Namespace};
-
-/// A set from `cluster/` with its nodes.
-struct Set {
-    namespace: Namespace,
-    configs: Vec<PathBuf>,
-    endpoints: Vec<String>,
-}
-
-impl Set {
-    /// Copies the set's files with the data directories under the test's own.
-    fn prepare(name: &str, nodes: usize) -> Option<Self> {
-        let namespace = Namespace::make()?;
-        let from = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("cluster")
-            .join(name);
-        let mut configs = Vec::new();
-        let mut endpoints = Vec::new();
-        for node in 1..=nodes {
-            let text = std::fs::read_to_string(from.join(format!("n{node}.toml")))
-                .expect("a file of the set");
-            let moved = text.replace("/var/tmp/pontoon", &namespace.home().display().to_string());
-            assert_ne!(
-                moved, text,
-                "the data directory is where the test expects it"
-            );
-            let path = namespace.home().join(format!("n{node}.toml"));
-            std::fs::write(&path, &moved).expect("written");
-            let api = moved
-                .lines()
-                .find_map(|line| line.strip_prefix("api = "))
-                .expect("an API address");
-            endpoints.push(api.trim_matches('"').to_owned());
-            configs.push(path);
-        }
-        Some(Self {
-            namespace,
-            configs,
-            endpoints,
-        })
-    }
-
-    fn config(&self, node: usize) -> &str {
-        self.configs[node - 1].to_str().expect("a path")
-    }
-
-    fn all(&self) -> String {
-        self.endpoints.join(",")
-    }
-
-    /// Makes the cluster of node 1 and starts it.
-    fn init(&mut self) -> usize {
-        let made = self
-            .namespace
-            .run("", &["cluster", "init", "--config", self.config(1)]);
-        assert_eq!(made.code, 0, "{}", made.stderr);
-        let again = self
-            .namespace
-            .run("", &["cluster", "init", "--config", self.config(1)]);
-        assert_eq!(again.code, 0, "a second time is harmless: {}", again.stderr);
-        let config = self.configs[0].clone();
-        self.namespace.start_node(&config)
-    }
-
-    fn token(&self) -> String {
-        let made = eventually("a token", || {
-            let ended = self
-                .namespace
-                .run(&self.all(), &["cluster", "token", "create", "-o", "json"]);
-            (ended.code == 0).then_some(ended.stdout)
-        });
-        let made: Value = serde_json::from_str(&made).expect("JSON");
-        made["token"].as_str().expect("a token").to_owned()
-    }
-
-    /// Admits a node by a member and starts it.
-    fn join(&mut self, node: usize, member: usize) -> usize {
-        let token = self.token();
-        let peer = self.endpoints[member - 1].clone();
-        // The member may have been started a moment ago; the same join again is the same join.
-        eventually(&format!("the join of node {node}"), || {
-            let joined = self.namespace.run(
-                "",
-                &[
-                    "cluster",
-                    "join",
-                    "--token",
-                    &token,
-                    "--peer",
-                    &peer,
-                    "--config",
-                    self.config(node),
-                ],
-            );
-            match joined.code {
-                0 => Some(()),
-                3 => None,
-                _ => panic!("node {node}: {}", joined.stderr),
-            }
-        });
-        let config = self.configs[node - 1].clone();
-        self.namespace.start_node(&config)
-    }
-
-    fn status(&self) -> Option<Value> {
-        let ended = self
-            .namespace
-            .run(&self.all(), &["cluster", "status", "-o", "json"]);
-        serde_json::from_str(&ended.stdout).ok()
-    }
-
-    /// Waits until the cluster has exactly these voters, all of them well.
-    fn wait_voters(&self, count: usize) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let status = self.status();
-            if let Some(status) = status.as_ref().filter(|status| all_vote(status, count)) {
-                return status.clone();
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{count} voters did not come: {status:#?}"
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn set_record(&self, name: &str) {
-        let set = self.namespace.run(
-            &self.all(),
-            &[
-                "record",
-                "set",
-                "set.test",
-                name,
-                "A",
-                "192.0.2.1",
-                "--timeout",
-                "30s",
-            ],
-        );
-        assert_eq!(set.code, 0, "{name}: {}", set.stderr);
-    }
-
-    fn has_record(&self, node: usize, name: &str) -> bool {
-        let listed = self.namespace.run(
-            &self.endpoints[node - 1],
-            &["record", "list", "set.test", name, "A", "-o", "json"],
-        );
-        listed.code == 0 && listed.stdout.contains("192.0.2.1")
-    }
-}
-
-fn all_vote(status: &Value, count: usize) -> bool {
-    let Some(nodes) = status["nodes"].as_array() else {
-        return false;
-    };
-    let well = |node: &Value| {
-        node["role"] == "voter" && (node["state"] == "leader" || node["state"] == "follower")
-    };
-    nodes.len() == count && nodes.iter().all(well) && status["leader"].is_u64()
-}
+use crate::support::{alone, eventually, set::Set};
 
 #[test]
 fn the_three_node_set_starts_as_it_stands() {
@@ -192,6 +24,77 @@ fn the_three_node_set_starts_as_it_stands() {
             set.has_record(node, "www").then_some(())
         });
     }
+}
+
+#[test]
+fn a_new_authority_takes_over_while_all_run() {
+    let _alone = alone();
+    let Some(mut set) = Set::prepare("five-node", 5) else {
+        return;
+    };
+    let mut processes = vec![set.init()];
+    let early = set.token();
+    for (node, member) in [(2, 1), (3, 2)] {
+        processes.push(set.join(node, member));
+    }
+    set.wait_voters(3);
+    let certificate = |set: &Set, node: usize| {
+        let path = set
+            .namespace
+            .home()
+            .join(format!("five-node/n{node}/identity.toml"));
+        std::fs::read_to_string(path).expect("an identity")
+    };
+    let before: Vec<String> = (1..=3).map(|node| certificate(&set, node)).collect();
+    let rotated = set.namespace.run(&set.all(), &["cluster", "ca", "rotate"]);
+    assert_eq!(rotated.code, 0, "{rotated:?}");
+    // A token made right away is good, whichever authority the members still show.
+    let token = set.token();
+    processes.push(set.join_by(4, 3, &token));
+    set.wait_voters(4);
+    for node in 1..=3 {
+        eventually("a certificate of the new authority", || {
+            (certificate(&set, node) != before[node - 1]).then_some(())
+        });
+    }
+    // One of before the rotation says why it is of no use, once everybody has gone over.
+    let refused = eventually("the end of the old authority", || {
+        let config = set.config(5);
+        let peer = &set.endpoints[0];
+        let join = ["cluster", "join", "--token", &early, "--peer", peer];
+        let ended = set
+            .namespace
+            .run("", &[&join[..], &["--config", config]].concat());
+        assert_ne!(ended.code, 0, "{ended:?}");
+        ended.stderr.contains("ca rotate").then_some(ended)
+    });
+    assert!(refused.stderr.contains("new token"), "{refused:?}");
+    // All of them still talk to each other after a restart with the new certificates.
+    for process in &processes {
+        set.namespace.kill_node(*process);
+    }
+    for node in 1..=4 {
+        let config = set.configs[node - 1].clone();
+        set.namespace.start_node(&config);
+    }
+    set.wait_voters(4);
+    // The same join again is no fault.
+    let join = [
+        "cluster",
+        "join",
+        "--token",
+        &token,
+        "--config",
+        set.config(4),
+    ];
+    let peer = ["--peer", &set.endpoints[0], "-o", "json"];
+    let again = set.namespace.run("", &[&join[..], &peer[..]].concat());
+    let told: Value = serde_json::from_str(&again.stdout).expect("JSON");
+    assert_eq!(
+        (again.code, &told["changed"]),
+        (0, &Value::Bool(false)),
+        "{again:?}"
+    );
 }
 
 #[test]

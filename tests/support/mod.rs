@@ -4,6 +4,7 @@
 //! with their parent. Ports are drawn, never fixed.
 
 pub mod namespace;
+pub mod set;
 
 use std::{
     fmt::Debug,
