@@ -8,7 +8,7 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Api, Proposal, admit, caller::Caller, deadline_of, group::random_request, upload, zones,
+    Api, Committed, Proposal, admit, caller::Caller, deadline_of, group::random_request, upload, zones,
 };
 use crate::{
     model::label::Label,
@@ -32,9 +32,10 @@ impl Admin for Api {
         let author = Caller::admin(&request)?;
         let deadline = deadline_of(&request);
         let proposal = proposal_of(author, deadline, request.into_inner())?;
-        let applied = self.commit(proposal).await?;
+        let Committed { applied, warnings } = self.commit(proposal).await?;
         Ok(Response::new(v1::ProposeReply {
             applied: Some((&applied).into()),
+            warnings,
         }))
     }
 
@@ -55,9 +56,10 @@ impl Admin for Api {
         let proposal = tokio::task::spawn_blocking(decoding)
             .await
             .unwrap_or_else(|e| Err(Failure::new(FailureCode::Internal, "request", e, "")))?;
-        let applied = self.commit(proposal).await?;
+        let Committed { applied, warnings } = self.commit(proposal).await?;
         Ok(Response::new(v1::ProposeReply {
             applied: Some((&applied).into()),
+            warnings,
         }))
     }
 

@@ -107,6 +107,7 @@ impl Api {
             })
             .await?;
         let id = applied
+            .applied
             .node
             .ok_or_else(|| internal("no node id was allocated"))?;
         let state = group.state();

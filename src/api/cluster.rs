@@ -106,10 +106,11 @@ impl Cluster for Api {
         &self,
         request: Request<v1::LeaveRequest>,
     ) -> Result<Response<v1::LeaveReply>, Status> {
-        let author = Caller::admin(&request)?;
+        Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let group = self.group()?;
         let id = group.standing().id;
-        group.remove(id, author).await?;
+        group.remove(id, deadline).await?;
         self.0.node.stop();
         Ok(Response::new(v1::LeaveReply { node_id: id.0 }))
     }
@@ -118,7 +119,7 @@ impl Cluster for Api {
         &self,
         request: Request<v1::RemoveRequest>,
     ) -> Result<Response<v1::RemoveReply>, Status> {
-        let author = Caller::admin(&request)?;
+        Caller::admin(&request)?;
         let deadline = deadline_of(&request);
         let id = NodeId(request.into_inner().node_id);
         let group = self.group()?;
@@ -131,7 +132,7 @@ impl Cluster for Api {
                 return Err(no_member(id).into());
             }
         }
-        let changed = group.remove(id, author).await?;
+        let changed = group.remove(id, deadline).await?;
         Ok(Response::new(v1::RemoveReply { changed }))
     }
 
@@ -148,6 +149,7 @@ impl Cluster for Api {
         request: Request<v1::TransferRequest>,
     ) -> Result<Response<v1::TransferReply>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let to = request.into_inner().to.map(NodeId);
         let group = self.group()?;
         if let Some(id) = to
@@ -155,7 +157,7 @@ impl Cluster for Api {
         {
             return Err(no_member(id).into());
         }
-        let leader = group.transfer(to).await?;
+        let leader = group.transfer(to, deadline).await?;
         Ok(Response::new(v1::TransferReply {
             leader: leader.0,
             term: group.standing().term,
@@ -167,12 +169,13 @@ impl Cluster for Api {
         request: Request<v1::PromoteRequest>,
     ) -> Result<Response<v1::PromoteReply>, Status> {
         Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
         let id = NodeId(request.into_inner().node_id);
         let group = self.group()?;
         if !group.state().members().contains_key(&id) {
             return Err(no_member(id).into());
         }
-        let changed = group.promote(id).await?;
+        let changed = group.promote(id, deadline).await?;
         Ok(Response::new(v1::PromoteReply { changed }))
     }
 

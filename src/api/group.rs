@@ -10,6 +10,7 @@ use std::{
 use tonic::transport::Channel;
 
 use crate::{
+    config::reserved::Reserved,
     model::{
         name::Name,
         node::{Member, NodeId},
@@ -45,13 +46,16 @@ pub trait Group: Send + Sync + 'static {
     fn standing(&self) -> Standing;
 
     /// Hands leadership to `to`, or to the best voter, and waits until it leads.
-    async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Failure>;
+    ///
+    /// # Errors
+    /// `NoLeader` when nothing was begun, `UnknownOutcome` when that cannot be told; the same holds for the two below.
+    async fn transfer(&self, to: Option<NodeId>, deadline: Instant) -> Result<NodeId, Failure>;
 
     /// Makes a learner a voter; false when it was one.
-    async fn promote(&self, id: NodeId) -> Result<bool, Failure>;
+    async fn promote(&self, id: NodeId, deadline: Instant) -> Result<bool, Failure>;
 
     /// Ends the membership of a node; false when it was no member. Refused when the quorum would be lost.
-    async fn remove(&self, id: NodeId, author: String) -> Result<bool, Failure>;
+    async fn remove(&self, id: NodeId, deadline: Instant) -> Result<bool, Failure>;
 }
 
 /// This node's place in its Raft group.
@@ -82,6 +86,9 @@ pub trait NodeControl: Send + Sync + 'static {
 
     /// Fingerprint of the authority that signed this node's certificate; none without TLS.
     fn authority_fingerprint(&self) -> Option<String>;
+
+    /// The addresses that no listener may have on this node.
+    fn reserved(&self) -> Reserved;
 
     /// A channel to the API of another member.
     fn channel(&self, member: &Member) -> Channel;
@@ -116,6 +123,8 @@ pub struct NodeReport {
     pub listeners: Vec<ListenerReport>,
     /// What needs a person.
     pub alarms: Vec<String>,
+    /// Own addresses on which listeners answer.
+    pub service_addresses: Vec<IpAddr>,
 }
 
 /// A virtual address this node holds.

@@ -5,6 +5,7 @@
 //! `serve` resolves, running calls get to end, streams are cut.
 
 mod admin;
+mod advice;
 mod backup;
 mod bootstrap;
 pub mod caller;
@@ -30,11 +31,15 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures::FutureExt;
 use pontoon_proto::{DESCRIPTORS, v1};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::service::Routes;
 
-use self::group::{Group, NodeControl, no_group};
+use self::{
+    advice::Subjects,
+    group::{Group, NodeControl, no_group},
+};
 use crate::{
     model::node::NodeId,
     state::{
@@ -117,9 +122,7 @@ impl Api {
             cluster_server::ClusterServer, node_server::NodeServer, peer_server::PeerServer,
             watch_server::WatchServer,
         };
-        let (health, health_service) = tonic_health::server::health_reporter();
-        drop(health); // the overall status stays "serving" while the process answers
-        let mut routes = Routes::new(health_service);
+        let mut routes = Routes::new(health_service());
         routes = routes
             .add_service(AdminServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(ClusterServer::new(self.clone()))
@@ -172,7 +175,7 @@ impl Api {
     }
 
     /// Checks, commits and waits for a batch of changes.
-    async fn commit(&self, proposal: Proposal) -> Result<Applied, Failure> {
+    async fn commit(&self, proposal: Proposal) -> Result<Committed, Failure> {
         let _permit = admit(&self.0.writes, "writes")?;
         let group = self.group()?;
         let Proposal {
@@ -193,8 +196,13 @@ impl Api {
             changes,
         };
         let command = checked(command).await?;
+        let mut warnings = self.advise(&group, &command, deadline).await?;
+        let subjects = Subjects::of(&command.changes);
         match group.propose(command, deadline).await? {
-            Outcome::Applied(applied) => Ok(applied),
+            Outcome::Applied(applied) => {
+                warnings.extend(subjects.warnings(group.state().snapshot()));
+                Ok(Committed { applied, warnings })
+            }
             Outcome::Refused(refusal) => Err(refusal.into()),
             Outcome::Unknown => Err(Failure::new(
                 FailureCode::UnknownOutcome,
@@ -204,6 +212,13 @@ impl Api {
             )),
         }
     }
+}
+
+/// A batch that was applied.
+struct Committed {
+    applied: Applied,
+    /// What the operator should know of it.
+    warnings: Vec<String>,
 }
 
 /// Checks the form of a command; a large one where that holds up no other call.
@@ -295,6 +310,32 @@ fn admit(limit: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Fai
             "try again, or ask another node",
         )
     })
+}
+
+/// The standard health service: every service is "serving" while the process answers. Whether DNS and listeners are
+/// served is another question, which `Probe` and `/readyz` answer.
+fn health_service()
+-> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
+    use tonic::server::NamedService;
+    use v1::{
+        admin_server::AdminServer, bootstrap_server::BootstrapServer,
+        cluster_server::ClusterServer, node_server::NodeServer, peer_server::PeerServer,
+        watch_server::WatchServer,
+    };
+    let (health, service) = tonic_health::server::health_reporter();
+    for name in [
+        AdminServer::<Api>::NAME,
+        ClusterServer::<Api>::NAME,
+        BootstrapServer::<Api>::NAME,
+        PeerServer::<Api>::NAME,
+        NodeServer::<Api>::NAME,
+        WatchServer::<Api>::NAME,
+    ] {
+        let set = health.set_service_status(name, tonic_health::ServingStatus::Serving);
+        // It waits for a lock that nobody else knows of yet.
+        set.now_or_never();
+    }
+    service
 }
 
 /// Reflection in both versions that clients speak. Left out when our own descriptors cannot be read, which a test rules out.

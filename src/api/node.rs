@@ -99,6 +99,7 @@ impl Api {
             backends,
             listeners,
             alarms,
+            service_addresses,
         } = self.node().report();
         let group = self.0.node.group();
         let standing = group.as_ref().map(|g| g.standing()).unwrap_or_default();
@@ -143,6 +144,7 @@ impl Api {
             backends: backends.into_iter().map(|b| verdict(b, id)).collect(),
             listeners: listeners.into_iter().map(|l| listener(l, id)).collect(),
             alarms,
+            service_addresses: service_addresses.iter().map(ToString::to_string).collect(),
         }
     }
 

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tonic::Streaming;
 
 use super::{
-    Api, Proposal,
+    Api, Committed, Proposal,
     admin::{Pages, ready, request_id_of},
     pages,
     upload::gather,
@@ -103,7 +103,7 @@ impl Api {
             let request = nth(request, attempt);
             let state = group.state();
             match remembered(&state, request) {
-                Some(Ok(applied)) => return Ok(reply(&applied, Vec::new())),
+                Some(Ok(applied)) => return Ok(reply(&applied, Vec::new(), Vec::new())),
                 Some(Err(failure)) if in_between(&failure) => continue,
                 Some(Err(failure)) => return Err(failure),
                 None => {}
@@ -118,7 +118,7 @@ impl Api {
                     revision: state.revision(),
                     ..Applied::default()
                 };
-                return Ok(reply(&same, Vec::new()));
+                return Ok(reply(&same, Vec::new(), Vec::new()));
             }
             let proposal = Proposal {
                 author: author.clone(),
@@ -130,7 +130,9 @@ impl Api {
                 deadline,
             };
             match self.commit(proposal).await {
-                Ok(applied) => return Ok(reply(&applied, differences)),
+                Ok(Committed { applied, warnings }) => {
+                    return Ok(reply(&applied, differences, warnings));
+                }
                 Err(failure) if in_between(&failure) && opening.if_revision.is_none() => {
                     group.catch_up(deadline).await?;
                 }
@@ -233,7 +235,11 @@ fn unchanged_since(state: &State, revision: Option<u64>) -> Result<(), Failure> 
     }
 }
 
-fn reply(applied: &Applied, differences: Vec<Difference>) -> v1::ApplySiteReply {
+fn reply(
+    applied: &Applied,
+    differences: Vec<Difference>,
+    warnings: Vec<String>,
+) -> v1::ApplySiteReply {
     let brief = |d: Difference| {
         difference(Difference {
             details: Vec::new(),
@@ -243,6 +249,7 @@ fn reply(applied: &Applied, differences: Vec<Difference>) -> v1::ApplySiteReply 
     v1::ApplySiteReply {
         applied: Some(applied.into()),
         changes: differences.into_iter().map(brief).collect(),
+        warnings,
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     },
 };
 use crate::{
+    config::reserved::Reserved,
     model::{
         name::Name,
         node::{ClusterId, Member, NodeId},
@@ -147,15 +148,15 @@ impl Group for MemoryGroup {
         }
     }
 
-    async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Failure> {
+    async fn transfer(&self, to: Option<NodeId>, _: Instant) -> Result<NodeId, Failure> {
         Ok(to.unwrap_or(NodeId(1)))
     }
 
-    async fn promote(&self, _: NodeId) -> Result<bool, Failure> {
+    async fn promote(&self, _: NodeId, _: Instant) -> Result<bool, Failure> {
         Ok(false)
     }
 
-    async fn remove(&self, id: NodeId, _: String) -> Result<bool, Failure> {
+    async fn remove(&self, id: NodeId, _: Instant) -> Result<bool, Failure> {
         let problem = "is the only voter";
         Err(Failure::new(
             FailureCode::Conflict,
@@ -198,6 +199,10 @@ impl NodeControl for MemoryNode {
             held_vips: held.collect(),
             ..NodeReport::default()
         }
+    }
+
+    fn reserved(&self) -> Reserved {
+        Reserved::default()
     }
 
     fn channel(&self, member: &Member) -> Channel {

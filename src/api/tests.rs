@@ -128,6 +128,14 @@ async fn reflection_and_health_are_served() {
         .check(tonic_health::pb::HealthCheckRequest::default())
         .await;
     assert_eq!(reply.expect("healthy").into_inner().status, 1);
+    for service in ["Admin", "Cluster", "Node", "Watch", "Bootstrap", "Peer"] {
+        let service = format!("pontoon.v1.{service}");
+        let asked = tonic_health::pb::HealthCheckRequest {
+            service: service.clone(),
+        };
+        let reply = health.check(asked).await;
+        assert_eq!(reply.expect(&service).into_inner().status, 1, "{service}");
+    }
     use tonic_reflection::pb::v1::{
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
         server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,

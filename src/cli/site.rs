@@ -13,7 +13,7 @@ use super::{
     Context,
     client::Client,
     exit,
-    write::{CHUNK, LEVEL, Written},
+    write::{CHUNK, LEVEL, Written, warn},
 };
 use crate::{
     api::group::random_request,
@@ -175,6 +175,7 @@ impl Apply {
             })
             .await?
             .into_inner();
+        warn(&reply.warnings);
         let applied = Applied {
             written: reply.applied.unwrap_or_default().into(),
             changes: reply.changes.into_iter().map(Into::into).collect(),

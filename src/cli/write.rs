@@ -157,11 +157,20 @@ pub async fn propose(
                 .await?
         }
     };
-    let applied = reply.into_inner().applied.ok_or_else(|| {
+    let v1::ProposeReply { applied, warnings } = reply.into_inner();
+    warn(&warnings);
+    let applied = applied.ok_or_else(|| {
         let problem = "the node's answer does not say what was applied";
         Failure::new(FailureCode::Internal, object, problem, "")
     })?;
     Ok(applied.into())
+}
+
+/// Tells of what was done all the same, beside the result.
+pub fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
 }
 
 fn chunks(bytes: &[u8], object: &str) -> Result<Vec<v1::Chunk>, Failure> {

@@ -5,6 +5,7 @@
 
 pub mod node;
 pub(crate) mod reader;
+pub mod reserved;
 pub mod units;
 
 use std::path::PathBuf;

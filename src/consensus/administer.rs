@@ -22,7 +22,7 @@ use super::{
         AdministerRequest, Administered, Change, ChangeRefused, GroupChange, ProposalRefused,
         Proposed,
     },
-    network::Rpc,
+    network::{CallError, Rpc},
     propose::{ProposeError, wait_ms},
     types::{EncodedCommand, Peer},
 };
@@ -139,11 +139,14 @@ impl Core {
         deadline: Instant,
     ) -> Result<Change, AdministerError> {
         let mut problem = String::from("no leader is known");
+        // Why a leader may have begun the change, though its answer did not come.
+        let mut perhaps: Option<String> = None;
         loop {
             if let Some(problem) = self.ended() {
                 return Err(AdministerError::Ended { problem });
             }
-            let answer = match self.leader() {
+            // One that has fallen silent is not asked: the change would wait for nothing, and its outcome be unknown.
+            let answer = match self.present_leader() {
                 None => Administered::NotLeading { leader: None },
                 Some(leader) if leader == self.id => {
                     self.administer_here(change.clone(), deadline).await
@@ -155,7 +158,10 @@ impl Core {
                     };
                     let answer = self.ask(leader, Rpc::Administer, &request, deadline).await;
                     answer.unwrap_or_else(|error| {
-                        problem = error.to_string();
+                        match error {
+                            CallError::NoAnswer { .. } => perhaps = Some(error.to_string()),
+                            _ => problem = error.to_string(),
+                        }
                         Administered::NotLeading { leader: None }
                     })
                 }
@@ -169,7 +175,10 @@ impl Core {
                 Administered::NotLeading { .. } => {}
             }
             if !self.pause(deadline).await {
-                return Err(AdministerError::NoLeader { problem });
+                return Err(match perhaps {
+                    Some(problem) => AdministerError::Unfinished { problem },
+                    None => AdministerError::NoLeader { problem },
+                });
             }
         }
     }
@@ -497,7 +506,7 @@ impl Core {
     ) -> Result<Change, NotDone> {
         let _one_at_a_time = self.changing.lock().await;
         self.leading()?;
-        tracing::info!(?step, "changing the group");
+        tracing::info!(%step, "changing the group");
         match step {
             // An empty change turns a half-done one into its end.
             Step::Finish => {
@@ -580,17 +589,14 @@ fn unix_millis() -> u64 {
 }
 
 /// Why a change was not made by this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotDone {
+    #[error("this node does not lead")]
     NotLeading,
-    Refused(ChangeRefused),
+    #[error(transparent)]
+    Refused(#[from] ChangeRefused),
+    #[error("it has not ended in time: {0}")]
     Unfinished(String),
-}
-
-impl From<ChangeRefused> for NotDone {
-    fn from(refused: ChangeRefused) -> Self {
-        Self::Refused(refused)
-    }
 }
 
 impl From<ProposalRefused> for AdministerError {

@@ -155,6 +155,26 @@ impl Core {
         *self.leader.borrow()
     }
 
+    /// The leader, as long as there is a sign of life: this node heard it within the last two election timeouts, or is it
+    /// and was acknowledged by a quorum within them. `leader` names one that fell silent too, since it may still answer.
+    pub(super) fn present_leader(&self) -> Option<NodeId> {
+        let leader = self.leader()?;
+        let heard = self.heard_at(&self.metrics())?;
+        (heard.elapsed() < self.timing.election_timeout_max * 2).then_some(leader)
+    }
+
+    /// When this node last heard a leader, or as one was acknowledged by a quorum.
+    pub(super) fn heard_at(&self, metrics: &Metrics) -> Option<Instant> {
+        let by_others = *lock(&self.heard);
+        let standing = self.standing(metrics);
+        let as_leader = match standing.leading && standing.running {
+            true if standing.sole_voter => Some(Instant::now()),
+            true => standing.quorum_acked,
+            false => None,
+        };
+        by_others.max(as_leader)
+    }
+
     /// Members by the replicated state; none while it names none.
     pub(super) fn members(&self) -> Option<BTreeMap<NodeId, Peer>> {
         let states = self.publication.states();
@@ -341,7 +361,7 @@ impl Core {
         PeerReport {
             id: self.id,
             term: metrics.current_term,
-            leader: self.leader(),
+            leader: self.present_leader(),
             state: self.state(&metrics, recovery),
             applied: index,
             revision: applied.state.snapshot().revision,
@@ -364,6 +384,8 @@ impl Core {
             Recovery::Current | Recovery::Stale => {}
         }
         match metrics.state {
+            // Without a quorum it asks to be followed, and leads nobody.
+            ServerState::Leader if self.present_leader().is_none() => NodeState::Candidate,
             ServerState::Leader => NodeState::Leader,
             ServerState::Follower => NodeState::Follower,
             ServerState::Candidate => NodeState::Candidate,

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,20 @@ pub enum Step {
     Remove(NodeId),
     AddLearner(NodeId, Peer),
     Promote(NodeId),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finish => write!(f, "complete the change of voters"),
+            Self::StepAside => write!(f, "give leadership away"),
+            Self::Remove(id) => write!(f, "remove node {id}"),
+            Self::AddLearner(id, peer) => {
+                write!(f, "add node {id} ({}) as a learner", peer.raft_address)
+            }
+            Self::Promote(id) => write!(f, "promote node {id}"),
+        }
+    }
 }
 
 impl Group {

@@ -58,6 +58,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    administer::NotDone,
     core::{Core, MAX_PROPOSALS},
     gate::{LogAtStart, VoteGate},
     leadership::LeaseBook,
@@ -322,17 +323,28 @@ impl Consensus {
         &self.core.cluster
     }
 
-    /// The leader that this node follows, or itself.
+    /// The leader that this node follows, or itself. It may have fallen silent.
     pub fn leader(&self) -> Option<NodeId> {
         self.core.leader()
+    }
+
+    /// The leader that gave a sign of life within the last two election timeouts.
+    pub fn present_leader(&self) -> Option<NodeId> {
+        self.core.present_leader()
     }
 
     /// Hands leadership over if this node has it, ends consensus on this node and waits for its tasks. What is served
     /// stays readable.
     pub async fn shutdown(&self, deadline: Instant) {
-        if self.core.leader() == Some(self.core.id) {
-            let handed = self.core.transfer_here(None, deadline).await;
-            tracing::info!(?handed, "leadership handed over before the stop");
+        if self.core.present_leader() == Some(self.core.id) {
+            match self.core.transfer_here(None, deadline).await {
+                Ok(_) => tracing::info!("leadership handed over before the stop"),
+                // There is nobody to hand it to.
+                Err(NotDone::Refused(ChangeRefused::OnlyVoter(_))) => {}
+                Err(problem) => {
+                    tracing::info!(%problem, "leadership was not handed over before the stop")
+                }
+            }
         }
         self.core.stop.cancel();
         if let Err(error) = self.core.raft.shutdown().await {

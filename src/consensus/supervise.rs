@@ -134,7 +134,7 @@ async fn recover(core: &Core) {
             started: core.started,
             confirmed,
             has_state: states.borrow().log_id.is_some(),
-            heard: last_heard(core, &seen),
+            heard: core.heard_at(&seen),
             removed: *removed.borrow(),
             log_lost: *log_lost.borrow(),
         };
@@ -161,17 +161,6 @@ fn is_confirmed(core: &Core, metrics: &Metrics) -> bool {
     let states = core.publication.states();
     let applied = states.borrow().log_id.map(|id| id.index);
     Some(committed.index) >= last && applied >= Some(committed.index)
-}
-
-fn last_heard(core: &Core, metrics: &Metrics) -> Option<Instant> {
-    let by_others = *lock(&core.heard);
-    let standing = core.standing(metrics);
-    let as_leader = match standing.leading && standing.running {
-        true if standing.sole_voter => Some(Instant::now()),
-        true => standing.quorum_acked,
-        false => None,
-    };
-    by_others.max(as_leader)
 }
 
 fn enter(core: &Core, next: Recovery) {
@@ -293,8 +282,8 @@ async fn keep_group(core: &Core) {
         let taken = core.take_step(step.clone(), &group, now + STEP_LIMIT).await;
         if let Err(problem) = taken {
             tracing::warn!(
-                ?step,
-                ?problem,
+                %step,
+                %problem,
                 "the group is not as the state wants it yet"
             );
             // The same obstacle will be there for a while.

@@ -942,6 +942,61 @@ async fn a_restarted_node_votes_for_nobody_at_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_nobody_is_named_leader_and_no_change_of_the_group_is_begun() {
+    let mut cluster = Cluster::of(3).await;
+    // A follower is left alone in the first round, the leader in the second.
+    for alone_leads in [false, true] {
+        let leader = cluster.leader().await;
+        let follower = cluster.followers().await[0];
+        let left = if alone_leads { leader } else { follower };
+        for other in cluster.ids() {
+            if other != left {
+                cluster.crash(other).await;
+            }
+        }
+        let alone = cluster.node(left);
+        eventually("no leader", || alone.status().leader.is_none()).await;
+        let own = || {
+            alone
+                .status()
+                .nodes
+                .into_iter()
+                .find(|node| node.id == NodeId(left))
+        };
+        eventually("it does not say that it leads", || {
+            own().is_some_and(|node| node.state != NodeState::Leader)
+        })
+        .await;
+        let deadline = || Instant::now() + Duration::from_millis(500);
+        let no_leader = |result: Result<Change, AdministerError>| {
+            assert!(
+                matches!(result, Err(AdministerError::NoLeader { .. })),
+                "{result:?}"
+            );
+        };
+        let moved = alone.transfer(None, deadline()).await;
+        assert!(
+            matches!(moved, Err(AdministerError::NoLeader { .. })),
+            "{moved:?}"
+        );
+        no_leader(alone.remove(NodeId(left % 3 + 1), deadline()).await);
+        no_leader(alone.promote(NodeId(left), deadline()).await);
+        no_leader(alone.leave(deadline()).await);
+        for other in 1..=3 {
+            if other != left {
+                cluster.boot(other).await;
+            }
+        }
+        let back = cluster.leader().await;
+        eventually("a leader is named", || {
+            cluster.node(left).status().leader == Some(NodeId(back))
+        })
+        .await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_is_told_to_join_anew() {
     let mut cluster = Cluster::of(3).await;
     applied(

@@ -406,7 +406,7 @@ pub fn is_at_or_below(name: &[u8], ancestor: &[u8]) -> bool {
 }
 
 /// The host whose addresses help whoever reads this record (RFC 1035 section 3.3, RFC 2782, RFC 9460 section 4).
-fn target(rtype: RecordType, rdata: &[u8]) -> Option<&[u8]> {
+pub(super) fn target(rtype: RecordType, rdata: &[u8]) -> Option<&[u8]> {
     match rtype {
         RecordType::NS => Some(rdata),
         RecordType::MX => rdata.get(2..),

@@ -29,6 +29,7 @@ use super::{
         upstream::{Message, UpstreamQuestion},
     },
     respond::Ask,
+    scrub::scrub,
     socket::unspecified,
     stats::{ForwardCounters, ForwardStats, count},
     upstream_times::UpstreamTimes,
@@ -304,8 +305,9 @@ impl Lead {
         let answered = timeout(TOTAL_TIME, self.ask_all()).await;
         let now = Instant::now();
         let entry = Arc::new(match answered {
-            Ok(Some(message)) => Entry::of_message(message, self.ask.question.rtype, limits, now),
-            _ => Entry::of_failure(ExtendedError::NO_REACHABLE_AUTHORITY, limits, now),
+            Ok(Ok(message)) => Entry::of_message(message, self.ask.question.rtype, limits, now),
+            Ok(Err(failure)) => Entry::of_failure(failure.explained(), limits, now),
+            Err(_) => Entry::of_failure(Failure::Silent.explained(), limits, now),
         });
         if self.forwarding.epoch.load(Relaxed) == epoch {
             let question = self.ask.question.clone();
@@ -315,22 +317,27 @@ impl Lead {
         self.answer.send_replace(Some(entry));
     }
 
-    /// Asks the upstreams in turn; those that were silent a second time, since packets get lost.
-    async fn ask_all(&self) -> Option<Message> {
+    /// Asks the upstreams in turn; those that were silent a second time, since packets get lost. Of several failures the
+    /// one that says most is returned.
+    async fn ask_all(&self) -> Result<Message, Failure> {
         let forwarder = &self.ask.forwarder;
         let mut servers = locked(&self.forwarding.times).order(&forwarder.upstreams);
+        let mut worst = Failure::Silent;
         for _ in 0..2 {
             let mut silent = Vec::new();
             for server in servers {
-                match self.ask_one(server, forwarder.timeout).await {
-                    Ok(message) => return Some(message),
-                    Err(Failure::Silent) => silent.push(server),
-                    Err(Failure::Useless | Failure::Broken) => {}
+                let failure = match self.ask_one(server, forwarder.timeout).await {
+                    Ok(message) => return Ok(message),
+                    Err(failure) => failure,
+                };
+                if failure == Failure::Silent {
+                    silent.push(server);
                 }
+                worst = worst.max(failure);
             }
             servers = silent;
         }
-        None
+        Err(worst)
     }
 
     /// One server, with the bookkeeping around it.
@@ -347,7 +354,7 @@ impl Lead {
                 count(&counters.timed_out);
                 times.failed(server, took.max(patience));
             }
-            Err(Failure::Useless | Failure::Broken) => {
+            Err(Failure::Broken | Failure::Nonsense | Failure::Error(_)) => {
                 count(&counters.failed);
                 times.failed(server, patience);
             }
@@ -365,8 +372,11 @@ impl Lead {
             message = self.over_tcp(server).await?;
         }
         match message.rcode {
-            Rcode::NO_ERROR | Rcode::NX_DOMAIN => Ok(message),
-            _ => Err(Failure::Useless),
+            Rcode::NO_ERROR | Rcode::NX_DOMAIN => {
+                let suffix = self.ask.forwarder.suffix.as_wire();
+                scrub(message, &self.ask.question, suffix).ok_or(Failure::Nonsense)
+            }
+            rcode => Err(Failure::Error(rcode)),
         }
     }
 
@@ -408,7 +418,7 @@ impl Lead {
         let mut stream = socket.connect(server).await?;
         let id = rand::random();
         let query = self.ask.question.encode(id, true);
-        let length = u16::try_from(query.len()).map_err(|_| Failure::Useless)?;
+        let length = u16::try_from(query.len()).map_err(|_| Failure::Nonsense)?;
         stream
             .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
             .await?;
@@ -417,7 +427,7 @@ impl Lead {
         stream.take(length).read_to_end(&mut octets).await?;
         let fits = self.ask.question.is_answered_by(id, &octets);
         let message = Message::decode(&octets).filter(|message| fits && !message.is_truncated());
-        message.ok_or(Failure::Useless)
+        message.ok_or(Failure::Nonsense)
     }
 }
 
@@ -430,15 +440,31 @@ fn is_plain_refusal(id: u16, octets: &[u8]) -> bool {
         })
 }
 
-/// Why one upstream gave nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why one upstream gave nothing; what says more comes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Failure {
     /// No answer in time.
     Silent,
-    /// An answer that helps nobody: an error code, nonsense.
-    Useless,
     /// The network said no.
     Broken,
+    /// An answer that cannot be used.
+    Nonsense,
+    /// An answer that is an error code.
+    Error(Rcode),
+}
+
+impl Failure {
+    /// What a client is told (RFC 8914).
+    fn explained(self) -> ExtendedError {
+        match self {
+            Self::Silent => ExtendedError::UPSTREAM_SILENT,
+            Self::Broken => ExtendedError::UPSTREAM_UNREACHABLE,
+            Self::Nonsense => ExtendedError::UPSTREAM_NONSENSE,
+            Self::Error(Rcode::SERV_FAIL) => ExtendedError::UPSTREAM_SERVFAIL,
+            Self::Error(Rcode::REFUSED) => ExtendedError::UPSTREAM_REFUSED,
+            Self::Error(_) => ExtendedError::UPSTREAM_ERROR,
+        }
+    }
 }
 
 impl From<io::Error> for Failure {

@@ -7,6 +7,7 @@
 mod builtin;
 mod fast_path;
 mod forward;
+mod scrub;
 mod server;
 mod service;
 mod socket;
@@ -25,7 +26,7 @@ pub mod respond;
 pub use cache::{CacheLimits, CacheStats, Flush};
 pub use forward::ForwardLimits;
 pub use respond::Identity;
-pub use server::{DnsConfig, DnsServer, LocalReply, Source, StartError};
+pub use server::{DnsConfig, DnsServer, LocalReply, Source, StartError, Unbound};
 pub use service::TcpLimits;
 pub use stats::{DnsStats, Dropped, ForwardStats};
 

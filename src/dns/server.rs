@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -33,7 +33,7 @@ use super::{
 };
 
 /// Between two tries to bind an address of a VIP: first, and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// Where and how to serve.
 #[derive(Clone, Debug)]
@@ -162,11 +162,11 @@ impl DnsServer {
             bound: Mutex::new(Bound {
                 workers,
                 by_address: BTreeMap::new(),
-                missing: 0,
+                unbound: BTreeMap::new(),
             }),
         });
         for address in &config.addresses {
-            let opened = ports.open(*address, Presence::Own);
+            let opened = ports.open_own(*address);
             opened.map_err(|source| StartError::Bind {
                 address: *address,
                 source,
@@ -193,16 +193,21 @@ impl DnsServer {
     /// Addresses that are bound now, with the ports that port 0 became.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         let bound = self.ports.locked();
-        bound
+        let whole = bound
             .by_address
             .values()
-            .map(|listening| listening.local)
-            .collect()
+            .filter(|l| l.tcp.is_some() && !l.udp.is_empty());
+        whole.map(|listening| listening.local).collect()
     }
 
     /// Revision of the state that answers are made from, as it moves on. A change is served once this has reached it.
     pub fn served(&self) -> watch::Receiver<u64> {
         self.served.subscribe()
+    }
+
+    /// Addresses of VIPs that could not be bound so far.
+    pub fn unbound(&self) -> Vec<Unbound> {
+        self.ports.locked().unbound.values().cloned().collect()
     }
 
     /// What has been counted since the start.
@@ -211,7 +216,7 @@ impl DnsServer {
             connections_open: self.connections.open() as u64,
             cache: self.service.forwarding.cache_stats(),
             forward: self.service.forwarding.stats(),
-            addresses_missing: self.ports.locked().missing,
+            addresses_missing: self.ports.locked().unbound.len() as u64,
             ..DnsStats::sum(&self.shards)
         }
     }
@@ -319,15 +324,32 @@ struct Bound {
     workers: Vec<Worker>,
     /// By the address that was asked for.
     by_address: BTreeMap<SocketAddr, Listening>,
-    /// Addresses that could not be bound yet.
-    missing: u64,
+    /// Addresses of VIPs that could not be bound, or not for both transports, at the last try.
+    unbound: BTreeMap<SocketAddr, Unbound>,
 }
 
 struct Listening {
     local: SocketAddr,
-    /// One for each worker.
+    /// One for each worker; empty while they could not be bound.
     udp: Vec<Arc<UdpPort>>,
-    tcp: JoinHandle<()>,
+    /// None while it could not be bound.
+    tcp: Option<JoinHandle<()>>,
+}
+
+/// An address of a VIP on which DNS does not answer, or not over both transports. It is tried again every second at least.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unbound {
+    pub address: SocketAddr,
+    /// What the system said, by transport.
+    pub problem: String,
+    /// Tries in a row.
+    pub attempts: u32,
+}
+
+impl fmt::Display for Unbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DNS on {}: {}", self.address, self.problem)
+    }
 }
 
 impl Ports {
@@ -335,20 +357,12 @@ impl Ports {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Binds `address` for every worker and for TCP.
-    fn open(&self, address: SocketAddr, presence: Presence) -> io::Result<()> {
+    /// Binds an address of this machine for every worker and for TCP, or not at all.
+    fn open_own(&self, address: SocketAddr) -> io::Result<()> {
         let mut bound = self.locked();
-        let (udp, listener) = bind(address, presence, bound.workers.len())?;
+        let (udp, listener) = bind(address, Presence::Own, bound.workers.len())?;
         let local = udp.first().map_or(address, |port| port.local);
-        let _runtime = self.service.runtime.enter();
-        let listener = TcpListener::from_std(listener)?;
-        let accepting = accept(
-            listener,
-            Arc::clone(&self.service),
-            Arc::clone(&self.connections),
-            Arc::clone(&self.counters),
-        );
-        let tcp = self.service.runtime.spawn(accepting);
+        let tcp = Some(self.accept_on(listener)?);
         // Port 0 may be asked for more than once.
         let asked = if address.port() == 0 { local } else { address };
         bound
@@ -359,10 +373,51 @@ impl Ports {
         Ok(())
     }
 
+    /// Binds what is still missing of an address of a VIP. Whoever has its TCP port must not take DNS over UDP with it, nor
+    /// the other way round. Returns whether all is bound now; what is not is noted.
+    fn open_vip(&self, address: SocketAddr) -> bool {
+        let mut bound = self.locked();
+        let workers = bound.workers.len();
+        let mut listening = bound.by_address.remove(&address).unwrap_or(Listening {
+            local: address,
+            udp: Vec::new(),
+            tcp: None,
+        });
+        let mut problems = Vec::new();
+        if listening.udp.is_empty() {
+            match bind_udp(address, Presence::Moving, workers) {
+                Ok(udp) => listening.udp = udp,
+                Err(error) => problems.push(format!("UDP: {error}")),
+            }
+        }
+        if listening.tcp.is_none() {
+            let opened = listen(address, Presence::Moving);
+            match opened.and_then(|listener| self.accept_on(listener)) {
+                Ok(tcp) => listening.tcp = Some(tcp),
+                Err(error) => problems.push(format!("TCP: {error}")),
+            }
+        }
+        bound.by_address.insert(address, listening);
+        bound.hand_out();
+        bound.note(address, problems)
+    }
+
+    fn accept_on(&self, listener: std::net::TcpListener) -> io::Result<JoinHandle<()>> {
+        let _runtime = self.service.runtime.enter();
+        let accepting = accept(
+            TcpListener::from_std(listener)?,
+            Arc::clone(&self.service),
+            Arc::clone(&self.connections),
+            Arc::clone(&self.counters),
+        );
+        Ok(self.service.runtime.spawn(accepting))
+    }
+
     fn close(&self, address: SocketAddr) {
         let mut bound = self.locked();
+        bound.unbound.remove(&address);
         if let Some(listening) = bound.by_address.remove(&address) {
-            listening.tcp.abort();
+            listening.tcp.iter().for_each(JoinHandle::abort);
             bound.hand_out();
             tracing::info!(local = %listening.local, "no longer answering DNS");
         }
@@ -372,15 +427,14 @@ impl Ports {
     fn close_all(&self) -> Vec<JoinHandle<()>> {
         let mut bound = self.locked();
         let listening = std::mem::take(&mut bound.by_address);
-        listening
-            .values()
-            .for_each(|listening| listening.tcp.abort());
+        let tcp = listening.values().filter_map(|l| l.tcp.as_ref());
+        tcp.for_each(JoinHandle::abort);
         bound.workers.iter().for_each(Worker::stop);
         bound.workers.iter_mut().for_each(Worker::join);
         // With the sockets' last owners gone here, they are closed when this returns.
         listening
             .into_values()
-            .map(|listening| listening.tcp)
+            .filter_map(|listening| listening.tcp)
             .collect()
     }
 }
@@ -393,6 +447,36 @@ impl Bound {
             worker.set_ports(ports.filter_map(|l| l.udp.get(at).cloned()).collect());
         }
     }
+
+    /// Keeps what could not be bound of an address; says whether there is nothing of the kind.
+    fn note(&mut self, address: SocketAddr, problems: Vec<String>) -> bool {
+        let before = self.unbound.remove(&address);
+        if problems.is_empty() {
+            tracing::info!(local = %address, "answering DNS");
+            return true;
+        }
+        let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
+        let problem = problems.join("; ");
+        if attempts == 1 {
+            tracing::warn!(%address, problem, "DNS cannot listen on a VIP; trying again");
+        }
+        let unbound = Unbound {
+            address,
+            problem,
+            attempts,
+        };
+        self.unbound.insert(address, unbound);
+        false
+    }
+
+    /// VIPs' addresses that lack nothing, and own ones.
+    fn whole(&self) -> BTreeSet<SocketAddr> {
+        let addresses = self.by_address.keys();
+        addresses
+            .filter(|address| !self.unbound.contains_key(address))
+            .copied()
+            .collect()
+    }
 }
 
 impl Drop for Ports {
@@ -400,10 +484,8 @@ impl Drop for Ports {
     fn drop(&mut self) {
         let bound = self.locked();
         bound.workers.iter().for_each(Worker::stop);
-        bound
-            .by_address
-            .values()
-            .for_each(|listening| listening.tcp.abort());
+        let tcp = bound.by_address.values().filter_map(|l| l.tcp.as_ref());
+        tcp.for_each(JoinHandle::abort);
     }
 }
 
@@ -429,6 +511,17 @@ fn bind_once(
     presence: Presence,
     workers: usize,
 ) -> io::Result<(Vec<Arc<UdpPort>>, std::net::TcpListener)> {
+    let udp = bind_udp(address, presence, workers)?;
+    let local = udp.first().map_or(address, |port| port.local);
+    Ok((udp, listen(local, presence)?))
+}
+
+/// One socket for each worker, at least one.
+fn bind_udp(
+    address: SocketAddr,
+    presence: Presence,
+    workers: usize,
+) -> io::Result<Vec<Arc<UdpPort>>> {
     check_free(address, presence)?;
     let first = UdpPort::open(address, presence)?;
     let local = first.local;
@@ -436,7 +529,7 @@ fn bind_once(
     for _ in 1..workers {
         udp.push(Arc::new(UdpPort::open(local, presence)?));
     }
-    Ok((udp, listen(local, presence)?))
+    Ok(udp)
 }
 
 /// The task that follows snapshots: publishes them to the workers, binds and releases VIPs, and forgets what upstreams
@@ -456,7 +549,6 @@ impl Manager {
             let snapshot = self.snapshots.borrow_and_update().clone();
             self.publish(&snapshot);
             let missing = self.reconcile(&snapshot);
-            self.ports.locked().missing = missing;
             retry = if missing == 0 {
                 RETRY.0
             } else {
@@ -500,7 +592,7 @@ impl Manager {
     }
 
     /// Binds what is wanted and not bound, releases what is bound and no longer wanted, and says how many are missing.
-    fn reconcile(&self, snapshot: &Snapshot) -> u64 {
+    fn reconcile(&self, snapshot: &Snapshot) -> usize {
         let wanted = self.wanted_vips(snapshot);
         let own = |address: &SocketAddr| self.config.addresses.contains(address);
         let bound: Vec<SocketAddr> = self.ports.locked().by_address.keys().copied().collect();
@@ -514,14 +606,11 @@ impl Manager {
                 self.ports.close(*address);
             }
         }
-        let mut missing = 0;
-        for address in wanted.iter().filter(|address| !bound.contains(address)) {
-            if let Err(error) = self.ports.open(*address, Presence::Moving) {
-                tracing::warn!(%address, %error, "DNS cannot listen on a VIP; trying again");
-                missing += 1;
-            }
-        }
-        missing
+        let whole = self.ports.locked().whole();
+        let lacking = wanted.difference(&whole);
+        lacking
+            .filter(|address| !self.ports.open_vip(**address))
+            .count()
     }
 
     fn wanted_vips(&self, snapshot: &Snapshot) -> BTreeSet<SocketAddr> {

@@ -137,6 +137,11 @@ enum Manner {
     Truncating,
     Silent,
     Refusing,
+    Failing,
+    /// Adds a record of another name to each answer.
+    Slipping,
+    /// Answers with a record of another name alone.
+    Elsewhere,
 }
 
 /// An upstream for `ELSEWHERE` that counts what it is asked.
@@ -220,11 +225,36 @@ fn misbehave(manner: Manner, socket: &UdpSocket, message: &[u8], peer: SocketAdd
             send(&cut);
         }
         Manner::Silent => {}
-        Manner::Refusing => {
+        Manner::Refusing | Manner::Failing => {
             let mut refused = message.to_vec();
             refused[2] |= 0x80;
-            refused[3] |= 5;
+            refused[3] |= if matches!(manner, Manner::Refusing) {
+                5
+            } else {
+                2
+            };
             send(&refused);
+        }
+        Manner::Slipping | Manner::Elsewhere => {
+            let slipped = b"\x04evil\x05other\0\0\x01\0\x01\0\0\x02\x58\0\x04\x06\x06\x06\x06";
+            // In front of whatever follows the question.
+            let end = 12 + name("www.elsewhere.test.").as_wire().len() + 4;
+            let rest = if matches!(manner, Manner::Slipping) {
+                &honest[end..]
+            } else {
+                &[]
+            };
+            let mut octets = [&honest[..end], slipped, rest].concat();
+            let counts = if matches!(manner, Manner::Slipping) {
+                [0, honest[7] + 1]
+            } else {
+                [0, 1]
+            };
+            octets[6..8].copy_from_slice(&counts);
+            if rest.is_empty() {
+                octets[8..12].fill(0);
+            }
+            send(&octets);
         }
     }
 }
@@ -534,6 +564,63 @@ async fn the_next_upstream_is_asked_and_failure_is_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_that_nobody_asked_for_are_not_passed_on() {
+    let upstream = Upstream::start(Manner::Slipping, Duration::ZERO);
+    let fixture = Fixture::start(forwarding_to(&[upstream.address]), |_| {});
+    // From the upstream, and from the cache.
+    for _ in 0..2 {
+        let reply = fixture.ask("www.elsewhere.test.").await;
+        assert_eq!(
+            lines(&reply.answer),
+            ["www.elsewhere.test. 60 IN A 192.0.2.200"]
+        );
+    }
+    let upstream = Upstream::start(Manner::Elsewhere, Duration::ZERO);
+    let fixture = Fixture::start(forwarding_to(&[upstream.address]), |_| {});
+    let reply = fixture.ask("www.elsewhere.test.").await;
+    assert_eq!((reply.rcode, reply.answer.len()), (Rcode::SERV_FAIL, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_says_what_the_upstreams_did() {
+    let nobody: SocketAddr = {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.local_addr().expect("bound")
+    };
+    let of = |manner| Upstream::start(manner, Duration::ZERO).address;
+    let cases = [
+        (
+            vec![of(Manner::Silent)],
+            "no upstream server answered in time",
+        ),
+        (vec![of(Manner::Failing)], "answered SERVFAIL"),
+        (vec![of(Manner::Refusing)], "answered REFUSED"),
+        (vec![of(Manner::Elsewhere)], "does not fit the question"),
+        (vec![nobody], "can be reached"),
+        (
+            vec![of(Manner::Silent), of(Manner::Failing)],
+            "answered SERVFAIL",
+        ),
+    ];
+    for (upstreams, expected) in cases {
+        let fixture = Fixture::start(forwarding_to(&upstreams), |_| {});
+        let message = query(
+            9,
+            "www.elsewhere.test.",
+            RecordType::A,
+            flag::RD,
+            Some(1232),
+        );
+        let server = fixture.v4;
+        let reply = blocking(move || udp(server, &message))
+            .await
+            .expect("a reply");
+        let text = String::from_utf8_lossy(&reply);
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_query_serves_all_who_wait_for_it() {
     let upstream = Upstream::start(Manner::Honest, Duration::from_millis(150));
     let fixture = Fixture::start(forwarding_to(&[upstream.address]), |_| {});
@@ -649,6 +736,40 @@ async fn a_vip_whose_address_is_taken_is_bound_when_it_gets_free() {
         fixture.server.stats().addresses_missing == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_the_tcp_port_of_a_vip_does_not_take_udp_with_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.56:0").expect("a socket");
+    let vip = taken.local_addr().expect("an address");
+    let fixture = Fixture::start(with_vips(&[vip.ip()]), |config| {
+        config.vip_port = vip.port()
+    });
+    eventually("the failure shows", || {
+        let unbound = fixture.server.unbound();
+        unbound
+            .iter()
+            .any(|u| u.address == vip && u.problem.starts_with("TCP: "))
+    })
+    .await;
+    let message = query(5, "www.site.test.", RecordType::A, 0, None);
+    let asked = message.clone();
+    assert!(blocking(move || udp(vip, &asked)).await.is_some());
+    drop(taken);
+    let freed = Instant::now();
+    eventually("TCP too", || fixture.server.unbound().is_empty()).await;
+    assert!(
+        freed.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        freed.elapsed()
+    );
+    let reply = blocking(move || {
+        let mut stream = connect(vip);
+        stream.write_all(&framed(&message)).expect("sent");
+        read_framed(&mut stream)
+    });
+    assert!(reply.await.is_some());
+    assert!(fixture.server.stop(PATIENCE).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

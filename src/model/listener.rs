@@ -12,7 +12,7 @@ use super::label::Label;
 pub enum ListenAddress {
     /// On every node's own service addresses (`service_addresses` of `node.toml`) and on every VIP.
     EveryNode,
-    /// On one address, of a VIP or of a node; nodes that do not have it bind it all the same and wait.
+    /// On one address: of a VIP, or one of a node's service addresses. Other nodes do not listen.
     Address(IpAddr),
 }
 

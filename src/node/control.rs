@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -19,7 +19,7 @@ use crate::{
         BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, ListenerReport,
         NodeControl, NodeReport, Reloaded,
     },
-    config::node::NodeConfig,
+    config::{node::NodeConfig, reserved::Reserved},
     consensus::{Consensus, Recovery},
     dns::Flush,
     enrol::{IdentityFile, StoredIdentity},
@@ -42,6 +42,8 @@ pub(super) struct Control {
     security: OnceLock<Security>,
     consensus: OnceLock<Consensus>,
     services: ArcSwapOption<Observed>,
+    /// Why the services did not start at the last try.
+    not_started: Mutex<Option<String>>,
     stop: CancellationToken,
     left: AtomicBool,
 }
@@ -60,6 +62,7 @@ impl Control {
             security: OnceLock::new(),
             consensus: OnceLock::new(),
             services: ArcSwapOption::empty(),
+            not_started: Mutex::default(),
             stop,
             left: AtomicBool::new(false),
         }
@@ -73,7 +76,19 @@ impl Control {
     }
 
     pub(super) fn serving(&self, services: Option<Observed>) {
+        *self.why_not_started() = None;
         self.services.store(services.map(Arc::new));
+    }
+
+    /// The services could not be started; they are tried again.
+    pub(super) fn not_started(&self, problem: String) {
+        *self.why_not_started() = Some(problem);
+    }
+
+    fn why_not_started(&self) -> MutexGuard<'_, Option<String>> {
+        self.not_started
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn services(&self) -> Option<Arc<Observed>> {
@@ -142,7 +157,10 @@ impl Control {
             Recovery::Current | Recovery::Stale => Vec::new(),
         };
         match self.services() {
-            None if problems.is_empty() => problems.push("the services are being started".into()),
+            None if problems.is_empty() => {
+                let why = self.why_not_started().clone();
+                problems.push(why.unwrap_or_else(|| "the services are being started".into()));
+            }
             None => {}
             Some(services) => problems.extend(unbound(&services)),
         }
@@ -150,7 +168,11 @@ impl Control {
     }
 }
 
-/// Addresses of listeners that could not be bound.
+/// Attempts to bind an address of a VIP for DNS, some 700 ms, after which it raises an alarm.
+const DNS_LASTING: u32 = 4;
+
+/// Addresses that could not be bound. What is withheld from a listener is not among them: the node serves all that it ever
+/// can, and there is an alarm.
 fn unbound(services: &Observed) -> Vec<String> {
     let mut problems = Vec::new();
     for listener in services.proxy.status().listeners {
@@ -160,11 +182,28 @@ fn unbound(services: &Observed) -> Vec<String> {
             }
         }
     }
-    match services.dns.stats().addresses_missing {
-        0 => {}
-        count => problems.push(format!("DNS: {count} addresses of VIPs are not bound yet")),
-    }
+    let unbound = services.dns.unbound();
+    problems.extend(unbound.iter().map(ToString::to_string));
     problems
+}
+
+/// What stays unbound, for the alarms: what is tried a moment longer is no matter for a person.
+fn lasting(services: &Observed) -> Vec<String> {
+    let mut alarms = Vec::new();
+    for listener in services.proxy.status().listeners {
+        let sockets = listener.sockets.iter().filter(|(_, s)| s.is_lasting());
+        alarms.extend(sockets.filter_map(|(address, state)| {
+            Some(format!(
+                "listener {} does not answer on {address}: {}",
+                listener.name,
+                state.problem()?
+            ))
+        }));
+    }
+    let unbound = services.dns.unbound();
+    let lasting = unbound.iter().filter(|u| u.attempts >= DNS_LASTING);
+    alarms.extend(lasting.map(|u| format!("{u}; it is tried again every second")));
+    alarms
 }
 
 /// Settings that only a restart takes over.
@@ -226,6 +265,7 @@ impl NodeControl for Control {
             backends: services.as_deref().map(backends).unwrap_or_default(),
             listeners: services.as_deref().map(listeners).unwrap_or_default(),
             alarms: self.alarms(),
+            service_addresses: self.config.addresses.service.clone(),
         }
     }
 
@@ -234,6 +274,10 @@ impl NodeControl for Control {
             Some(Security::Tls(shared)) => shared.current().authority_fingerprint(),
             _ => None,
         }
+    }
+
+    fn reserved(&self) -> Reserved {
+        Reserved::of(&self.config)
     }
 
     fn channel(&self, member: &Member) -> Channel {
@@ -312,12 +356,14 @@ impl Control {
             .consensus()
             .map(|c| c.status().alarms)
             .unwrap_or_default();
+        alarms.extend(self.why_not_started().clone());
         if let Some(services) = self.services() {
             let vips = services.vips.borrow();
             let problems = vips
                 .iter()
                 .filter_map(|vip| Some(format!("VIP {}: {}", vip.address, vip.problem.as_ref()?)));
             alarms.extend(problems);
+            alarms.extend(lasting(&services));
         }
         if let Some(Security::Tls(shared)) = self.security.get() {
             match shared.current().tolerated() {
@@ -373,9 +419,9 @@ fn listeners(services: &Observed) -> Vec<ListenerReport> {
         let mut problems = Vec::new();
         let mut bound = Vec::new();
         for (address, state) in listener.sockets {
-            match state {
-                SocketState::Bound => bound.push(address),
-                SocketState::Failed { error, .. } => problems.push(format!("{address}: {error}")),
+            match state.problem() {
+                None => bound.push(address),
+                Some(problem) => problems.push(format!("{address}: {problem}")),
             }
         }
         let connections = listener.connections.into();
@@ -405,7 +451,7 @@ impl Readiness for Control {
             return Some("this node belongs to no cluster yet".into());
         };
         match *consensus.recovery().borrow() {
-            Recovery::Current if consensus.leader().is_some() => None,
+            Recovery::Current if consensus.present_leader().is_some() => None,
             _ => Some("no leader is known".into()),
         }
     }

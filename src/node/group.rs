@@ -1,10 +1,7 @@
 //! The Raft group as the API sees it: a thin layer over `consensus` that gives every call a deadline and turns errors into
 //! failures for the caller.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use super::services::Observed;
 use crate::{
@@ -17,9 +14,6 @@ use crate::{
     state::{State, command::Command, outcome::Outcome},
     wire::error::{Failure, FailureCode},
 };
-
-/// Longest wait for a change of the group: a hand-over and two membership changes.
-const CHANGE: Duration = Duration::from_secs(30);
 
 /// This node's group.
 pub(super) struct NodeGroup {
@@ -104,23 +98,22 @@ impl Group for NodeGroup {
         }
     }
 
-    async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Failure> {
+    async fn transfer(&self, to: Option<NodeId>, deadline: Instant) -> Result<NodeId, Failure> {
         let object = || to.map_or_else(|| "leadership".to_owned(), |id| format!("node {id}"));
         self.consensus
-            .transfer(to, Instant::now() + CHANGE)
+            .transfer(to, deadline)
             .await
             .map_err(|e| administer_failure(object(), &e))
     }
 
-    async fn promote(&self, id: NodeId) -> Result<bool, Failure> {
-        let changed = self.consensus.promote(id, Instant::now() + CHANGE).await;
+    async fn promote(&self, id: NodeId, deadline: Instant) -> Result<bool, Failure> {
+        let changed = self.consensus.promote(id, deadline).await;
         changed
             .map(is_change)
             .map_err(|e| administer_failure(format!("node {id}"), &e))
     }
 
-    async fn remove(&self, id: NodeId, _author: String) -> Result<bool, Failure> {
-        let deadline = Instant::now() + CHANGE;
+    async fn remove(&self, id: NodeId, deadline: Instant) -> Result<bool, Failure> {
         let changed = if id == self.consensus.id() {
             self.consensus.leave(deadline).await
         } else {

@@ -36,7 +36,7 @@ use crate::{
     api::Api,
     config::{ConfigError, node::NodeConfig},
     consensus::{
-        Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, StartError, Timing,
+        Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, Recovery, StartError, Timing,
         storage::{OpenError, Storage, StorageOptions},
         types,
     },
@@ -296,6 +296,7 @@ impl Node {
                 Ok(services) => self.serve_while_allowed(services, consensus).await,
                 Err(error) => {
                     tracing::error!(%error, "DNS and listeners do not start; they are tried again");
+                    self.control.not_started(error.to_string());
                     // A port in use by something else may be free later.
                     let _ = tokio::time::timeout(START_AGAIN, stop.cancelled()).await;
                 }
@@ -325,8 +326,11 @@ impl Node {
         tokio::select! {
             // Each of these only watches; nothing is lost when one ends the others.
             ended = recovery.wait_for(|recovery| !recovery.serves()) => {
-                let why = ended.map(|recovery| *recovery);
-                tracing::error!(?why, "DNS and listeners end: the state may be served no longer");
+                let why = match ended.as_deref() {
+                    Ok(Recovery::Stopped(reason)) => reason.to_string(),
+                    _ => "consensus has ended".to_owned(),
+                };
+                tracing::error!(why, "DNS and listeners end: the state may be served no longer");
             }
             () = self.stop.cancelled() => tracing::info!("stopping"),
             () = releases => {}
@@ -334,7 +338,7 @@ impl Node {
         let term = consensus.leadership().borrow().term;
         let withdrawn = services.withdraw().await;
         consensus.acknowledge_release(term);
-        if self.stop.is_cancelled() && consensus.leader() == Some(consensus.id()) {
+        if self.stop.is_cancelled() && consensus.present_leader() == Some(consensus.id()) {
             // Before draining: the next leader can claim the VIPs while our connections end.
             match consensus
                 .transfer(None, Instant::now() + CONSENSUS_STOP)
@@ -489,7 +493,10 @@ async fn follow_signals(
             _ = term.recv() => stop.cancel(),
             _ = int.recv() => stop.cancel(),
             _ = hangup.recv() => match control.reload_settings() {
-                Ok(done) => tracing::info!(applied = ?done.applied, needs_restart = ?done.needs_restart, "reloaded"),
+                Ok(done) => {
+                    let (applied, needs_restart) = (done.applied.join(", "), done.needs_restart.join(", "));
+                    tracing::info!(applied, needs_restart, "reloaded");
+                }
                 Err(error) => tracing::error!(%error, "not reloaded"),
             },
         }

@@ -10,7 +10,7 @@ use std::{
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
-    config::node::NodeConfig,
+    config::{node::NodeConfig, reserved::Reserved},
     dns::{self, CacheLimits, DnsConfig, DnsServer, ForwardLimits, Identity, TcpLimits},
     model::{leadership::Leadership, snapshot::Snapshot},
     proxy::{self, Proxy, ProxyConfig, ProxyLimits, ProxyObserver, VipBinding},
@@ -136,6 +136,7 @@ fn proxy_config(config: &NodeConfig, vip: &VipDriver) -> ProxyConfig {
         } else {
             VipBinding::Always
         },
+        reserved: Reserved::of(config),
     }
 }
 

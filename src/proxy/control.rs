@@ -32,6 +32,7 @@ use super::{
     status::SocketState,
     worker::Worker,
 };
+use crate::config::reserved::Reserved;
 use crate::model::{
     health::HealthCheck, label::Label, listener::Listener, pool::Backend, snapshot::Snapshot,
 };
@@ -50,6 +51,7 @@ pub struct Inputs {
 #[derive(Debug)]
 pub struct Control {
     pub own: Vec<IpAddr>,
+    pub reserved: Reserved,
     pub directory: Arc<Directory>,
     pub budget: Arc<Budget>,
     pub means: Means,
@@ -147,6 +149,7 @@ impl Control {
         let addresses = Addresses {
             own: &self.own,
             held,
+            reserved: &self.reserved,
         };
         let plan = Plan::new(snapshot, &addresses);
         let actions = reconcile(&self.work.plan, &plan);
@@ -156,6 +159,19 @@ impl Control {
             self.carry_out(action).await;
         }
         self.relink();
+        self.note_withheld();
+    }
+
+    /// Says of every listener which addresses it cannot have on this node.
+    fn note_withheld(&self) {
+        for (name, planned) in &self.work.plan.listeners {
+            let Some(live) = self.directory.listener(name) else {
+                continue;
+            };
+            for (address, owner) in live.withhold(&planned.withheld) {
+                tracing::error!(listener = %name, %address, "not listened on: {owner} of this node has this address; give the listener another port");
+            }
+        }
     }
 
     async fn carry_out(&mut self, action: Action) {

@@ -22,6 +22,7 @@ use super::{
     select::{Candidate, Selector},
     status::SocketState,
 };
+use crate::config::reserved::Owner;
 use crate::model::{
     label::Label,
     listener::Listener,
@@ -237,6 +238,22 @@ impl LiveListener {
 
     pub fn forget_socket(&self, address: SocketAddr) {
         lock(&self.sockets).remove(&address);
+    }
+
+    /// Notes which addresses the node keeps to itself, and returns those that were not noted before.
+    pub fn withhold(&self, withheld: &BTreeMap<SocketAddr, Owner>) -> Vec<(SocketAddr, Owner)> {
+        let mut sockets = lock(&self.sockets);
+        sockets.retain(|address, state| {
+            !matches!(state, SocketState::Withheld { .. }) || withheld.contains_key(address)
+        });
+        let mut news = Vec::new();
+        for (address, by) in withheld {
+            let before = sockets.insert(*address, SocketState::Withheld { by: *by });
+            if before.is_none() {
+                news.push((*address, *by));
+            }
+        }
+        news
     }
 }
 

@@ -50,7 +50,7 @@ pub use self::{
     health::Verdict,
     status::{BackendStatus, ListenerStatus, PoolStatus, ProxyStatus, SocketState},
 };
-use crate::model::snapshot::Snapshot;
+use crate::{config::reserved::Reserved, model::snapshot::Snapshot};
 
 /// What a node's proxy is made from.
 #[derive(Clone, Debug)]
@@ -61,6 +61,8 @@ pub struct ProxyConfig {
     pub workers: usize,
     pub limits: ProxyLimits,
     pub vip_binding: VipBinding,
+    /// What the node needs for itself; listeners never get it.
+    pub reserved: Reserved,
 }
 
 impl ProxyConfig {
@@ -71,6 +73,7 @@ impl ProxyConfig {
             workers: 0,
             limits: ProxyLimits::default(),
             vip_binding: VipBinding::Always,
+            reserved: Reserved::default(),
         }
     }
 }
@@ -156,6 +159,7 @@ impl Proxy {
         };
         let control = Control {
             own: config.service_addresses,
+            reserved: config.reserved,
             directory: observer.directory.clone(),
             budget: observer.budget.clone(),
             means: Means {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use crate::config::reserved::{Owner, Reserved};
 use crate::model::{
     health::HealthCheck,
     label::Label,
@@ -30,6 +31,9 @@ pub struct Plan {
 pub struct PlannedListener {
     pub listener: Arc<Listener>,
     pub addresses: BTreeSet<SocketAddr>,
+    /// Addresses that it would have, were they not needed by the node itself. They are never bound: the order in which
+    /// sockets happen to be opened must not decide whether there is DNS.
+    pub withheld: BTreeMap<SocketAddr, Owner>,
 }
 
 /// Which addresses this node binds.
@@ -39,6 +43,8 @@ pub struct Addresses<'a> {
     pub own: &'a [IpAddr],
     /// None: VIPs are bound always and beforehand. Some: only these VIPs are, those this node holds now.
     pub held: Option<&'a BTreeSet<IpAddr>>,
+    /// What the node needs for itself.
+    pub reserved: &'a Reserved,
 }
 
 /// One step from an old plan to a new one.
@@ -85,9 +91,12 @@ impl Plan {
     pub fn new(snapshot: &Snapshot, addresses: &Addresses<'_>) -> Self {
         let vips = snapshot.vip_addresses();
         let planned = |(name, listener): (&Label, &Arc<Listener>)| {
+            let mut wanted = addresses.of(listener, &vips);
+            let withheld = addresses.withhold(&mut wanted, &vips);
             let planned = PlannedListener {
                 listener: listener.clone(),
-                addresses: addresses.of(listener, &vips),
+                addresses: wanted,
+                withheld,
             };
             (name.clone(), planned)
         };
@@ -113,21 +122,33 @@ impl Addresses<'_> {
             .into_iter()
             .collect();
         if let ListenAddress::Address(address) = listener.address
-            && !self.binds(address, vips, &bindable)
+            && !self.own.contains(&address)
+            && !bindable.contains(&address)
         {
+            // Another node's, a VIP that is not bound now, or nobody's: it is not here.
             addresses.clear();
         }
         drop_those_under_a_wildcard(&mut addresses);
         addresses
     }
 
-    /// Nodes that bind a VIP only when they hold it share one machine, where every address is local: there a VIP held by
-    /// another, and an address in the network (/24, /64) of one's own that is not one's own, belong to another node.
-    fn binds(&self, address: IpAddr, vips: &[IpAddr], bindable: &[IpAddr]) -> bool {
-        if self.held.is_none() || self.own.contains(&address) || bindable.contains(&address) {
-            return true;
-        }
-        !vips.contains(&address) && !self.own.iter().any(|own| same_subnet(*own, address))
+    /// Takes out what the node itself needs.
+    fn withhold(
+        &self,
+        addresses: &mut BTreeSet<SocketAddr>,
+        vips: &[IpAddr],
+    ) -> BTreeMap<SocketAddr, Owner> {
+        let owner = |address: &SocketAddr| {
+            let on_vip = vips.contains(&address.ip());
+            let vip_owner = self.reserved.vip_owner(address.port()).filter(|_| on_vip);
+            vip_owner.or_else(|| self.reserved.owner(*address))
+        };
+        let withheld: BTreeMap<SocketAddr, Owner> = addresses
+            .iter()
+            .filter_map(|address| Some((*address, owner(address)?)))
+            .collect();
+        addresses.retain(|address| !withheld.contains_key(address));
+        withheld
     }
 }
 
@@ -141,14 +162,6 @@ fn drop_those_under_a_wildcard(addresses: &mut BTreeSet<SocketAddr>) {
     let (v4, v6) = (has_wildcard(true), has_wildcard(false));
     let is_covered = |a: &SocketAddr| (a.is_ipv4() && v4) || (a.is_ipv6() && v6);
     addresses.retain(|a| a.ip().is_unspecified() || !is_covered(a));
-}
-
-fn same_subnet(a: IpAddr, b: IpAddr) -> bool {
-    match (a, b) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..3] == b.octets()[..3],
-        (IpAddr::V6(a), IpAddr::V6(b)) => a.segments()[..4] == b.segments()[..4],
-        _ => false,
-    }
 }
 
 /// The steps that lead from `old` to `new`, in the order in which they are to be done.
@@ -351,6 +364,7 @@ mod tests {
         let addresses = Addresses {
             own: &own,
             held: held.as_ref(),
+            reserved: &Reserved::default(),
         };
         Plan::new(snapshot, &addresses)
     }
@@ -403,16 +417,41 @@ mod tests {
                 Some(&["10.0.0.9"]),
                 &["10.0.0.9:80"],
             ),
-            (at("10.0.0.2"), &["10.0.0.1"], None, &["10.0.0.2:80"]),
+            // Of another node, or of nobody.
+            (at("10.0.0.2"), &["10.0.0.1"], None, &[]),
             (at("10.0.0.2"), &["10.0.0.1"], Some(&[]), &[]),
             (at("10.0.0.1"), &["10.0.0.1"], Some(&[]), &["10.0.0.1:80"]),
-            (at("127.0.0.1"), &["10.0.0.1"], Some(&[]), &["127.0.0.1:80"]),
+            (at("127.0.0.1"), &["10.0.0.1"], Some(&[]), &[]),
         ];
         for (address, own, held, expected) in cases {
             let snapshot = snapshot(&[], &[on(address)], &["10.0.0.9", "10.0.0.8"]);
             let plan = plan(&snapshot, own, held);
             assert_eq!(bound(&plan), expected, "{address:?} {own:?} {held:?}");
         }
+    }
+
+    #[test]
+    fn what_the_node_needs_is_withheld() {
+        let config = crate::config::node::NodeConfig::parse(
+            "name = \"n\"\ndata_dir = \"/d\"\n[addresses]\nservice = [\"10.0.0.1\", \"10.0.0.2\"]\ndns = [\"10.0.0.2\"]\ndns_port = 5353\nvip_dns_port = 80\nraft = \"10.0.0.1:1\"\napi = \"10.0.0.1:80\"\n",
+        )
+        .expect("valid");
+        let reserved = Reserved::of(&config);
+        let snapshot = snapshot(&[], &[on(ListenAddress::EveryNode)], &["10.0.0.9"]);
+        let own = [ip("10.0.0.1"), ip("10.0.0.2")];
+        let addresses = Addresses {
+            own: &own,
+            held: None,
+            reserved: &reserved,
+        };
+        let plan = Plan::new(&snapshot, &addresses);
+        assert_eq!(bound(&plan), ["10.0.0.2:80"]);
+        let withheld: Vec<_> = plan.listeners[&label("l")]
+            .withheld
+            .iter()
+            .map(|(address, owner)| format!("{address} {owner}"))
+            .collect();
+        assert_eq!(withheld, ["10.0.0.1:80 the API", "10.0.0.9:80 DNS"]);
     }
 
     #[test]

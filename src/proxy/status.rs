@@ -11,9 +11,12 @@ use super::{
     live::{Budget, Directory, LiveListener, LivePool, Member},
     pipe::PipePool,
 };
-use crate::model::{
-    label::Label,
-    pool::{BackendState, Policy},
+use crate::{
+    config::reserved::Owner,
+    model::{
+        label::Label,
+        pool::{BackendState, Policy},
+    },
 };
 
 /// The proxy of this node at one moment.
@@ -61,6 +64,36 @@ pub enum SocketState {
         error: String,
         attempts: u32,
     },
+    /// Never tried: the node needs the address for itself.
+    Withheld {
+        by: Owner,
+    },
+}
+
+/// Attempts to bind an address after which it is no passing obstacle any more, such as a VIP on its way from node to node:
+/// some 700 ms.
+const LASTING: u32 = 4;
+
+impl SocketState {
+    /// Why the address is not listened on; none while it is.
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::Bound => None,
+            Self::Failed { error, .. } => Some(error.clone()),
+            Self::Withheld { by } => Some(format!(
+                "{by} of this node has this address; give the listener another port"
+            )),
+        }
+    }
+
+    /// Whether the obstacle will not go away by itself.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Bound => false,
+            Self::Failed { attempts, .. } => *attempts >= LASTING,
+            Self::Withheld { .. } => true,
+        }
+    }
 }
 
 /// A pool at one moment.

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt, reload,
     util::SubscriberInitExt,
@@ -45,7 +46,7 @@ impl Log {
     /// When the target cannot be opened, or a log was set up before.
     pub fn start(settings: &Logging) -> Result<Self, LogError> {
         let (filter, handle) = reload::Layer::new(filter(&settings.level)?);
-        let (output, sink) = open(&settings.target)?;
+        let (output, sink, problem) = open(&settings.target)?;
         let layer: Box<dyn Layer<_> + Send + Sync> = match output {
             Output::Journald(journald) => Box::new(journald),
             Output::Lines(lines) => format_layer(settings.format, lines),
@@ -55,6 +56,9 @@ impl Log {
             .with(layer)
             .try_init()
             .map_err(|_| LogError::Twice)?;
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
+        }
         let Sink {
             worker,
             dropped,
@@ -165,38 +169,67 @@ impl Write for Line {
     }
 }
 
-fn open(target: &LogTarget) -> Result<(Output, Sink), LogError> {
-    let failed = |target: &str| {
-        let target = target.to_owned();
-        move |source| LogError::Target { target, source }
-    };
+/// Opens the target. A local daemon that does not answer must not keep names and services from being served: standard
+/// error takes its place, and the text says so.
+fn open(target: &LogTarget) -> Result<(Output, Sink, Option<String>), LogError> {
     match target {
-        LogTarget::Journald => {
-            let layer = tracing_journald::layer().map_err(failed("journald"))?;
-            Ok((
-                Output::Journald(layer),
-                Sink {
+        LogTarget::Journald => match tracing_journald::layer() {
+            Ok(layer) => {
+                let sink = Sink {
                     worker: None,
                     dropped: None,
                     reopen: None,
-                },
-            ))
+                };
+                let output = Output::Journald(layer.with_priority_mappings(priorities()));
+                Ok((output, sink, None))
+            }
+            Err(error) => {
+                let (output, sink) = queue(io::stderr(), false, None);
+                let problem = format!(
+                    "logging.target = \"journald\": journald does not answer ({error}); the log goes to standard error until the node is restarted"
+                );
+                Ok((output, sink, Some(problem)))
+            }
+        },
+        LogTarget::Stderr => {
+            let (output, sink) = queue(io::stderr(), false, None);
+            Ok((output, sink, None))
         }
-        LogTarget::Stderr => Ok(queue(io::stderr(), false, None)),
         LogTarget::Syslog => {
-            let daemon = Syslog::connect(syslog::SOCKET).map_err(failed(syslog::SOCKET))?;
-            Ok(queue(daemon, true, None))
+            let (daemon, problem) = Syslog::open(syslog::SOCKET);
+            let (output, sink) = queue(daemon, true, None);
+            let problem = problem.map(|error| {
+                format!(
+                    "logging.target = \"syslog\": no daemon answers at {} ({error}); the log goes to standard error until one does",
+                    syslog::SOCKET
+                )
+            });
+            Ok((output, sink, problem))
         }
         LogTarget::File {
             path,
             max_size,
             keep,
         } => {
-            let name = path.display().to_string();
-            let file = RotatingFile::open(path, *max_size, *keep).map_err(failed(&name))?;
+            let file = RotatingFile::open(path, *max_size, *keep).map_err(|source| {
+                let target = path.display().to_string();
+                LogError::Target { target, source }
+            })?;
             let reopen = file.reopen_handle();
-            Ok(queue(file, false, Some(reopen)))
+            let (output, sink) = queue(file, false, Some(reopen));
+            Ok((output, sink, None))
         }
+    }
+}
+
+/// The severities of syslog for our levels, the same for both daemons.
+fn priorities() -> PriorityMappings {
+    PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
     }
 }
 
@@ -230,7 +263,7 @@ where
     match (format, lines.syslog) {
         (LogFormat::Json, _) => Box::new(layer.json().flatten_event(true)),
         (LogFormat::Text, false) => Box::new(layer),
-        // The daemon writes time and level itself.
+        // Time and severity are in the header.
         (LogFormat::Text, true) => Box::new(layer.without_time().with_level(false)),
     }
 }

@@ -115,9 +115,29 @@ impl ExtendedError {
         code: 21,
         text: "this server does not answer that type",
     };
-    pub const NO_REACHABLE_AUTHORITY: Self = Self {
+    pub const UPSTREAM_SILENT: Self = Self {
         code: 22,
         text: "no upstream server answered in time",
+    };
+    pub const UPSTREAM_SERVFAIL: Self = Self {
+        code: 22,
+        text: "the upstream server answered SERVFAIL",
+    };
+    pub const UPSTREAM_REFUSED: Self = Self {
+        code: 22,
+        text: "the upstream server answered REFUSED",
+    };
+    pub const UPSTREAM_ERROR: Self = Self {
+        code: 22,
+        text: "the upstream server answered with an error",
+    };
+    pub const UPSTREAM_NONSENSE: Self = Self {
+        code: 22,
+        text: "the upstream server's answer does not fit the question",
+    };
+    pub const UPSTREAM_UNREACHABLE: Self = Self {
+        code: 23,
+        text: "no upstream server can be reached",
     };
     pub const INVALID_ZONE: Self = Self {
         code: 14,

@@ -1,0 +1,437 @@
+//! What the state alone cannot judge of a batch, and what an operator should know of one that was applied.
+//!
+//! Which addresses and ports a node has stands in its `node.toml`, not in the replicated state, so apply cannot look at
+//! them. The node that takes a batch can: it knows its own, and asks the others for theirs. It refuses what could never
+//! work, before the log. What passes all the same (another `node.toml`, a node that did not answer) is shown by the
+//! node concerned as an alarm. `judge` and `of_applied` are pure; `Api::advise` gathers what they need.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{Api, group::Group};
+use crate::{
+    config::reserved::Reserved,
+    model::{
+        listener::{ListenAddress, Listener},
+        name::Name,
+        node::NodeId,
+        rrset::RecordType,
+        snapshot::Snapshot,
+    },
+    state::{
+        State,
+        check::balancing::listener_object,
+        command::{Change, Command},
+    },
+    wire::error::{Failure, FailureCode},
+};
+
+/// Service addresses of every member; none of those that did not tell.
+type Services = BTreeMap<NodeId, Option<Vec<IpAddr>>>;
+
+/// What a batch makes of listeners and VIPs.
+struct Intent<'a> {
+    listeners: Vec<&'a Listener>,
+    new_vips: BTreeSet<IpAddr>,
+    /// VIPs as they will be.
+    vips: BTreeSet<IpAddr>,
+}
+
+impl<'a> Intent<'a> {
+    fn of(state: &State, changes: &'a [Change]) -> Self {
+        let before = state.snapshot();
+        let mut intent = Self {
+            listeners: Vec::new(),
+            new_vips: BTreeSet::new(),
+            vips: before.vips.keys().copied().collect(),
+        };
+        for change in changes {
+            match change {
+                // One that is as it was takes nothing from anybody.
+                Change::PutListener { listener, .. }
+                    if before.listeners.get(&listener.name).map(Arc::as_ref) != Some(listener) =>
+                {
+                    intent.listeners.push(listener);
+                }
+                Change::PutVip { vip, .. } => {
+                    if intent.vips.insert(vip.address) {
+                        intent.new_vips.insert(vip.address);
+                    }
+                }
+                Change::DeleteVip { address } => drop(intent.vips.remove(address)),
+                _ => {}
+            }
+        }
+        intent
+    }
+
+    fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.new_vips.is_empty()
+    }
+
+    /// Whether the other nodes have to be asked for their addresses.
+    fn needs_services(&self, own: &[IpAddr]) -> bool {
+        self.listeners.iter().any(|listener| match listener.address {
+            ListenAddress::Address(ip) => !self.vips.contains(&ip) && !own.contains(&ip),
+            ListenAddress::EveryNode => false,
+        })
+    }
+}
+
+impl Api {
+    /// Refuses what no node, or not this one, could serve. Returns what may turn out so.
+    pub(super) async fn advise(
+        &self,
+        group: &Arc<dyn Group>,
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Vec<String>, Failure> {
+        let first = self.advise_on(&group.state(), command).await;
+        if first.is_ok() {
+            return first;
+        }
+        // This node may be behind, or the batch a retry of one that was applied: neither must be called a refusal.
+        group.catch_up(deadline).await?;
+        self.advise_on(&group.state(), command).await
+    }
+
+    async fn advise_on(
+        &self,
+        state: &Arc<State>,
+        command: &Command,
+    ) -> Result<Vec<String>, Failure> {
+        let intent = Intent::of(state, &command.changes);
+        if intent.is_empty() || state.outcome_of(command.request).is_some() {
+            return Ok(Vec::new());
+        }
+        let own = self.node().report().service_addresses;
+        let services = match intent.needs_services(&own) {
+            true => self.services(state).await,
+            false => Services::from([(self.id(), Some(own.clone()))]),
+        };
+        judge(state, &intent, &own, &self.node().reserved(), &services)
+    }
+
+    /// Asks every member for its service addresses.
+    async fn services(&self, state: &Arc<State>) -> Services {
+        let mut services: Services = state.members().keys().map(|id| (*id, None)).collect();
+        for report in self.all_reports(state).await {
+            let addresses = report.service_addresses.iter();
+            let addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
+            let id = report.node.map_or(0, |node| node.id);
+            // A node of an earlier release says nothing of them.
+            services.insert(NodeId(id), Some(addresses).filter(|a| !a.is_empty()));
+        }
+        services
+    }
+}
+
+fn judge(
+    state: &State,
+    intent: &Intent<'_>,
+    own: &[IpAddr],
+    reserved: &Reserved,
+    services: &Services,
+) -> Result<Vec<String>, Failure> {
+    let mut warnings = Vec::new();
+    for listener in &intent.listeners {
+        port_is_free(state, intent, listener, own, reserved)?;
+        if let ListenAddress::Address(ip) = listener.address
+            && !intent.vips.contains(&ip)
+            && !own.contains(&ip)
+        {
+            warnings.extend(somebody_has(listener, ip, services)?);
+        }
+    }
+    let others = state.snapshot().listeners.values();
+    for listener in others.filter(|l| reserved.vip_owner(l.port).is_some()) {
+        let meets = match listener.address {
+            ListenAddress::EveryNode => !intent.new_vips.is_empty(),
+            ListenAddress::Address(ip) => intent.new_vips.contains(&ip),
+        };
+        if meets {
+            port_is_free(state, intent, listener, own, reserved)?;
+        }
+    }
+    Ok(warnings)
+}
+
+/// Whether this node needs none of the listener's addresses for itself, and no member has it for its peers or API.
+fn port_is_free(
+    state: &State,
+    intent: &Intent<'_>,
+    listener: &Listener,
+    own: &[IpAddr],
+    reserved: &Reserved,
+) -> Result<(), Failure> {
+    let port = listener.port;
+    let on_vips = match listener.address {
+        ListenAddress::EveryNode => true,
+        ListenAddress::Address(ip) => intent.vips.contains(&ip),
+    };
+    if let Some(owner) = reserved.vip_owner(port).filter(|_| on_vips) {
+        return Err(taken(listener, format!("{owner} has port {port} of every VIP")));
+    }
+    let here: Vec<SocketAddr> = listener.bind_addresses(own, &[]);
+    for address in here {
+        let member = state
+            .members()
+            .values()
+            .find(|member| [member.raft_address, member.api_address].contains(&address));
+        if let Some(member) = member {
+            let problem = format!("node {} has {address} for peers or its API", member.id);
+            return Err(taken(listener, problem));
+        }
+        if let Some(owner) = reserved.owner(address) {
+            return Err(taken(listener, format!("{owner} has {address}")));
+        }
+    }
+    Ok(())
+}
+
+fn taken(listener: &Listener, problem: String) -> Failure {
+    Failure::new(
+        FailureCode::Conflict,
+        listener_object(&listener.name),
+        problem,
+        "take another port",
+    )
+}
+
+/// Whether a node has the address; a text when that cannot be told.
+fn somebody_has(
+    listener: &Listener,
+    ip: IpAddr,
+    services: &Services,
+) -> Result<Option<String>, Failure> {
+    let told = services.values().flatten();
+    if told.flatten().any(|address| *address == ip) {
+        return Ok(None);
+    }
+    let silent: Vec<String> = services
+        .iter()
+        .filter(|(_, told)| told.is_none())
+        .map(|(id, _)| id.to_string())
+        .collect();
+    if silent.is_empty() {
+        return Err(Failure::new(
+            FailureCode::Invalid,
+            listener_object(&listener.name),
+            format!("{ip} is no VIP, and no node has it among its service addresses"),
+            "add the VIP first, take an address of `addresses.service` in some node.toml, or leave the address out to listen on every node",
+        ));
+    }
+    Ok(Some(format!(
+        "listener {}: {ip} is no VIP, and nodes {} did not tell their service addresses: if it is none of these, nobody listens on it",
+        listener.name,
+        silent.join(", ")
+    )))
+}
+
+/// The parts of a batch that are looked at again once it is applied.
+pub(super) struct Subjects {
+    forwarders: Vec<Name>,
+    zones: Vec<Name>,
+    gone_vips: Vec<IpAddr>,
+}
+
+impl Subjects {
+    pub(super) fn of(changes: &[Change]) -> Self {
+        let mut subjects = Self {
+            forwarders: Vec::new(),
+            zones: Vec::new(),
+            gone_vips: Vec::new(),
+        };
+        for change in changes {
+            match change {
+                Change::PutForwarder { forwarder, .. } => {
+                    subjects.forwarders.push(forwarder.suffix.clone());
+                }
+                Change::CreateZone { zone, .. } => subjects.zones.push(zone.clone()),
+                Change::DeleteVip { address } => subjects.gone_vips.push(*address),
+                _ => {}
+            }
+        }
+        subjects
+    }
+
+    /// What an operator should know of `after`, the state that shows the batch.
+    pub(super) fn warnings(&self, after: &Snapshot) -> Vec<String> {
+        let mut hidden: BTreeMap<&Name, &Name> = BTreeMap::new();
+        for suffix in &self.forwarders {
+            hidden.extend(hiding(after, suffix).map(|zone| (suffix, zone)));
+        }
+        for (suffix, zone) in after.forwarders.keys().filter_map(|suffix| Some((suffix, hiding(after, suffix)?))) {
+            if self.zones.contains(zone) {
+                hidden.insert(suffix, zone);
+            }
+        }
+        let hidden = hidden.into_iter().map(|(suffix, zone)| {
+            format!("forwarder {suffix} is never asked: zone {zone} answers for its names")
+        });
+        let stranded = after.listeners.values().filter_map(|listener| {
+            let ListenAddress::Address(ip) = listener.address else {
+                return None;
+            };
+            let gone = self.gone_vips.contains(&ip) && !after.vips.contains_key(&ip);
+            gone.then(|| {
+                format!("listener {} is on {ip}, which is no VIP any more: nobody listens on it unless a node has the address", listener.name)
+            })
+        });
+        hidden.chain(stranded).collect()
+    }
+}
+
+/// The zone of ours that answers for all of `suffix`, so that a forwarder for it is never asked. A delegation at or above it
+/// lets it be asked.
+fn hiding<'a>(snapshot: &'a Snapshot, suffix: &Name) -> Option<&'a Name> {
+    let zone = snapshot.zone_of(suffix)?;
+    let mut name = suffix.clone();
+    while name != zone.apex {
+        if zone.rrset(&name, RecordType::NS).is_some() {
+            return None;
+        }
+        name = name.parent()?;
+    }
+    Some(&zone.apex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::node::NodeConfig,
+        model::{forwarder::Forwarder, vip::Vip},
+        site::Site,
+    };
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn listener(address: ListenAddress, port: u16) -> Change {
+        let listener = Listener::new("l".parse().unwrap(), address, port, "p".parse().unwrap());
+        Change::PutListener {
+            listener,
+            create: true,
+        }
+    }
+
+    fn vip(address: &str) -> Change {
+        let vip = Vip {
+            address: ip(address),
+            interface: "vip".parse().unwrap(),
+        };
+        Change::PutVip { vip, create: true }
+    }
+
+    fn reserved() -> Reserved {
+        let config = NodeConfig::parse(
+            "name = \"n\"\ndata_dir = \"/d\"\n[addresses]\nservice = [\"10.0.0.1\"]\ndns_port = 5353\nvip_dns_port = 53\nraft = \"10.0.0.1:7400\"\napi = \"10.0.0.1:7401\"\n",
+        );
+        Reserved::of(&config.unwrap())
+    }
+
+    fn judged(changes: &[Change], services: &Services) -> Result<Vec<String>, Failure> {
+        let state = super::super::testing::MemoryGroup::new().state();
+        let intent = Intent::of(&state, changes);
+        judge(&state, &intent, &[ip("10.0.0.1")], &reserved(), services)
+    }
+
+    #[test]
+    fn ports_that_the_node_needs_are_refused() {
+        let every = ListenAddress::EveryNode;
+        let at = |text: &str| ListenAddress::Address(ip(text));
+        let known = Services::from([(NodeId(1), Some(vec![ip("10.0.0.1"), ip("10.0.0.2")]))]);
+        // Port 1 and 2 of 127.0.0.1 are those of the only member.
+        let cases = [
+            (vec![listener(every, 80)], None),
+            (vec![listener(every, 53)], Some("DNS has port 53 of every VIP")),
+            (vec![listener(every, 5353)], Some("DNS has 10.0.0.1:5353")),
+            (vec![listener(every, 7401)], Some("the API has 10.0.0.1:7401")),
+            (vec![listener(at("10.0.0.1"), 53)], None),
+            (vec![listener(at("10.0.0.1"), 7400)], Some("the peers' service has 10.0.0.1:7400")),
+            (vec![vip("10.0.0.9"), listener(at("10.0.0.9"), 53)], Some("DNS has port 53")),
+            (vec![vip("10.0.0.9"), listener(at("10.0.0.9"), 80)], None),
+            (vec![listener(at("127.0.0.1"), 2)], Some("node 1 has 127.0.0.1:2")),
+            (vec![listener(at("10.0.0.2"), 80)], None),
+            (vec![listener(at("8.8.8.8"), 80)], Some("8.8.8.8 is no VIP")),
+        ];
+        for (changes, expected) in cases {
+            let outcome = judged(&changes, &known);
+            match expected {
+                None => assert_eq!(outcome, Ok(vec![]), "{changes:?}"),
+                Some(problem) => {
+                    let failure = outcome.expect_err(problem);
+                    assert!(failure.problem.contains(problem), "{failure}");
+                    assert!(!failure.hint.is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_a_silent_node_may_have_is_taken_with_a_warning() {
+        let services = Services::from([(NodeId(1), Some(vec![ip("10.0.0.1")])), (NodeId(3), None)]);
+        let there = listener(ListenAddress::Address(ip("10.0.0.3")), 80);
+        let warnings = judged(&[there], &services).expect("taken");
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("nodes 3 did not tell"), "{warnings:?}");
+    }
+
+    const SITE: &str = r#"
+[[zone]]
+name = "our.test"
+records = """
+@ 600 IN SOA ns admin 1 1 1 1 1
+@ 600 IN NS ns
+ns 600 IN A 192.0.2.1
+cut 600 IN NS elsewhere.
+"""
+"#;
+
+    #[test]
+    fn a_forwarder_that_is_never_asked_is_named() {
+        let site = Site::parse(SITE).unwrap();
+        let changes = crate::site::plan::plan(&Snapshot::default(), &site).unwrap().changes;
+        let group = super::super::testing::MemoryGroup::new();
+        let forwarder = |suffix: &str| {
+            let forwarder = Forwarder {
+                suffix: Name::parse(suffix, &Name::root()).unwrap(),
+                upstreams: vec!["192.0.2.1:53".parse().unwrap()],
+                timeout: std::time::Duration::from_secs(1),
+            };
+            Change::PutForwarder {
+                forwarder,
+                create: true,
+            }
+        };
+        let suffixes = ["our.test", "a.our.test", "cut.our.test", "b.cut.our.test", "test", "."];
+        let forwarders: Vec<Change> = suffixes.iter().map(|s| forwarder(s)).collect();
+        let mut state = group.state().as_ref().clone();
+        let all: Vec<Change> = [changes.clone(), forwarders.clone()].concat();
+        let command = Command {
+            request: crate::state::command::RequestId(9),
+            born: 0,
+            proposed_at: crate::state::command::UnixMillis(0),
+            author: "t".into(),
+            preconditions: vec![],
+            changes: all,
+        };
+        let outcome = state.apply(2, &command);
+        assert!(matches!(outcome, crate::state::outcome::Outcome::Applied(_)), "{outcome:?}");
+        let expected = [
+            "forwarder our.test. is never asked: zone our.test. answers for its names",
+            "forwarder a.our.test. is never asked: zone our.test. answers for its names",
+        ];
+        // Said whichever of the two comes last.
+        for last in [&forwarders, &changes] {
+            let warnings = Subjects::of(last).warnings(state.snapshot());
+            assert_eq!(warnings, expected);
+        }
+    }
+}
