@@ -8,7 +8,8 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Api, Committed, Proposal, admit, caller::Caller, deadline_of, group::random_request, upload, zones,
+    Api, Committed, Proposal, admit, caller::Caller, deadline_of, group::random_request, upload,
+    zones,
 };
 use crate::{
     model::label::Label,

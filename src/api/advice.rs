@@ -57,15 +57,13 @@ impl<'a> Intent<'a> {
                 {
                     intent.listeners.push(listener);
                 }
-                Change::PutVip { vip, .. } => {
-                    if intent.vips.insert(vip.address) {
-                        intent.new_vips.insert(vip.address);
-                    }
-                }
+                Change::PutVip { vip, .. } => drop(intent.vips.insert(vip.address)),
                 Change::DeleteVip { address } => drop(intent.vips.remove(address)),
                 _ => {}
             }
         }
+        let is_new = |address: &&IpAddr| !before.vips.contains_key(*address);
+        intent.new_vips = intent.vips.iter().filter(is_new).copied().collect();
         intent
     }
 
@@ -75,10 +73,12 @@ impl<'a> Intent<'a> {
 
     /// Whether the other nodes have to be asked for their addresses.
     fn needs_services(&self, own: &[IpAddr]) -> bool {
-        self.listeners.iter().any(|listener| match listener.address {
-            ListenAddress::Address(ip) => !self.vips.contains(&ip) && !own.contains(&ip),
-            ListenAddress::EveryNode => false,
-        })
+        self.listeners
+            .iter()
+            .any(|listener| match listener.address {
+                ListenAddress::Address(ip) => !self.vips.contains(&ip) && !own.contains(&ip),
+                ListenAddress::EveryNode => false,
+            })
     }
 }
 
@@ -174,7 +174,10 @@ fn port_is_free(
         ListenAddress::Address(ip) => intent.vips.contains(&ip),
     };
     if let Some(owner) = reserved.vip_owner(port).filter(|_| on_vips) {
-        return Err(taken(listener, format!("{owner} has port {port} of every VIP")));
+        return Err(taken(
+            listener,
+            format!("{owner} has port {port} of every VIP"),
+        ));
     }
     let here: Vec<SocketAddr> = listener.bind_addresses(own, &[]);
     for address in here {
@@ -265,7 +268,11 @@ impl Subjects {
         for suffix in &self.forwarders {
             hidden.extend(hiding(after, suffix).map(|zone| (suffix, zone)));
         }
-        for (suffix, zone) in after.forwarders.keys().filter_map(|suffix| Some((suffix, hiding(after, suffix)?))) {
+        for (suffix, zone) in after
+            .forwarders
+            .keys()
+            .filter_map(|suffix| Some((suffix, hiding(after, suffix)?)))
+        {
             if self.zones.contains(zone) {
                 hidden.insert(suffix, zone);
             }
@@ -350,14 +357,29 @@ mod tests {
         // Port 1 and 2 of 127.0.0.1 are those of the only member.
         let cases = [
             (vec![listener(every, 80)], None),
-            (vec![listener(every, 53)], Some("DNS has port 53 of every VIP")),
+            (
+                vec![listener(every, 53)],
+                Some("DNS has port 53 of every VIP"),
+            ),
             (vec![listener(every, 5353)], Some("DNS has 10.0.0.1:5353")),
-            (vec![listener(every, 7401)], Some("the API has 10.0.0.1:7401")),
+            (
+                vec![listener(every, 7401)],
+                Some("the API has 10.0.0.1:7401"),
+            ),
             (vec![listener(at("10.0.0.1"), 53)], None),
-            (vec![listener(at("10.0.0.1"), 7400)], Some("the peers' service has 10.0.0.1:7400")),
-            (vec![vip("10.0.0.9"), listener(at("10.0.0.9"), 53)], Some("DNS has port 53")),
+            (
+                vec![listener(at("10.0.0.1"), 7400)],
+                Some("the peers' service has 10.0.0.1:7400"),
+            ),
+            (
+                vec![vip("10.0.0.9"), listener(at("10.0.0.9"), 53)],
+                Some("DNS has port 53"),
+            ),
             (vec![vip("10.0.0.9"), listener(at("10.0.0.9"), 80)], None),
-            (vec![listener(at("127.0.0.1"), 2)], Some("node 1 has 127.0.0.1:2")),
+            (
+                vec![listener(at("127.0.0.1"), 2)],
+                Some("node 1 has 127.0.0.1:2"),
+            ),
             (vec![listener(at("10.0.0.2"), 80)], None),
             (vec![listener(at("8.8.8.8"), 80)], Some("8.8.8.8 is no VIP")),
         ];
@@ -397,7 +419,9 @@ cut 600 IN NS elsewhere.
     #[test]
     fn a_forwarder_that_is_never_asked_is_named() {
         let site = Site::parse(SITE).unwrap();
-        let changes = crate::site::plan::plan(&Snapshot::default(), &site).unwrap().changes;
+        let changes = crate::site::plan::plan(&Snapshot::default(), &site)
+            .unwrap()
+            .changes;
         let group = super::super::testing::MemoryGroup::new();
         let forwarder = |suffix: &str| {
             let forwarder = Forwarder {
@@ -410,7 +434,14 @@ cut 600 IN NS elsewhere.
                 create: true,
             }
         };
-        let suffixes = ["our.test", "a.our.test", "cut.our.test", "b.cut.our.test", "test", "."];
+        let suffixes = [
+            "our.test",
+            "a.our.test",
+            "cut.our.test",
+            "b.cut.our.test",
+            "test",
+            ".",
+        ];
         let forwarders: Vec<Change> = suffixes.iter().map(|s| forwarder(s)).collect();
         let mut state = group.state().as_ref().clone();
         let all: Vec<Change> = [changes.clone(), forwarders.clone()].concat();
@@ -423,7 +454,10 @@ cut 600 IN NS elsewhere.
             changes: all,
         };
         let outcome = state.apply(2, &command);
-        assert!(matches!(outcome, crate::state::outcome::Outcome::Applied(_)), "{outcome:?}");
+        assert!(
+            matches!(outcome, crate::state::outcome::Outcome::Applied(_)),
+            "{outcome:?}"
+        );
         let expected = [
             "forwarder our.test. is never asked: zone our.test. answers for its names",
             "forwarder a.our.test. is never asked: zone our.test. answers for its names",

@@ -296,7 +296,7 @@ async fn keep_group(core: &Core) {
 async fn make_way(core: &Core) {
     tracing::warn!("little space is left on the disk of the leader: handing leadership over");
     if let Err(problem) = core.transfer_here(None, Instant::now() + STEP_LIMIT).await {
-        tracing::warn!(?problem, "leadership was not handed over");
+        tracing::warn!(%problem, "leadership was not handed over");
     }
 }
 

@@ -16,6 +16,8 @@ pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 53, 53));
 const LISTENER: u16 = 400;
 const UPSTREAM: u16 = 490;
 const BACKENDS: [u16; 2] = [491, 492];
+/// What the demo upstream is called among the addresses; it speaks UDP alone.
+pub(super) const DEMO_UPSTREAM: &str = "the demo upstream";
 /// The highest offset in use.
 const LAST: u16 = 499;
 /// Largest port base for which every port exists.
@@ -101,7 +103,20 @@ impl Layout {
             ];
             all.extend(kinds.map(|(kind, address)| (address, format!("{kind} of node {node}"))));
         }
+        all.push((self.demo_upstream(), DEMO_UPSTREAM.to_owned()));
+        let backends = self.demo_backends();
+        all.extend(backends.map(|address| (address, "a demo backend".to_owned())));
         all
+    }
+
+    /// Where the sample site's listener will be: the cluster's own addresses on its port.
+    pub fn sample_listener(&self) -> Vec<(SocketAddr, String)> {
+        let nodes = self.numbers().map(|node| self.service(node));
+        let addresses = nodes.chain([VIP]);
+        addresses
+            .map(|ip| SocketAddr::new(ip, self.listener_port()))
+            .map(|address| (address, "the sample listener".to_owned()))
+            .collect()
     }
 
     /// `node.toml` of a node.

@@ -7,12 +7,13 @@ mod children;
 mod demo;
 pub mod layout;
 mod probe;
+mod progress;
 mod seed;
 
 use std::{
     collections::HashMap,
     fs, io,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -35,6 +36,7 @@ use crate::{
 };
 use children::{NodeProcess, RESTART_PAUSE};
 use layout::{Layout, MAX_NODES, MAX_PORT_BASE, VIP};
+use progress::Progress;
 
 /// Port base unless one is given.
 pub const DEFAULT_PORT_BASE: u16 = 5300;
@@ -289,9 +291,17 @@ impl Dev {
 
     /// Fails early, and in words, when something else has our ports.
     fn check_addresses(&self) -> Result<(), DevError> {
-        for (address, what) in self.layout.all_addresses() {
-            // Binding a listener also finds a socket of another `dev` that shares its port.
-            TcpListener::bind(address).map_err(|source| DevError::Address {
+        let mut addresses = self.layout.all_addresses();
+        if !self.seeded && !self.empty {
+            addresses.extend(self.layout.sample_listener());
+        }
+        for (address, what) in addresses {
+            let is_free = match what.as_str() {
+                layout::DEMO_UPSTREAM => UdpSocket::bind(address).map(drop),
+                // Binding a listener also finds a socket of another `dev` that shares its port.
+                _ => TcpListener::bind(address).map(drop),
+            };
+            is_free.map_err(|source| DevError::Address {
                 address,
                 what,
                 source,
@@ -348,20 +358,20 @@ impl Dev {
     }
 
     async fn make_ready(&mut self) -> Result<(), DevError> {
-        let deadline = Instant::now() + READY_TIMEOUT;
+        let mut progress = Progress::new(Instant::now(), READY_TIMEOUT);
         let mut revision = 0;
         if !self.seeded {
-            revision = seed::load(&self.layout, self.empty, deadline)
+            revision = seed::load(&self.layout, self.empty, &mut progress)
                 .await
                 .map_err(DevError::Seed)?;
             store(&self.layout, true)?;
             self.seeded = true;
-            probe::until_voting(&self.layout, deadline)
+            probe::until_voting(&self.layout, &mut progress)
                 .await
                 .map_err(|problem| self.not_ready(problem))?;
         }
         for node in self.layout.numbers() {
-            probe::until_serving(&self.layout, node, revision, deadline)
+            probe::until_serving(&self.layout, node, revision, &mut progress)
                 .await
                 .map_err(|problem| self.not_ready(problem))?;
         }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use pontoon_proto::v1::{SiteUpload, admin_client::AdminClient};
 use rand::RngExt;
-use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
     DEFAULT_PORT_BASE,
     layout::{Layout, VIP},
+    progress::Progress,
 };
 use crate::{
     pki::verify::Expected,
@@ -24,7 +24,11 @@ const LAST_PORT: u16 = DEFAULT_PORT_BASE + 499;
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// Commits the first content through node 1 and returns its revision.
-pub(super) async fn load(layout: &Layout, empty: bool, deadline: Instant) -> Result<u64, String> {
+pub(super) async fn load(
+    layout: &Layout,
+    empty: bool,
+    progress: &mut Progress,
+) -> Result<u64, String> {
     let document = if empty {
         format!("[[vip]]\naddress = \"{VIP}\"\n")
     } else {
@@ -37,8 +41,7 @@ pub(super) async fn load(layout: &Layout, empty: bool, deadline: Instant) -> Res
         data: data.into(),
         ..SiteUpload::default()
     };
-    let mut problem = "node 1 was not asked".to_owned();
-    while Instant::now() < deadline {
+    while !progress.is_over() {
         let channel = connect::channel(layout.api(1), &Security::Plain, Expected::AnyNode);
         let sent = AdminClient::new(channel)
             .apply_site(futures::stream::iter([upload.clone()]))
@@ -58,13 +61,13 @@ pub(super) async fn load(layout: &Layout, empty: bool, deadline: Instant) -> Res
                     Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Aborted
                 ) =>
             {
-                problem = status.message().to_owned();
+                progress.note(format!("node 1: {}", status.message()));
                 tokio::time::sleep(PAUSE).await;
             }
             Err(status) => return Err(status.message().to_owned()),
         }
     }
-    Err(problem)
+    Err(progress.obstacle())
 }
 
 /// The sample site with its ports moved from the default base to `base`.

@@ -7,3 +7,5 @@ mod dev;
 mod disks;
 mod kills;
 mod members;
+mod ports;
+mod quorum;
