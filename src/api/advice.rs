@@ -243,7 +243,7 @@ pub(super) struct Subjects {
 }
 
 impl Subjects {
-    pub(super) fn of(changes: &[Change]) -> Self {
+    pub(super) fn of(before: &Snapshot, changes: &[Change]) -> Self {
         let mut subjects = Self {
             forwarders: Vec::new(),
             zones: Vec::new(),
@@ -254,7 +254,11 @@ impl Subjects {
                 Change::PutForwarder { forwarder, .. } => {
                     subjects.forwarders.push(forwarder.suffix.clone());
                 }
-                Change::CreateZone { zone, .. } => subjects.zones.push(zone.clone()),
+                Change::CreateZone { zone, .. } | Change::ReplaceZone { zone, .. }
+                    if !before.zones.contains_key(zone) =>
+                {
+                    subjects.zones.push(zone.clone());
+                }
                 Change::DeleteVip { address } => subjects.gone_vips.push(*address),
                 _ => {}
             }
@@ -464,7 +468,7 @@ cut 600 IN NS elsewhere.
         ];
         // Said whichever of the two comes last.
         for last in [&forwarders, &changes] {
-            let warnings = Subjects::of(last).warnings(state.snapshot());
+            let warnings = Subjects::of(&Snapshot::default(), last).warnings(state.snapshot());
             assert_eq!(warnings, expected);
         }
     }

@@ -197,7 +197,7 @@ impl Api {
         };
         let command = checked(command).await?;
         let mut warnings = self.advise(&group, &command, deadline).await?;
-        let subjects = Subjects::of(&command.changes);
+        let subjects = Subjects::of(group.state().snapshot(), &command.changes);
         match group.propose(command, deadline).await? {
             Outcome::Applied(applied) => {
                 warnings.extend(subjects.warnings(group.state().snapshot()));

@@ -226,7 +226,8 @@ With `-o json` an error is one object on stderr: `{\"object\": \"zone example.co
 codes CODES.
 
 A write is sent again under the same request id while there is time, and is applied once. `revision` is the log index of
-the last change, `stale` says that the node serves state it recovered without a leader.
+the last change, `stale` says that the node serves state it recovered without a leader. A line `warning: ...` on stderr
+tells of something that was done and that may not be what was meant, such as a forwarder that is never asked.
 ";
 
 /// The whole document.
