@@ -10,7 +10,7 @@ use std::{
 
 use pontoon::{
     model::{leadership::Leadership, node::NodeId, snapshot::Snapshot, vip::Vip},
-    vip::{VipConfig, VipDriver, VipError, VipStatus},
+    vip::{FenceWish, VipConfig, VipDriver, VipError, VipStatus},
 };
 use tokio::sync::watch;
 
@@ -37,6 +37,14 @@ pub fn config_on(device: &str) -> VipConfig {
     VipConfig {
         interfaces: [(label, device.to_owned())].into(),
         ..VipConfig::default()
+    }
+}
+
+/// The same without a fence.
+pub fn unfenced_on(device: &str) -> VipConfig {
+    VipConfig {
+        fence: FenceWish::Off,
+        ..config_on(device)
     }
 }
 

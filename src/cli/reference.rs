@@ -45,7 +45,7 @@ const JSON: &[(&str, &str)] = &[
             "applied": 57 | null, "lag": 0 | null, "address": "10.0.0.1:7401", "raft_address": "10.0.0.1:7400",
             "state_hash": "c0..." | null, "hash_revision": 42 | null, "stale": false, "pid": 1234 | null,
             "version": "0.1.0" | null, "problem": "..." | null}],
- "vips": [{"address": "192.0.2.10", "interface": "vip", "holder": 1 | null, "fence": "none" | null}],
+ "vips": [{"address": "192.0.2.10", "interface": "vip", "holder": 1 | null, "fence": "kernel" | "none" | "loopback" | null}],
  "alarms": ["..."], "answered_by": 1}"#,
     ),
     ("cluster transfer", r#"{"leader": 2, "term": 4}"#),
@@ -134,7 +134,11 @@ const JSON: &[(&str, &str)] = &[
     (
         "vip list",
         r#"{"revision": 42, "stale": false,
- "vips": [{"address": "192.0.2.10", "interface": "vip", "holder": 1 | null, "fence": "none" | null}]}"#,
+ "vips": [{"address": "192.0.2.10", "interface": "vip", "holder": 1 | null, "fence": "kernel" | "none" | "loopback" | null}]}"#,
+    ),
+    (
+        "vip uninstall",
+        r#"{"addresses": ["192.0.2.10"], "fence": true | false}"#,
     ),
     ("forwarder create", WRITTEN),
     (

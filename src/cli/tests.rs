@@ -106,6 +106,7 @@ fn every_command_of_the_contract_is_there() {
         "vip add 192.0.2.1",
         "vip remove 192.0.2.1",
         "vip list",
+        "vip uninstall",
         "forwarder create . 9.9.9.9",
         "forwarder list",
         "forwarder delete .",

@@ -9,8 +9,13 @@ use super::{Context, client::Client, output::or_dash, write::commit};
 use crate::{
     model::{label::Label, vip::Vip as Model},
     state::command::Change,
+    vip::{
+        fence::FenceError,
+        interface::InterfaceError,
+        uninstall::{self as fence_of_this_host, UninstallError},
+    },
     wire::{
-        error::Failure,
+        error::{Failure, FailureCode},
         v1::{self, admin_client::AdminClient},
     },
 };
@@ -21,6 +26,7 @@ pub enum Vip {
     Add(Add),
     Remove(Remove),
     List(List),
+    Uninstall(Uninstall),
 }
 
 /// Add a virtual address
@@ -46,6 +52,14 @@ pub struct Remove {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon vip list -o json")]
 pub struct List {}
+
+/// Remove the fence, and leftover addresses of VIPs, from this host
+///
+/// The fence stays when a node stops, so that an address that is left behind is not heard. This takes it away for good. Stop
+/// the node first: while it runs, this is refused.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon vip uninstall")]
+pub struct Uninstall {}
 
 impl Vip {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
@@ -76,8 +90,41 @@ impl Vip {
                 .await
             }
             Self::List(List {}) => list(context).await,
+            Self::Uninstall(Uninstall {}) => uninstall(context).await,
         }
     }
+}
+
+async fn uninstall(context: &Context) -> Result<(), Failure> {
+    let done = fence_of_this_host::uninstall()
+        .await
+        .map_err(|error| not_uninstalled(&error))?;
+    context.out.result(&done, || {
+        let fence = if done.fence {
+            "removed"
+        } else {
+            "was not there"
+        };
+        let addresses: Vec<_> = done.addresses.iter().map(ToString::to_string).collect();
+        match addresses.as_slice() {
+            [] => format!("the fence {fence}"),
+            some => format!("the fence {fence}; removed addresses {}", some.join(", ")),
+        }
+    })
+}
+
+fn not_uninstalled(error: &UninstallError) -> Failure {
+    let (code, hint) = match error {
+        UninstallError::Fence(FenceError::OwnedByAnother { .. }) => {
+            (FailureCode::Conflict, "stop the node, then run this again")
+        }
+        UninstallError::Fence(FenceError::NotPermitted)
+        | UninstallError::Interface(InterfaceError::NotPermitted { .. }) => {
+            (FailureCode::PermissionDenied, "run this as root")
+        }
+        UninstallError::Fence(_) | UninstallError::Interface(_) => (FailureCode::Internal, ""),
+    };
+    Failure::new(code, "fence", error, hint)
 }
 
 #[derive(Serialize)]

@@ -30,6 +30,7 @@ pub struct NodeConfig {
     pub addresses: Addresses,
     /// Logical interface names of VIPs, and the devices they are on this node.
     pub interfaces: BTreeMap<Label, String>,
+    pub vip: VipSettings,
     pub logging: Logging,
     pub dns: DnsLimits,
     pub proxy: ProxyLimits,
@@ -55,6 +56,17 @@ pub struct Addresses {
     pub http: SocketAddr,
     /// The unix socket of the API; mode 0660.
     pub socket: PathBuf,
+}
+
+/// How this node holds VIPs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipSettings {
+    /// Without a fence this node holds none; it still serves.
+    pub require_fence: bool,
+    /// Run when a VIP is claimed or released.
+    pub notify: Option<PathBuf>,
+    /// After this the command is killed; 100 ms to 10 minutes.
+    pub notify_timeout: Duration,
 }
 
 /// Where the log goes and how much of it there is.
@@ -184,6 +196,7 @@ fn read(mut root: Section<'_>) -> NodeConfig {
     let max_stale = root.text("max_stale", days(7), duration_within(secs(60), days(3650)));
     let addresses = read_addresses(root.section("addresses"), &data_dir);
     let interfaces = read_interfaces(root.section("interfaces"));
+    let vip = read_vip(root.section("vip"), dev);
     let logging = read_logging(root.section("logging"));
     let dns = read_dns(root.section("dns"), &name);
     let proxy = read_proxy(root.section("proxy"));
@@ -197,6 +210,7 @@ fn read(mut root: Section<'_>) -> NodeConfig {
         max_stale,
         addresses,
         interfaces,
+        vip,
         logging,
         dns,
         proxy,
@@ -260,6 +274,20 @@ fn read_interfaces(mut section: Section<'_>) -> BTreeMap<Label, String> {
         }
     }
     interfaces
+}
+
+fn read_vip(mut section: Section<'_>, dev: bool) -> VipSettings {
+    let settings = VipSettings {
+        require_fence: section.flag("require_fence", !dev),
+        notify: section.optional_text("notify", absolute_path),
+        notify_timeout: section.text(
+            "notify_timeout",
+            secs(10),
+            duration_within(Duration::from_millis(100), secs(600)),
+        ),
+    };
+    section.finish();
+    settings
 }
 
 fn read_logging(mut section: Section<'_>) -> Logging {
@@ -501,10 +529,37 @@ mod tests {
         assert_eq!(config.max_stale, days(7));
         assert_eq!(config.logging.target, LogTarget::Stderr);
         assert_eq!(config.dns.identity, "n1");
+        assert!(config.vip.require_fence);
+        assert_eq!(config.vip.notify, None);
+        assert_eq!(config.vip.notify_timeout, secs(10));
         assert_eq!(
             config.addresses.socket,
             Path::new("/var/lib/pontoon/pontoon.sock")
         );
+    }
+
+    #[test]
+    fn how_vips_are_held_can_be_said() {
+        let text = format!(
+            "{MINIMAL}\n[vip]\nrequire_fence = false\nnotify = \"/usr/lib/notify\"\nnotify_timeout = \"2s\""
+        );
+        let vip = NodeConfig::parse(&text).expect("valid").vip;
+        let expected = VipSettings {
+            require_fence: false,
+            notify: Some("/usr/lib/notify".into()),
+            notify_timeout: secs(2),
+        };
+        assert_eq!(vip, expected);
+        let dev = MINIMAL.replace("10.0.0.1", "127.0.0.1");
+        let dev = NodeConfig::parse(&format!("dev = true\n{dev}"));
+        let faulty =
+            format!("{MINIMAL}\n[vip]\nnotify = \"notify\"\nnotify_timeout = \"1ms\"\nfence = 1");
+        let faults = NodeConfig::parse(&faulty).expect_err("faulty");
+        let keys: Vec<_> = faults.iter().map(|f| f.key.as_str()).collect();
+        assert_eq!(keys, ["vip.notify", "vip.notify_timeout", "vip.fence"]);
+        if let Ok(dev) = dev {
+            assert!(!dev.vip.require_fence, "loopback needs none");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::control::Control;
 use crate::{
     consensus, dns, proxy,
     telemetry::metrics::{Kind, Metric, Source},
+    vip::Fence,
 };
 
 /// The sources of this node's metrics.
@@ -43,6 +44,16 @@ fn gather(control: &Control) -> Vec<Metric> {
             let labels = vec![("address", vip.address.to_string())];
             (labels, f64::from(u8::from(vip.held)))
         });
+        let fenced = vips.iter().map(|vip| {
+            let labels = vec![("address", vip.address.to_string())];
+            (labels, f64::from(u8::from(vip.fence == Fence::Kernel)))
+        });
+        metrics.push(Metric::labelled(
+            "vip_fenced",
+            "1 while the kernel keeps this node silent about the VIP unless it holds it",
+            Kind::Gauge,
+            fenced,
+        ));
         metrics.push(Metric::labelled(
             "vip_held",
             "1 while this node holds the VIP",

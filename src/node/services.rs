@@ -14,11 +14,16 @@ use crate::{
     dns::{self, CacheLimits, DnsConfig, DnsServer, ForwardLimits, Identity, TcpLimits},
     model::{leadership::Leadership, snapshot::Snapshot},
     proxy::{self, Proxy, ProxyConfig, ProxyLimits, ProxyObserver, VipBinding},
-    vip::driver::{Mode, VipConfig, VipDriver, VipError, VipStatus},
+    vip::{
+        driver::{FenceWish, Mode, Notified, VipConfig, VipDriver, VipError, VipStatus},
+        notify::NotifyCommand,
+    },
 };
 
 /// Longest wait for DNS answers that are under way when the node stops.
 const DNS_DRAIN: Duration = Duration::from_secs(2);
+/// Longest wait for a notify command that tells of the last release.
+const NOTIFY_DRAIN: Duration = Duration::from_secs(2);
 
 /// Why the services did not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +87,9 @@ impl Services {
 
     /// Withdraws the VIPs; what comes back serves on without them.
     pub(super) async fn withdraw(self) -> Withdrawn {
-        self.vip.stop().await;
+        let notified = self.vip.stop().await;
         Withdrawn {
+            notified,
             dns: self.dns,
             proxy: self.proxy,
             drain: self.drain,
@@ -93,6 +99,7 @@ impl Services {
 
 /// Services after their VIPs are gone.
 pub(super) struct Withdrawn {
+    notified: Notified,
     dns: Arc<DnsServer>,
     proxy: Proxy,
     drain: Duration,
@@ -102,7 +109,8 @@ impl Withdrawn {
     /// Finishes what is under way and frees every port.
     pub(super) async fn stop(self) {
         let proxy = self.proxy.stop(Instant::now() + self.drain);
-        let (dns_in_time, ()) = tokio::join!(self.dns.stop(DNS_DRAIN), proxy);
+        let notified = self.notified.wait(NOTIFY_DRAIN);
+        let (dns_in_time, (), ()) = tokio::join!(self.dns.stop(DNS_DRAIN), proxy, notified);
         if !dns_in_time {
             tracing::warn!("DNS did not finish within {DNS_DRAIN:?}");
         }
@@ -115,8 +123,18 @@ fn vip_config(config: &NodeConfig) -> VipConfig {
     } else {
         Mode::Kernel
     };
+    let settings = &config.vip;
     VipConfig {
         mode,
+        fence: if settings.require_fence {
+            FenceWish::Required
+        } else {
+            FenceWish::IfPossible
+        },
+        notify: settings.notify.clone().map(|path| NotifyCommand {
+            path,
+            timeout: settings.notify_timeout,
+        }),
         interfaces: config.interfaces.clone(),
         ..VipConfig::default()
     }

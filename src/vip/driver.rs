@@ -4,8 +4,9 @@
 //! for a disk, a lock or another task. The lease is looked at once more, through the machine, right before every kernel call
 //! and every frame. A node that may not change addresses (no CAP_NET_ADMIN) says so in its status, holds nothing and goes on.
 //!
-//! `stop` withdraws everything first; dropping the driver does the same without waiting. If the process dies, the kernel
-//! takes the addresses away (`interface::VALID_FOR`), and the next start sweeps what is left.
+//! `stop` withdraws everything first; dropping the driver does the same without waiting. If the process dies or is stopped, the
+//! fence lets nothing pass once the lease is over, the kernel takes the addresses away (`interface::VALID_FOR`), and the next start
+//! sweeps what is left.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,17 +22,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
 use super::{
-    announce::{Announcer, announcement},
-    interface::{Change, Changes, Device, InterfaceError, Interfaces},
-    machine::{Action, Event, Machine, Phase, Target, Timing},
+    fence::ruleset::Ruleset,
+    hands::{Hands, HandsChange, Problem},
+    interface::Change,
+    machine::{Action, Event, Fencing, Machine, Phase, Target, Timing},
+    notify::{Notice, Notifier, NotifyCommand, Turn},
 };
 use crate::model::{label::Label, leadership::Leadership, snapshot::Snapshot};
 
 /// How long `stop` goes on trying to remove an address that the kernel will not let go.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
-/// Between attempts to open the change socket again after it failed.
-const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
-
 /// What holding a VIP means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -43,10 +43,27 @@ pub enum Mode {
     LoopbackStandIn,
 }
 
+/// Whether VIPs are held behind a fence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FenceWish {
+    /// Without a fence this node holds nothing.
+    #[default]
+    Required,
+    /// Where it can be had.
+    IfPossible,
+    /// Not at all: for trying what becomes of a VIP then.
+    Off,
+}
+
 /// How this node holds VIPs.
 #[derive(Clone, Debug, Default)]
 pub struct VipConfig {
     pub mode: Mode,
+    pub fence: FenceWish,
+    /// The rules belong to nobody, as they have to on kernels before 6.9: for trying what becomes of them then.
+    pub unowned_fence: bool,
+    /// Run when a VIP is claimed or released.
+    pub notify: Option<NotifyCommand>,
     /// The device behind each logical interface name.
     pub interfaces: BTreeMap<Label, String>,
     pub timing: Timing,
@@ -59,12 +76,15 @@ pub enum Fence {
     /// Nothing but the expiry of the address.
     #[default]
     None,
+    /// Rules in the kernel that let frames about the VIP pass only while the lease lasts.
+    Kernel,
 }
 
 impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Fence::None => "none",
+            Fence::Kernel => "kernel",
         })
     }
 }
@@ -89,6 +109,8 @@ pub struct VipStatus {
 pub enum VipError {
     #[error("cannot start the thread that holds VIPs: {0}")]
     Thread(#[source] io::Error),
+    #[error("cannot start the thread that runs the notify command: {0}")]
+    Notify(#[source] io::Error),
 }
 
 /// The running driver. `stop` it; dropping it withdraws too, but does not wait.
@@ -100,6 +122,24 @@ pub struct VipDriver {
     stop: DropGuard,
     ended: CancellationToken,
     thread: JoinHandle<()>,
+    notified: Notified,
+}
+
+/// The runs of the notify command that are not over yet.
+#[derive(Debug)]
+pub struct Notified(Option<CancellationToken>);
+
+impl Notified {
+    /// Waits until the last one has ended, but not longer than this.
+    pub async fn wait(self, at_most: Duration) {
+        if let Some(done) = self.0
+            && tokio::time::timeout(at_most, done.cancelled())
+                .await
+                .is_err()
+        {
+            warn!("the notify command still runs after {at_most:?}");
+        }
+    }
 }
 
 impl VipDriver {
@@ -120,6 +160,12 @@ impl VipDriver {
             .build()
             .map_err(VipError::Thread)?;
         let (stopping, end) = (stop.clone(), ended.clone().drop_guard());
+        let (notifier, notified) = match config.notify.clone() {
+            Some(command) => Notifier::start(command)
+                .map(|(notifier, done)| (Some(notifier), Some(done)))
+                .map_err(VipError::Notify)?,
+            None => (None, None),
+        };
         let run = move || {
             let _end = end; // also when this panics
             prefer_this_thread();
@@ -129,7 +175,7 @@ impl VipDriver {
                     held: held_sender,
                     released: released_sender,
                 };
-                let driver = Driver::new(config, leadership, reports);
+                let driver = Driver::new(config, leadership, reports, notifier);
                 driver.run(snapshots, stopping).await;
             });
         };
@@ -144,6 +190,7 @@ impl VipDriver {
             stop: stop.drop_guard(),
             ended,
             thread,
+            notified: Notified(notified),
         })
     }
 
@@ -164,7 +211,7 @@ impl VipDriver {
     }
 
     /// Withdraws every VIP, then ends. Returns when done, at the latest after `STOP_WITHIN` and a second.
-    pub async fn stop(self) {
+    pub async fn stop(self) -> Notified {
         drop(self.stop);
         let patience = STOP_WITHIN + Duration::from_secs(1);
         match tokio::time::timeout(patience, self.ended.cancelled()).await {
@@ -174,6 +221,7 @@ impl VipDriver {
                 "VIPs were not withdrawn within {patience:?}: the kernel drops their addresses"
             ),
         }
+        self.notified
     }
 }
 
@@ -197,6 +245,11 @@ struct Driver {
     announcing: Problems,
     /// When each holding began, by both clocks.
     since: BTreeMap<Target, (Instant, SystemTime)>,
+    /// VIPs of the snapshot.
+    configured: BTreeSet<Target>,
+    /// What the machine was told of the fence.
+    told: BTreeMap<Label, Fencing>,
+    notifier: Option<Notifier>,
 }
 
 /// What others may know.
@@ -214,30 +267,54 @@ enum Wake {
     Snapshot,
     SnapshotsEnded,
     Deadline,
-    Change(Change),
+    /// The fence that could not be made is to be tried again.
+    FenceDue,
+    Change(HandsChange),
 }
 
 impl Driver {
-    fn new(config: VipConfig, leadership: watch::Receiver<Leadership>, reports: Reports) -> Self {
+    fn new(
+        config: VipConfig,
+        leadership: watch::Receiver<Leadership>,
+        reports: Reports,
+        notifier: Option<Notifier>,
+    ) -> Self {
+        let (owned, interfaces) = (!config.unowned_fence, config.interfaces);
+        let (hands, unless_told) = match (config.mode, config.fence) {
+            (Mode::LoopbackStandIn, _) => (Hands::StandIn, Fencing::Unfenced),
+            (Mode::Kernel, FenceWish::Off) => (
+                Hands::kernel(interfaces, config.fence, owned),
+                Fencing::Unfenced,
+            ),
+            (Mode::Kernel, FenceWish::Required | FenceWish::IfPossible) => (
+                Hands::kernel(interfaces, config.fence, owned),
+                Fencing::Down,
+            ),
+        };
         Self {
-            machine: Machine::new(config.timing),
-            hands: match config.mode {
-                Mode::Kernel => Hands::Kernel(Kernel::new(config.interfaces)),
-                Mode::LoopbackStandIn => Hands::StandIn,
-            },
+            machine: Machine::new(config.timing, unless_told),
+            hands,
             leadership,
             reports,
             problems: Problems::default(),
             announcing: Problems::default(),
             since: BTreeMap::new(),
+            configured: BTreeSet::new(),
+            told: BTreeMap::new(),
+            notifier,
         }
     }
 
     async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, stop: CancellationToken) {
+        // The fence first: an address that an earlier process left is then unheard before it is gone.
+        self.configured = configured(&mut snapshots);
+        self.hands.look().await;
+        self.keep_fence().await;
         self.hands.sweep().await;
         let (mut leadership_open, mut snapshots_open) = (true, true);
         let mut give_up_at = None;
-        self.handle(configured(&mut snapshots)).await;
+        self.handle(Event::Configured(self.configured.clone()))
+            .await;
         self.leadership.mark_changed();
         while give_up_at
             .is_none_or(|at: Instant| !self.machine.is_withdrawn() && Instant::now() < at)
@@ -246,6 +323,7 @@ impl Driver {
                 .into_iter()
                 .flatten()
                 .min();
+            let fence_due = self.hands.fence_due();
             // Every branch may be dropped: each waits for a condition that is still there the next time.
             let wake = tokio::select! {
                 biased;
@@ -258,6 +336,7 @@ impl Driver {
                 changed = snapshots.changed(), if snapshots_open => {
                     changed.map_or(Wake::SnapshotsEnded, |()| Wake::Snapshot)
                 }
+                () = sleep_until(fence_due) => Wake::FenceDue,
             };
             match wake {
                 Wake::Stop => {
@@ -277,11 +356,63 @@ impl Driver {
                     };
                     self.handle(Event::Leadership(leadership)).await;
                 }
-                Wake::Snapshot => self.handle(configured(&mut snapshots)).await,
+                Wake::Snapshot => self.handle_configured(configured(&mut snapshots)).await,
                 Wake::SnapshotsEnded => snapshots_open = false,
                 Wake::Deadline => self.handle(Event::Deadline).await,
+                Wake::FenceDue => self.keep_fence().await,
                 Wake::Change(change) => self.handle_change(change).await,
             }
+        }
+    }
+
+    /// A VIP is in the fence before it is claimed, and until it is withdrawn.
+    async fn handle_configured(&mut self, targets: BTreeSet<Target>) {
+        self.configured.extend(targets.iter().cloned());
+        self.keep_fence().await;
+        self.configured.clone_from(&targets);
+        self.handle(Event::Configured(targets)).await;
+        self.keep_fence().await;
+    }
+
+    /// Makes the fence what it has to be, and tells the machine where it stands.
+    async fn keep_fence(&mut self) {
+        let mut vips: BTreeSet<IpAddr> = self.configured.iter().map(|t| t.address).collect();
+        vips.extend(self.machine.phases().filter_map(|(target, phase)| {
+            let off = matches!(phase, Phase::Withdrawn { .. });
+            (!off).then_some(target.address)
+        }));
+        let wanted = |devices| Ruleset { vips, devices };
+        self.hands.keep_fence(wanted);
+        self.tell_fencing().await;
+    }
+
+    async fn tell_fencing(&mut self) {
+        for (interface, fencing) in self.hands.fencing() {
+            if self.told.insert(interface.clone(), fencing) != Some(fencing) {
+                self.handle(Event::Fenced(interface, fencing)).await;
+            }
+        }
+        self.publish();
+    }
+
+    /// Somebody changed the rules, or may have. If they are not whole: what is held is withdrawn, then the rules are restored, and
+    /// only then it is claimed again.
+    async fn handle_fence_change(&mut self) {
+        if !self.hands.fence_is_damaged() {
+            return;
+        }
+        warn!(
+            "the rules of the fence were changed by somebody else; withdrawing the VIPs and restoring the rules"
+        );
+        let since = Instant::now();
+        self.tell_fencing().await;
+        self.keep_fence().await;
+        if self
+            .told
+            .values()
+            .any(|fencing| *fencing == Fencing::Standing)
+        {
+            info!(took = ?since.elapsed(), "the fence stands again");
         }
     }
 
@@ -313,20 +444,37 @@ impl Driver {
     async fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Add(target) => {
-                let wanted = self.machine.phase(&target) == Some(Phase::Adding);
-                if wanted && self.machine.entitled(Instant::now()) {
+                if self.machine.may_add(&target, Instant::now()) {
                     Some(self.add(target).await)
                 } else {
                     None
                 }
             }
             Action::Renew(target) => {
-                if self.machine.may_announce(&target, Instant::now()) {
+                if self.machine.may_renew(&target, Instant::now()) {
                     let outcome = self.hands.renew(&target).await;
                     Some(self.added(target, outcome))
                 } else {
                     None
                 }
+            }
+            Action::Permit {
+                mut targets,
+                lease_until,
+            } => {
+                let now = Instant::now();
+                targets.retain(|target| self.machine.may_permit(target, now));
+                Some(self.permit(targets, lease_until))
+            }
+            Action::Silence(target) => {
+                if let Err(problem) = self.hands.silence(&target) {
+                    self.problems.note(&target, &problem); // the permission ends by itself now
+                }
+                if matches!(self.machine.phase(&target), Some(Phase::Silent { .. })) {
+                    let why = self.machine.reason(&target, Instant::now()).as_str();
+                    info!(vip = %target.address, interface = %target.interface, why, "VIP silent");
+                }
+                None
             }
             Action::Remove(target) => Some(self.remove(target).await),
             Action::Announce(target) => {
@@ -348,6 +496,18 @@ impl Driver {
             info!(vip = %target.address, interface = %target.interface, term, "VIP taken");
         }
         self.added(target, outcome)
+    }
+
+    fn permit(&mut self, targets: BTreeSet<Target>, lease_until: Instant) -> Event {
+        match self.hands.permit(&targets, lease_until) {
+            Ok(()) => Event::Permitted(targets),
+            Err(problem) => {
+                for target in &targets {
+                    self.problems.note(target, &problem);
+                }
+                Event::PermitFailed(targets)
+            }
+        }
     }
 
     fn added(&mut self, target: Target, outcome: Result<(), Problem>) -> Event {
@@ -379,8 +539,16 @@ impl Driver {
         }
     }
 
-    async fn handle_change(&mut self, change: Change) {
-        for ready in self.hands.readied_by(&change).await {
+    async fn handle_change(&mut self, change: HandsChange) {
+        let change = match change {
+            HandsChange::Fence => return self.handle_fence_change().await,
+            HandsChange::Device(change) => change,
+        };
+        let (ready, devices_changed) = self.hands.readied_by(&change).await;
+        if devices_changed {
+            self.keep_fence().await;
+        }
+        for ready in ready {
             self.handle(Event::LinkReady(ready)).await;
         }
         for target in self.maybe_gone(&change) {
@@ -389,6 +557,7 @@ impl Driver {
                 self.handle(Event::Missing(target)).await;
             }
         }
+        self.publish();
     }
 
     /// The VIPs that are held as far as the machine knows, and that the change may have taken away.
@@ -400,7 +569,13 @@ impl Driver {
         };
         self.machine
             .phases()
-            .filter(|(target, phase)| matches!(phase, Phase::Held { .. }) && affected(target))
+            .filter(|(target, phase)| {
+                let there = matches!(
+                    phase,
+                    Phase::Held { .. } | Phase::Permitting { .. } | Phase::Silent { .. }
+                );
+                there && affected(target)
+            })
             .map(|(target, _)| target.clone())
             .collect()
     }
@@ -411,12 +586,17 @@ impl Driver {
         for problems in [&mut self.problems, &mut self.announcing] {
             problems.forget_unless(|target| self.machine.phase(target).is_some());
         }
+        let ended = |target: &Target, since: &Instant| held.get(target) != Some(since);
+        for (target, _) in self.since.iter().filter(|(t, (since, _))| ended(t, since)) {
+            self.notify(Turn::Release, target);
+        }
         self.since
-            .retain(|target, (since, _)| held.get(target) == Some(since));
+            .retain(|target, (since, _)| !ended(target, since));
         for (target, since) in held {
-            self.since
-                .entry(target)
-                .or_insert_with(|| (since, SystemTime::now()));
+            if !self.since.contains_key(&target) {
+                self.notify(Turn::Claim, &target);
+                self.since.insert(target, (since, SystemTime::now()));
+            }
         }
         let addresses: BTreeSet<_> = self.since.keys().map(|target| target.address).collect();
         self.reports
@@ -437,6 +617,18 @@ impl Driver {
         }
     }
 
+    fn notify(&self, turn: Turn, target: &Target) {
+        if let Some(notifier) = &self.notifier {
+            notifier.send(Notice {
+                turn,
+                address: target.address,
+                interface: target.interface.clone(),
+                device: self.hands.device_of(&target.interface),
+                term: self.leadership.borrow().term,
+            });
+        }
+    }
+
     fn held_since(&self) -> BTreeMap<Target, Instant> {
         self.machine
             .phases()
@@ -450,22 +642,22 @@ impl Driver {
     fn status_of(&self, target: &Target) -> VipStatus {
         let since = self.since.get(target).map(|(_, wall)| *wall);
         let device = self.hands.device_of(&target.interface);
-        // Told before this node leads: then it would be too late to find out.
-        let unmapped = || {
-            let problem = Problem::Unmapped(target.interface.clone());
-            device.is_none().then(|| problem.to_string())
+        let fence = match self.told.get(&target.interface) {
+            Some(Fencing::Standing) => Fence::Kernel,
+            Some(Fencing::Unfenced | Fencing::Down) | None => Fence::None,
         };
         VipStatus {
             address: target.address,
             interface: target.interface.clone(),
             held: since.is_some(),
             since,
-            fence: Fence::None,
+            fence,
             problem: self
                 .problems
                 .of(target)
                 .or_else(|| self.announcing.of(target))
-                .or_else(unmapped),
+                // Told before this node leads: then it would be too late to find out.
+                .or_else(|| self.hands.obstacle(&target.interface)),
             device,
         }
     }
@@ -503,328 +695,15 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
     differs
 }
 
-fn configured(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Event {
+fn configured(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> BTreeSet<Target> {
     let snapshot = snapshots.borrow_and_update();
-    Event::Configured(snapshot.vips.values().map(Target::from).collect())
+    snapshot.vips.values().map(Target::from).collect()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits for an instant, if there is one.
-async fn sleep_until_past(at: Option<Instant>) {
-    if let Some(at) = at {
-        tokio::time::sleep_until(at.into()).await;
-    }
-}
-
-/// Why an action could not be carried out.
-#[derive(Debug, thiserror::Error)]
-enum Problem {
-    #[error(transparent)]
-    Interface(#[from] InterfaceError),
-    #[error("interface {0} is mapped to no device: add it to [interfaces] in node.toml")]
-    Unmapped(Label),
-    #[error(
-        "not permitted to announce VIPs: this process has no CAP_NET_RAW; run it as root, or grant the capability \
-         (AmbientCapabilities= in the systemd unit)"
-    )]
-    MayNotAnnounce,
-    #[error("cannot announce on {device}: {source}")]
-    Announce { device: String, source: io::Error },
-    #[error("{0} is no loopback address: a local cluster without privileges can hold no other")]
-    NotLoopback(IpAddr),
-}
-
-/// What carries out the actions.
-enum Hands {
-    Kernel(Kernel),
-    StandIn,
-}
-
-impl Hands {
-    async fn sweep(&mut self) {
-        if let Hands::Kernel(kernel) = self {
-            kernel.sweep().await;
-        }
-    }
-
-    async fn add(&mut self, target: &Target) -> Result<(), Problem> {
-        match self {
-            Hands::Kernel(kernel) => kernel.add(target).await,
-            Hands::StandIn if target.address.is_loopback() => Ok(()),
-            Hands::StandIn => Err(Problem::NotLoopback(target.address)),
-        }
-    }
-
-    async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
-        match self {
-            Hands::Kernel(kernel) => kernel.renew(target).await,
-            Hands::StandIn => Ok(()),
-        }
-    }
-
-    /// Whether there was something to remove.
-    async fn remove(&mut self, target: &Target) -> Result<bool, Problem> {
-        match self {
-            Hands::Kernel(kernel) => kernel.remove(target).await,
-            Hands::StandIn => Ok(target.address.is_loopback()),
-        }
-    }
-
-    fn announce(&mut self, target: &Target) -> Result<(), Problem> {
-        match self {
-            Hands::Kernel(kernel) => kernel.announce(target),
-            Hands::StandIn => Ok(()),
-        }
-    }
-
-    /// The next change on the devices; never, in the stand-in.
-    async fn change(&mut self) -> Change {
-        match self {
-            Hands::Kernel(kernel) => kernel.change().await,
-            Hands::StandIn => std::future::pending().await,
-        }
-    }
-
-    async fn readied_by(&mut self, change: &Change) -> Vec<Label> {
-        match self {
-            Hands::Kernel(kernel) => kernel.readied_by(change).await,
-            Hands::StandIn => vec![],
-        }
-    }
-
-    async fn lost(&mut self, target: &Target) -> bool {
-        match self {
-            Hands::Kernel(kernel) => kernel.lost(target).await,
-            Hands::StandIn => false,
-        }
-    }
-
-    fn device_of(&self, interface: &Label) -> Option<String> {
-        match self {
-            Hands::Kernel(kernel) => kernel.names.get(interface).cloned(),
-            Hands::StandIn => Some("lo".to_owned()),
-        }
-    }
-}
-
-/// Sockets to the kernel, opened when first needed and again after a failure.
-struct Kernel {
-    /// The device behind each logical interface.
-    names: BTreeMap<Label, String>,
-    /// The same, as last seen.
-    devices: BTreeMap<Label, Device>,
-    interfaces: Option<Interfaces>,
-    changes: Option<Changes>,
-    /// When to open `changes` again after a failure.
-    watch_again_at: Option<Instant>,
-    announcer: Option<Announcer>,
-    /// What was added and not removed, and the device it was added to: a device may be given another index or name.
-    ours: BTreeMap<Target, Device>,
-}
-
-impl Kernel {
-    fn new(names: BTreeMap<Label, String>) -> Self {
-        Self {
-            names,
-            devices: BTreeMap::new(),
-            interfaces: None,
-            changes: None,
-            watch_again_at: None,
-            announcer: None,
-            ours: BTreeMap::new(),
-        }
-    }
-
-    /// Removes what an earlier process left. What cannot be removed expires by itself.
-    async fn sweep(&mut self) {
-        for interface in self.names.keys().cloned().collect::<Vec<_>>() {
-            let swept = match self.look_up(&interface).await {
-                Ok(device) => self.sweep_device(&device).await,
-                Err(problem) => Err(problem),
-            };
-            match swept {
-                Ok(addresses) if addresses.is_empty() => {}
-                Ok(addresses) => {
-                    info!(%interface, ?addresses, "removed addresses that an earlier process had left")
-                }
-                Err(problem) => {
-                    warn!(%interface, %problem, "could not look for addresses that an earlier process had left")
-                }
-            }
-        }
-    }
-
-    async fn sweep_device(&mut self, device: &Device) -> Result<BTreeSet<IpAddr>, Problem> {
-        Ok(self.interfaces()?.sweep(device).await?)
-    }
-
-    async fn add(&mut self, target: &Target) -> Result<(), Problem> {
-        let device = self.look_up(&target.interface).await?;
-        // Noted before it is done: an addition that fails half-way is removed.
-        self.ours.insert(target.clone(), device.clone());
-        let added = self.interfaces()?.add(target.address, &device).await;
-        if matches!(
-            added,
-            Err(InterfaceError::Taken { .. } | InterfaceError::NotPermitted { .. })
-        ) {
-            self.ours.remove(target);
-        }
-        Ok(added?)
-    }
-
-    async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
-        let device = self.look_up(&target.interface).await?;
-        self.ours.insert(target.clone(), device.clone());
-        Ok(self.interfaces()?.renew(target.address, &device).await?)
-    }
-
-    /// Only what we added is removed; an address somebody else put there stays.
-    async fn remove(&mut self, target: &Target) -> Result<bool, Problem> {
-        let Some(device) = self.ours.get(target).cloned() else {
-            return Ok(false);
-        };
-        self.interfaces()?.remove(target.address, &device).await?;
-        self.ours.remove(target);
-        Ok(true)
-    }
-
-    fn announce(&mut self, target: &Target) -> Result<(), Problem> {
-        let Some(device) = self.devices.get(&target.interface) else {
-            return Ok(()); // announced when it appears
-        };
-        let Some(mac) = device.mac.filter(|_| device.ready) else {
-            return Ok(()); // nobody to tell; announced when the carrier is back
-        };
-        let announcer = match &self.announcer {
-            Some(open) => open,
-            None => self
-                .announcer
-                .insert(Announcer::open().map_err(|error| may_not_announce(error, device))?),
-        };
-        let sent = announcer.send(&announcement(target.address, mac), device.index);
-        sent.map_err(|source| Problem::Announce {
-            device: device.name.clone(),
-            source,
-        })
-    }
-
-    /// The next change; one that something is waiting for is never lost, at worst an overrun is reported.
-    async fn change(&mut self) -> Change {
-        loop {
-            sleep_until_past(self.watch_again_at).await;
-            let failure = match &mut self.changes {
-                Some(open) => match open.next().await {
-                    Ok(change) => return change,
-                    Err(error) => error.to_string(),
-                },
-                None => match Changes::watch() {
-                    Ok(open) => {
-                        self.changes = Some(open);
-                        self.watch_again_at = None;
-                        return Change::Overrun; // what happened before is not known
-                    }
-                    Err(error) => error.to_string(),
-                },
-            };
-            self.changes = None;
-            self.watch_again_at = Some(Instant::now() + WATCH_AGAIN_AFTER);
-            warn!(problem = %failure, "cannot watch devices and addresses; trying again");
-        }
-    }
-
-    /// The logical interfaces whose device became ready, or got another Ethernet address, by the change.
-    async fn readied_by(&mut self, change: &Change) -> Vec<Label> {
-        match change {
-            Change::Device(device) => self
-                .names
-                .iter()
-                .filter(|(_, name)| **name == device.name)
-                .map(|(interface, _)| interface.clone())
-                .filter(|interface| {
-                    is_news(
-                        self.devices.insert(interface.clone(), device.clone()),
-                        device,
-                    )
-                })
-                .collect(),
-            Change::DeviceGone(name) => {
-                self.devices.retain(|_, device| device.name != *name);
-                vec![]
-            }
-            Change::AddressGone { .. } => vec![],
-            Change::Overrun => self.look_at_all().await,
-        }
-    }
-
-    async fn look_at_all(&mut self) -> Vec<Label> {
-        let mut ready = vec![];
-        for interface in self.names.keys().cloned().collect::<Vec<_>>() {
-            let Ok(device) = self.look_up(&interface).await else {
-                continue;
-            };
-            let before = self.devices.insert(interface.clone(), device.clone());
-            if before.as_ref() != Some(&device) && is_news(before, &device) {
-                ready.push(interface);
-            }
-        }
-        ready
-    }
-
-    /// Whether an address of ours is not on its device any more. Asks the kernel: a message may be about an earlier removal
-    /// of our own.
-    async fn lost(&mut self, target: &Target) -> bool {
-        let Some(device) = self.ours.get(target).cloned() else {
-            return false;
-        };
-        match self.interfaces() {
-            Ok(interfaces) => matches!(interfaces.holds(target.address, &device).await, Ok(false)),
-            Err(_) => false,
-        }
-    }
-
-    /// The device behind an interface, as it is now. What is remembered of it is left alone: the change that the kernel has
-    /// yet to tell of must still be news then.
-    async fn look_up(&mut self, interface: &Label) -> Result<Device, Problem> {
-        let Some(name) = self.names.get(interface).cloned() else {
-            return Err(Problem::Unmapped(interface.clone()));
-        };
-        let device = self.interfaces()?.device(&name).await?;
-        self.devices
-            .entry(interface.clone())
-            .or_insert_with(|| device.clone());
-        Ok(device)
-    }
-
-    fn interfaces(&mut self) -> Result<&Interfaces, InterfaceError> {
-        match &mut self.interfaces {
-            Some(open) => Ok(open),
-            empty => Ok(empty.insert(Interfaces::open()?)),
-        }
-    }
-}
-
-/// Whether the device is usable and was not, as far as known, or must be announced anew.
-fn is_news(before: Option<Device>, now: &Device) -> bool {
-    now.ready
-        && before.is_none_or(|before| {
-            !before.ready || before.mac != now.mac || before.index != now.index
-        })
-}
-
-fn may_not_announce(error: io::Error, device: &Device) -> Problem {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        Problem::MayNotAnnounce
-    } else {
-        Problem::Announce {
-            device: device.name.clone(),
-            source: error,
-        }
     }
 }
 

@@ -317,6 +317,18 @@ impl Interfaces {
         Ok(swept)
     }
 
+    /// Removes what a process left on any device. Returns what it was.
+    pub async fn sweep_all(&self) -> Result<BTreeSet<IpAddr>, InterfaceError> {
+        let mut swept = BTreeSet::new();
+        for leftover in self.assigned().await?.into_iter().filter(|a| a.ours) {
+            let device = format!("device number {}", leftover.device_index);
+            self.delete(leftover.address, leftover.device_index, &device)
+                .await?;
+            swept.insert(leftover.address);
+        }
+        Ok(swept)
+    }
+
     async fn assigned(&self) -> Result<Vec<Assigned>, InterfaceError> {
         let attempt = || "list addresses".to_owned();
         let messages = self

@@ -1,9 +1,13 @@
 //! Decides, for every VIP, whether this node holds it: events and the time in, actions and the next deadline out.
 //!
-//! The right to hold is a fresh lease: "leader" alone permits nothing. The machine withdraws `margin` before the lease lapses,
+//! The right to hold is a fresh lease: "leader" alone permits nothing. The machine lets go `margin` before the lease lapses,
 //! so that a timer that fires late and a kernel call that takes its time still end before another node may claim. It also
 //! withdraws when it sees a higher term (even if this node leads that one too: somebody else may have held the address in
-//! between), when the VIP leaves the snapshot and at stop.
+//! between), when the VIP leaves the snapshot, when the lease is taken back and at stop.
+//!
+//! Letting go means: where a fence stands, the address stays and is *silent*, its permission in the kernel over, until the lease is
+//! renewed in the same term; sessions that survive the gap live on. Where there is no fence, the address goes. Where a fence
+//! has to stand and does not, nothing is claimed and what is held is withdrawn.
 //!
 //! Actions are carried out in the order in which they were given; each `Add`, `Renew` and `Remove` is answered by one event. The machine never
 //! blocks, never reads a clock, and assumes nothing about an address between its request and the answer: an address that
@@ -52,6 +56,12 @@ pub enum Event {
     Missing(Target),
     /// The device behind a logical interface appeared, or its carrier came back.
     LinkReady(Label),
+    /// What became of the fence on a logical interface.
+    Fenced(Label, Fencing),
+    /// The frames of these VIPs are permitted: the answer to `Permit`.
+    Permitted(BTreeSet<Target>),
+    /// They are not, or not for longer than before.
+    PermitFailed(BTreeSet<Target>),
     /// No more claims; what is held is withdrawn.
     Stop,
     /// Time passed.
@@ -69,6 +79,24 @@ pub enum Action {
     Remove(Target),
     /// Send one announcement.
     Announce(Target),
+    /// Let the kernel pass the frames of all of these until `lease_until`, and not an instant longer.
+    Permit {
+        targets: BTreeSet<Target>,
+        lease_until: Instant,
+    },
+    /// Let the kernel pass the frames of this one no more. No answer.
+    Silence(Target),
+}
+
+/// Whether frames of a VIP on an interface are held back by the kernel when the lease is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fencing {
+    /// They are not, and need not be.
+    Unfenced,
+    /// They have to be and are not: nothing may be held there.
+    Down,
+    /// They are; the rules were read back.
+    Standing,
 }
 
 /// Why a VIP is not, or no longer, held: for the log.
@@ -77,6 +105,8 @@ pub enum Reason {
     Stopping,
     /// It is not in the snapshot, or on another interface there.
     NotConfigured,
+    /// The fence has to stand on its interface, and does not.
+    NoFence,
     /// This node has no lease.
     NotLeading,
     /// The lease was not renewed in time: a quorum is slow or out of reach, or this node is.
@@ -90,6 +120,7 @@ impl Reason {
         match self {
             Reason::Stopping => "the node stops",
             Reason::NotConfigured => "it is not configured any more",
+            Reason::NoFence => "the fence does not stand",
             Reason::NotLeading => "this node does not lead",
             Reason::LeaseRunsOut => "the lease was not renewed in time",
             Reason::ToBeTakenAnew => "it is to be taken anew",
@@ -116,6 +147,10 @@ pub struct Timing {
     /// First wait after a failure; it doubles up to `retry_at_most`.
     pub retry_from: Duration,
     pub retry_at_most: Duration,
+    /// A lease that was put off by less does not renew the permissions.
+    pub permit_step: Duration,
+    /// Between tries to permit.
+    pub permit_again: Duration,
 }
 
 impl Default for Timing {
@@ -129,6 +164,8 @@ impl Default for Timing {
             announce_every: Duration::from_secs(10),
             retry_from: Duration::from_millis(50),
             retry_at_most: Duration::from_secs(5),
+            permit_step: Duration::from_millis(5),
+            permit_again: Duration::from_millis(10),
         }
     }
 }
@@ -140,7 +177,14 @@ pub enum Phase {
     Withdrawn { not_before: Option<Instant> },
     /// `Add` was asked for and not answered.
     Adding,
-    /// On the interface.
+    /// On the fenced interface; the first `Permit` was asked for and not answered.
+    Permitting { renew_at: Instant },
+    /// On the fenced interface, and nobody hears it. Not permitted before `permit_at`.
+    Silent {
+        renew_at: Instant,
+        permit_at: Option<Instant>,
+    },
+    /// On the interface, and heard.
     Held {
         since: Instant,
         renew_at: Instant,
@@ -162,17 +206,26 @@ pub struct Machine {
     /// The last term in which a lease was given.
     leased: Option<u64>,
     stopping: bool,
+    /// Where nothing was said of the fence.
+    unless_told: Fencing,
+    fencing: BTreeMap<Label, Fencing>,
+    /// Until when permissions were asked for.
+    permitted_until: Option<Instant>,
     entries: BTreeMap<Target, Entry>,
     actions: VecDeque<Action>,
 }
 
 impl Machine {
-    pub fn new(timing: Timing) -> Self {
+    /// `unless_told`: how it stands with an interface of whose fence nothing was said.
+    pub fn new(timing: Timing, unless_told: Fencing) -> Self {
         Self {
             timing,
             leadership: Leadership::default(),
             leased: None,
             stopping: false,
+            unless_told,
+            fencing: BTreeMap::new(),
+            permitted_until: None,
             entries: BTreeMap::new(),
             actions: VecDeque::new(),
         }
@@ -189,6 +242,14 @@ impl Machine {
             Event::RemoveFailed(target) => self.handle_answer(&target, Answer::RemoveFailed, now),
             Event::Missing(target) => self.handle_answer(&target, Answer::Missing, now),
             Event::LinkReady(interface) => self.handle_link_ready(&interface, now),
+            Event::Fenced(interface, fencing) => {
+                self.fencing.insert(interface, fencing);
+            }
+            Event::Permitted(targets) => self.handle_permit(&targets, Answer::Permitted, now),
+            Event::PermitFailed(targets) => {
+                self.permitted_until = None;
+                self.handle_permit(&targets, Answer::PermitFailed, now);
+            }
             Event::Stop => self.stopping = true,
             Event::Deadline => {}
         }
@@ -202,10 +263,9 @@ impl Machine {
 
     /// When to call `handle(Deadline)` if nothing else happens.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let claimable = self.entitled(now);
         self.entries
-            .values()
-            .filter_map(|entry| self.entry_deadline(entry, claimable))
+            .iter()
+            .filter_map(|(target, entry)| self.entry_deadline(entry, self.may_hold(target, now)))
             .min()
     }
 
@@ -214,9 +274,43 @@ impl Machine {
         !self.stopping && self.withdraw_at().is_some_and(|at| now < at)
     }
 
+    /// Whether `target` may be put on its interface at `now`.
+    pub fn may_add(&self, target: &Target, now: Instant) -> bool {
+        self.may_hold(target, now) && self.phase(target) == Some(Phase::Adding)
+    }
+
+    /// Whether the expiry of `target` may be put off at `now`. Behind a fence it may without a lease: nobody hears it.
+    pub fn may_renew(&self, target: &Target, now: Instant) -> bool {
+        match self.phase(target) {
+            Some(Phase::Held { .. }) => self.may_hold(target, now),
+            Some(Phase::Permitting { .. } | Phase::Silent { .. }) => {
+                !self.stopping && self.fencing_of(target) == Fencing::Standing
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the frames of `target` may be permitted at `now`.
+    pub fn may_permit(&self, target: &Target, now: Instant) -> bool {
+        let asked = matches!(
+            self.phase(target),
+            Some(Phase::Permitting { .. } | Phase::Held { .. })
+        );
+        asked && self.may_hold(target, now) && self.fencing_of(target) == Fencing::Standing
+    }
+
     /// Whether an announcement of `target` may leave at `now`.
     pub fn may_announce(&self, target: &Target, now: Instant) -> bool {
-        self.entitled(now) && matches!(self.phase(target), Some(Phase::Held { .. }))
+        self.may_hold(target, now) && matches!(self.phase(target), Some(Phase::Held { .. }))
+    }
+
+    fn may_hold(&self, target: &Target, now: Instant) -> bool {
+        self.entitled(now) && self.fencing_of(target) != Fencing::Down
+    }
+
+    fn fencing_of(&self, target: &Target) -> Fencing {
+        let told = self.fencing.get(&target.interface);
+        told.copied().unwrap_or(self.unless_told)
     }
 
     pub fn phase(&self, target: &Target) -> Option<Phase> {
@@ -229,6 +323,7 @@ impl Machine {
         match self.leadership.lease_until {
             _ if self.stopping => Reason::Stopping,
             _ if !wanted => Reason::NotConfigured,
+            _ if self.fencing_of(target) == Fencing::Down => Reason::NoFence,
             None => Reason::NotLeading,
             Some(_) if !self.entitled(now) => Reason::LeaseRunsOut,
             Some(_) => Reason::ToBeTakenAnew,
@@ -292,6 +387,12 @@ impl Machine {
         }
     }
 
+    fn handle_permit(&mut self, targets: &BTreeSet<Target>, answer: Answer, now: Instant) {
+        for target in targets {
+            self.handle_answer(target, answer, now);
+        }
+    }
+
     fn handle_link_ready(&mut self, interface: &Label, now: Instant) {
         for (target, entry) in &mut self.entries {
             if target.interface == *interface {
@@ -302,26 +403,104 @@ impl Machine {
 
     /// Brings every VIP to where the right to hold says it belongs.
     fn settle(&mut self, now: Instant) {
-        let entitled = self.entitled(now);
+        let places: BTreeMap<_, _> = self
+            .entries
+            .iter()
+            .map(|(target, entry)| (target.clone(), self.place_of(target, entry, now)))
+            .collect();
         let (timing, actions) = (self.timing, &mut self.actions);
         // Withdrawals first: a VIP that changes its interface leaves the old one before it is on the new one.
         for (target, entry) in &mut self.entries {
-            if !(entitled && entry.wanted) {
-                entry.release(target, now, actions);
+            match places.get(target) {
+                Some(Place::Silent) => entry.fall_silent(target, now, &timing, actions),
+                Some(Place::Held { .. }) => {}
+                Some(Place::Off) | None => entry.release(target, now, actions),
             }
         }
+        let mut fenced = vec![];
         for (target, entry) in &mut self.entries {
-            if entitled && entry.wanted {
-                entry.advance(target, now, &timing, actions);
+            if let Some(Place::Held { fenced: by_fence }) = places.get(target) {
+                entry.advance(target, now, &timing, *by_fence, actions);
+                fenced.extend(by_fence.then_some(target));
             }
+        }
+        let fenced: BTreeSet<Target> = fenced.into_iter().cloned().collect();
+        self.permit(&fenced, now);
+        for target in places.keys() {
+            self.announce(target, now);
         }
         self.entries
             .retain(|_, entry| entry.wanted || !matches!(entry.phase, Phase::Withdrawn { .. }));
     }
 
+    /// Where a VIP belongs.
+    fn place_of(&self, target: &Target, entry: &Entry, now: Instant) -> Place {
+        let fencing = self.fencing_of(target);
+        let lapsed = self.leadership.lease_until.is_some();
+        if !entry.wanted || self.stopping || fencing == Fencing::Down {
+            Place::Off
+        } else if self.entitled(now) {
+            let fenced = fencing == Fencing::Standing;
+            Place::Held { fenced }
+        } else if lapsed && fencing == Fencing::Standing {
+            Place::Silent
+        } else {
+            Place::Off
+        }
+    }
+
+    /// Asks for permissions: for all that have one when the lease was renewed, and for those that are to get one.
+    fn permit(&mut self, fenced: &BTreeSet<Target>, now: Instant) {
+        let Some(lease_until) = self.leadership.lease_until else {
+            return;
+        };
+        let renewed = self.permitted_until.is_none_or(|until| {
+            lease_until < until || lease_until >= until + self.timing.permit_step
+        });
+        let mut targets = BTreeSet::new();
+        for target in fenced {
+            let Some(entry) = self.entries.get_mut(target) else {
+                continue;
+            };
+            match entry.phase {
+                Phase::Silent {
+                    renew_at,
+                    permit_at,
+                } if permit_at.is_none_or(|at| at <= now) => {
+                    entry.phase = Phase::Permitting { renew_at };
+                    targets.insert(target.clone());
+                }
+                Phase::Permitting { .. } | Phase::Held { .. } if renewed => {
+                    targets.insert(target.clone());
+                }
+                _ => {}
+            }
+        }
+        if renewed {
+            self.permitted_until = Some(lease_until);
+        }
+        if !targets.is_empty() {
+            self.actions.push_back(Action::Permit {
+                targets,
+                lease_until,
+            });
+        }
+    }
+
+    /// One announcement, if it is due.
+    fn announce(&mut self, target: &Target, now: Instant) {
+        if !self.may_announce(target, now) {
+            return;
+        }
+        let (timing, actions) = (self.timing, &mut self.actions);
+        if let Some(entry) = self.entries.get_mut(target) {
+            entry.announce(target, now, &timing, actions);
+        }
+    }
+
     fn withdraw_all(&mut self) {
         for (target, entry) in &mut self.entries {
-            if matches!(entry.phase, Phase::Adding | Phase::Held { .. }) {
+            if entry.may_be_there() {
                 entry.remove(target, &mut self.actions);
             }
         }
@@ -336,6 +515,16 @@ impl Machine {
         match entry.phase {
             Phase::Withdrawn { not_before } => not_before.filter(|_| claimable && entry.wanted),
             Phase::Adding => self.withdraw_at(),
+            Phase::Permitting { renew_at } => [Some(renew_at), self.withdraw_at()]
+                .into_iter()
+                .flatten()
+                .min(),
+            Phase::Silent {
+                renew_at,
+                permit_at,
+            } => permit_at
+                .filter(|_| claimable)
+                .map_or(Some(renew_at), |at| Some(at.min(renew_at))),
             Phase::Held {
                 renew_at,
                 announce_at,
@@ -348,6 +537,17 @@ impl Machine {
             Phase::Stuck { retry_at } => Some(retry_at),
         }
     }
+}
+
+/// Where a VIP belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Off,
+    /// On the interface, unheard; or off it, if that is where it is.
+    Silent,
+    Held {
+        fenced: bool,
+    },
 }
 
 /// One VIP.
@@ -368,6 +568,8 @@ enum Answer {
     Removed,
     RemoveFailed,
     Missing,
+    Permitted,
+    PermitFailed,
 }
 
 impl Entry {
@@ -380,16 +582,23 @@ impl Entry {
         timing: &Timing,
         actions: &mut VecDeque<Action>,
     ) {
-        use Phase::{Adding, Held, Removing, Stuck, Withdrawn};
+        use Phase::{Adding, Held, Permitting, Removing, Silent, Stuck, Withdrawn};
         match (self.phase, answer) {
-            (Adding, Answer::Added) => self.hold(now, timing),
-            (Held { .. }, Answer::Added) => {} // a renewal
+            // `settle` holds it at once where there is no fence, and asks for a permission where there is one.
+            (Adding, Answer::Added) => {
+                self.failures = 0;
+                self.phase = Silent {
+                    renew_at: now + timing.renew_every,
+                    permit_at: None,
+                };
+            }
+            (Permitting { .. } | Silent { .. } | Held { .. }, Answer::Added) => {} // a renewal
             // Nobody asked for it, or it was asked for before the right was lost: it must not stay.
             (Withdrawn { .. } | Stuck { .. }, Answer::Added) => self.remove(target, actions),
             (Removing, Answer::Added) => {} // the answer to the `Remove` behind it is still to come
 
             // It may be there all the same.
-            (Adding | Held { .. }, Answer::AddFailed) => {
+            (Adding | Permitting { .. } | Silent { .. } | Held { .. }, Answer::AddFailed) => {
                 self.failures = self.failures.saturating_add(1);
                 self.remove(target, actions);
             }
@@ -402,8 +611,12 @@ impl Entry {
                 };
             }
             (Withdrawn { .. } | Adding, Answer::Removed) => {}
-            // Claimed again at once, if the lease still allows it: `settle` decides.
-            (Held { .. }, Answer::Removed | Answer::Missing) => {
+            // Claimed again at once, if the lease still allows it: `settle` decides. No permission outlives the address.
+            (
+                Permitting { .. } | Silent { .. } | Held { .. },
+                Answer::Removed | Answer::Missing,
+            ) => {
+                actions.push_back(Action::Silence(target.clone()));
                 self.phase = Withdrawn { not_before: None };
             }
 
@@ -413,8 +626,35 @@ impl Entry {
                     retry_at: now + timing.retry_after(self.failures),
                 };
             }
-            (Withdrawn { .. } | Adding | Held { .. } | Stuck { .. }, Answer::RemoveFailed) => {}
+            (
+                Withdrawn { .. }
+                | Adding
+                | Permitting { .. }
+                | Silent { .. }
+                | Held { .. }
+                | Stuck { .. },
+                Answer::RemoveFailed,
+            ) => {}
             (Withdrawn { .. } | Adding | Removing | Stuck { .. }, Answer::Missing) => {}
+
+            (Permitting { renew_at }, Answer::Permitted) => self.hold(now, renew_at),
+            // An earlier permission may still be there, for a lease that was longer: silent is to be silent.
+            (Permitting { renew_at } | Held { renew_at, .. }, Answer::PermitFailed) => {
+                actions.push_back(Action::Silence(target.clone()));
+                self.phase = Silent {
+                    renew_at,
+                    permit_at: Some(now + timing.permit_again),
+                };
+            }
+            // Taken back meanwhile; `Silence` or `Remove` stands behind it.
+            (
+                Withdrawn { .. } | Adding | Silent { .. } | Removing | Stuck { .. } | Held { .. },
+                Answer::Permitted,
+            )
+            | (
+                Withdrawn { .. } | Adding | Silent { .. } | Removing | Stuck { .. },
+                Answer::PermitFailed,
+            ) => {}
         }
     }
 
@@ -435,16 +675,19 @@ impl Entry {
                 *announce_at = now;
                 *announced = 0;
             }
+            Phase::Permitting { renew_at } | Phase::Silent { renew_at, .. } => *renew_at = now,
             Phase::Adding | Phase::Removing | Phase::Stuck { .. } => {}
         }
     }
 
-    /// One step towards being held; called while the node is entitled and the VIP wanted.
+    /// One step towards being held; called while the node is entitled and the VIP wanted. Permissions are asked for together,
+    /// afterwards.
     fn advance(
         &mut self,
         target: &Target,
         now: Instant,
         timing: &Timing,
+        fenced: bool,
         actions: &mut VecDeque<Action>,
     ) {
         match &mut self.phase {
@@ -452,41 +695,110 @@ impl Entry {
                 actions.push_back(Action::Add(target.clone()));
                 self.phase = Phase::Adding;
             }
+            Phase::Silent { renew_at, .. } if !fenced => {
+                let renew_at = *renew_at;
+                self.hold(now, renew_at);
+            }
+            Phase::Stuck { retry_at } if *retry_at <= now => self.remove(target, actions),
+            Phase::Silent { .. }
+            | Phase::Permitting { .. }
+            | Phase::Held { .. }
+            | Phase::Withdrawn { .. }
+            | Phase::Adding
+            | Phase::Removing
+            | Phase::Stuck { .. } => {}
+        }
+        self.renew(target, now, timing, actions);
+    }
+
+    /// Puts off the expiry of what is on the interface, if that is due.
+    fn renew(
+        &mut self,
+        target: &Target,
+        now: Instant,
+        timing: &Timing,
+        actions: &mut VecDeque<Action>,
+    ) {
+        match &mut self.phase {
+            Phase::Held { renew_at, .. }
+            | Phase::Permitting { renew_at }
+            | Phase::Silent { renew_at, .. }
+                if *renew_at <= now =>
+            {
+                actions.push_back(Action::Renew(target.clone()));
+                *renew_at = now + timing.renew_every;
+            }
+            _ => {}
+        }
+    }
+
+    fn announce(
+        &mut self,
+        target: &Target,
+        now: Instant,
+        timing: &Timing,
+        actions: &mut VecDeque<Action>,
+    ) {
+        match &mut self.phase {
             Phase::Held {
-                renew_at,
                 announce_at,
                 announced,
                 ..
-            } => {
-                if *renew_at <= now {
-                    actions.push_back(Action::Renew(target.clone()));
-                    *renew_at = now + timing.renew_every;
-                }
-                if *announce_at <= now {
-                    actions.push_back(Action::Announce(target.clone()));
-                    *announced = announced.saturating_add(1);
-                    *announce_at = now + timing.gap_after_announcement(*announced);
-                }
+            } if *announce_at <= now => {
+                actions.push_back(Action::Announce(target.clone()));
+                *announced = announced.saturating_add(1);
+                *announce_at = now + timing.gap_after_announcement(*announced);
             }
-            Phase::Stuck { retry_at } if *retry_at <= now => self.remove(target, actions),
-            Phase::Withdrawn { .. } | Phase::Adding | Phase::Removing | Phase::Stuck { .. } => {}
+            _ => {}
         }
+    }
+
+    /// Unheard, but still there; called when the lease has lapsed and a fence stands.
+    fn fall_silent(
+        &mut self,
+        target: &Target,
+        now: Instant,
+        timing: &Timing,
+        actions: &mut VecDeque<Action>,
+    ) {
+        match self.phase {
+            Phase::Held { renew_at, .. } | Phase::Permitting { renew_at } => {
+                actions.push_back(Action::Silence(target.clone()));
+                self.phase = Phase::Silent {
+                    renew_at,
+                    permit_at: None,
+                };
+            }
+            Phase::Adding | Phase::Stuck { .. } => self.release(target, now, actions),
+            Phase::Silent { .. } | Phase::Withdrawn { .. } | Phase::Removing => {}
+        }
+        self.renew(target, now, timing, actions);
     }
 
     /// One step towards being withdrawn; called while the node may not hold the VIP.
     fn release(&mut self, target: &Target, now: Instant, actions: &mut VecDeque<Action>) {
         match self.phase {
-            Phase::Adding | Phase::Held { .. } => self.remove(target, actions),
             Phase::Stuck { retry_at } if retry_at <= now => self.remove(target, actions),
-            Phase::Withdrawn { .. } | Phase::Removing | Phase::Stuck { .. } => {}
+            _ if self.may_be_there() => self.remove(target, actions),
+            _ => {}
         }
     }
 
-    fn hold(&mut self, now: Instant, timing: &Timing) {
-        self.failures = 0;
+    /// On the interface, or asked to be.
+    fn may_be_there(&self) -> bool {
+        match self.phase {
+            Phase::Adding
+            | Phase::Permitting { .. }
+            | Phase::Silent { .. }
+            | Phase::Held { .. } => true,
+            Phase::Withdrawn { .. } | Phase::Removing | Phase::Stuck { .. } => false,
+        }
+    }
+
+    fn hold(&mut self, now: Instant, renew_at: Instant) {
         self.phase = Phase::Held {
             since: now,
-            renew_at: now + timing.renew_every,
+            renew_at,
             announce_at: now,
             announced: 0,
         };

@@ -1,12 +1,16 @@
 //! Virtual addresses: held only by the leader with a fresh lease.
 //!
 //! `machine` decides: who may hold is its business alone, and it has neither clock nor socket. `interface` puts addresses on
-//! devices and watches them, `announce` builds and sends the frames that tell the neighbours, `driver` carries decisions out
-//! and reports. Nothing here calls consensus: leadership and the snapshot come in over channels.
+//! devices and watches them, `fence` keeps a node silent whose lease is over, `announce` builds and sends the frames that tell the
+//! neighbours; `hands` has all three in hand for `driver`, which carries decisions out and reports. Nothing here calls consensus: leadership and the snapshot come in over channels.
 
 pub mod announce;
 pub mod driver;
+pub mod fence;
+mod hands;
 pub mod interface;
 pub mod machine;
+pub mod notify;
+pub mod uninstall;
 
-pub use driver::{Fence, Mode, VipConfig, VipDriver, VipError, VipStatus};
+pub use driver::{Fence, FenceWish, Mode, VipConfig, VipDriver, VipError, VipStatus};

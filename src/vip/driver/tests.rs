@@ -21,7 +21,7 @@ impl Fixture {
                 .iter()
                 .map(|(label, device)| (label.parse().unwrap(), (*device).to_owned()))
                 .collect(),
-            timing: Timing::default(),
+            ..VipConfig::default()
         };
         let driver = VipDriver::start(config, leadership_receiver, snapshots_receiver).unwrap();
         Self {

@@ -39,7 +39,11 @@ fn drain(machine: &mut Machine) -> Vec<Action> {
 
 /// A machine that was told of one VIP and leads term 5 until `now + LEASE`.
 fn claiming(now: Instant) -> Machine {
-    let mut machine = Machine::new(Timing::default());
+    claiming_behind(Fencing::Unfenced, now)
+}
+
+fn claiming_behind(fencing: Fencing, now: Instant) -> Machine {
+    let mut machine = Machine::new(Timing::default(), fencing);
     machine.handle(Event::Configured([target(0)].into()), now);
     machine.handle(leading(5, now + LEASE), now);
     machine
@@ -50,6 +54,10 @@ enum Kind {
     /// Leads with a fresh lease; the last try failed.
     Withdrawn,
     Adding,
+    /// Only behind a fence.
+    Permitting,
+    /// Only behind a fence.
+    Silent,
     Held,
     Removing,
     Stuck,
@@ -63,10 +71,22 @@ const KINDS: [Kind; 5] = [
     Kind::Stuck,
 ];
 
+const FENCED_KINDS: [Kind; 7] = [
+    Kind::Withdrawn,
+    Kind::Adding,
+    Kind::Permitting,
+    Kind::Silent,
+    Kind::Held,
+    Kind::Removing,
+    Kind::Stuck,
+];
+
 fn kind(machine: &Machine) -> Option<Kind> {
     machine.phase(&target(0)).map(|phase| match phase {
         Phase::Withdrawn { .. } => Kind::Withdrawn,
         Phase::Adding => Kind::Adding,
+        Phase::Permitting { .. } => Kind::Permitting,
+        Phase::Silent { .. } => Kind::Silent,
         Phase::Held { .. } => Kind::Held,
         Phase::Removing => Kind::Removing,
         Phase::Stuck { .. } => Kind::Stuck,
@@ -75,10 +95,25 @@ fn kind(machine: &Machine) -> Option<Kind> {
 
 /// A machine in the phase, with a fresh lease in term 5, all actions taken.
 fn machine_in(kind_wanted: Kind, now: Instant) -> Machine {
-    let mut machine = claiming(now);
+    machine_behind(Fencing::Unfenced, kind_wanted, now)
+}
+
+fn machine_behind(fencing: Fencing, kind_wanted: Kind, now: Instant) -> Machine {
+    let mut machine = claiming_behind(fencing, now);
     let road: &[Event] = &match kind_wanted {
         Kind::Withdrawn => vec![Event::AddFailed(target(0)), Event::Removed(target(0))],
         Kind::Adding => vec![],
+        Kind::Permitting => vec![Event::Added(target(0))],
+        Kind::Silent => vec![
+            Event::Added(target(0)),
+            Event::PermitFailed([target(0)].into()),
+        ],
+        Kind::Held if fencing == Fencing::Standing => {
+            vec![
+                Event::Added(target(0)),
+                Event::Permitted([target(0)].into()),
+            ]
+        }
         Kind::Held => vec![Event::Added(target(0))],
         Kind::Removing => vec![Event::AddFailed(target(0))],
         Kind::Stuck => vec![Event::AddFailed(target(0)), Event::RemoveFailed(target(0))],
@@ -114,11 +149,25 @@ fn inputs(now: Instant) -> Vec<(&'static str, Event)> {
         ),
         ("stop", Event::Stop),
         ("deadline", Event::Deadline),
+        (
+            "fence down",
+            Event::Fenced("vip".parse().unwrap(), Fencing::Down),
+        ),
+        (
+            "other fence down",
+            Event::Fenced("other".parse().unwrap(), Fencing::Down),
+        ),
+        ("permitted", Event::Permitted([target(0)].into())),
+        ("permit failed", Event::PermitFailed([target(0)].into())),
+        (
+            "lease runs out",
+            leading(5, now + MARGIN + Duration::from_millis(1)),
+        ),
     ]
 }
 
 /// The whole table: for each event the phase that follows and the actions, from each of the five phases in `KINDS` order.
-/// `-` is no VIP at all; letters are A(dd), N (renew), R(emove), G (announce).
+/// `-` is no VIP at all; letters are A(dd), N (renew), R(emove), G (announce), S(ilence: nothing to do without a fence).
 #[rustfmt::skip]
 const TABLE: &[(&str, [(&str, &str); 5])] = &[
     //                              withdrawn          adding             held               removing           stuck
@@ -132,13 +181,46 @@ const TABLE: &[(&str, [(&str, &str); 5])] = &[
     ("configured away",           [("-", ""),         ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
     ("added",                     [("Removing", "R"), ("Held", "G"),     ("Held", ""),      ("Removing", ""),  ("Removing", "R")]),
     ("add failed",                [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
-    ("removed",                   [("Withdrawn", ""), ("Adding", ""),    ("Adding", "A"),   ("Withdrawn", ""), ("Withdrawn", "")]),
+    ("removed",                   [("Withdrawn", ""), ("Adding", ""),    ("Adding", "SA"),   ("Withdrawn", ""), ("Withdrawn", "")]),
     ("remove failed",             [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Stuck", ""),     ("Stuck", "")]),
-    ("missing",                   [("Withdrawn", ""), ("Adding", ""),    ("Adding", "A"),   ("Removing", ""),  ("Stuck", "")]),
+    ("missing",                   [("Withdrawn", ""), ("Adding", ""),    ("Adding", "SA"),   ("Removing", ""),  ("Stuck", "")]),
     ("link ready",                [("Adding", "A"),   ("Adding", ""),    ("Held", "NG"),    ("Removing", ""),  ("Stuck", "")]),
     ("other link ready",          [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
     ("stop",                      [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
     ("deadline",                  [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("fence down",                [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("other fence down",          [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("permitted",                 [("Withdrawn", ""), ("Adding", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("permit failed",             [("Withdrawn", ""), ("Adding", ""),    ("Held", "SG"),    ("Removing", ""),  ("Stuck", "")]),
+    ("lease runs out",            [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+];
+
+/// The same behind a fence; P(ermit).
+#[rustfmt::skip]
+const FENCED_TABLE: &[(&str, [(&str, &str); 7])] = &[
+    //                              withdrawn          adding             permitting          silent             held               removing           stuck
+    ("lease renewed",             [("Withdrawn", ""), ("Adding", ""),    ("Permitting", "P"), ("Silent", ""),    ("Held", "P"),     ("Removing", ""),  ("Stuck", "")]),
+    ("lease lost",                [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"),   ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("lease within the margin",   [("Withdrawn", ""), ("Removing", "R"), ("Silent", "S"),     ("Silent", ""),    ("Silent", "S"),   ("Removing", ""),  ("Stuck", "")]),
+    ("higher term, other leader", [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"),   ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("higher term, own lease",    [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"),   ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("lower term",                [("Withdrawn", ""), ("Adding", ""),    ("Permitting", ""),  ("Silent", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("configured",                [("Withdrawn", ""), ("Adding", ""),    ("Permitting", ""),  ("Silent", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("configured away",           [("-", ""),         ("Removing", "R"), ("Removing", "R"),   ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("added",                     [("Removing", "R"), ("Permitting", "P"), ("Permitting", ""), ("Silent", ""),   ("Held", ""),      ("Removing", ""),  ("Removing", "R")]),
+    ("add failed",                [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"),   ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("removed",                   [("Withdrawn", ""), ("Adding", ""),    ("Adding", "SA"),     ("Adding", "SA"),   ("Adding", "SA"),   ("Withdrawn", ""), ("Withdrawn", "")]),
+    ("remove failed",             [("Withdrawn", ""), ("Adding", ""),    ("Permitting", ""),  ("Silent", ""),    ("Held", ""),      ("Stuck", ""),     ("Stuck", "")]),
+    ("missing",                   [("Withdrawn", ""), ("Adding", ""),    ("Adding", "SA"),     ("Adding", "SA"),   ("Adding", "SA"),   ("Removing", ""),  ("Stuck", "")]),
+    ("link ready",                [("Adding", "A"),   ("Adding", ""),    ("Permitting", "N"), ("Silent", "N"),   ("Held", "NG"),    ("Removing", ""),  ("Stuck", "")]),
+    ("other link ready",          [("Withdrawn", ""), ("Adding", ""),    ("Permitting", ""),  ("Silent", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("stop",                      [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"),   ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("deadline",                  [("Withdrawn", ""), ("Adding", ""),    ("Permitting", ""),  ("Silent", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("fence down",                [("Withdrawn", ""), ("Removing", "R"), ("Removing", "R"),   ("Removing", "R"), ("Removing", "R"), ("Removing", ""),  ("Stuck", "")]),
+    ("other fence down",          [("Withdrawn", ""), ("Adding", ""),    ("Permitting", ""),  ("Silent", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("permitted",                 [("Withdrawn", ""), ("Adding", ""),    ("Held", "G"),       ("Silent", ""),    ("Held", ""),      ("Removing", ""),  ("Stuck", "")]),
+    ("permit failed",             [("Withdrawn", ""), ("Adding", ""),    ("Silent", "S"),     ("Silent", ""),    ("Silent", "S"),   ("Removing", ""),  ("Stuck", "")]),
+    ("lease runs out",            [("Withdrawn", ""), ("Removing", "R"), ("Silent", "S"),     ("Silent", ""),    ("Silent", "S"),   ("Removing", ""),  ("Stuck", "")]),
 ];
 
 fn letters(actions: &[Action]) -> String {
@@ -149,19 +231,25 @@ fn letters(actions: &[Action]) -> String {
             Action::Renew(_) => 'N',
             Action::Remove(_) => 'R',
             Action::Announce(_) => 'G',
+            Action::Permit { .. } => 'P',
+            Action::Silence(_) => 'S',
         })
         .collect()
 }
 
-#[test]
-fn every_transition_is_as_the_table_says() {
+/// Feeds every input to a machine in every phase and compares what follows.
+fn compare<const N: usize>(
+    fencing: Fencing,
+    kinds: [Kind; N],
+    table: &[(&str, [(&str, &str); N])],
+) {
     let now = Instant::now();
     let inputs = inputs(now);
-    assert_eq!(inputs.len(), TABLE.len());
-    for ((name, event), (table_name, rows)) in inputs.into_iter().zip(TABLE) {
+    assert_eq!(inputs.len(), table.len());
+    for ((name, event), (table_name, rows)) in inputs.into_iter().zip(table) {
         assert_eq!(name, *table_name);
-        for (from, (phase, actions)) in KINDS.into_iter().zip(rows) {
-            let mut machine = machine_in(from, now);
+        for (from, (phase, actions)) in kinds.into_iter().zip(rows) {
+            let mut machine = machine_behind(fencing, from, now);
             // The first announcement is due in the instant of the claim; take it out of the way.
             machine.handle(Event::Deadline, now);
             drain(&mut machine);
@@ -178,9 +266,138 @@ fn every_transition_is_as_the_table_says() {
 }
 
 #[test]
+fn every_transition_is_as_the_table_says() {
+    compare(Fencing::Unfenced, KINDS, TABLE);
+    compare(Fencing::Standing, FENCED_KINDS, FENCED_TABLE);
+}
+
+#[test]
+fn where_the_fence_has_to_stand_and_does_not_nothing_is_claimed() {
+    let now = Instant::now();
+    let mut machine = claiming_behind(Fencing::Down, now);
+    assert!(drain(&mut machine).is_empty());
+    assert_eq!(machine.next_deadline(now), None);
+    machine.handle(
+        Event::Fenced("other".parse().unwrap(), Fencing::Standing),
+        now,
+    );
+    assert!(drain(&mut machine).is_empty());
+    machine.handle(
+        Event::Fenced("vip".parse().unwrap(), Fencing::Standing),
+        now,
+    );
+    assert_eq!(drain(&mut machine), [Action::Add(target(0))]);
+    assert!(machine.may_add(&target(0), now));
+    machine.handle(Event::Fenced("vip".parse().unwrap(), Fencing::Down), now);
+    assert!(
+        !machine.may_add(&target(0), now),
+        "taken back before it was done"
+    );
+    assert_eq!(machine.reason(&target(0), now), Reason::NoFence);
+}
+
+#[test]
+fn a_lapsed_vip_stays_silent_and_is_heard_again_in_the_same_term() {
+    let now = Instant::now();
+    let mut machine = machine_behind(Fencing::Standing, Kind::Held, now);
+    let lapse = now + LEASE - MARGIN;
+    assert!(machine.next_deadline(now).unwrap() <= lapse);
+    machine.handle(Event::Deadline, lapse);
+    assert_eq!(
+        letters(&drain(&mut machine)),
+        "S",
+        "silent, and still there"
+    );
+    assert!(!machine.may_announce(&target(0), lapse) && !machine.may_permit(&target(0), lapse));
+    assert_eq!(machine.released(), None, "it may be heard again");
+
+    // The kernel's own expiry is put off meanwhile.
+    let renewal = machine.next_deadline(lapse).unwrap();
+    assert!(renewal <= now + Timing::default().renew_every);
+    machine.handle(Event::Deadline, renewal);
+    assert_eq!(drain(&mut machine), [Action::Renew(target(0))]);
+    assert!(machine.may_renew(&target(0), renewal));
+
+    let again = renewal + Duration::from_secs(1);
+    machine.handle(leading(5, again + LEASE), again);
+    let expected = Action::Permit {
+        targets: [target(0)].into(),
+        lease_until: again + LEASE,
+    };
+    assert!(drain(&mut machine).contains(&expected));
+    machine.handle(Event::Permitted([target(0)].into()), again);
+    assert_eq!(drain(&mut machine), [Action::Announce(target(0))]);
+
+    // Not in another term, even if it is this node's own.
+    machine.handle(Event::Deadline, again + LEASE);
+    drain(&mut machine);
+    machine.handle(leading(6, again + LEASE * 3), again + LEASE);
+    assert_eq!(drain(&mut machine), [Action::Remove(target(0))]);
+}
+
+#[test]
+fn permissions_are_renewed_together_with_the_lease() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Timing::default(), Fencing::Standing);
+    machine.handle(Event::Configured([target(0), target(1)].into()), now);
+    machine.handle(leading(5, now + LEASE), now);
+    for n in [0, 1] {
+        machine.handle(Event::Added(target(n)), now);
+    }
+    let both: BTreeSet<_> = [target(0), target(1)].into();
+    machine.handle(Event::Permitted(both.clone()), now);
+    drain(&mut machine);
+    let permits = |machine: &mut Machine| -> Vec<_> {
+        let actions = drain(machine);
+        let permit = |action| match action {
+            Action::Permit {
+                targets,
+                lease_until,
+            } => Some((targets, lease_until)),
+            _ => None,
+        };
+        actions.into_iter().filter_map(permit).collect()
+    };
+    let mut until = now + LEASE;
+    for (put_off_ms, renews) in [(50, true), (4, false), (1, true), (50, true)] {
+        until += Duration::from_millis(put_off_ms);
+        machine.handle(leading(5, until), now);
+        let expected = if renews {
+            vec![(both.clone(), until)]
+        } else {
+            vec![]
+        };
+        assert_eq!(
+            permits(&mut machine),
+            expected,
+            "put off by {put_off_ms} ms"
+        );
+    }
+    until -= Duration::from_millis(1);
+    machine.handle(leading(5, until), now);
+    assert_eq!(
+        permits(&mut machine),
+        [(both, until)],
+        "a shorter lease is taken over at once"
+    );
+}
+
+#[test]
+fn a_permission_that_failed_is_asked_for_again_soon() {
+    let now = Instant::now();
+    let mut machine = machine_behind(Fencing::Standing, Kind::Silent, now);
+    let again = machine.next_deadline(now).unwrap();
+    assert_eq!(again, now + Duration::from_millis(10));
+    machine.handle(Event::Deadline, again);
+    assert_eq!(letters(&drain(&mut machine)), "P");
+    machine.handle(Event::Permitted([target(0)].into()), again);
+    assert_eq!(letters(&drain(&mut machine)), "G");
+}
+
+#[test]
 fn being_leader_without_a_lease_permits_nothing() {
     let now = Instant::now();
-    let mut machine = Machine::new(Timing::default());
+    let mut machine = Machine::new(Timing::default(), Fencing::Unfenced);
     machine.handle(Event::Configured([target(0), target(1)].into()), now);
     let leader = Leadership {
         term: 3,
@@ -195,7 +412,7 @@ fn being_leader_without_a_lease_permits_nothing() {
 #[test]
 fn every_vip_is_claimed_renewed_and_withdrawn_before_the_lease_lapses() {
     let now = Instant::now();
-    let mut machine = Machine::new(Timing::default());
+    let mut machine = Machine::new(Timing::default(), Fencing::Unfenced);
     machine.handle(Event::Configured([target(0), target(1)].into()), now);
     machine.handle(leading(5, now + LEASE), now);
     assert_eq!(
@@ -371,19 +588,34 @@ fn a_term_is_released_when_its_lease_was_taken_back_and_nothing_is_held() {
     assert_eq!(machine.released(), None, "a lapsed lease may be renewed");
     machine.handle(Event::Stop, now + LEASE);
     assert_eq!(machine.released(), Some(5));
-    assert_eq!(Machine::new(Timing::default()).released(), None);
+    assert_eq!(
+        Machine::new(Timing::default(), Fencing::Unfenced).released(),
+        None
+    );
 }
 
 /// Steps of a random life of one node. Milliseconds.
 #[derive(Clone, Debug)]
 enum Step {
     Pass(u16),
-    Lease { lasts: u16, new_term: bool },
-    Depose { new_term: bool },
+    Lease {
+        lasts: u16,
+        new_term: bool,
+    },
+    Depose {
+        new_term: bool,
+    },
     Configure(BTreeSet<u8>),
     DeletedByOthers(u8),
     LinkReady,
-    Break { adds: bool, removes: bool },
+    Break {
+        adds: bool,
+        removes: bool,
+        permits: bool,
+    },
+    Fence {
+        stands: bool,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -394,7 +626,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => proptest::collection::btree_set(0u8..4, 0..4).prop_map(Step::Configure),
         1 => (0u8..4).prop_map(Step::DeletedByOthers),
         1 => Just(Step::LinkReady),
-        1 => any::<(bool, bool)>().prop_map(|(adds, removes)| Step::Break { adds, removes }),
+        1 => any::<(bool, bool, bool)>().prop_map(|(adds, removes, permits)| Step::Break { adds, removes, permits }),
+        1 => any::<bool>().prop_map(|stands| Step::Fence { stands }),
     ];
     proptest::collection::vec(step, 1..80)
 }
@@ -410,12 +643,26 @@ struct World {
     wanted: BTreeSet<Target>,
     adds_fail: bool,
     removes_fail: bool,
+    permits_fail: bool,
+    /// Whether there is a fence at all, and whether it stands.
+    fenced: bool,
+    stands: bool,
+    /// The kernel's timed set: until when frames pass.
+    permitted: BTreeMap<Target, Instant>,
 }
 
 impl World {
     fn new(lateness: Duration) -> Self {
+        Self::behind(Fencing::Unfenced, lateness)
+    }
+
+    fn behind(fencing: Fencing, lateness: Duration) -> Self {
         Self {
-            machine: Machine::new(Timing::default()),
+            machine: Machine::new(Timing::default(), fencing),
+            permits_fail: false,
+            fenced: fencing == Fencing::Standing,
+            stands: true,
+            permitted: BTreeMap::new(),
             now: Instant::now(),
             lateness,
             term: 1,
@@ -442,10 +689,20 @@ impl World {
     fn carry_out(&mut self, action: Action) {
         let outcome = match action {
             Action::Add(t) | Action::Renew(t) => {
-                assert!(self.lease_is_fresh(), "asked for {t:?} without a lease");
+                let heard = !self.fenced || !self.present.contains(&t);
                 assert!(
-                    self.machine.entitled(self.now),
+                    !heard || self.lease_is_fresh(),
+                    "asked for {t:?} without a lease"
+                );
+                assert!(
+                    !heard
+                        || self.machine.entitled(self.now)
+                        || self.machine.may_renew(&t, self.now),
                     "asked for {t:?} within the margin"
+                );
+                assert!(
+                    !self.fenced || self.stands,
+                    "asked for {t:?} without a fence"
                 );
                 if self.adds_fail {
                     Event::AddFailed(t)
@@ -454,10 +711,37 @@ impl World {
                     Event::Added(t)
                 }
             }
-            Action::Remove(t) if self.removes_fail => Event::RemoveFailed(t),
             Action::Remove(t) => {
-                self.present.remove(&t);
-                Event::Removed(t)
+                self.permitted.remove(&t);
+                if self.removes_fail {
+                    Event::RemoveFailed(t)
+                } else {
+                    self.present.remove(&t);
+                    Event::Removed(t)
+                }
+            }
+            Action::Silence(t) => {
+                self.permitted.remove(&t);
+                return;
+            }
+            Action::Permit {
+                targets,
+                lease_until,
+            } => {
+                assert!(self.fenced && self.stands);
+                assert_eq!(
+                    Some(lease_until),
+                    self.lease_until,
+                    "permitted for another lease"
+                );
+                if self.permits_fail {
+                    Event::PermitFailed(targets)
+                } else {
+                    let until = lease_until - MARGIN;
+                    self.permitted
+                        .extend(targets.iter().map(|t| (t.clone(), until)));
+                    Event::Permitted(targets)
+                }
             }
             Action::Announce(t) => {
                 assert!(
@@ -470,8 +754,30 @@ impl World {
         self.machine.handle(outcome, self.now);
     }
 
-    /// The promise. While removals fail, only that nothing is *believed* to be held.
     fn check(&self) {
+        if self.fenced {
+            self.check_fenced();
+        } else {
+            self.check_unfenced();
+        }
+    }
+
+    /// The promise behind a fence: every permission in the kernel ends before the lease does, whenever this process comes to act.
+    fn check_fenced(&self) {
+        for (target, until) in &self.permitted {
+            let lease = self.lease_until.expect("no permission without a lease");
+            assert!(*until < lease, "{target:?} is heard beyond the lease");
+        }
+        for (target, phase) in self.machine.phases() {
+            if matches!(phase, Phase::Held { .. }) {
+                assert!(self.present.contains(target), "{target:?} is not there");
+                assert!(self.stands && self.lease_is_fresh());
+            }
+        }
+    }
+
+    /// The promise without one. While removals fail, only that nothing is *believed* to be held.
+    fn check_unfenced(&self) {
         let believed: BTreeSet<_> = self
             .machine
             .phases()
@@ -495,7 +801,11 @@ impl World {
     /// Lets time pass, serving deadlines late.
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
-        loop {
+        for round in 0.. {
+            assert!(
+                round < 10_000,
+                "a deadline that is over comes again and again"
+            );
             let due = self
                 .machine
                 .next_deadline(self.now)
@@ -537,7 +847,24 @@ impl World {
                 }
             }
             Step::LinkReady => self.feed(Event::LinkReady("vip".parse().unwrap())),
-            Step::Break { adds, removes } => (self.adds_fail, self.removes_fail) = (adds, removes),
+            Step::Break {
+                adds,
+                removes,
+                permits,
+            } => {
+                (self.adds_fail, self.removes_fail, self.permits_fail) = (adds, removes, permits);
+            }
+            Step::Fence { stands } if self.fenced => {
+                self.stands = stands;
+                self.permitted.clear(); // whether it was destroyed or made anew
+                let fencing = if stands {
+                    Fencing::Standing
+                } else {
+                    Fencing::Down
+                };
+                self.feed(Event::Fenced("vip".parse().unwrap(), fencing));
+            }
+            Step::Fence { .. } => {}
         }
     }
 }
@@ -555,21 +882,37 @@ proptest! {
         }
     }
 
-    /// When faults end, a leader holds exactly what the snapshot says; stopped, it holds nothing.
+    /// Behind a fence the same holds however late this process acts: stopped for seconds, in the middle of anything.
     #[test]
-    fn faults_heal(life in steps()) {
-        let mut world = World::new(Duration::ZERO);
+    fn behind_a_fence_nothing_is_heard_beyond_the_lease(life in steps(), lateness_ms in 0u64..3_000) {
+        let mut world = World::behind(Fencing::Standing, Duration::from_millis(lateness_ms));
         for step in life {
             world.step(step);
         }
-        world.step(Step::Break { adds: false, removes: false });
+    }
+
+    /// When faults end, a leader holds exactly what the snapshot says; stopped, it holds nothing.
+    #[test]
+    fn faults_heal(life in steps(), fenced: bool) {
+        let fencing = if fenced { Fencing::Standing } else { Fencing::Unfenced };
+        let mut world = World::behind(fencing, Duration::ZERO);
+        for step in life {
+            world.step(step);
+        }
+        world.step(Step::Break { adds: false, removes: false, permits: false });
+        world.step(Step::Fence { stands: true });
         for _ in 0..120 {
             world.step(Step::Lease { lasts: 400, new_term: false });
             world.pass(Duration::from_millis(100));
         }
         prop_assert_eq!(&world.present, &world.wanted);
+        if fenced {
+            let heard: BTreeSet<_> = world.permitted.keys().cloned().collect();
+            prop_assert_eq!(&heard, &world.wanted);
+        }
         world.feed(Event::Stop);
         prop_assert!(world.present.is_empty());
+        prop_assert!(world.permitted.is_empty());
         prop_assert!(world.machine.is_withdrawn());
     }
 }

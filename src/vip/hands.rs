@@ -1,0 +1,699 @@
+//! What carries out the machine's actions: sockets to the kernel's addresses, its fence and its devices.
+//!
+//! It decides nothing about who may hold. It refuses one thing by itself: where a fence has to stand, no address is put on a
+//! device whose fence was not read back, as that device is now.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use tracing::{error, info, warn};
+
+use super::{
+    announce::{Announcer, announcement},
+    driver::FenceWish,
+    fence::{Ensured, Fence, FenceError, ruleset::Ruleset, socket::TableWatch},
+    interface::{Change, Changes, Device, InterfaceError, Interfaces, VALID_FOR},
+    machine::{Fencing, Target},
+};
+use crate::model::label::Label;
+
+/// Between attempts to open the change socket again after it failed.
+const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Between attempts to make a fence that could not be made.
+const FENCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// What somebody did.
+#[derive(Debug)]
+pub enum HandsChange {
+    Device(Change),
+    /// The rules of the fence were changed, or may have been.
+    Fence,
+}
+
+/// Waits for an instant, if there is one.
+async fn sleep_until_past(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}
+
+/// Why an action could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    #[error("interface {0} is mapped to no device: add it to [interfaces] in node.toml")]
+    Unmapped(Label),
+    #[error(
+        "not permitted to announce VIPs: this process has no CAP_NET_RAW; run it as root, or grant the capability \
+         (AmbientCapabilities= in the systemd unit)"
+    )]
+    MayNotAnnounce,
+    #[error("cannot announce on {device}: {source}")]
+    Announce { device: String, source: io::Error },
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    #[error("the fence does not stand on {device} yet")]
+    NotFenced { device: String },
+    #[error("{0} is no loopback address: a local cluster without privileges can hold no other")]
+    NotLoopback(IpAddr),
+}
+
+/// What carries out the actions.
+#[derive(Debug)]
+pub enum Hands {
+    Kernel(Box<Kernel>),
+    StandIn,
+}
+
+impl Hands {
+    /// `owned`: the rules of the fence are to belong to this process, where the kernel can do that.
+    pub fn kernel(interfaces: BTreeMap<Label, String>, fence: FenceWish, owned: bool) -> Self {
+        Self::Kernel(Box::new(Kernel::new(interfaces, Guard::new(fence, owned))))
+    }
+
+    /// When to call `keep_fence` again though nothing happened.
+    pub fn fence_due(&self) -> Option<Instant> {
+        match self {
+            Hands::Kernel(kernel) => kernel.guard.due,
+            Hands::StandIn => None,
+        }
+    }
+
+    /// Makes the fence what `wanted` says for the devices that there are.
+    pub fn keep_fence(&mut self, wanted: impl FnOnce(BTreeSet<String>) -> Ruleset) {
+        if let Hands::Kernel(kernel) = self {
+            kernel.fenced = kernel.indices();
+            let devices = kernel.fenced.keys().cloned().collect();
+            kernel.guard.keep(&wanted(devices));
+        }
+    }
+
+    /// Reads the rules; if they are not whole, the fence counts as down until `keep_fence` has restored it.
+    pub fn fence_is_damaged(&mut self) -> bool {
+        match self {
+            Hands::Kernel(kernel) => kernel.guard.is_damaged(),
+            Hands::StandIn => false,
+        }
+    }
+
+    /// How it stands with the fence on each interface.
+    pub fn fencing(&self) -> Vec<(Label, Fencing)> {
+        match self {
+            Hands::Kernel(kernel) => kernel.fencing(),
+            Hands::StandIn => vec![],
+        }
+    }
+
+    /// Lets the frames of these pass until the lease is over.
+    pub fn permit(
+        &mut self,
+        targets: &BTreeSet<Target>,
+        lease_until: Instant,
+    ) -> Result<(), Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.guard.permit(targets, lease_until),
+            Hands::StandIn => Ok(()),
+        }
+    }
+
+    pub fn silence(&mut self, target: &Target) -> Result<(), Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.guard.forbid(target),
+            Hands::StandIn => Ok(()),
+        }
+    }
+
+    /// What would keep a VIP from being held on an interface, in a sentence for the operator.
+    pub fn obstacle(&self, interface: &Label) -> Option<String> {
+        match self {
+            Hands::Kernel(kernel) => kernel.obstacle(interface),
+            Hands::StandIn => None,
+        }
+    }
+
+    /// Learns which devices there are.
+    pub async fn look(&mut self) {
+        if let Hands::Kernel(kernel) = self {
+            kernel.look_at_all().await;
+        }
+    }
+
+    pub async fn sweep(&mut self) {
+        if let Hands::Kernel(kernel) = self {
+            kernel.sweep().await;
+        }
+    }
+
+    pub async fn add(&mut self, target: &Target) -> Result<(), Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.add(target).await,
+            Hands::StandIn if target.address.is_loopback() => Ok(()),
+            Hands::StandIn => Err(Problem::NotLoopback(target.address)),
+        }
+    }
+
+    pub async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.renew(target).await,
+            Hands::StandIn => Ok(()),
+        }
+    }
+
+    /// Whether there was something to remove.
+    pub async fn remove(&mut self, target: &Target) -> Result<bool, Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.remove(target).await,
+            Hands::StandIn => Ok(target.address.is_loopback()),
+        }
+    }
+
+    pub fn announce(&mut self, target: &Target) -> Result<(), Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.announce(target),
+            Hands::StandIn => Ok(()),
+        }
+    }
+
+    /// The next change on the devices; never, in the stand-in.
+    pub async fn change(&mut self) -> HandsChange {
+        match self {
+            Hands::Kernel(kernel) => kernel.change().await,
+            Hands::StandIn => std::future::pending().await,
+        }
+    }
+
+    /// The interfaces that became ready by a change, and whether there are other devices than the fence was made for.
+    pub async fn readied_by(&mut self, change: &Change) -> (Vec<Label>, bool) {
+        match self {
+            Hands::Kernel(kernel) => {
+                let ready = kernel.readied_by(change).await;
+                (ready, kernel.indices() != kernel.fenced)
+            }
+            Hands::StandIn => (vec![], false),
+        }
+    }
+
+    /// Whether an address of ours is not on its device any more.
+    pub async fn lost(&mut self, target: &Target) -> bool {
+        match self {
+            Hands::Kernel(kernel) => kernel.lost(target).await,
+            Hands::StandIn => false,
+        }
+    }
+
+    pub fn device_of(&self, interface: &Label) -> Option<String> {
+        match self {
+            Hands::Kernel(kernel) => kernel.names.get(interface).cloned(),
+            Hands::StandIn => Some("lo".to_owned()),
+        }
+    }
+}
+
+/// Sockets to the kernel, opened when first needed and again after a failure.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The device behind each logical interface.
+    names: BTreeMap<Label, String>,
+    /// The same, as last seen.
+    devices: BTreeMap<Label, Device>,
+    interfaces: Option<Interfaces>,
+    watch: DeviceWatch,
+    guard: Guard,
+    /// The devices that the fence was last made for.
+    fenced: BTreeMap<String, u32>,
+    announcer: Option<Announcer>,
+    /// What was added and not removed, and the device it was added to: a device may be given another index or name.
+    ours: BTreeMap<Target, Device>,
+}
+
+impl Kernel {
+    fn new(names: BTreeMap<Label, String>, guard: Guard) -> Self {
+        Self {
+            names,
+            devices: BTreeMap::new(),
+            interfaces: None,
+            watch: DeviceWatch::default(),
+            fenced: BTreeMap::new(),
+            guard,
+            announcer: None,
+            ours: BTreeMap::new(),
+        }
+    }
+
+    /// Removes what an earlier process left. What cannot be removed expires by itself.
+    async fn sweep(&mut self) {
+        for interface in self.names.keys().cloned().collect::<Vec<_>>() {
+            let swept = match self.look_up(&interface).await {
+                Ok(device) => self.sweep_device(&device).await,
+                Err(problem) => Err(problem),
+            };
+            match swept {
+                Ok(addresses) if addresses.is_empty() => {}
+                Ok(addresses) => {
+                    info!(%interface, ?addresses, "removed addresses that an earlier process had left")
+                }
+                Err(problem) => {
+                    warn!(%interface, %problem, "could not look for addresses that an earlier process had left")
+                }
+            }
+        }
+    }
+
+    async fn sweep_device(&mut self, device: &Device) -> Result<BTreeSet<IpAddr>, Problem> {
+        Ok(self.interfaces()?.sweep(device).await?)
+    }
+
+    async fn add(&mut self, target: &Target) -> Result<(), Problem> {
+        let device = self.look_up(&target.interface).await?;
+        self.expect_fence(target, &device)?;
+        // Noted before it is done: an addition that fails half-way is removed.
+        self.ours.insert(target.clone(), device.clone());
+        let added = self.interfaces()?.add(target.address, &device).await;
+        if matches!(
+            added,
+            Err(InterfaceError::Taken { .. } | InterfaceError::NotPermitted { .. })
+        ) {
+            self.ours.remove(target);
+        }
+        Ok(added?)
+    }
+
+    async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
+        let device = self.look_up(&target.interface).await?;
+        self.expect_fence(target, &device)?;
+        self.ours.insert(target.clone(), device.clone());
+        Ok(self.interfaces()?.renew(target.address, &device).await?)
+    }
+
+    /// Only what we added is removed; an address somebody else put there stays.
+    async fn remove(&mut self, target: &Target) -> Result<bool, Problem> {
+        let Some(device) = self.ours.get(target).cloned() else {
+            return Ok(false);
+        };
+        // Unheard first. If that fails, the permission ends with the lease, and the address goes all the same.
+        if let Err(problem) = self.guard.forbid(target) {
+            warn!(vip = %target.address, %problem, "the permission could not be taken back");
+        }
+        self.interfaces()?.remove(target.address, &device).await?;
+        self.ours.remove(target);
+        Ok(true)
+    }
+
+    fn announce(&mut self, target: &Target) -> Result<(), Problem> {
+        let Some(device) = self.devices.get(&target.interface) else {
+            return Ok(()); // announced when it appears
+        };
+        let Some(mac) = device.mac.filter(|_| device.ready) else {
+            return Ok(()); // nobody to tell; announced when the carrier is back
+        };
+        let announcer = match &self.announcer {
+            Some(open) => open,
+            None => self
+                .announcer
+                .insert(Announcer::open().map_err(|error| may_not_announce(error, device))?),
+        };
+        let sent = announcer.send(&announcement(target.address, mac), device.index);
+        sent.map_err(|source| Problem::Announce {
+            device: device.name.clone(),
+            source,
+        })
+    }
+
+    /// The next change; one that something is waiting for is never lost, at worst an overrun is reported.
+    async fn change(&mut self) -> HandsChange {
+        // Either branch may be dropped: see the two functions.
+        tokio::select! {
+            change = self.watch.next() => HandsChange::Device(change),
+            () = self.guard.touched() => HandsChange::Fence,
+        }
+    }
+
+    /// Where a fence has to stand, the address is put on the device only if the rules on it, as it is now, were read back.
+    fn expect_fence(&self, target: &Target, device: &Device) -> Result<(), Problem> {
+        let known = self.devices.get(&target.interface);
+        let same = known.is_some_and(|d| d.index == device.index && d.name == device.name);
+        match self.guard.fencing_of(target.address, &device.name) {
+            Fencing::Unfenced => Ok(()),
+            Fencing::Standing if same => Ok(()),
+            Fencing::Standing | Fencing::Down => Err(Problem::NotFenced {
+                device: device.name.clone(),
+            }),
+        }
+    }
+
+    fn fencing(&self) -> Vec<(Label, Fencing)> {
+        let fencing = |interface: &Label| match self.devices.get(interface) {
+            Some(device) => self.guard.fencing_on(&device.name),
+            None => self.guard.fencing_on_nothing(),
+        };
+        let names = self.names.keys();
+        names.map(|i| (i.clone(), fencing(i))).collect()
+    }
+
+    fn obstacle(&self, interface: &Label) -> Option<String> {
+        let Some(name) = self.names.get(interface) else {
+            return Some(Problem::Unmapped(interface.clone()).to_string());
+        };
+        if self.guard.is_off() {
+            return None;
+        }
+        if !self.devices.contains_key(interface) && self.watch.is_open() {
+            let device = name.clone();
+            return Some(InterfaceError::NoDevice { device }.to_string());
+        }
+        self.guard.problem.clone()
+    }
+
+    /// Which devices there are.
+    fn indices(&self) -> BTreeMap<String, u32> {
+        let devices = self.devices.values();
+        devices.map(|d| (d.name.clone(), d.index)).collect()
+    }
+
+    /// The logical interfaces whose device became ready, or got another Ethernet address, by the change.
+    async fn readied_by(&mut self, change: &Change) -> Vec<Label> {
+        match change {
+            Change::Device(device) => {
+                // A device that got another name is none of ours by its old one.
+                self.devices
+                    .retain(|_, known| known.index != device.index || known.name == device.name);
+                self.names
+                    .iter()
+                    .filter(|(_, name)| **name == device.name)
+                    .map(|(interface, _)| interface.clone())
+                    .filter(|interface| {
+                        is_news(
+                            self.devices.insert(interface.clone(), device.clone()),
+                            device,
+                        )
+                    })
+                    .collect()
+            }
+            Change::DeviceGone(name) => {
+                self.devices.retain(|_, device| device.name != *name);
+                vec![]
+            }
+            Change::AddressGone { .. } => vec![],
+            Change::Overrun => self.look_at_all().await,
+        }
+    }
+
+    async fn look_at_all(&mut self) -> Vec<Label> {
+        let mut ready = vec![];
+        for interface in self.names.keys().cloned().collect::<Vec<_>>() {
+            let device = match self.look_up(&interface).await {
+                Ok(device) => device,
+                Err(Problem::Interface(InterfaceError::NoDevice { .. })) => {
+                    self.devices.remove(&interface);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            let before = self.devices.insert(interface.clone(), device.clone());
+            if before.as_ref() != Some(&device) && is_news(before, &device) {
+                ready.push(interface);
+            }
+        }
+        ready
+    }
+
+    /// Whether an address of ours is not on its device any more. Asks the kernel: a message may be about an earlier removal
+    /// of our own.
+    async fn lost(&mut self, target: &Target) -> bool {
+        let Some(device) = self.ours.get(target).cloned() else {
+            return false;
+        };
+        match self.interfaces() {
+            Ok(interfaces) => matches!(interfaces.holds(target.address, &device).await, Ok(false)),
+            Err(_) => false,
+        }
+    }
+
+    /// The device behind an interface, as it is now. What is remembered of it is left alone: the change that the kernel has
+    /// yet to tell of must still be news then.
+    async fn look_up(&mut self, interface: &Label) -> Result<Device, Problem> {
+        let Some(name) = self.names.get(interface).cloned() else {
+            return Err(Problem::Unmapped(interface.clone()));
+        };
+        let device = self.interfaces()?.device(&name).await?;
+        self.devices
+            .entry(interface.clone())
+            .or_insert_with(|| device.clone());
+        Ok(device)
+    }
+
+    fn interfaces(&mut self) -> Result<&Interfaces, InterfaceError> {
+        match &mut self.interfaces {
+            Some(open) => Ok(open),
+            empty => Ok(empty.insert(Interfaces::open()?)),
+        }
+    }
+}
+
+/// Whether the device is usable and was not, as far as known, or must be announced anew.
+fn is_news(before: Option<Device>, now: &Device) -> bool {
+    now.ready
+        && before.is_none_or(|before| {
+            !before.ready || before.mac != now.mac || before.index != now.index
+        })
+}
+
+fn may_not_announce(error: io::Error, device: &Device) -> Problem {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        Problem::MayNotAnnounce
+    } else {
+        Problem::Announce {
+            device: device.name.clone(),
+            source: error,
+        }
+    }
+}
+
+/// Hears of changes of devices and addresses; opens its socket again when it fails.
+#[derive(Debug, Default)]
+struct DeviceWatch {
+    changes: Option<Changes>,
+    /// When to open `changes` again after a failure.
+    again_at: Option<Instant>,
+}
+
+impl DeviceWatch {
+    fn is_open(&self) -> bool {
+        self.changes.is_some()
+    }
+
+    async fn next(&mut self) -> Change {
+        loop {
+            sleep_until_past(self.again_at).await;
+            let failure = match &mut self.changes {
+                Some(open) => match open.next().await {
+                    Ok(change) => return change,
+                    Err(error) => error.to_string(),
+                },
+                None => match Changes::watch() {
+                    Ok(open) => {
+                        self.changes = Some(open);
+                        self.again_at = None;
+                        return Change::Overrun; // what happened before is not known
+                    }
+                    Err(error) => error.to_string(),
+                },
+            };
+            self.changes = None;
+            self.again_at = Some(Instant::now() + WATCH_AGAIN_AFTER);
+            warn!(problem = %failure, "cannot watch devices and addresses; trying again");
+        }
+    }
+}
+
+/// The fence, as this process has it or has it not.
+#[derive(Debug)]
+struct Guard {
+    wish: FenceWish,
+    owned: bool,
+    fence: Option<Fence>,
+    watch: Option<TableWatch>,
+    /// Why there is none and will be none while this process lives.
+    given_up: bool,
+    /// What is wrong with it.
+    problem: Option<String>,
+    /// When to try again.
+    due: Option<Instant>,
+    /// What was made last, or tried.
+    wanted: Ruleset,
+    /// What is permitted, and the lease that it was permitted for.
+    permitted: BTreeMap<IpAddr, Instant>,
+}
+
+impl Guard {
+    fn new(wish: FenceWish, owned: bool) -> Self {
+        Self {
+            wish,
+            owned,
+            fence: None,
+            watch: None,
+            given_up: false,
+            problem: None,
+            due: None,
+            wanted: Ruleset::default(),
+            permitted: BTreeMap::new(),
+        }
+    }
+
+    fn is_off(&self) -> bool {
+        self.wish == FenceWish::Off
+    }
+
+    /// Makes the rules if they are not as wanted. Where there is no device there is nothing to make.
+    fn keep(&mut self, wanted: &Ruleset) {
+        self.due = None;
+        self.wanted = wanted.clone();
+        if self.is_off() || self.given_up || wanted.devices.is_empty() {
+            return;
+        }
+        match self.make() {
+            Ok(()) => {
+                if self.problem.take().is_some() {
+                    info!("the fence stands");
+                }
+            }
+            Err(error) => self.note(&error),
+        }
+    }
+
+    fn make(&mut self) -> Result<(), FenceError> {
+        let Some(fence) = &mut self.fence else {
+            let mut fence = if self.owned {
+                Fence::open()?
+            } else {
+                Fence::open_unowned()?
+            };
+            let watch = fence.watch()?;
+            fence.begin(&self.wanted)?;
+            info!(devices = ?self.wanted.devices, "the fence stands");
+            (self.fence, self.watch) = (Some(fence), Some(watch));
+            return Ok(());
+        };
+        if fence.ensure(&self.wanted)? == Ensured::Replaced {
+            self.permit_again()?;
+        }
+        Ok(())
+    }
+
+    /// After the rules were made anew for other devices: what was permitted is permitted again, for the same lease.
+    fn permit_again(&mut self) -> Result<(), FenceError> {
+        let Some(fence) = &mut self.fence else {
+            return Ok(());
+        };
+        for (address, lease_until) in &self.permitted {
+            fence.permit_holding(&[*address].into(), *lease_until)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, error: &FenceError) {
+        let mut text = error.to_string();
+        self.given_up = error.is_final();
+        if !self.given_up {
+            self.due = Some(Instant::now() + FENCE_AGAIN_AFTER);
+        }
+        if self.wish == FenceWish::Required {
+            text.push_str("; this node holds no VIP without a fence (require_fence in node.toml)");
+        }
+        if self.problem.as_ref() == Some(&text) {
+            return;
+        }
+        if self.wish == FenceWish::Required || !self.given_up {
+            error!(problem = %text, "no fence");
+        } else {
+            warn!(
+                problem = %text,
+                "no fence: should this process be stopped or hang while it holds a VIP, the address stays for up to {VALID_FOR:?} \
+                 while another node takes it over: two holders for that time"
+            );
+        }
+        self.problem = Some(text);
+    }
+
+    fn is_damaged(&mut self) -> bool {
+        let Some(fence) = &mut self.fence else {
+            return false;
+        };
+        let whole = fence.is_whole(&self.wanted);
+        if let Err(error) = &whole {
+            warn!(problem = %error, "the fence is damaged");
+            fence.doubt();
+            self.permitted.clear();
+        }
+        whole.is_err()
+    }
+
+    /// Returns when somebody may have changed the rules. Dropping the future loses nothing: see `TableWatch`.
+    async fn touched(&mut self) {
+        let Some(watch) = &mut self.watch else {
+            return std::future::pending().await;
+        };
+        if let Err(error) = watch.changed().await {
+            warn!(problem = %error, "cannot watch the rules of the fence; opening the socket again");
+            self.watch = self.fence.as_ref().and_then(|fence| fence.watch().ok());
+            if self.watch.is_none() {
+                self.due = Some(Instant::now() + FENCE_AGAIN_AFTER);
+            }
+        }
+    }
+
+    fn fencing_on(&self, device: &str) -> Fencing {
+        let stands = self.fence.as_ref().is_some_and(|f| f.stands_on(device));
+        if stands {
+            Fencing::Standing
+        } else {
+            self.fencing_on_nothing()
+        }
+    }
+
+    /// Where no rules were read back.
+    fn fencing_on_nothing(&self) -> Fencing {
+        match self.wish {
+            FenceWish::Off => Fencing::Unfenced,
+            FenceWish::IfPossible if self.given_up => Fencing::Unfenced,
+            FenceWish::IfPossible | FenceWish::Required => Fencing::Down,
+        }
+    }
+
+    fn fencing_of(&self, address: IpAddr, device: &str) -> Fencing {
+        let stands = self
+            .fence
+            .as_ref()
+            .is_some_and(|f| f.stands_for(address, device));
+        if stands {
+            Fencing::Standing
+        } else {
+            self.fencing_on_nothing()
+        }
+    }
+
+    fn permit(&mut self, targets: &BTreeSet<Target>, lease_until: Instant) -> Result<(), Problem> {
+        let Some(fence) = &mut self.fence else {
+            return Ok(());
+        };
+        let addresses: BTreeSet<IpAddr> = targets.iter().map(|t| t.address).collect();
+        fence.permit_holding(&addresses, lease_until)?;
+        for address in addresses {
+            self.permitted.insert(address, lease_until);
+        }
+        Ok(())
+    }
+
+    fn forbid(&mut self, target: &Target) -> Result<(), Problem> {
+        self.permitted.remove(&target.address);
+        match &mut self.fence {
+            Some(fence) if fence.is_made() => Ok(fence.forbid_holding(&[target.address].into())?),
+            _ => Ok(()),
+        }
+    }
+}
