@@ -222,7 +222,9 @@ impl Init {
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
         let made = init::init(&config, &dir, &self.admin, SystemTime::now()).map_err(|error| {
             let code = match &error {
-                InitError::Identity(_) | InitError::AdminCertificate { .. } => FailureCode::Invalid,
+                InitError::Identity(_)
+                | InitError::Owner { .. }
+                | InitError::AdminCertificate { .. } => FailureCode::Invalid,
                 InitError::Pki(_) => FailureCode::Internal,
             };
             Failure::new(code, "cluster", error, "")

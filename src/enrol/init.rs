@@ -8,9 +8,12 @@ use std::{
 
 use rand::RngExt;
 
-use super::identity_file::{
-    Bootstrap, FirstMember, IdentityError, IdentityFile, StoredCertificate, StoredIdentity,
-    write_secret,
+use super::{
+    identity_file::{
+        Bootstrap, FirstMember, IdentityError, IdentityFile, StoredCertificate, StoredIdentity,
+        write_secret,
+    },
+    ownership::give_to_owner,
 };
 use crate::{
     config::node::NodeConfig,
@@ -25,6 +28,11 @@ use crate::{
 /// Why no cluster was made.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
+    #[error("{}: it cannot be given to its owner: {source}", data_dir.display())]
+    Owner {
+        data_dir: PathBuf,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -75,6 +83,10 @@ pub fn init(
     write_admin(&authority, &cluster, admin_dir, admin_name, now)?;
     // Last: from here on the node exists.
     file.store(&identity)?;
+    give_to_owner(&config.data_dir).map_err(|source| InitError::Owner {
+        data_dir: config.data_dir.clone(),
+        source,
+    })?;
     Ok(Initialised::New {
         cluster,
         node: identity.node,

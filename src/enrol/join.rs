@@ -14,8 +14,9 @@ use pontoon_proto::v1::{AdmitRequest, bootstrap_client::BootstrapClient};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::identity_file::{
-    IdentityError, IdentityFile, StoredCertificate, StoredIdentity, write_secret,
+use super::{
+    identity_file::{IdentityError, IdentityFile, StoredCertificate, StoredIdentity, write_secret},
+    ownership::give_to_owner,
 };
 use crate::{
     config::node::NodeConfig,
@@ -109,6 +110,10 @@ pub async fn join(
                 file.store(&identity)?;
                 let path = joining_path(&config.data_dir);
                 std::fs::remove_file(&path).map_err(|source| JoinError::File { path, source })?;
+                give_to_owner(&config.data_dir).map_err(|source| JoinError::File {
+                    path: config.data_dir.clone(),
+                    source,
+                })?;
                 return Ok(Joined {
                     cluster: identity.cluster,
                     node: identity.node,

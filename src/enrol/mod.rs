@@ -5,5 +5,6 @@
 pub mod identity_file;
 pub mod init;
 pub mod join;
+pub mod ownership;
 
 pub use identity_file::{IdentityError, IdentityFile, StoredIdentity};

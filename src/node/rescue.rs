@@ -17,6 +17,7 @@ use crate::{
     enrol::{
         IdentityError, IdentityFile,
         init::{self, InitError, Initialised},
+        ownership::give_to_owner,
     },
     model::node::NodeId,
     state::command::UnixMillis,
@@ -97,7 +98,12 @@ pub fn restore(
 pub async fn recover(config: &NodeConfig) -> Result<Recovered, NodeRescueError> {
     let _lock = DataDirLock::take(&config.data_dir)?;
     let me = (own_id(config)?, peer(config));
-    Ok(rescue::recover(&config.storage_dir(), me, now()).await?)
+    let recovered = rescue::recover(&config.storage_dir(), me, now()).await?;
+    give_to_owner(&config.data_dir).map_err(|source| NodeRescueError::File {
+        path: config.data_dir.clone(),
+        source,
+    })?;
+    Ok(recovered)
 }
 
 /// What `recover` would do, without doing it.
