@@ -123,7 +123,7 @@ pub struct DnsServer {
     ports: Arc<Ports>,
     shards: Vec<Arc<Counters>>,
     connections: Arc<Connections>,
-    served: Arc<watch::Sender<u64>>,
+    publisher: Arc<Publisher>,
     /// None once it was stopped.
     manager: Mutex<Option<JoinHandle<()>>>,
 }
@@ -172,10 +172,13 @@ impl DnsServer {
                 source,
             })?;
         }
-        let served = Arc::new(watch::Sender::new(first_revision));
-        let manager = Manager {
+        let publisher = Arc::new(Publisher {
             service: Arc::clone(&service),
-            served: Arc::clone(&served),
+            served: watch::Sender::new(first_revision),
+            turn: Mutex::default(),
+        });
+        let manager = Manager {
+            publisher: Arc::clone(&publisher),
             ports: Arc::clone(&ports),
             config,
             snapshots,
@@ -184,7 +187,7 @@ impl DnsServer {
             ports,
             shards,
             connections,
-            served,
+            publisher,
             manager: Mutex::new(Some(service.runtime.spawn(manager.run()))),
             service,
         })
@@ -202,7 +205,13 @@ impl DnsServer {
 
     /// Revision of the state that answers are made from, as it moves on. A change is served once this has reached it.
     pub fn served(&self) -> watch::Receiver<u64> {
-        self.served.subscribe()
+        self.publisher.served.subscribe()
+    }
+
+    /// Answers from `snapshot` from now on, unless it is older than what is served. The server follows the channel it was
+    /// given by itself, a moment later: this is for whoever must not wait for that. VIPs are bound when the channel says so.
+    pub fn serve(&self, snapshot: &Arc<Snapshot>) {
+        self.publisher.publish(snapshot);
     }
 
     /// Addresses of VIPs that could not be bound so far.
@@ -532,11 +541,48 @@ fn bind_udp(
     Ok(udp)
 }
 
+/// Hands snapshots to the workers, in their order.
+struct Publisher {
+    service: Arc<Service>,
+    served: watch::Sender<u64>,
+    /// Held while one is handed over.
+    turn: Mutex<()>,
+}
+
+impl Publisher {
+    /// An older snapshot than the one served changes nothing.
+    fn publish(&self, snapshot: &Arc<Snapshot>) {
+        let current = || self.service.snapshot.load();
+        if current().revision > snapshot.revision || Arc::ptr_eq(&current(), snapshot) {
+            return;
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if current().revision > snapshot.revision {
+            return;
+        }
+        let before = self.service.snapshot.swap(Arc::clone(snapshot));
+        self.served.send_replace(snapshot.revision);
+        if before.forwarders.ptr_eq(&snapshot.forwarders) {
+            return;
+        }
+        let both = before.forwarders.keys().chain(snapshot.forwarders.keys());
+        let changed: BTreeSet<&Name> = both
+            .filter(|suffix| before.forwarders.get(*suffix) != snapshot.forwarders.get(*suffix))
+            .collect();
+        for suffix in changed {
+            let forgotten = self
+                .service
+                .forwarding
+                .flush(&Flush::Subtree(suffix.as_wire().into()));
+            tracing::debug!(%suffix, forgotten, "the forwarder changed");
+        }
+    }
+}
+
 /// The task that follows snapshots: publishes them to the workers, binds and releases VIPs, and forgets what upstreams
 /// said that are no longer asked.
 struct Manager {
-    service: Arc<Service>,
-    served: Arc<watch::Sender<u64>>,
+    publisher: Arc<Publisher>,
     ports: Arc<Ports>,
     config: DnsConfig,
     snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -547,7 +593,7 @@ impl Manager {
         let mut retry = RETRY.0;
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone();
-            self.publish(&snapshot);
+            self.publisher.publish(&snapshot);
             let missing = self.reconcile(&snapshot);
             retry = if missing == 0 {
                 RETRY.0
@@ -569,25 +615,6 @@ impl Manager {
                 }
                 () = tokio::time::sleep(retry), if missing > 0 => {}
             }
-        }
-    }
-
-    fn publish(&self, snapshot: &Arc<Snapshot>) {
-        let before = self.service.snapshot.swap(Arc::clone(snapshot));
-        self.served.send_replace(snapshot.revision);
-        if before.forwarders.ptr_eq(&snapshot.forwarders) {
-            return;
-        }
-        let both = before.forwarders.keys().chain(snapshot.forwarders.keys());
-        let changed: BTreeSet<&Name> = both
-            .filter(|suffix| before.forwarders.get(*suffix) != snapshot.forwarders.get(*suffix))
-            .collect();
-        for suffix in changed {
-            let forgotten = self
-                .service
-                .forwarding
-                .flush(&Flush::Subtree(suffix.as_wire().into()));
-            tracing::debug!(%suffix, forgotten, "the forwarder changed");
         }
     }
 
