@@ -140,7 +140,7 @@ impl Admin for Api {
             }
         };
         let mut health: Vec<v1::BackendHealth> = self
-            .all_reports(&state)
+            .all_reports(&state, deadline)
             .await
             .into_iter()
             .flat_map(|report| report.backends)
@@ -172,7 +172,7 @@ impl Admin for Api {
             }
         };
         let mut status: Vec<v1::ListenerStatus> = self
-            .all_reports(&state)
+            .all_reports(&state, deadline)
             .await
             .into_iter()
             .flat_map(|report| report.listeners)
@@ -194,7 +194,7 @@ impl Admin for Api {
         let (state, header) = self
             .read(request.into_inner().consistency, deadline)
             .await?;
-        let reports = self.all_reports(&state).await;
+        let reports = self.all_reports(&state, deadline).await;
         Ok(Response::new(v1::ListVipsReply {
             header: Some(header),
             vips: vip_statuses(&state, &reports),
@@ -271,15 +271,16 @@ impl Admin for Api {
 }
 
 impl Api {
-    /// What every member that answers within a second says of itself.
+    /// What every member says of itself that answers within a second, and early enough for the caller's deadline.
     pub(super) async fn all_reports(
         &self,
         state: &crate::state::State,
+        deadline: std::time::Instant,
     ) -> Vec<v1::NodeStatusReply> {
         let asked = state
             .members()
             .values()
-            .map(|member| self.ask_status(member));
+            .map(|member| self.ask_status(member, deadline));
         join_all(asked).await.into_iter().flatten().collect()
     }
 }

@@ -90,19 +90,20 @@ impl Api {
         command: &Command,
         deadline: Instant,
     ) -> Result<Vec<String>, Failure> {
-        let first = self.advise_on(&group.state(), command).await;
+        let first = self.advise_on(&group.state(), command, deadline).await;
         if first.is_ok() {
             return first;
         }
         // This node may be behind, or the batch a retry of one that was applied: neither must be called a refusal.
         group.catch_up(deadline).await?;
-        self.advise_on(&group.state(), command).await
+        self.advise_on(&group.state(), command, deadline).await
     }
 
     async fn advise_on(
         &self,
         state: &Arc<State>,
         command: &Command,
+        deadline: Instant,
     ) -> Result<Vec<String>, Failure> {
         let intent = Intent::of(state, &command.changes);
         if intent.is_empty() || state.outcome_of(command.request).is_some() {
@@ -110,16 +111,16 @@ impl Api {
         }
         let own = self.node().report().service_addresses;
         let services = match intent.needs_services(&own) {
-            true => self.services(state).await,
+            true => self.services(state, deadline).await,
             false => Services::from([(self.id(), Some(own.clone()))]),
         };
         judge(state, &intent, &own, &self.node().reserved(), &services)
     }
 
     /// Asks every member for its service addresses.
-    async fn services(&self, state: &Arc<State>) -> Services {
+    async fn services(&self, state: &Arc<State>, deadline: Instant) -> Services {
         let mut services: Services = state.members().keys().map(|id| (*id, None)).collect();
-        for report in self.all_reports(state).await {
+        for report in self.all_reports(state, deadline).await {
             let addresses = report.service_addresses.iter();
             let addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
             let id = report.node.map_or(0, |node| node.id);

@@ -141,7 +141,8 @@ impl Cluster for Api {
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusReply>, Status> {
         Caller::admin(&request)?;
-        Ok(Response::new(self.cluster_status().await))
+        let deadline = deadline_of(&request);
+        Ok(Response::new(self.cluster_status(deadline).await))
     }
 
     async fn transfer(
@@ -222,13 +223,13 @@ impl Cluster for Api {
 
 impl Api {
     /// The cluster as this node sees it, the others asked.
-    async fn cluster_status(&self) -> v1::StatusReply {
+    async fn cluster_status(&self, deadline: Instant) -> v1::StatusReply {
         let Some(group) = self.0.node.group() else {
             return v1::StatusReply::default();
         };
         let state = group.state();
         let standing = group.standing();
-        let reports = self.all_reports(&state).await;
+        let reports = self.all_reports(&state, deadline).await;
         let by_id: BTreeMap<u64, &v1::NodeStatusReply> = reports
             .iter()
             .filter_map(|r| Some((r.node.as_ref()?.id, r)))

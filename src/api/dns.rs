@@ -14,13 +14,16 @@ use crate::{
     wire::{error::Failure, records::record_type},
 };
 
-/// Longest wait for another node; above a forwarder's own patience with a few upstreams.
-const PASS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for another node's answer to a question; above a forwarder's own patience with a few upstreams.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for what another node does in memory alone.
+const PASS_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Api {
     pub(super) async fn stats(
         &self,
         request: v1::DnsStatsRequest,
+        deadline: Instant,
     ) -> Result<v1::DnsStatsReply, Failure> {
         let Some(members) = self.selected(request.nodes.as_ref())? else {
             return Ok(v1::DnsStatsReply {
@@ -38,7 +41,8 @@ impl Api {
                 problem,
                 counters: Vec::new(),
             };
-            pass(member, call, |reply| reply.nodes, failed).await
+            let patience = until(deadline, PASS_TIMEOUT);
+            pass(member, patience, call, |reply| reply.nodes, failed).await
         });
         Ok(v1::DnsStatsReply {
             nodes: join_all(asked).await,
@@ -63,6 +67,7 @@ impl Api {
     pub(super) async fn flush(
         &self,
         request: v1::DnsFlushRequest,
+        deadline: Instant,
     ) -> Result<v1::DnsFlushReply, Failure> {
         let v1::DnsFlushRequest {
             nodes,
@@ -100,7 +105,8 @@ impl Api {
                     problem,
                     entries: 0,
                 };
-                pass(member, call, |reply| reply.nodes, failed).await
+                let patience = until(deadline, PASS_TIMEOUT);
+                pass(member, patience, call, |reply| reply.nodes, failed).await
             }
         });
         Ok(v1::DnsFlushReply {
@@ -111,6 +117,7 @@ impl Api {
     pub(super) async fn query(
         &self,
         request: v1::DnsQueryRequest,
+        deadline: Instant,
     ) -> Result<v1::DnsQueryReply, Failure> {
         let v1::DnsQueryRequest {
             nodes,
@@ -141,7 +148,8 @@ impl Api {
                     name,
                     r#type,
                 });
-                pass(member, call, |reply| reply.nodes, failed).await
+                let patience = until(deadline, QUERY_TIMEOUT);
+                pass(member, patience, call, |reply| reply.nodes, failed).await
             }
         });
         Ok(v1::DnsQueryReply {
@@ -164,14 +172,21 @@ impl Api {
     }
 }
 
+/// The wait for other nodes: `most`, and short enough for the caller to hear in time which of them did not answer.
+pub(super) fn until(deadline: Instant, most: Duration) -> Duration {
+    let left = deadline.saturating_duration_since(Instant::now());
+    most.min(left * 2 / 3)
+}
+
 /// Waits for another node's answer; what goes wrong becomes the `problem` of its line.
 async fn pass<R, T>(
     member: &Arc<Member>,
+    patience: Duration,
     call: impl Future<Output = Result<tonic::Response<R>, tonic::Status>>,
     nodes: impl Fn(R) -> Vec<T>,
     failed: impl Fn(String) -> T,
 ) -> T {
-    match tokio::time::timeout(PASS_TIMEOUT, call).await {
+    match tokio::time::timeout(patience, call).await {
         Ok(Ok(reply)) => nodes(reply.into_inner())
             .pop()
             .unwrap_or_else(|| failed("it answered nothing".to_owned())),
@@ -179,6 +194,6 @@ async fn pass<R, T>(
             let object = format!("node {}", member.id);
             failed(super::status::failure_of(&status, &object, false).problem)
         }
-        Err(_) => failed(format!("no answer within {} s", PASS_TIMEOUT.as_secs())),
+        Err(_) => failed(format!("no answer within {} ms", patience.as_millis())),
     }
 }

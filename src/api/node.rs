@@ -1,6 +1,9 @@
 //! The Node service: what one node does, and calls that are passed on to other nodes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use pontoon_proto::v1::{self, node_client::NodeClient, node_server::Node};
 use tonic::{Request, Response, Status};
@@ -8,6 +11,8 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     caller::Caller,
+    deadline_of,
+    dns::until,
     group::{BackendHealth, BackendVerdict, HeldVip, ListenerReport, NodeReport},
 };
 use crate::{
@@ -66,7 +71,9 @@ impl Node for Api {
         request: Request<v1::DnsStatsRequest>,
     ) -> Result<Response<v1::DnsStatsReply>, Status> {
         Caller::member_or_admin(&request)?;
-        Ok(Response::new(self.stats(request.into_inner()).await?))
+        let deadline = deadline_of(&request);
+        let reply = self.stats(request.into_inner(), deadline).await?;
+        Ok(Response::new(reply))
     }
 
     async fn dns_flush(
@@ -74,7 +81,9 @@ impl Node for Api {
         request: Request<v1::DnsFlushRequest>,
     ) -> Result<Response<v1::DnsFlushReply>, Status> {
         Caller::member_or_admin(&request)?;
-        Ok(Response::new(self.flush(request.into_inner()).await?))
+        let deadline = deadline_of(&request);
+        let reply = self.flush(request.into_inner(), deadline).await?;
+        Ok(Response::new(reply))
     }
 
     async fn dns_query(
@@ -82,7 +91,9 @@ impl Node for Api {
         request: Request<v1::DnsQueryRequest>,
     ) -> Result<Response<v1::DnsQueryReply>, Status> {
         Caller::member_or_admin(&request)?;
-        Ok(Response::new(self.query(request.into_inner()).await?))
+        let deadline = deadline_of(&request);
+        let reply = self.query(request.into_inner(), deadline).await?;
+        Ok(Response::new(reply))
     }
 }
 
@@ -149,13 +160,20 @@ impl Api {
     }
 
     /// What a member says of itself; none when it does not answer in time.
-    pub(super) async fn ask_status(&self, member: &Arc<Member>) -> Option<v1::NodeStatusReply> {
+    pub(super) async fn ask_status(
+        &self,
+        member: &Arc<Member>,
+        deadline: Instant,
+    ) -> Option<v1::NodeStatusReply> {
         if member.id == self.id() {
             return Some(self.own_status());
         }
         let mut client = self.client(member);
         let asked = client.status(v1::NodeStatusRequest {});
-        let reply = tokio::time::timeout(ASK_TIMEOUT, asked).await.ok()?.ok()?;
+        let reply = tokio::time::timeout(until(deadline, ASK_TIMEOUT), asked)
+            .await
+            .ok()?
+            .ok()?;
         // An answer under a wrong id is no answer of this member.
         let reply = reply.into_inner();
         (reply.node.as_ref()?.id == member.id.0).then_some(reply)

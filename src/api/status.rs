@@ -69,6 +69,50 @@ pub fn failure_of(status: &Status, object: &str, written: bool) -> Failure {
     Failure::new(code, object, cause, hint)
 }
 
+/// Whether a node itself said what was wrong, in its own words.
+pub fn says_why(status: &Status) -> bool {
+    Failure::from_details(status.details()).is_some()
+}
+
+/// Whether the cause is one that goes away by itself: nothing listens there, the connection broke, or no answer came. A
+/// node that restarts looks so; a wrong certificate or a foreign protocol does not.
+pub fn may_pass(status: &Status) -> bool {
+    if says_why(status) {
+        return false;
+    }
+    let mut deepest = None;
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            deepest = Some(io.kind());
+        }
+        source = error.source();
+    }
+    use std::io::ErrorKind;
+    match deepest {
+        Some(kind) => matches!(
+            kind,
+            ErrorKind::ConnectionRefused
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::NotConnected
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof
+                | ErrorKind::NotFound
+                | ErrorKind::TimedOut
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::NetworkDown
+        ),
+        None => match status.code() {
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => true,
+            // A connection that ended before its answer.
+            Code::Unknown => std::error::Error::source(status).is_some(),
+            _ => false,
+        },
+    }
+}
+
 /// Whether the request never left this process: no connection was made.
 fn never_sent(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
@@ -138,5 +182,26 @@ mod tests {
         let status = Status::from_error(Box::new(refused));
         let failure = failure_of(&status, "endpoint", true);
         assert_ne!(failure.code, FailureCode::UnknownOutcome);
+    }
+
+    #[test]
+    fn what_may_pass_is_told_from_what_stays() {
+        use std::io::{Error, ErrorKind};
+        for (kind, passes) in [
+            (ErrorKind::ConnectionRefused, true),
+            (ErrorKind::NotFound, true),
+            (ErrorKind::ConnectionReset, true),
+            (ErrorKind::UnexpectedEof, true),
+            (ErrorKind::TimedOut, true),
+            // A certificate that is not ours, a socket that is not for us.
+            (ErrorKind::InvalidData, false),
+            (ErrorKind::PermissionDenied, false),
+        ] {
+            let status = Status::from_error(Box::new(Error::from(kind)));
+            assert_eq!(may_pass(&status), passes, "{kind}");
+        }
+        let told = Failure::new(FailureCode::NoLeader, "cluster", "no leader", "wait");
+        assert!(!may_pass(&told.into()), "a node said why");
+        assert!(may_pass(&Status::cancelled("Timeout expired")));
     }
 }

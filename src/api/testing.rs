@@ -259,8 +259,13 @@ pub struct Served {
 
 impl Served {
     pub async fn start() -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// As `start`, at an address.
+    pub async fn start_at(address: SocketAddr) -> Self {
         let group = MemoryGroup::new();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let incoming = Incoming::tcp(listener, Security::Plain);
         let api = Api::new(Arc::new(MemoryNode(Arc::clone(&group))));

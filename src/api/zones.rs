@@ -12,6 +12,7 @@ use super::{
 use crate::{
     model::{
         name::{Name, NameKey},
+        quoted::quoted,
         serial::Serial,
         zone::Zone,
     },
@@ -248,6 +249,11 @@ pub fn find<'a>(state: &'a State, apex: &Name) -> Result<&'a Arc<Zone>, Failure>
 pub fn name_of(kind: &str, text: &str) -> Result<Name, Failure> {
     text.parse().map_err(|e| {
         let shown: String = text.chars().take(300).collect();
-        Failure::new(FailureCode::Invalid, format!("{kind} {shown:?}"), e, "")
+        Failure::new(
+            FailureCode::Invalid,
+            format!("{kind} {shown}", shown = quoted(&shown)),
+            e,
+            "",
+        )
     })
 }

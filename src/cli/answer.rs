@@ -1,10 +1,13 @@
 //! A DNS message as people and programs read it.
 
-use hickory_proto::op::Message;
+use hickory_proto::{op::Message, rr::rdata::opt::EdnsOption};
 use serde::Serialize;
 
 use super::exit;
 use crate::wire::error::Failure;
+
+/// The EDNS option of extended errors.
+const EXTENDED_ERROR: u16 = 15;
 
 /// A reply.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -13,9 +16,19 @@ pub struct Answer {
     rcode: String,
     authoritative: bool,
     recursion_available: bool,
+    /// Why it is so (RFC 8914), when the node says.
+    errors: Vec<ExtendedError>,
     answers: Vec<Record>,
     authority: Vec<Record>,
     additional: Vec<Record>,
+}
+
+/// An extended DNS error (RFC 8914).
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct ExtendedError {
+    code: u16,
+    /// May be empty.
+    text: String,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -37,6 +50,7 @@ impl Answer {
             rcode: rcode(message.metadata.response_code),
             authoritative: message.metadata.authoritative,
             recursion_available: message.metadata.recursion_available,
+            errors: extended_errors(&message),
             answers: records(&message.answers),
             authority: records(&message.authorities),
             additional: records(&message.additionals),
@@ -53,6 +67,12 @@ impl Answer {
             flags.push_str(" ra");
         }
         let mut text = format!(";; {}{flags}\n", self.rcode);
+        for error in &self.errors {
+            text.push_str(&format!(
+                ";; extended error {}: {}\n",
+                error.code, error.text
+            ));
+        }
         for (title, records) in [
             ("", &self.answers),
             (";; authority\n", &self.authority),
@@ -67,6 +87,23 @@ impl Answer {
         }
         text
     }
+}
+
+/// The option's data is a code of 16 bits and a text (RFC 8914 section 2).
+fn extended_errors(message: &Message) -> Vec<ExtendedError> {
+    let options = message.edns.iter().flat_map(|edns| &edns.options().options);
+    options
+        .filter_map(|(_, option)| match option {
+            EdnsOption::Unknown(EXTENDED_ERROR, data) => {
+                let (code, text) = data.split_first_chunk::<2>()?;
+                Some(ExtendedError {
+                    code: u16::from_be_bytes(*code),
+                    text: String::from_utf8_lossy(text).into_owned(),
+                })
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 fn record(record: &hickory_proto::rr::Record) -> Record {
@@ -88,5 +125,27 @@ fn rcode(code: hickory_proto::op::ResponseCode) -> String {
         4 => "NOTIMP".to_owned(),
         5 => "REFUSED".to_owned(),
         other => format!("RCODE{other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::{Edns, OpCode};
+
+    #[test]
+    fn a_refusal_says_why() {
+        let mut message = Message::response(0, OpCode::Query);
+        let data = [&[0, 18][..], b"recursion is not for you"].concat();
+        let mut edns = Edns::new();
+        edns.options_mut()
+            .insert(EdnsOption::Unknown(EXTENDED_ERROR, data));
+        message.edns = Some(edns);
+        let answer = Answer::parse(&message.to_vec().expect("encodes")).expect("reads");
+        let text = answer.text();
+        assert!(
+            text.contains(";; extended error 18: recursion is not for you\n"),
+            "{text}"
+        );
     }
 }

@@ -198,15 +198,22 @@ impl Backup {
                 .map_err(|s| crate::api::status::failure_of(&s, "backup", false))?;
             let Some(chunk) = chunk else { break };
             file.write_all(&chunk.data)
-                .map_err(|e| exit::file(path, e))?;
+                .map_err(|e| exit::file(path, &e))?;
             bytes += chunk.data.len() as u64;
         }
-        file.as_file().sync_all().map_err(|e| exit::file(path, e))?;
+        file.as_file()
+            .sync_all()
+            .map_err(|e| exit::file(path, &e))?;
         // Read back before it gets its name: a backup that cannot be read is none.
-        let reader = File::open(file.path()).map_err(|e| exit::file(path, e))?;
-        let state =
-            crate::wire::backup::read(BufReader::new(reader)).map_err(|e| exit::file(path, e))?;
-        file.persist(path).map_err(|e| exit::file(path, e.error))?;
+        let reader = File::open(file.path()).map_err(|e| exit::file(path, &e))?;
+        let state = crate::wire::backup::read(BufReader::new(reader)).map_err(|e| {
+            exit::unusable(
+                path,
+                e,
+                "what was written cannot be read back: check the disk",
+            )
+        })?;
+        file.persist(path).map_err(|e| exit::file(path, &e.error))?;
         let written = Written {
             file: path.display().to_string(),
             bytes,
@@ -230,5 +237,5 @@ fn beside(path: &Path) -> Result<tempfile::NamedTempFile, Failure> {
     tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o600))
         .tempfile_in(dir)
-        .map_err(|e| exit::file(path, e))
+        .map_err(|e| exit::file(path, &e))
 }

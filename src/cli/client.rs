@@ -2,9 +2,13 @@
 //!
 //! A read may be repeated freely. A write is repeated only under its request id, so that it is applied once; when its last
 //! answer was lost, its outcome is unknown and is said to be.
+//!
+//! Nodes that restart or hang are no reason to fail while there is time: endpoints are asked one after another, each given a
+//! head start, until one answers; and no call spends the whole time on one of several endpoints.
 
 use std::time::{Duration, Instant};
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use tonic::{Request, Response, Status, transport::Channel};
 
 use super::{
@@ -12,7 +16,7 @@ use super::{
     endpoint::{Dialer, Endpoint},
 };
 use crate::{
-    api::status::failure_of,
+    api::status::{failure_of, may_pass, says_why},
     wire::{
         error::{Failure, FailureCode},
         v1::{self, node_client::NodeClient},
@@ -21,11 +25,13 @@ use crate::{
 
 /// Largest reply message that is taken, in octets.
 pub const MAX_REPLY: usize = 64 << 20;
-/// Longest wait for one node to say that it is there, while others could be asked.
+/// Longest wait for one node to say that it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an endpoint may be silent before the next one is asked too.
+const HEAD_START: Duration = Duration::from_millis(250);
 /// Time that an attempt of a write must have, for its answer to come in time.
 const ATTEMPT_MIN: Duration = Duration::from_millis(300);
-/// Between two attempts of a write.
+/// Between two attempts of a call.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection to a node that answered.
@@ -73,10 +79,10 @@ impl Client {
 
     async fn connect_by(context: &Context, dialer: Dialer) -> Result<Self, Failure> {
         let deadline = Instant::now() + context.global.timeout;
-        let mut problems = Vec::new();
-        for (at, endpoint) in dialer.endpoints().iter().enumerate() {
-            match probe(&dialer, endpoint, deadline).await {
-                Ok((channel, born)) => {
+        let mut told = false;
+        loop {
+            let missed = match first_to_answer(&dialer, deadline).await {
+                Ok((at, channel, born)) => {
                     return Ok(Self {
                         at,
                         channel,
@@ -86,10 +92,27 @@ impl Client {
                         dialer,
                     });
                 }
-                Err(failure) => problems.push(failure),
+                Err(missed) => missed,
+            };
+            let late = Instant::now() + RETRY_PAUSE >= deadline;
+            if late || !worth_waiting(&dialer, &missed) {
+                return Err(nobody(missed.into_iter().map(|m| m.failure).collect()));
             }
+            if !told {
+                told = true;
+                let time = humane(context.global.timeout);
+                context
+                    .out
+                    .remark(&format!("no node answers yet; trying for {time}"));
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
-        Err(nobody(problems))
+    }
+
+    /// The endpoint that is asked now.
+    pub fn endpoint(&self) -> String {
+        let endpoint = self.dialer.endpoints().get(self.at);
+        endpoint.map_or_else(String::new, ToString::to_string)
     }
 
     pub fn consistency(&self) -> i32 {
@@ -100,7 +123,7 @@ impl Client {
         self.born
     }
 
-    /// A call that changes nothing. Another node is asked when this one does not answer.
+    /// A call that changes nothing. Another node is asked when this one does not answer, as long as there is time.
     pub async fn read<R>(
         &mut self,
         object: &str,
@@ -108,14 +131,18 @@ impl Client {
     ) -> Result<R, Failure> {
         let mut tried = 1;
         loop {
-            let failure = match self.attempt(&call).await {
+            let (failure, passing) = match self.attempt(&call).await {
                 Some(Ok(reply)) => return Ok(reply),
-                Some(Err(status)) => failure_of(&status, object, false),
-                None => timed_out(object, FailureCode::Unreachable),
+                Some(Err(status)) => (self.failure(&status, object, false), may_pass(&status)),
+                None => (self.timed_out(object, FailureCode::Unreachable), true),
             };
             let lost = failure.code == FailureCode::Unreachable;
-            if !lost || tried >= self.dialer.endpoints().len() || self.is_late() {
+            let others = tried < self.dialer.endpoints().len();
+            if !lost || !(others || passing) || self.is_late() {
                 return Err(failure);
+            }
+            if !others {
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
             tried += 1;
             self.turn().await;
@@ -132,8 +159,8 @@ impl Client {
         loop {
             let failure = match self.attempt(&call).await {
                 Some(Ok(reply)) => return Ok(reply),
-                Some(Err(status)) => failure_of(&status, object, true),
-                None => timed_out(object, FailureCode::UnknownOutcome),
+                Some(Err(status)) => self.failure(&status, object, true),
+                None => self.timed_out(object, FailureCode::UnknownOutcome),
             };
             let (again, unsure) = match failure.code {
                 FailureCode::NoLeader | FailureCode::Unreachable | FailureCode::Overloaded => {
@@ -163,16 +190,29 @@ impl Client {
         }
     }
 
-    /// A call that cannot be repeated without effect: one attempt.
+    /// A call that cannot be repeated without effect: it is sent once, and again only if it was never sent.
     pub async fn once<R>(
         &mut self,
         object: &str,
         call: impl AsyncFn(Attempt) -> Result<R, Status>,
     ) -> Result<R, Failure> {
-        match self.attempt(&call).await {
-            Some(Ok(reply)) => Ok(reply),
-            Some(Err(status)) => Err(failure_of(&status, object, true)),
-            None => Err(timed_out(object, FailureCode::UnknownOutcome)),
+        loop {
+            let whole = Attempt {
+                channel: self.channel.clone(),
+                deadline: self.deadline,
+            };
+            let status = match tokio::time::timeout(whole.left(), call(whole)).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(status)) => status,
+                Err(_) => return Err(self.timed_out(object, FailureCode::UnknownOutcome)),
+            };
+            let failure = self.failure(&status, object, true);
+            let unsent = failure.code == FailureCode::Unreachable && may_pass(&status);
+            if !unsent || self.is_late() {
+                return Err(failure);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+            self.turn().await;
         }
     }
 
@@ -182,25 +222,51 @@ impl Client {
         object: &str,
         call: impl AsyncFn(Channel) -> Result<Response<R>, Status>,
     ) -> Result<R, Failure> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(left, call(self.channel.clone())).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(failure_of(&status, object, false)),
-            Err(_) => Err(timed_out(object, FailureCode::Unreachable)),
-        }
+        let opened = self
+            .read(object, async |attempt| call(attempt.channel).await)
+            .await?;
+        Ok(opened.into_inner())
     }
 
-    /// None when the time is up.
+    /// None when this attempt's time is up: all that is left, or most of it when other endpoints could be asked after it.
     async fn attempt<R>(
         &self,
         call: &impl AsyncFn(Attempt) -> Result<R, Status>,
     ) -> Option<Result<R, Status>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let share = share(left, self.dialer.endpoints().len());
         let attempt = Attempt {
             channel: self.channel.clone(),
-            deadline: self.deadline,
+            deadline: Instant::now() + share,
         };
         let left = attempt.left();
         tokio::time::timeout(left, call(attempt)).await.ok()
+    }
+
+    /// The failure that a status tells of; when no node said why, with the endpoint that was asked.
+    pub fn failure(&self, status: &Status, object: &str, written: bool) -> Failure {
+        let failure = failure_of(status, object, written);
+        if says_why(status) {
+            return failure;
+        }
+        let endpoint = self.endpoint();
+        let problem = match failure.problem.as_str() {
+            // What tonic says when the time of a call is up, on either side.
+            "Timeout expired" => "no answer in time",
+            other => other
+                .strip_prefix(&endpoint)
+                .and_then(|rest| rest.strip_prefix(": "))
+                .unwrap_or(other),
+        };
+        Failure {
+            problem: format!("endpoint {endpoint}: {problem}"),
+            ..failure
+        }
+    }
+
+    fn timed_out(&self, object: &str, code: FailureCode) -> Failure {
+        let problem = format!("endpoint {}: no answer in time", self.endpoint());
+        timed_out(object, problem, code)
     }
 
     /// Goes on to the next endpoint, when there is another one.
@@ -232,13 +298,80 @@ fn is_verdict(code: FailureCode) -> bool {
     )
 }
 
+/// The time of one attempt: all there is, or two thirds when other endpoints are there for the rest.
+fn share(left: Duration, endpoints: usize) -> Duration {
+    match endpoints {
+        0 | 1 => left,
+        _ => left * 2 / 3,
+    }
+}
+
+/// Why an endpoint gave no connection.
+#[derive(Debug)]
+struct Missed {
+    failure: Failure,
+    prospect: Prospect,
+}
+
+/// Whether asking an endpoint again may end otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prospect {
+    /// Nothing listens there, or it is silent: as while a node restarts.
+    Passing,
+    /// Its name means nothing.
+    Lasting,
+    /// It is there and will not speak with us: wrong certificates, no permission, another protocol.
+    Denied,
+}
+
+/// Whether to ask again: not while somebody refuses us, and not when nothing was named and nothing is here.
+fn worth_waiting(dialer: &Dialer, missed: &[Missed]) -> bool {
+    let any = |prospect| missed.iter().any(|m| m.prospect == prospect);
+    dialer.is_expected() && any(Prospect::Passing) && !any(Prospect::Denied)
+}
+
+/// Asks the endpoints in their order: the next one when one fails, or is silent for `HEAD_START`. The first answer counts.
+async fn first_to_answer(
+    dialer: &Dialer,
+    deadline: Instant,
+) -> Result<(usize, Channel, u64), Vec<Missed>> {
+    let mut waiting = dialer.endpoints().iter().enumerate();
+    let mut asked = FuturesUnordered::new();
+    let mut missed: Vec<(usize, Missed)> = Vec::new();
+    loop {
+        if let Some((at, endpoint)) = waiting.next() {
+            asked.push(async move { (at, probe(dialer, endpoint, deadline).await) });
+        }
+        let next = match waiting.len() {
+            0 => asked.next().await,
+            _ => match tokio::time::timeout(HEAD_START, asked.next()).await {
+                Ok(next) => next,
+                Err(_) => continue,
+            },
+        };
+        match next {
+            Some((at, Ok((channel, born)))) => return Ok((at, channel, born)),
+            Some((at, Err(why))) => missed.push((at, why)),
+            None => break,
+        }
+    }
+    missed.sort_by_key(|(at, _)| *at);
+    Err(missed.into_iter().map(|(_, why)| why).collect())
+}
+
 async fn probe(
     dialer: &Dialer,
     endpoint: &Endpoint,
     deadline: Instant,
-) -> Result<(Channel, u64), Failure> {
+) -> Result<(Channel, u64), Missed> {
     let object = format!("endpoint {endpoint}");
-    let channel = dialer.channel(endpoint).await?;
+    let channel = dialer.channel(endpoint).await.map_err(|failure| Missed {
+        prospect: match failure.code {
+            FailureCode::Unreachable => Prospect::Lasting,
+            _ => Prospect::Denied,
+        },
+        failure,
+    })?;
     let left = deadline.saturating_duration_since(Instant::now());
     let mut client = NodeClient::new(channel.clone());
     let asked = client.probe(v1::ProbeRequest {});
@@ -246,13 +379,32 @@ async fn probe(
         Ok(Ok(reply)) => Ok((channel, reply.into_inner().revision)),
         Ok(Err(status)) => {
             let failure = failure_of(&status, &object, false);
-            Err(match failure.code {
-                FailureCode::Unreachable => dialer.explained(endpoint, failure),
-                _ => failure,
+            let overloaded = failure.code == FailureCode::Overloaded;
+            Err(Missed {
+                prospect: match may_pass(&status) || overloaded {
+                    true => Prospect::Passing,
+                    false => Prospect::Denied,
+                },
+                failure: match failure.code {
+                    FailureCode::Unreachable => dialer.explained(endpoint, failure),
+                    _ => failure,
+                },
             })
         }
-        Err(_) => Err(timed_out(&object, FailureCode::Unreachable)),
+        Err(_) => Err(Missed {
+            failure: timed_out(
+                &object,
+                "no answer in time".into(),
+                FailureCode::Unreachable,
+            ),
+            prospect: Prospect::Passing,
+        }),
     }
+}
+
+/// A time as it is given to `--timeout`.
+fn humane(time: Duration) -> String {
+    crate::config::units::format_duration(time)
 }
 
 /// The one failure that says most of several endpoints.
@@ -274,8 +426,7 @@ fn nobody(problems: Vec<Failure>) -> Failure {
     )
 }
 
-fn timed_out(object: &str, code: FailureCode) -> Failure {
-    let problem = "no answer in time";
+fn timed_out(object: &str, problem: String, code: FailureCode) -> Failure {
     let hint = match code {
         FailureCode::UnknownOutcome => "look whether the change was made before you repeat it",
         _ => "give a longer --timeout, or ask another node",
@@ -296,5 +447,12 @@ mod tests {
         let none = nobody(vec![silent.clone(), silent]);
         assert_eq!(none.code, FailureCode::Unreachable);
         assert!(none.problem.contains("endpoint a"));
+    }
+
+    #[test]
+    fn an_attempt_leaves_time_for_the_other_endpoints() {
+        let left = Duration::from_secs(3);
+        assert_eq!(share(left, 1), left);
+        assert_eq!(share(left, 3), Duration::from_secs(2));
     }
 }

@@ -26,6 +26,7 @@ use crate::{
         init::{self, InitError, Initialised},
         join::{self, JoinError},
     },
+    model::quoted::quoted,
     pki::{identity::is_admin_name, token::Token as JoinToken},
     wire::{
         command::request_id_bytes,
@@ -39,6 +40,12 @@ pub const NODE_TOML: &str = "/etc/pontoon/node.toml";
 
 /// Membership, leadership and certificates
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon cluster init --config /etc/pontoon/node.toml   the first machine
+  pontoon cluster token create                           on a member, for another machine
+  pontoon cluster status
+  pontoon cluster transfer 2")]
 pub enum Cluster {
     Init(Init),
     #[command(subcommand)]
@@ -73,6 +80,10 @@ pub struct Init {
 
 /// Join tokens: each lets one machine become a member
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon cluster token create --lifetime 30m
+  pontoon cluster token list")]
 pub enum Token {
     Create(TokenCreate),
     List(TokenList),
@@ -172,6 +183,7 @@ pub struct Promote {
 
 /// The cluster's certificate authority
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  pontoon cluster ca rotate")]
 pub enum Ca {
     Rotate(CaRotate),
 }
@@ -576,7 +588,7 @@ impl CaRotate {
             ("admin.pem", &reply.admin_certificate_pem),
         ] {
             let path = dir.join(name);
-            write_secret(&path, text).map_err(|e| exit::file(&path, e))?;
+            write_secret(&path, text).map_err(|e| exit::file(&path, &e))?;
         }
         let rotated = Rotated {
             ca_sha256: reply.ca_sha256,
@@ -772,7 +784,8 @@ pub fn admin_name(text: &str) -> Result<String, String> {
     match is_admin_name(text) {
         true => Ok(text.to_owned()),
         false => Err(format!(
-            "{text:?} is not 1 to 63 letters, digits, '-', '_', '.' or '@'"
+            "{text} is not 1 to 63 letters, digits, '-', '_', '.' or '@'",
+            text = quoted(text)
         )),
     }
 }

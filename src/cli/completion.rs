@@ -48,7 +48,7 @@ impl Man {
                 .map_err(|e| exit::internal("manual page", e))?;
             return context.out.text(&String::from_utf8_lossy(&page));
         };
-        std::fs::create_dir_all(&dir).map_err(|e| exit::file(&dir, e))?;
-        clap_mangen::generate_to(Cli::command(), &dir).map_err(|e| exit::file(&dir, e))
+        std::fs::create_dir_all(&dir).map_err(|e| exit::file(&dir, &e))?;
+        clap_mangen::generate_to(Cli::command(), &dir).map_err(|e| exit::file(&dir, &e))
     }
 }

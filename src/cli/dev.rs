@@ -51,9 +51,13 @@ impl Dev {
         };
         dev::run(&options).map_err(|error| match error {
             dev::DevError::Nodes(_) | dev::DevError::PortBase(_) => {
-                exit::wrong_argument("dev", error, "")
+                exit::wrong_argument("dev", error, "`pontoon dev --help` shows the options")
             }
-            other => exit::invalid("dev", other, ""),
+            other => exit::invalid(
+                "dev",
+                other,
+                "give another --port-base when its ports are taken, or another --dir",
+            ),
         })
     }
 }

@@ -21,6 +21,11 @@ use crate::{
 
 /// The DNS service of the nodes
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon dns query www.example.com AAAA --all
+  pontoon dns flush www.example.com
+  pontoon dns stats")]
 pub enum Dns {
     Query(Query),
     Stats(Stats),
@@ -147,7 +152,7 @@ impl Query {
         context.out.result(&answers, || {
             answers.nodes.iter().map(NodeAnswer::text).collect()
         })?;
-        all_failed(answers.nodes.iter().map(|n| (n.node, n.problem.as_deref())))
+        every_answer(answers.nodes.iter().map(|n| (n.node, n.problem.as_deref())))
     }
 }
 
@@ -183,21 +188,27 @@ impl NodeAnswer {
     }
 }
 
-/// A failure when no node at all could be asked.
-fn all_failed<'a>(nodes: impl Iterator<Item = (u64, Option<&'a str>)>) -> Result<(), Failure> {
-    let mut problems = Vec::new();
+/// A failure when a node could not be asked: it was not done on all of them.
+fn every_answer<'a>(nodes: impl Iterator<Item = (u64, Option<&'a str>)>) -> Result<(), Failure> {
+    let (mut asked, mut problems) = (0, Vec::new());
     for (node, problem) in nodes {
-        match problem {
-            None => return Ok(()),
-            Some(problem) => problems.push(format!("node {node}: {problem}")),
-        }
+        asked += 1;
+        problems.extend(problem.map(|problem| format!("node {node}: {problem}")));
     }
-    let problem = format!("no node answered: {}", problems.join("; "));
+    let missing = problems.len();
+    let (code, what) = match missing {
+        0 => return Ok(()),
+        _ if missing == asked => (FailureCode::Unreachable, "no node answered".to_owned()),
+        _ => (
+            FailureCode::NotReady,
+            format!("{missing} of {asked} nodes did not answer"),
+        ),
+    };
     Err(Failure::new(
-        FailureCode::Unreachable,
+        code,
         "dns",
-        problem,
-        "`pontoon cluster status` shows the nodes",
+        format!("{what}: {}", problems.join("; ")),
+        "`pontoon cluster status` shows the nodes; run it again when they are back",
     ))
 }
 
@@ -237,7 +248,7 @@ impl Stats {
                 .collect(),
         };
         context.out.result(&stats, || stats_text(context, &stats))?;
-        all_failed(stats.nodes.iter().map(|n| (n.node, n.problem.as_deref())))
+        every_answer(stats.nodes.iter().map(|n| (n.node, n.problem.as_deref())))
     }
 }
 
@@ -312,6 +323,25 @@ impl Flush {
             };
             flushed.nodes.iter().map(line).collect()
         })?;
-        all_failed(flushed.nodes.iter().map(|n| (n.node, n.problem.as_deref())))
+        every_answer(flushed.nodes.iter().map(|n| (n.node, n.problem.as_deref())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_not_reached_is_a_failure() {
+        let ended = |nodes: &[(u64, Option<&str>)]| {
+            let ended = every_answer(nodes.iter().copied());
+            ended.map_err(|failure| (failure.code, failure.problem))
+        };
+        assert_eq!(ended(&[(1, None), (2, None)]), Ok(()));
+        let some = ended(&[(1, None), (2, Some("no answer within 1 s"))]);
+        let problem = "1 of 2 nodes did not answer: node 2: no answer within 1 s";
+        assert_eq!(some, Err((FailureCode::NotReady, problem.to_owned())));
+        let none = ended(&[(1, Some("gone"))]);
+        assert!(none.is_err_and(|(code, _)| code == FailureCode::Unreachable));
     }
 }

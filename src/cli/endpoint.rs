@@ -11,6 +11,7 @@ use tonic::transport::Channel;
 
 use super::{Global, exit};
 use crate::{
+    model::quoted::quoted,
     pki::verify::Expected,
     transport::{
         Security, connect,
@@ -93,8 +94,12 @@ impl fmt::Display for Endpoint {
 }
 
 fn host_and_port(text: &str) -> Result<(String, u16), String> {
-    let expected =
-        || format!("{text:?} is no endpoint: expected HOST:PORT, http://HOST:PORT or unix:PATH");
+    let expected = || {
+        format!(
+            "{text} is no endpoint: expected HOST:PORT, http://HOST:PORT or unix:PATH",
+            text = quoted(text)
+        )
+    };
     let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
     let port = port.parse().ok().filter(|p| *p != 0).ok_or_else(expected)?;
     let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
@@ -116,6 +121,8 @@ fn is_loopback(host: &str) -> bool {
 /// The endpoints to try and how to connect to them.
 pub struct Dialer {
     endpoints: Vec<Endpoint>,
+    /// Whether a node is to be expected there: they were named, or its socket is there.
+    expected: bool,
     credentials: Option<SharedCredentials>,
 }
 
@@ -123,18 +130,24 @@ impl Dialer {
     /// What the command line and the environment say; where they are silent, what is found on this machine.
     pub fn new(global: &Global) -> Result<Self, Failure> {
         let credentials = credentials(global)?;
-        let endpoints = match &global.endpoints {
-            Some(Endpoints(named)) if !named.is_empty() => named.clone(),
+        let (endpoints, expected) = match &global.endpoints {
+            Some(Endpoints(named)) if !named.is_empty() => (named.clone(), true),
             _ => default_endpoints(),
         };
         Ok(Self {
             endpoints,
+            expected,
             credentials,
         })
     }
 
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// Whether a node is to be expected there: a guess at the ports of `pontoon dev` is not worth waiting for.
+    pub fn is_expected(&self) -> bool {
+        self.expected
     }
 
     /// The same with the first endpoint alone.
@@ -205,19 +218,18 @@ fn no_certificate(endpoint: &Endpoint) -> Failure {
     )
 }
 
-/// The unix socket of this machine's node when there is one, else the nodes of `pontoon dev`.
-fn default_endpoints() -> Vec<Endpoint> {
+/// The unix socket of this machine's node when there is one, else the nodes of `pontoon dev`; and whether a node is to be
+/// expected there.
+fn default_endpoints() -> (Vec<Endpoint>, bool) {
     let socket = SOCKETS.iter().map(Path::new).find(|path| path.exists());
-    match socket {
-        Some(path) => vec![Endpoint::Unix(path.to_owned())],
-        None => DEV_PORTS
-            .iter()
-            .map(|port| Endpoint::Plain {
-                host: "127.0.0.1".to_owned(),
-                port: *port,
-            })
-            .collect(),
+    if let Some(path) = socket {
+        return (vec![Endpoint::Unix(path.to_owned())], true);
     }
+    let dev = DEV_PORTS.iter().map(|port| Endpoint::Plain {
+        host: "127.0.0.1".to_owned(),
+        port: *port,
+    });
+    (dev.collect(), false)
 }
 
 /// Where the administrator's certificate is kept.
@@ -243,11 +255,15 @@ fn credentials(global: &Global) -> Result<Option<SharedCredentials>, Failure> {
 }
 
 fn load(cert: &Path, key: &Path, ca: &Path) -> Result<SharedCredentials, Failure> {
-    let read = |path: &Path| fs::read_to_string(path).map_err(|e| exit::file(path, e));
+    let read = |path: &Path| fs::read_to_string(path).map_err(|e| exit::file(path, &e));
     let credentials = Credentials::from_pem(&read(cert)?, &read(key)?, &read(ca)?);
-    credentials
-        .map(SharedCredentials::new)
-        .map_err(|e| exit::file(cert, e))
+    credentials.map(SharedCredentials::new).map_err(|e| {
+        exit::unusable(
+            cert,
+            e,
+            "give a certificate, its key and its authority in PEM",
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! Exit codes, and failures that the command line itself finds.
 
+use std::{io, path::Path};
+
 use crate::wire::error::{Failure, FailureCode};
+
+/// Most faults that are shown of one file.
+const MOST_LINES: usize = 500;
 
 /// Wrong usage.
 pub const USAGE: u8 = 2;
@@ -71,9 +76,116 @@ pub fn invalid(object: impl ToString, problem: impl ToString, hint: impl ToStrin
 }
 
 /// A file that cannot be read or written.
-pub fn file(path: &std::path::Path, error: impl ToString) -> Failure {
-    let object = format!("file {}", path.display());
-    Failure::new(FailureCode::Invalid, object, error, "")
+pub fn file(path: &Path, error: &io::Error) -> Failure {
+    let (code, hint) = match error.kind() {
+        io::ErrorKind::NotFound => (FailureCode::NotFound, "check the path"),
+        io::ErrorKind::PermissionDenied => (
+            FailureCode::PermissionDenied,
+            "check whose file it is, or run this as another user",
+        ),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            (FailureCode::Internal, "make room and run it again")
+        }
+        _ => (
+            FailureCode::Invalid,
+            "name a file that can be read or written",
+        ),
+    };
+    Failure::new(code, file_object(path), error, hint)
+}
+
+/// A file whose contents, or kind, are not what is needed.
+pub fn unusable(path: &Path, problem: impl ToString, hint: impl ToString) -> Failure {
+    Failure::new(FailureCode::Invalid, file_object(path), problem, hint)
+}
+
+/// How messages call a file: `-` is stdin.
+pub fn source(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "stdin".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+fn file_object(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => source(path),
+        false => format!("file {}", source(path)),
+    }
+}
+
+/// Several things that are wrong with a file, a line each.
+pub fn faulty(path: &Path, faults: &[String], hint: &str) -> Failure {
+    unusable(path, lines(faults), hint)
+}
+
+/// One fault as it is; several, a line each, below their number.
+pub fn lines(faults: &[String]) -> String {
+    let shown = faults.iter().take(MOST_LINES);
+    let more = faults.len().saturating_sub(MOST_LINES);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    match faults {
+        [only] => only.clone(),
+        _ => std::iter::once(format!("{} faults", faults.len()))
+            .chain(shown.cloned())
+            .chain(more)
+            .collect::<Vec<_>>()
+            .join("\n"),
+    }
+}
+
+/// The failure with something to do next, if whoever found it knew nothing better.
+pub fn advised(failure: Failure) -> Failure {
+    if !failure.hint.is_empty() {
+        return failure;
+    }
+    let kind = failure.object.split(' ').next().unwrap_or_default();
+    let hint = match (failure.code, kind) {
+        (FailureCode::NotFound | FailureCode::AlreadyExists | FailureCode::Conflict, kind) => {
+            shows(kind)
+        }
+        (FailureCode::Invalid | FailureCode::Usage, "name") => {
+            "labels have 1 to 63 octets, a name at most 255; `\\.` is a dot within a label"
+                .to_owned()
+        }
+        (FailureCode::Invalid | FailureCode::Usage, _) => {
+            "`pontoon COMMAND --help` shows what is expected".to_owned()
+        }
+        (FailureCode::LimitExceeded, _) => "make it smaller, or split it".to_owned(),
+        (FailureCode::PreconditionFailed, _) => "read the state again, and decide anew".to_owned(),
+        (FailureCode::NoLeader | FailureCode::NotReady | FailureCode::Overloaded, _) => {
+            "`pontoon cluster status` shows how the nodes are; try again".to_owned()
+        }
+        (FailureCode::Unreachable, _) => {
+            "check that the node runs and that the endpoint is right".to_owned()
+        }
+        (FailureCode::UnknownOutcome, _) => {
+            "look whether the change was made before you repeat it".to_owned()
+        }
+        (FailureCode::FeatureLevel | FailureCode::Unsupported, _) => {
+            "upgrade the nodes that run an older program".to_owned()
+        }
+        (FailureCode::Unauthenticated | FailureCode::PermissionDenied, _) => {
+            "give an administrator's certificate: --cert, --key and --ca".to_owned()
+        }
+        (FailureCode::Internal, _) => {
+            "it is a fault of the program or its machine: the log of the node may say more"
+                .to_owned()
+        }
+    };
+    Failure { hint, ..failure }
+}
+
+/// The command that shows objects of a kind.
+fn shows(kind: &str) -> String {
+    let command = match kind {
+        "zone" | "pool" | "listener" | "vip" | "forwarder" => format!("{kind} list"),
+        "backend" => "pool show POOL".to_owned(),
+        "record" | "name" => "record list ZONE".to_owned(),
+        "join" => "cluster token list".to_owned(),
+        _ => "cluster status".to_owned(),
+    };
+    format!("`pontoon {command}` shows what is there")
 }
 
 /// A fault of this program or machine.
@@ -97,5 +209,26 @@ mod tests {
             };
             assert_eq!(exit, Exit(expected), "{code:?}");
         }
+    }
+
+    #[test]
+    fn every_failure_says_what_to_do() {
+        for code in FailureCode::ALL {
+            for object in ["vip 192.0.2.1", "join token x", "name a..b", "x"] {
+                let failure = advised(Failure::new(*code, object, "y", ""));
+                assert!(!failure.hint.is_empty(), "{code:?} {object}");
+            }
+        }
+        let kept = Failure::new(FailureCode::Invalid, "x", "y", "do this");
+        assert_eq!(advised(kept.clone()), kept);
+    }
+
+    #[test]
+    fn faults_have_a_line_each() {
+        let two = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(lines(&two[..1]), "a");
+        assert_eq!(lines(&two), "2 faults\na\nb");
+        let many = vec!["x".to_owned(); MOST_LINES + 2];
+        assert!(lines(&many).ends_with("\nx\nand 2 more"));
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Context, client::Client, duration, rrsets::zone_name, write::commit};
 use crate::{
-    model::{forwarder::Forwarder as Model, name::Name},
+    model::{forwarder::Forwarder as Model, name::Name, quoted::quoted},
     state::command::Change,
     wire::{
         error::Failure,
@@ -20,6 +20,11 @@ use crate::{
 
 /// Forwarders: upstream servers for names below a suffix
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon forwarder create corp.example 10.0.0.53
+  pontoon forwarder create . 9.9.9.9 149.112.112.112
+  pontoon forwarder list")]
 pub enum Forwarder {
     Create(Create),
     List(List),
@@ -103,7 +108,10 @@ fn upstream(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(address, 53));
     }
     text.parse().map_err(|_| {
-        format!("{text:?} is not ADDRESS or ADDRESS:PORT, such as 9.9.9.9 or [2620:fe::fe]:53")
+        format!(
+            "{text} is not ADDRESS or ADDRESS:PORT, such as 9.9.9.9 or [2620:fe::fe]:53",
+            text = quoted(text)
+        )
     })
 }
 

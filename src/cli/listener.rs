@@ -25,6 +25,11 @@ use crate::{
 
 /// Listeners: addresses and ports that hand connections to a pool
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon listener create web --port 80 --pool web
+  pontoon listener show web
+  pontoon listener delete web")]
 pub enum Listener {
     Create(Create),
     List(List),

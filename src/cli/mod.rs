@@ -15,6 +15,7 @@ mod dns;
 mod endpoint;
 mod exit;
 mod forwarder;
+mod input;
 mod listener;
 mod node;
 mod output;
@@ -40,9 +41,10 @@ use self::{
     endpoint::Endpoints,
     output::{Format, Out},
 };
-use crate::{config::units::parse_duration, wire::error::Failure};
+use crate::{config::units::parse_duration, model::quoted::quoted, wire::error::Failure};
 
-/// What is used when nothing says how long to try.
+/// What is used when nothing says how long to try: longer than a node takes to restart or a cluster to elect a leader, and
+/// short enough for a person to wait.
 const DEFAULT_TIMEOUT: &str = "10s";
 
 /// DNS, load balancing and virtual addresses from one replicated log.
@@ -78,21 +80,15 @@ pub struct Cli {
 pub struct Global {
     /// Nodes to ask, in this order: HOST:PORT (mutual TLS with the client certificate; plaintext for a loopback address
     /// without one), http://HOST:PORT (plaintext, loopback only) or unix:PATH [default: the local unix socket, else
-    /// the nodes of `pontoon dev`]
-    #[arg(
-        long,
-        global = true,
-        env = "PONTOON_ENDPOINTS",
-        value_name = "A,B,C",
-        hide_env_values = true
-    )]
+    /// the nodes of `pontoon dev`; also PONTOON_ENDPOINTS]
+    #[arg(long, global = true, value_name = "A,B,C")]
     endpoints: Option<Endpoints>,
 
     /// How results are written to stdout, and errors to stderr
     #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
 
-    /// How long to try: 500ms, 10s, 2m, or a number of seconds
+    /// How long to try, while no node answers or none leads: 500ms, 10s, 2m, or a number of seconds
     #[arg(long, global = true, default_value = DEFAULT_TIMEOUT, value_parser = timeout, value_name = "TIME")]
     timeout: Duration,
 
@@ -100,38 +96,60 @@ pub struct Global {
     #[arg(long, global = true, value_enum, default_value_t = Consistency::Local)]
     consistency: Consistency,
 
-    /// Client certificate in PEM [default: admin.pem in ~/.config/pontoon or /etc/pontoon]
-    #[arg(
-        long,
-        global = true,
-        env = "PONTOON_CERT",
-        value_name = "FILE",
-        requires = "key",
-        hide_env_values = true
-    )]
+    /// Client certificate in PEM [default: admin.pem in ~/.config/pontoon or /etc/pontoon; also PONTOON_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
     cert: Option<PathBuf>,
 
-    /// Its key in PEM [default: admin.key beside the certificate]
-    #[arg(
-        long,
-        global = true,
-        env = "PONTOON_KEY",
-        value_name = "FILE",
-        requires = "ca",
-        hide_env_values = true
-    )]
+    /// Its key in PEM [default: admin.key beside the certificate; also PONTOON_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
     key: Option<PathBuf>,
 
-    /// The cluster's certificate authority in PEM [default: ca.pem beside the certificate]
-    #[arg(
-        long,
-        global = true,
-        env = "PONTOON_CA",
-        value_name = "FILE",
-        requires = "cert",
-        hide_env_values = true
-    )]
+    /// The cluster's certificate authority in PEM [default: ca.pem beside the certificate; also PONTOON_CA]
+    #[arg(long, global = true, value_name = "FILE")]
     ca: Option<PathBuf>,
+}
+
+impl Global {
+    /// Puts what the environment says where the command line is silent.
+    ///
+    /// Not left to `clap`, whose messages would show options as required that the environment only mentions.
+    fn with_environment(
+        mut self,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Failure> {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        if self.endpoints.is_none()
+            && let Some(text) = set("PONTOON_ENDPOINTS")
+        {
+            let wrong = |problem: String| {
+                let hint = "correct or unset it, or give --endpoints";
+                exit::wrong_argument("PONTOON_ENDPOINTS", problem, hint)
+            };
+            let text = text
+                .into_string()
+                .map_err(|_| wrong("it is no text in UTF-8".into()))?;
+            self.endpoints = Some(text.parse().map_err(wrong)?);
+        }
+        for (file, name) in [
+            (&mut self.cert, "PONTOON_CERT"),
+            (&mut self.key, "PONTOON_KEY"),
+            (&mut self.ca, "PONTOON_CA"),
+        ] {
+            if file.is_none() {
+                *file = set(name).map(PathBuf::from);
+            }
+        }
+        let given = [&self.cert, &self.key, &self.ca];
+        let count = given.iter().filter(|file| file.is_some()).count();
+        match count {
+            0 | 3 => Ok(self),
+            _ => Err(exit::wrong_argument(
+                "client certificate",
+                "only a part of it is given",
+                "give --cert, --key and --ca together (or PONTOON_CERT, PONTOON_KEY and PONTOON_CA)",
+            )),
+        }
+    }
 }
 
 /// How fresh a read must be.
@@ -197,10 +215,14 @@ pub fn main() -> ExitCode {
         Err(error) => return usage_error(&error, &arguments),
     };
     let out = Out::new(cli.global.output, std::io::stdout().is_terminal());
-    let context = Context {
-        global: cli.global,
-        out,
+    let global = match cli.global.with_environment(|name| std::env::var_os(name)) {
+        Ok(global) => global,
+        Err(failure) => {
+            out.failure(&failure);
+            return exit::code_of(&failure).into();
+        }
     };
+    let context = Context { global, out };
     match cli.command.run(&context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -285,6 +307,9 @@ fn timeout(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(10)..=Duration::from_secs(3600);
     match range.contains(&timeout) {
         true => Ok(timeout),
-        false => Err(format!("{text:?} is not within 10ms to 1h")),
+        false => Err(format!(
+            "{text} is not within 10ms to 1h",
+            text = quoted(text)
+        )),
     }
 }

@@ -41,6 +41,10 @@ enum Command {
 
 /// Run this machine's node
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pontoon node run --config /etc/pontoon/node.toml
+  pontoon node run --config node.toml --check")]
 pub struct Run {
     /// Its configuration
     #[arg(long, default_value = NODE_TOML, value_name = "FILE")]
@@ -81,7 +85,13 @@ struct Checked<'a> {
 
 impl Run {
     fn run(self, context: &Context) -> Result<(), Failure> {
-        let failed = |error: node::NodeError| exit::invalid("node", error, "");
+        let failed = |error: node::NodeError| {
+            let hint = match &error {
+                node::NodeError::Config(_) => "docs/configuration.md describes every key",
+                _ => "correct it, or look whether another node runs here; then start it again",
+            };
+            exit::invalid("node", error, hint)
+        };
         if !self.check {
             return node::run(&self.config).map_err(failed);
         }

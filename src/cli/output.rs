@@ -11,6 +11,9 @@ use serde::Serialize;
 use super::exit;
 use crate::wire::error::{Failure, FailureCode};
 
+/// Widest a column becomes, in characters.
+const WIDEST: usize = 48;
+
 /// How results are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -98,12 +101,16 @@ impl Out {
         }
     }
 
-    /// A table with columns as wide as they need to be.
+    /// A table with columns as wide as they need to be. A cell wider than `WIDEST` is written whole, and moves what follows
+    /// in its own row alone.
     pub fn table(&self, header: &[&str], rows: &[Vec<String>]) -> String {
         let mut widths: Vec<usize> = header.iter().map(|h| h.chars().count()).collect();
         for row in rows {
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
+                let cell = cell.chars().count();
+                if cell <= WIDEST {
+                    *width = (*width).max(cell);
+                }
             }
         }
         let mut text = String::new();
@@ -122,6 +129,7 @@ impl Out {
 
     /// Writes a failure to stderr. Nothing can be done when that fails.
     pub fn failure(&self, failure: &Failure) {
+        let failure = &exit::advised(failure.clone());
         let mut stderr = io::stderr().lock();
         let _ = match self.format {
             Format::Json => {
@@ -155,6 +163,8 @@ fn failure_text(failure: &Failure) -> String {
         "" => String::new(),
         hint => format!("\nhint: {hint}"),
     };
+    // Several faults have a line each, below the first.
+    let problem = problem.replace('\n', "\n  ");
     format!("error: {object}: {unknown}{problem}{hint}")
 }
 
@@ -210,6 +220,25 @@ mod tests {
             out.table(&["ID", "NAME"], &rows),
             "ID   NAME\na    long cell\nabc  x\n"
         );
+    }
+
+    #[test]
+    fn a_long_cell_widens_its_own_row_alone() {
+        let out = Out::new(Format::Table, false);
+        let long = "x".repeat(255);
+        let rows = [
+            vec![long.clone(), "1".to_owned()],
+            vec!["a".to_owned(), "2".to_owned()],
+        ];
+        let expected = format!("NAME  N\n{long}  1\na     2\n");
+        assert_eq!(out.table(&["NAME", "N"], &rows), expected);
+    }
+
+    #[test]
+    fn several_faults_have_a_line_each() {
+        let failure = Failure::new(FailureCode::Invalid, "file x", "2 faults\na\nb", "mend");
+        let text = failure_text(&failure);
+        assert_eq!(text, "error: file x: 2 faults\n  a\n  b\nhint: mend");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{
         health::{HealthCheck, Probe},
         label::Label,
         pool::{Backend, BackendState, Policy, Pool as Model},
+        quoted::quoted,
     },
     state::command::Change,
     wire::{
@@ -26,6 +27,11 @@ use crate::{
 
 /// Pools of backends
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon pool create web --backend 10.0.0.1:80 --backend 10.0.0.2:80
+  pontoon pool show web
+  pontoon pool backend drain web 10.0.0.1:80")]
 pub enum Pool {
     Create(Create),
     List(List),
@@ -37,6 +43,11 @@ pub enum Pool {
 
 /// Backends of a pool
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon pool backend add web 10.0.0.3:80 --name b3
+  pontoon pool backend set web b3 --weight 10
+  pontoon pool backend drain web b3")]
 pub enum BackendCommand {
     Add(Add),
     Remove(Remove),
@@ -267,7 +278,10 @@ async fn set(
     state: Option<BackendState>,
 ) -> Result<(), Failure> {
     let backend = find(context, &pool, backend).await?;
-    let done = format!("set backend {backend} of pool {pool}");
+    let done = match (weight, state) {
+        (None, Some(BackendState::Drain)) => format!("draining backend {backend} of pool {pool}"),
+        _ => format!("set backend {backend} of pool {pool}"),
+    };
     let object = object(&pool);
     let change = Change::SetBackend {
         pool,
@@ -356,7 +370,7 @@ async fn find(context: &Context, pool: &Label, backend: &str) -> Result<Label, F
     let Ok(address) = backend.parse::<SocketAddr>() else {
         return backend.parse().map_err(|e| {
             exit::invalid(
-                format!("backend {backend:?}"),
+                format!("backend {backend}", backend = quoted(backend)),
                 e,
                 "give its name or ADDRESS:PORT",
             )

@@ -23,6 +23,12 @@ use crate::{
 
 /// Records of a zone
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon record set example.com www A 192.0.2.1 192.0.2.2
+  pontoon record delete example.com www A 192.0.2.2
+  pontoon record list example.com
+  pontoon record batch -f changes.txt")]
 pub enum Record {
     Set(Set),
     Add(Add),

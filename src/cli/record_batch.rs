@@ -1,19 +1,20 @@
 //! The lines of `pontoon record batch`: words as in a shell, read by the same declarations as the commands themselves.
 
-use std::{io::Read, path::Path};
+use std::path::Path;
 
 use clap::Parser;
 
 use super::{
     exit,
+    input::Input,
     record::{Add, Delete, Set},
     rrsets::DEFAULT_TTL,
 };
-use crate::{
-    state::command::Change,
-    wire::error::Failure,
-    zonefile::include::{MAX_FILE, read_bounded},
-};
+use crate::{state::command::Change, wire::error::Failure};
+
+/// What to do about a wrong line.
+const HINT: &str =
+    "lines are `set`, `add` or `delete` with the arguments of those commands; nothing was changed";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -29,49 +30,37 @@ enum Line {
 
 /// Reads a file of changes; - is stdin.
 pub fn read(file: &Path) -> Result<Vec<Change>, Failure> {
-    let text = if file == Path::new("-") {
-        let mut text = Vec::new();
-        std::io::stdin()
-            .take(MAX_FILE)
-            .read_to_end(&mut text)
-            .map_err(|e| exit::file(file, e))?;
-        text
-    } else {
-        read_bounded(file).map_err(|e| exit::file(file, e))?
-    };
-    let text = String::from_utf8(text).map_err(|e| exit::file(file, e))?;
-    parse(&text, &file.display().to_string())
+    let text = Input::read(file)?.text(file)?;
+    parse(&text).map_err(|faults| exit::faulty(file, &faults, HINT))
 }
 
-/// Reads all lines; the first wrong one ends it.
-fn parse(text: &str, source: &str) -> Result<Vec<Change>, Failure> {
-    let mut changes = Vec::new();
+/// Reads all lines, or says what is wrong with each that is.
+fn parse(text: &str) -> Result<Vec<Change>, Vec<String>> {
+    let (mut changes, mut faults) = (Vec::new(), Vec::new());
     for (at, line) in text.lines().enumerate() {
-        let place = format!("{source} line {}", at + 1);
-        let words = words(line).map_err(|problem| exit::invalid(&place, problem, ""))?;
-        if words.is_empty() {
-            continue;
+        let read = match words(line) {
+            Ok(words) if words.is_empty() => continue,
+            Ok(words) => change(&words).map_err(|failure| failure.to_string()),
+            Err(problem) => Err(problem.to_owned()),
+        };
+        match read {
+            Ok(change) => changes.push(change),
+            Err(problem) => faults.push(format!("line {}: {problem}", at + 1)),
         }
-        let change = change(&words).map_err(|failure| Failure {
-            object: format!("{place}: {}", failure.object),
-            ..failure
-        })?;
-        changes.push(change);
     }
-    match changes.is_empty() {
-        true => Err(exit::invalid(source, "it holds no change", "")),
-        false => Ok(changes),
+    if changes.is_empty() && faults.is_empty() {
+        faults.push("it holds no change".to_owned());
+    }
+    match faults.is_empty() {
+        true => Ok(changes),
+        false => Err(faults),
     }
 }
 
 fn change(words: &[String]) -> Result<Change, Failure> {
     let line = Line::try_parse_from(words).map_err(|error| {
         let usage = exit::usage(&error);
-        exit::invalid(
-            "change",
-            usage.problem,
-            "lines are `set`, `add` or `delete` with the arguments of those commands",
-        )
+        exit::invalid("change", usage.problem, HINT)
     })?;
     let guards = match &line {
         Line::Set(set) => &set.guards,
@@ -170,7 +159,7 @@ mod tests {
     #[test]
     fn lines_are_the_commands() {
         let text = "# move\nset example.com www A 192.0.2.9 --ttl 60\n\nadd example.com @ MX '20 b.example.net.'\ndelete example.com old ANY\ndelete example.com x A\n";
-        let changes = parse(text, "f").expect("four changes");
+        let changes = parse(text).expect("four changes");
         assert!(matches!(&changes[0], Change::SetRrset { rrset, .. } if rrset.ttl() == 60));
         assert!(
             matches!(&changes[1], Change::AddRecords { rrset, .. } if rrset.ttl() == DEFAULT_TTL)
@@ -193,9 +182,21 @@ mod tests {
             "add 'x",
         ] {
             let text = format!("delete example.com x A\n{bad}\n");
-            let failure = parse(&text, "f").unwrap_err();
-            assert!(failure.object.starts_with("f line 2"), "{bad}: {failure}");
+            let faults = parse(&text).unwrap_err();
+            assert!(faults[0].starts_with("line 2: "), "{bad}: {faults:?}");
         }
-        assert!(parse("# nothing\n", "f").is_err());
+        assert!(parse("# nothing\n").is_err());
+        let text =
+            "frob\n\nset example.com a..b A 192.0.2.1\nset example.com a A 192.0.2.1\nadd 'x\n";
+        let faults = parse(text).unwrap_err();
+        let starts = [
+            "line 1: change: ",
+            "line 3: name \"a..b\": ",
+            "line 5: a single quote",
+        ];
+        assert_eq!(faults.len(), starts.len(), "{faults:?}");
+        for (fault, start) in faults.iter().zip(starts) {
+            assert!(fault.starts_with(start), "{fault}");
+        }
     }
 }

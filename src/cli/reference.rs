@@ -153,6 +153,7 @@ const JSON: &[(&str, &str)] = &[
  "nodes": [{"node": 1, "problem": "..." | null, "source": "zone" | "cache" | "forwarder" | "built-in" | "refused" | null,
             "elapsed_us": 85,
             "answer": {"rcode": "NOERROR", "authoritative": true, "recursion_available": true,
+                       "errors": [{"code": 15, "text": "..."}],
                        "answers": [{"name": "www.example.com.", "type": "A", "ttl": 3600, "data": "192.0.2.1"}],
                        "authority": [], "additional": []} | null}]}"#,
     ),
@@ -214,20 +215,24 @@ Options of every command, after or before its own:
 | --- | --- |
 | `--endpoints A,B,C` | nodes to ask, in this order; also `PONTOON_ENDPOINTS`. `HOST:PORT` (mutual TLS with the client certificate; plaintext for a loopback address without one), `http://HOST:PORT` (plaintext, loopback only), `unix:PATH`. Without it: the local unix socket, else the nodes of `pontoon dev` |
 | `-o table`, `-o json` | how results are written to stdout, and errors to stderr |
-| `--timeout TIME` | how long to try: `500ms`, `10s`, `2m`, or a number of seconds; 10 s unless given |
+| `--timeout TIME` | how long to try, while no node answers or none leads: `500ms`, `10s`, `2m`, or a number of seconds; 10 s unless given |
 | `--consistency local`, `linearizable` | reads: the state of the node that is asked, or everything that was acknowledged before |
 | `--cert`, `--key`, `--ca` | client certificate, its key and the cluster's authority in PEM; also `PONTOON_CERT`, `PONTOON_KEY`, `PONTOON_CA`. Without them: `admin.pem`, `admin.key` and `ca.pem` in `~/.config/pontoon` or `/etc/pontoon` |
 
 | exit code | means |
 | --- | --- |
 | 0 | done |
-| 1 | refused or failed |
+| 1 | refused or failed, on some of the nodes that were asked at least |
 | 2 | wrong usage |
 | 3 | no leader, or no node reachable: nothing was changed |
 | 4 | the outcome is unknown: look before you repeat it |
 
 With `-o json` an error is one object on stderr: `{\"object\": \"zone example.com.\", \"problem\": \"...\", \"hint\": \"...\", \"code\": \"...\"}`, with the
-codes CODES.
+codes CODES. When several things are wrong with a file, `problem` has a line for each.
+
+As long as no node answers, every command tries again until its time is up; a wrong certificate or a missing permission ends
+it at once, and so does a machine where nothing was configured and no node is found. With several endpoints, one that is
+silent does not use up the whole time.
 
 A write is sent again under the same request id while there is time, and is applied once. `revision` is the log index of
 the last change, `stale` says that the node serves state it recovered without a leader. A line `warning: ...` on stderr
@@ -368,12 +373,14 @@ fn every_command_says_what_json_it_writes_and_gives_an_example() {
         let path = leaf.path.as_str();
         let documented = JSON.iter().any(|(of, _)| *of == path);
         assert_ne!(documented, WITHOUT_JSON.contains(&path), "{path}");
-        let has_example = leaf.command.get_after_help().is_some() || path == "node run";
-        assert!(has_example, "{path} has no example");
+        assert!(shows_example(&leaf.command), "{path} has no example");
         assert!(
             leaf.command.get_about().is_some(),
             "{path} says nothing of itself"
         );
+    }
+    for group in groups(&Cli::command()) {
+        assert!(shows_example(&group), "{} has no example", group.get_name());
     }
     for (path, _) in JSON {
         assert!(
@@ -381,4 +388,16 @@ fn every_command_says_what_json_it_writes_and_gives_an_example() {
             "{path} is no command"
         );
     }
+}
+
+fn shows_example(command: &clap::Command) -> bool {
+    let help = command.get_after_help().or(command.get_after_long_help());
+    help.is_some_and(|help| help.to_string().contains("Example"))
+}
+
+/// The commands that have commands of their own.
+fn groups(command: &clap::Command) -> Vec<clap::Command> {
+    let own = command.get_subcommands().filter(|c| c.has_subcommands());
+    own.flat_map(|group| std::iter::once(group.clone()).chain(groups(group)))
+        .collect()
 }

@@ -6,6 +6,7 @@ use super::{client::Client, exit, output::Out};
 use crate::{
     model::{
         name::Name,
+        quoted::quoted,
         rdata,
         rrset::{MAX_TTL, RecordType, Rrset},
     },
@@ -130,16 +131,48 @@ pub async fn read_zone(
 /// An owner name as operators write it: `@` and names without a final dot are relative to the zone, but a name that ends
 /// in the zone's own name is taken as it is.
 pub fn owner(text: &str, zone: &Name) -> Result<Name, Failure> {
-    let wrong = |problem: String| exit::invalid(format!("name {text:?}"), problem, "");
-    let ends_in_dot = text.ends_with('.') && !text.ends_with("\\.");
-    let absolute: Option<Name> = text.parse().ok();
-    let name = match absolute.filter(|name| name.is_within(zone) && !zone.is_root()) {
-        Some(name) if !ends_in_dot && text != "@" => name,
-        _ => Name::parse(text, zone).map_err(|e| wrong(e.to_string()))?,
-    };
+    let name = completed(text, zone)?;
     match name.is_within(zone) {
         true => Ok(name),
-        false => Err(wrong(format!("{name} is not within zone {zone}"))),
+        false => Err(exit::invalid(
+            format!("name {}", quoted(text)),
+            format!("{name} is not within zone {zone}"),
+            format!(
+                "names of this zone end in {zone}; without a final dot they are completed with it"
+            ),
+        )),
+    }
+}
+
+/// A name as operators write it beside a zone, by the same rule; it may lie elsewhere.
+pub fn completed(text: &str, zone: &Name) -> Result<Name, Failure> {
+    let ends_in_dot = text.ends_with('.') && !text.ends_with("\\.");
+    let absolute: Option<Name> = text.parse().ok();
+    match absolute.filter(|name| name.is_within(zone) && !zone.is_root()) {
+        Some(name) if !ends_in_dot && text != "@" => Ok(name),
+        _ => Name::parse(text, zone)
+            .map_err(|e| exit::wrong_argument(format!("name {}", quoted(text)), e, "")),
+    }
+}
+
+/// A mailbox as a domain name (RFC 1035 section 8). An address with `@` is written so: dots before it are part of a label.
+pub fn mailbox(text: &str, zone: &Name) -> Result<Name, Failure> {
+    let Some((local, domain)) = text.rsplit_once('@').filter(|_| text != "@") else {
+        return completed(text, zone);
+    };
+    let wrong = |problem: String| {
+        exit::wrong_argument(
+            format!("mailbox {}", quoted(text)),
+            problem,
+            "give it as admin@example.com, or as a domain name such as admin.example.com.",
+        )
+    };
+    let domain: Name = domain.parse().map_err(|e| wrong(format!("{e}")))?;
+    match domain.is_root() {
+        true => Err(wrong("it has no domain".into())),
+        false => domain
+            .child(local.as_bytes())
+            .map_err(|e| wrong(e.to_string())),
     }
 }
 
@@ -167,7 +200,7 @@ pub fn parse_data(rtype: RecordType, text: &str, origin: &Name) -> Result<Vec<u8
             None => error.problem,
         };
         exit::invalid(
-            format!("{rtype} record {shown:?}"),
+            format!("{rtype} record {shown}", shown = quoted(&shown)),
             problem,
             "each DATA argument is one record in presentation form, such as \"10 mail.example.\"",
         )
@@ -176,13 +209,22 @@ pub fn parse_data(rtype: RecordType, text: &str, origin: &Name) -> Result<Vec<u8
 
 /// A record type argument: a mnemonic or TYPEn.
 pub fn record_type(text: &str) -> Result<RecordType, String> {
-    RecordType::parse(text)
-        .ok_or_else(|| format!("{text:?} is no record type: expected A, MX, TYPE65280 or the like"))
+    RecordType::parse(text).ok_or_else(|| {
+        format!(
+            "{text} is no record type: expected A, MX, TYPE65280 or the like",
+            text = quoted(text)
+        )
+    })
 }
 
 /// A TTL argument: seconds, or with units as in master files.
 pub fn ttl(text: &str) -> Result<u32, String> {
-    let expected = || format!("{text:?} is no TTL: expected 0 to {MAX_TTL} seconds, or 1h30m");
+    let expected = || {
+        format!(
+            "{text} is no TTL: expected 0 to {MAX_TTL} seconds, or 1h30m",
+            text = quoted(text)
+        )
+    };
     let mut total: u64 = 0;
     let mut digits = String::new();
     for c in text.chars() {
@@ -219,7 +261,8 @@ pub fn ttl(text: &str) -> Result<u32, String> {
 
 /// A zone name argument.
 pub fn zone_name(text: &str) -> Result<Name, String> {
-    text.parse().map_err(|e| format!("{text:?}: {e}"))
+    text.parse()
+        .map_err(|e| format!("{text}: {e}", text = quoted(text)))
 }
 
 #[cfg(test)]
@@ -247,6 +290,28 @@ mod tests {
         assert!(owner("www.example.net.", &zone).is_err());
         assert!(owner("a..b", &zone).is_err());
         assert_eq!(owner("com", &Name::root()).ok(), Some(name("com.")));
+        let code = |text: &str| owner(text, &zone).expect_err(text).code;
+        assert_eq!(code("a..b"), FailureCode::Usage);
+        assert_eq!(code(&"a".repeat(64)), FailureCode::Usage);
+        assert_eq!(code("www.example.net."), FailureCode::Invalid);
+    }
+
+    #[test]
+    fn mailboxes_are_addresses_or_names() {
+        let zone = name("m.test.");
+        for (text, expected) in [
+            ("hostmaster", "hostmaster.m.test."),
+            ("admin.m.test", "admin.m.test."),
+            ("admin.example.net.", "admin.example.net."),
+            ("admin@m.test", "admin.m.test."),
+            ("jane.doe@example.net", "jane\\.doe.example.net."),
+            ("admin@example.net.", "admin.example.net."),
+        ] {
+            assert_eq!(mailbox(text, &zone).ok(), Some(name(expected)), "{text}");
+        }
+        for bad in ["@m.test", "a@", "a@.", "a@b..c"] {
+            assert!(mailbox(bad, &zone).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! `pontoon plan`, `apply` and `export`: the whole desired state as one document.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
@@ -13,18 +10,17 @@ use super::{
     Context,
     client::Client,
     exit,
+    input::Input,
     write::{CHUNK, LEVEL, Written, warn},
 };
 use crate::{
     api::group::random_request,
-    config::Fault,
     site::bundle,
     wire::{
         command::request_id_bytes,
         error::{Failure, FailureCode},
         v1::{self, admin_client::AdminClient},
     },
-    zonefile::include::{MAX_FILE, SameDirectory, read_bounded},
 };
 
 /// Show what applying a site document would change
@@ -218,7 +214,7 @@ impl Export {
         let text = String::from_utf8(data).map_err(|e| exit::internal("site", e))?;
         let to_stdout = self.file == Path::new("-");
         if !to_stdout {
-            std::fs::write(&self.file, &text).map_err(|e| exit::file(&self.file, e))?;
+            std::fs::write(&self.file, &text).map_err(|e| exit::file(&self.file, &e))?;
         }
         let exported = Exported {
             revision: header.revision,
@@ -238,27 +234,12 @@ impl Export {
 
 /// Reads a document and puts the files it names in their places.
 fn read_document(file: &Path) -> Result<String, Failure> {
-    let (bytes, beside) = if file == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .take(MAX_FILE)
-            .read_to_end(&mut bytes)
-            .map_err(|e| exit::file(file, e))?;
-        (bytes, Path::new("./-"))
-    } else {
-        (read_bounded(file).map_err(|e| exit::file(file, e))?, file)
-    };
-    let text = String::from_utf8(bytes).map_err(|e| exit::file(file, e))?;
-    bundle::bundle(&text, &mut SameDirectory::of(beside)).map_err(|faults| faulty(file, &faults))
-}
-
-fn faulty(file: &Path, faults: &[Fault]) -> Failure {
-    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    exit::invalid(
-        format!("file {}", file.display()),
-        lines.join("; "),
-        "docs/site.md describes every key",
-    )
+    let mut input = Input::read(file)?;
+    let text = input.text(file)?;
+    bundle::bundle(&text, &mut input.beside).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        exit::faulty(file, &lines, "docs/site.md describes every key")
+    })
 }
 
 /// The messages that carry a document.

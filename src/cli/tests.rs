@@ -18,28 +18,39 @@ async fn run_as(
     format: Format,
     line: &[&str],
 ) -> Result<String, (u8, &'static str)> {
-    let endpoint = served.address.to_string();
+    let (ended, text) = run_at(&served.address.to_string(), format, line).await;
+    ended.map(|()| text)
+}
+
+/// How it ends, and what it wrote to stdout even so.
+async fn run_both(served: &Served, line: &[&str]) -> (Result<(), (u8, &'static str)>, String) {
+    run_at(&served.address.to_string(), Format::Json, line).await
+}
+
+async fn run_at(
+    endpoints: &str,
+    format: Format,
+    line: &[&str],
+) -> (Result<(), (u8, &'static str)>, String) {
     let words = [
-        &["pontoon", "--endpoints", &endpoint, "--timeout", "5s"],
+        &["pontoon", "--endpoints", endpoints, "--timeout", "60s"],
         line,
     ]
     .concat();
     let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-    let cli = parse(&words).map_err(|e| panic!("{line:?}: {e}"))?;
+    let cli = parse(&words).unwrap_or_else(|e| panic!("{line:?}: {e}"));
     let context = Context {
         global: cli.global,
         out: Out::keeping(format),
     };
-    match cli.command.run_client(&context).await {
-        Ok(()) => Ok(context.out.take()),
-        Err(failure) => {
-            assert!(
-                !failure.object.is_empty() && !failure.problem.is_empty(),
-                "{failure:?}"
-            );
-            Err((exit::code_of(&failure).0, failure.code.as_str()))
-        }
-    }
+    let ended = cli.command.run_client(&context).await.map_err(|failure| {
+        assert!(
+            !failure.object.is_empty() && !failure.problem.is_empty(),
+            "{failure:?}"
+        );
+        (exit::code_of(&failure).0, failure.code.as_str())
+    });
+    (ended, context.out.take())
 }
 
 fn parses(line: &str) -> Result<(), clap::error::ErrorKind> {
@@ -151,7 +162,7 @@ fn wrong_usage_is_told_apart() {
         "zone list -o yaml",
         "zone list --endpoints nohost",
         "zone list --endpoints http://192.0.2.1:1",
-        "zone list --cert c.pem",
+        "zone history example.com --limit 0",
         "dns flush --subtree",
     ] {
         let error = parse(
@@ -309,7 +320,28 @@ async fn master_files_come_and_go() {
     assert_eq!(shown["record_count"], 3003);
     assert_eq!(shown["records"].as_array().map(Vec::len), Some(3003));
 
-    fs::write(&file, "@ SOA broken\n").expect("written");
+    fs::write(
+        &file,
+        "@ SOA broken\nx 60 A 1\ny 60 A 192.0.2.1\ny 60 CNAME x\n",
+    )
+    .expect("written");
+    let (check, out) = run_both(
+        &served,
+        &["zone", "check", file_arg, "--origin", "example.org"],
+    )
+    .await;
+    assert_eq!(check, Err((1, "invalid")));
+    let judged: Value = serde_json::from_str(&out).expect("a document even so");
+    assert_eq!(judged["ok"], false);
+    let findings = judged["findings"].as_array().expect("a list");
+    let lines: Vec<u64> = findings.iter().filter_map(|f| f["line"].as_u64()).collect();
+    assert_eq!(
+        lines,
+        [1, 2, 4],
+        "what cannot be read, and what contradicts: {judged}"
+    );
+    assert_eq!(judged["errors"], 4, "and no NS: {judged}");
+    // Whose names these are, nobody has said.
     assert_eq!(
         run(&served, &["zone", "check", file_arg]).await,
         Err((1, "invalid"))
@@ -320,7 +352,7 @@ async fn master_files_come_and_go() {
     );
     assert_eq!(
         run(&served, &["zone", "import", "example.org", "/absent"]).await,
-        Err((1, "invalid"))
+        Err((1, "not_found"))
     );
 }
 
@@ -597,7 +629,139 @@ async fn an_outcome_is_never_guessed() {
         "it had been made"
     );
     drop(served);
-    assert_eq!(run_brief(&["zone", "list"]).await, Err(3), "unreachable");
+    let list = ["zone", "list", "--timeout", "600ms"];
+    assert_eq!(run_brief(&list).await, Err(3), "unreachable");
+}
+
+/// A port on which nothing listens.
+fn silent_port() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound")
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_is_waited_for() {
+    let address = silent_port();
+    let endpoint = address.to_string();
+    let back = async {
+        // It finds nobody first.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Served::start_at(address).await
+    };
+    let listed = run_at(&endpoint, Format::Json, &["zone", "list"]);
+    let ((ended, text), _served) = tokio::join!(listed, back);
+    assert_eq!(ended, Ok(()), "{text}");
+}
+
+#[tokio::test]
+async fn a_hung_endpoint_leaves_time_for_the_others() {
+    // It takes connections, and says nothing on them.
+    let hung = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let served = Served::start().await;
+    let endpoints = format!("{},{}", hung.local_addr().expect("bound"), served.address);
+    for line in [
+        &["cluster", "status"][..],
+        &["zone", "create", "example.com"],
+    ] {
+        let line = [line, &["--timeout", "2s"]].concat();
+        let words = [&["pontoon", "--endpoints", &endpoints], &line[..]].concat();
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let cli = parse(&words).expect("parses");
+        let context = Context {
+            global: cli.global,
+            out: Out::keeping(Format::Json),
+        };
+        let ended = cli.command.run_client(&context).await;
+        assert!(ended.is_ok(), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_names_its_endpoint() {
+    let hung = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let address = hung.local_addr().expect("bound").to_string();
+    let words = [
+        "pontoon",
+        "--endpoints",
+        &address,
+        "--timeout",
+        "500ms",
+        "cluster",
+        "status",
+    ];
+    let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    let cli = parse(&words).expect("parses");
+    let context = Context {
+        global: cli.global,
+        out: Out::keeping(Format::Json),
+    };
+    let failure = cli
+        .command
+        .run_client(&context)
+        .await
+        .expect_err("nobody answers");
+    assert_eq!(exit::code_of(&failure).0, 3);
+    assert!(failure.to_string().contains(&address), "{failure}");
+}
+
+#[test]
+fn the_environment_stands_in_for_options() {
+    let global = |line: &str, environment: &[(&str, &str)]| {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let cli = parse(&words).expect("parses");
+        let find = |name: &str| {
+            let found = environment.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        cli.global.with_environment(find)
+    };
+    let endpoints = |text: &str| Some(text.parse().expect("endpoints"));
+    let from = |line, environment| global(line, environment).expect("fine").endpoints;
+    let named = [("PONTOON_ENDPOINTS", "127.0.0.1:1")];
+    assert_eq!(from("pontoon zone list", &named), endpoints("127.0.0.1:1"));
+    let line = "pontoon zone list --endpoints 127.0.0.1:2";
+    assert_eq!(from(line, &named), endpoints("127.0.0.1:2"));
+    assert_eq!(
+        from("pontoon zone list", &[("PONTOON_ENDPOINTS", "")]),
+        None
+    );
+    let all = [
+        ("PONTOON_CERT", "c"),
+        ("PONTOON_KEY", "k"),
+        ("PONTOON_CA", "a"),
+    ];
+    assert!(global("pontoon zone list", &all).is_ok());
+    for (line, environment) in [
+        ("pontoon zone list", &[("PONTOON_ENDPOINTS", "nohost")][..]),
+        ("pontoon zone list", &all[..2]),
+        ("pontoon zone list --cert c.pem", &[]),
+    ] {
+        let failure = global(line, environment).expect_err(line);
+        assert_eq!(exit::code_of(&failure).0, 2, "{failure}");
+    }
+    // Wrong usage shows what is required, and only that.
+    let words = ["pontoon", "record", "set", "example.com"].map(OsString::from);
+    let usage = parse(&words).expect_err("incomplete").to_string();
+    assert!(!usage.contains("--endpoints"), "{usage}");
+}
+
+#[tokio::test]
+async fn wrong_names_are_wrong_usage_everywhere() {
+    let served = Served::start().await;
+    run(&served, &["zone", "create", "example.com"])
+        .await
+        .expect("made");
+    let long = "x".repeat(64);
+    for name in ["a..b", long.as_str()] {
+        let set = ["record", "set", "example.com", name, "A", "192.0.2.1"];
+        assert_eq!(run(&served, &set).await, Err((2, "usage")), "{name}");
+    }
+    let lines = ["record", "set", "example.com", "nl", "TXT", "a\nb CNAME x"];
+    assert_eq!(run(&served, &lines).await, Err((1, "invalid")));
 }
 
 #[tokio::test]

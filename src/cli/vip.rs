@@ -22,6 +22,10 @@ use crate::{
 
 /// Virtual addresses: held by one node at a time
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon vip add 192.0.2.10 --interface lan
+  pontoon vip list")]
 pub enum Vip {
     Add(Add),
     Remove(Remove),

@@ -1,5 +1,7 @@
 //! `pontoon watch`.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use serde::Serialize;
 
@@ -10,7 +12,7 @@ use super::{
     rrsets::{RecordSet, received_as_json},
 };
 use crate::{
-    api::status::failure_of,
+    api::status::may_pass,
     model::rrset::RecordType,
     wire::{
         error::{Failure, FailureCode},
@@ -18,10 +20,14 @@ use crate::{
     },
 };
 
+/// Between two attempts to go on with a node that is behind.
+const BEHIND_PAUSE: Duration = Duration::from_millis(200);
+
 /// Stream changes as they are applied, a line each
 ///
-/// Resume with the revision of the last `caught_up` line. When that is too old, the first line is `compacted`, and the whole
-/// state follows.
+/// When the node that is watched goes, another endpoint takes over from the last revision that was complete: a change may be
+/// told twice, none is left out. Resume a watch that was ended with the revision of the last `caught_up` line. When that is
+/// too old, the first line is `compacted`, and the whole state follows.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -109,49 +115,162 @@ struct Backend {
 
 impl Watch {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut progress = Progress::from(self.from);
         let mut client = Client::connect(context).await?;
-        let request = v1::WatchRequest {
-            after_revision: self.from,
-        };
-        let mut events = client
-            .open("watch", async |channel| {
-                WatchClient::new(channel)
-                    .max_decoding_message_size(super::client::MAX_REPLY)
-                    .watch(request)
-                    .await
-            })
-            .await?;
-        let mut last = 0;
+        let mut events = open(&mut client, &progress).await?;
         loop {
-            let event = events.message().await.map_err(|status| {
-                let failure = failure_of(&status, "watch", false);
-                resume_hint(failure, last)
-            })?;
-            let Some(event) = event else {
-                let ended =
-                    Failure::new(FailureCode::Unreachable, "watch", "the node ended it", "");
-                return Err(resume_hint(ended, last));
-            };
-            if let Some(Kind::CaughtUp(_)) = event.kind {
-                last = event.revision;
-            }
-            if let Some(line) = line_of(event)? {
-                match context.out.is_json() {
-                    true => context.out.json_line(&line)?,
-                    false => context.out.text(&line.text())?,
-                }
-            }
+            let lost = follow(context, &client, &mut events, &mut progress).await?;
+            context
+                .out
+                .remark(&format!("{lost}; asking for what follows"));
+            progress.begin_again();
+            (client, events) = go_on(context, &progress)
+                .await
+                .map_err(|failure| progress.hinted(failure))?;
         }
     }
 }
 
-fn resume_hint(failure: Failure, last: u64) -> Failure {
-    match last {
-        0 => failure,
-        last => Failure {
-            hint: format!("go on with `pontoon watch --from {last}`"),
-            ..failure
-        },
+/// How far the stream has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Progress {
+    /// Everything up to it was written; none: from now on.
+    after: Option<u64>,
+    /// The revision whose changes are being written.
+    at: Option<u64>,
+    /// The whole state is being written: it is complete with the next `caught_up`, and not before.
+    whole: bool,
+    /// A part of the whole state was written.
+    partial: bool,
+    /// Another stream begins the whole state again: what was written of it may name objects that are gone by now.
+    forget: bool,
+}
+
+impl Progress {
+    fn from(after: Option<u64>) -> Self {
+        Self {
+            after,
+            at: None,
+            whole: after == Some(0),
+            partial: false,
+            forget: false,
+        }
+    }
+
+    /// A new stream begins after `after`.
+    fn begin_again(&mut self) {
+        *self = Self {
+            forget: self.forget || self.partial,
+            ..Self::from(self.after)
+        };
+    }
+
+    fn saw(&mut self, event: &v1::WatchEvent) {
+        match event.kind {
+            Some(Kind::CaughtUp(_)) => *self = Self::from(Some(event.revision)),
+            Some(Kind::Compacted(_)) => self.whole = true,
+            Some(Kind::Change(_)) if self.whole => self.partial = true,
+            // A change of a later revision says that those of the one before are complete.
+            Some(Kind::Change(_)) => {
+                if let Some(at) = self.at.filter(|at| *at < event.revision) {
+                    self.after = Some(at);
+                }
+                self.at = Some(event.revision);
+            }
+            None => {}
+        }
+    }
+
+    fn hinted(&self, failure: Failure) -> Failure {
+        match self.after {
+            None => failure,
+            Some(after) => Failure {
+                hint: format!("go on with `pontoon watch --from {after}`"),
+                ..failure
+            },
+        }
+    }
+}
+
+type Events = tonic::Streaming<v1::WatchEvent>;
+
+async fn open(client: &mut Client, progress: &Progress) -> Result<Events, Failure> {
+    let request = v1::WatchRequest {
+        after_revision: progress.after,
+    };
+    client
+        .open("watch", async |channel| {
+            WatchClient::new(channel)
+                .max_decoding_message_size(super::client::MAX_REPLY)
+                .watch(request)
+                .await
+        })
+        .await
+}
+
+/// Writes events until the stream breaks; the failure says how. What cannot be mended by asking another node is an error.
+async fn follow(
+    context: &Context,
+    client: &Client,
+    events: &mut Events,
+    progress: &mut Progress,
+) -> Result<Failure, Failure> {
+    loop {
+        let event = match events.message().await {
+            Ok(Some(event)) => event,
+            Ok(None) => {
+                let problem = format!("endpoint {}: the node ended it", client.endpoint());
+                return Ok(Failure::new(FailureCode::Unreachable, "watch", problem, ""));
+            }
+            Err(status) => {
+                let failure = client.failure(&status, "watch", false);
+                return match may_pass(&status) {
+                    true => Ok(failure),
+                    false => Err(progress.hinted(failure)),
+                };
+            }
+        };
+        let says_so = matches!(event.kind, Some(Kind::Compacted(_)));
+        if std::mem::take(&mut progress.forget) && !says_so {
+            write(context, &forget(event.revision))?;
+        }
+        progress.saw(&event);
+        if let Some(line) = line_of(event)? {
+            write(context, &line)?;
+        }
+    }
+}
+
+/// The line that says: forget everything, the whole state follows.
+fn forget(revision: u64) -> Line {
+    Line {
+        revision,
+        event: Event::Compacted { oldest: revision },
+    }
+}
+
+fn write(context: &Context, line: &Line) -> Result<(), Failure> {
+    match context.out.is_json() {
+        true => context.out.json_line(line),
+        false => context.out.text(&line.text()),
+    }
+}
+
+/// A stream from where the last one broke. A node that is behind is waited for, as long as `--timeout` says.
+async fn go_on(context: &Context, progress: &Progress) -> Result<(Client, Events), Failure> {
+    let deadline = Instant::now() + context.global.timeout;
+    loop {
+        let mut client = Client::connect(context).await?;
+        match open(&mut client, progress).await {
+            Ok(events) => return Ok((client, events)),
+            Err(failure) => {
+                let behind = failure.code == FailureCode::PreconditionFailed;
+                if !behind || Instant::now() + BEHIND_PAUSE >= deadline {
+                    return Err(failure);
+                }
+            }
+        }
+        tokio::time::sleep(BEHIND_PAUSE).await;
     }
 }
 
@@ -305,6 +424,51 @@ mod tests {
         };
         let line = line_of(event).expect("readable").expect("a line");
         serde_json::to_value(line).expect("plain")
+    }
+
+    fn event(revision: u64, kind: Kind) -> v1::WatchEvent {
+        v1::WatchEvent {
+            revision,
+            kind: Some(kind),
+        }
+    }
+
+    fn gone(revision: u64) -> v1::WatchEvent {
+        let change = v1::WatchChange {
+            object: Some(Object::PoolRemoved("web".into())),
+        };
+        event(revision, Kind::Change(change))
+    }
+
+    #[test]
+    fn a_stream_goes_on_behind_the_last_complete_revision() {
+        let caught_up = |revision| event(revision, Kind::CaughtUp(v1::WatchCaughtUp::default()));
+        let compacted = event(9, Kind::Compacted(v1::WatchCompacted { oldest: 8 }));
+        for (from, events, after, forget) in [
+            (None, vec![], None, false),
+            (None, vec![caught_up(4)], Some(4), false),
+            // The changes of 6 may not have come all.
+            (Some(4), vec![gone(5), gone(5), gone(6)], Some(5), false),
+            (Some(4), vec![gone(5), caught_up(5)], Some(5), false),
+            // A whole state counts when it is complete.
+            (Some(0), vec![gone(9), gone(9)], Some(0), true),
+            (
+                Some(0),
+                vec![gone(9), caught_up(9), gone(10)],
+                Some(9),
+                false,
+            ),
+            (Some(4), vec![compacted, gone(9)], Some(4), true),
+        ] {
+            let mut progress = Progress::from(from);
+            events.iter().for_each(|e| progress.saw(e));
+            progress.begin_again();
+            assert_eq!(
+                (progress.after, progress.forget),
+                (after, forget),
+                "{events:?}"
+            );
+        }
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! `pontoon zone`.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -12,8 +9,12 @@ use super::{
     Context,
     client::Client,
     exit,
+    input::Input,
     output::moment,
-    rrsets::{self, RecordSet, parse_data, read_zone, received, received_as_json, ttl, zone_name},
+    rrsets::{
+        self, RecordSet, completed, mailbox, parse_data, read_zone, received, received_as_json,
+        ttl, zone_name,
+    },
     write::{Guards, commit},
 };
 use crate::{
@@ -24,17 +25,20 @@ use crate::{
     },
     state::command::Change,
     wire::{
-        error::{Failure, FailureCode},
+        error::Failure,
         v1::{self, admin_client::AdminClient},
     },
-    zonefile::{
-        self, Faults, Finding, Loaded, Severity,
-        include::{MAX_FILE, SameDirectory, read_bounded},
-    },
+    zonefile::{self, Finding, Loaded, Severity},
 };
 
 /// Zones: make, read, replace, compare and take back
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon zone create example.com
+  pontoon zone import example.org example.org.zone
+  pontoon zone history example.com
+  pontoon zone rollback example.com 7")]
 pub enum Zone {
     Create(Create),
     List(List),
@@ -57,15 +61,17 @@ pub enum Zone {
 #[command(after_help = "\
 Examples:
   pontoon zone create example.com
-  pontoon zone create example.com --ns ns1.example.net. --ns ns2.example.net. --mbox admin.example.net.")]
+  pontoon zone create example.com --ns ns1.example.net. --ns ns2.example.net. --mbox admin@example.net")]
 pub struct Create {
     /// Apex of the zone
     #[arg(value_parser = zone_name)]
     name: Name,
-    /// A name server; the first is the SOA's primary. Repeat for several [default: ns1 within the zone]
+    /// A name server; the first is the SOA's primary. Relative to the zone without a final dot, unless it ends in the
+    /// zone's own name. Repeat for several [default: ns1 within the zone]
     #[arg(long = "ns", value_name = "NAME")]
     name_servers: Vec<String>,
-    /// Mailbox of whoever is responsible, as a domain name [default: hostmaster within the zone]
+    /// Mailbox of whoever is responsible: admin@example.com, or a domain name by the rule of --ns [default: hostmaster
+    /// within the zone]
     #[arg(long, value_name = "NAME")]
     mbox: Option<String>,
     /// TTL of the SOA and NS records
@@ -123,6 +129,8 @@ pub struct Export {
 }
 
 /// Judge a master file as named-checkzone does, without asking a node
+///
+/// Everything that is found is written to stdout, a line each, and how many errors there are to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -131,7 +139,7 @@ Examples:
 pub struct Check {
     /// Master file; - reads stdin
     file: PathBuf,
-    /// Apex of the zone [default: the owner of the SOA record]
+    /// Apex of the zone [default: the owner of the SOA record, which must then be absolute or follow a $ORIGIN]
     #[arg(long, alias = "zone", value_name = "NAME", value_parser = zone_name)]
     origin: Option<Name>,
 }
@@ -154,9 +162,9 @@ pub struct History {
     /// Apex of the zone
     #[arg(value_parser = zone_name)]
     name: Name,
-    /// At most this many, the newest
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    limit: u32,
+    /// At most this many, the newest [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
 }
 
 /// Show what differs between two versions of a zone
@@ -208,8 +216,10 @@ impl Zone {
 
 impl Create {
     async fn run(self, context: &Context) -> Result<(), Failure> {
+        let records = self.records()?;
+        let dangling = dangling(&self.name, &records);
         let change = Change::CreateZone {
-            records: self.records()?,
+            records,
             zone: self.name.clone(),
         };
         let object = object(&self.name);
@@ -220,24 +230,28 @@ impl Create {
             vec![],
             vec![change],
         )
-        .await
+        .await?;
+        for server in dangling {
+            context.out.remark(&format!(
+                "warning: the name server {server} has no address yet: `pontoon record set {} {server} A ADDRESS`",
+                self.name
+            ));
+        }
+        Ok(())
     }
 
     fn records(&self) -> Result<Vec<(Name, Rrset)>, Failure> {
         let zone = &self.name;
-        let absolute = |text: &str| {
-            Name::parse(text, zone).map_err(|e| exit::invalid(format!("name {text:?}"), e, ""))
-        };
         let servers: Vec<Name> = match self.name_servers.is_empty() {
-            true => vec![absolute("ns1")?],
+            true => vec![completed("ns1", zone)?],
             false => self
                 .name_servers
                 .iter()
-                .map(|n| absolute(n))
+                .map(|text| completed(text, zone))
                 .collect::<Result<_, _>>()?,
         };
         let primary = servers.first().cloned().unwrap_or_else(|| zone.clone());
-        let mbox = absolute(self.mbox.as_deref().unwrap_or("hostmaster"))?;
+        let mbox = mailbox(self.mbox.as_deref().unwrap_or("hostmaster"), zone)?;
         let soa = format!("{primary} {mbox} {} 3600 900 1209600 300", self.serial);
         let soa = parse_data(RecordType::SOA, &soa, zone)?;
         let ns: Vec<Vec<u8>> = servers.iter().map(|n| n.as_wire().to_vec()).collect();
@@ -251,6 +265,23 @@ impl Create {
             .map(|set| (zone.clone(), set))
             .collect())
     }
+}
+
+/// Name servers within the zone that have no address in it.
+fn dangling(zone: &Name, records: &[(Name, Rrset)]) -> Vec<Name> {
+    let servers = records
+        .iter()
+        .filter(|(_, set)| set.rtype() == RecordType::NS)
+        .flat_map(|(_, set)| set.rdata())
+        .filter_map(|wire| Name::from_wire(wire).ok());
+    let addressed = |server: &Name| {
+        records.iter().any(|(owner, set)| {
+            owner == server && matches!(set.rtype(), RecordType::A | RecordType::AAAA)
+        })
+    };
+    servers
+        .filter(|server| server.is_within(zone) && !addressed(server))
+        .collect()
 }
 
 #[derive(Serialize)]
@@ -368,7 +399,7 @@ impl Import {
         let object = object(&self.name);
         let loaded = load(&self.file, Some(&self.name))?;
         if !loaded.report.is_loadable() {
-            return Err(unloadable(&object, &self.file, &loaded));
+            return Err(unloadable(&self.file, &loaded));
         }
         for finding in &loaded.report.findings {
             context.out.remark(&finding_text(finding));
@@ -408,7 +439,7 @@ impl Export {
         let text = zonefile::write(&self.name, sets);
         let to_stdout = self.file == Path::new("-");
         if !to_stdout {
-            std::fs::write(&self.file, &text).map_err(|e| exit::file(&self.file, e))?;
+            std::fs::write(&self.file, &text).map_err(|e| exit::file(&self.file, &e))?;
         }
         let exported = Exported {
             revision: read.header.revision,
@@ -491,7 +522,11 @@ impl Check {
         })?;
         match checked.ok {
             true => Ok(()),
-            false => Err(unloadable(&object(&loaded.apex), &self.file, &loaded)),
+            false => Err(exit::unusable(
+                &self.file,
+                format!("{} errors: no server should load it", checked.errors),
+                "correct what stdout shows",
+            )),
         }
     }
 }
@@ -541,7 +576,7 @@ impl History {
         let request = v1::ZoneHistoryRequest {
             consistency: client.consistency(),
             zone: self.name.to_string(),
-            limit: self.limit,
+            limit: self.limit.unwrap_or(0),
         };
         let reply = client
             .read(&object(&self.name), async |attempt| {
@@ -682,56 +717,31 @@ fn object(zone: &Name) -> String {
 
 /// Reads and judges a master file.
 fn load(file: &Path, apex: Option<&Name>) -> Result<Loaded, Failure> {
-    let (text, mut loader) = if file == Path::new("-") {
-        let mut text = Vec::new();
-        std::io::stdin()
-            .take(MAX_FILE)
-            .read_to_end(&mut text)
-            .map_err(|e| exit::file(file, e))?;
-        (text, SameDirectory::of(Path::new("./-")))
-    } else {
-        let text = read_bounded(file).map_err(|e| exit::file(file, e))?;
-        (text, SameDirectory::of(file))
-    };
-    let source = file.display().to_string();
-    zonefile::load(&text, apex, &source, &mut loader).map_err(|faults| unreadable(file, &faults))
+    let mut input = Input::read(file)?;
+    let loaded = zonefile::load(&input.octets, apex, &input.name, &mut input.beside);
+    loaded.map_err(|zonefile::NoApex { place, problem }| {
+        exit::unusable(
+            file,
+            format!("{place}: {problem}"),
+            "give the name of the zone: --origin example.com",
+        )
+    })
 }
 
-fn unreadable(file: &Path, faults: &Faults) -> Failure {
-    let lines: Vec<String> = faults.list.iter().map(ToString::to_string).collect();
-    let more = if faults.incomplete {
-        "; more follow"
-    } else {
-        ""
-    };
-    let problem = format!("it is no master file: {}{more}", lines.join("; "));
-    exit::invalid(
-        format!("file {}", file.display()),
-        problem,
-        "correct these lines",
-    )
-}
-
-fn unloadable(object: &str, file: &Path, loaded: &Loaded) -> Failure {
+fn unloadable(file: &Path, loaded: &Loaded) -> Failure {
     let errors: Vec<String> = loaded
         .report
         .findings
         .iter()
         .filter(|f| f.severity == Severity::Error)
-        .take(10)
         .map(finding_text)
         .collect();
-    Failure::new(
-        FailureCode::Invalid,
-        object,
-        format!(
-            "{} has {} errors: {}",
-            file.display(),
-            loaded.report.errors,
-            errors.join("; ")
-        ),
-        "`pontoon zone check` shows all of them",
-    )
+    let hint = format!(
+        "correct them; `pontoon zone check {} --origin {}` shows warnings too",
+        file.display(),
+        loaded.apex
+    );
+    exit::faulty(file, &errors, &hint)
 }
 
 fn finding_text(finding: &Finding) -> String {
@@ -813,6 +823,25 @@ mod tests {
         let sets: Vec<RecordSet> = records.iter().map(|(n, s)| RecordSet::new(n, s)).collect();
         assert!(sets[0].data[0].starts_with("ns.example.net. hostmaster.example.com. 7 "));
         assert_eq!(sets[1].data.len(), 2);
+    }
+
+    #[test]
+    fn names_of_a_new_zone_are_completed_by_the_rule_of_records() {
+        let create = create(&[
+            "m.test",
+            "--ns",
+            "ns1.m.test",
+            "--ns",
+            "ns.example.net.",
+            "--mbox",
+            "admin@m.test",
+        ]);
+        let records = create.records().expect("records");
+        let soa = &RecordSet::new(&records[0].0, &records[0].1).data[0];
+        assert!(soa.starts_with("ns1.m.test. admin.m.test. "), "{soa}");
+        let zone: Name = "m.test".parse().expect("a name");
+        let own: Name = "ns1.m.test".parse().expect("a name");
+        assert_eq!(dangling(&zone, &records), [own]);
     }
 
     #[test]

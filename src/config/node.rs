@@ -12,7 +12,7 @@ use super::{
     reader::Section,
     units::{parse_duration, parse_size},
 };
-use crate::model::label::Label;
+use crate::model::{label::Label, quoted::quoted};
 
 /// A node's checked configuration. `docs/configuration.md` documents every key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +173,42 @@ impl NodeConfig {
         }
     }
 
+    /// The keys whose values differ, but those of `logging`, with their sections: `addresses.api`.
+    pub fn differing_keys(&self, other: &Self) -> Vec<String> {
+        let Self {
+            name,
+            data_dir,
+            dev,
+            recovery_wait,
+            max_stale,
+            addresses,
+            interfaces,
+            vip,
+            logging: _,
+            dns,
+            proxy,
+            storage,
+        } = self;
+        let of_the_file = [
+            ("name", *name != other.name),
+            ("data_dir", *data_dir != other.data_dir),
+            ("dev", *dev != other.dev),
+            ("recovery_wait", *recovery_wait != other.recovery_wait),
+            ("max_stale", *max_stale != other.max_stale),
+        ];
+        let sections = [
+            addresses.differing_keys(&other.addresses),
+            differing_interfaces(interfaces, &other.interfaces),
+            vip.differing_keys(&other.vip),
+            dns.differing_keys(&other.dns),
+            proxy.differing_keys(&other.proxy),
+            storage.differing_keys(&other.storage),
+        ];
+        let mut keys = named("", &of_the_file);
+        keys.extend(sections.into_iter().flatten());
+        keys
+    }
+
     /// Where the log and the snapshots are kept.
     pub fn storage_dir(&self) -> PathBuf {
         self.data_dir.join("log")
@@ -181,6 +217,91 @@ impl NodeConfig {
     /// Where identity and certificates are kept.
     pub fn identity_dir(&self) -> PathBuf {
         self.data_dir.join("identity")
+    }
+}
+
+/// Those that are true, in their section.
+fn named(section: &str, keys: &[(&str, bool)]) -> Vec<String> {
+    let differing = keys.iter().filter(|(_, differs)| *differs);
+    differing
+        .map(|(key, _)| format!("{section}{key}"))
+        .collect()
+}
+
+fn differing_interfaces(
+    ours: &BTreeMap<Label, String>,
+    other: &BTreeMap<Label, String>,
+) -> Vec<String> {
+    let all: std::collections::BTreeSet<&Label> = ours.keys().chain(other.keys()).collect();
+    all.into_iter()
+        .filter(|label| ours.get(*label) != other.get(*label))
+        .map(|label| format!("interfaces.{label}"))
+        .collect()
+}
+
+macro_rules! differing_keys {
+    ($type:ident, $section:literal, $($key:ident),*) => {
+        impl $type {
+            /// The keys whose values differ.
+            fn differing_keys(&self, other: &Self) -> Vec<String> {
+                let Self { $($key),* } = self;
+                named(concat!($section, "."), &[$((stringify!($key), *$key != other.$key)),*])
+            }
+        }
+    };
+}
+
+differing_keys!(
+    Addresses,
+    "addresses",
+    service,
+    dns,
+    dns_port,
+    vip_dns_port,
+    raft,
+    api,
+    http,
+    socket
+);
+differing_keys!(VipSettings, "vip", require_fence, notify, notify_timeout);
+differing_keys!(
+    DnsLimits,
+    "dns",
+    workers,
+    cache_size,
+    tcp_connections,
+    tcp_connections_per_client,
+    upstream_queries,
+    version,
+    identity
+);
+differing_keys!(ProxyLimits, "proxy", workers, connections, drain);
+differing_keys!(StorageLimits, "storage", min_free, snapshot_log_bytes);
+
+impl LogTarget {
+    /// The keys of `logging` that differ.
+    pub fn differing_keys(&self, other: &Self) -> Vec<String> {
+        let (
+            Self::File {
+                path,
+                max_size,
+                keep,
+            },
+            Self::File {
+                path: other_path,
+                max_size: other_max_size,
+                keep: other_keep,
+            },
+        ) = (self, other)
+        else {
+            return named("logging.", &[("target", self != other)]);
+        };
+        let keys = [
+            ("file", path != other_path),
+            ("max_size", max_size != other_max_size),
+            ("keep", keep != other_keep),
+        ];
+        named("logging.", &keys)
     }
 }
 
@@ -295,7 +416,10 @@ fn read_logging(mut section: Section<'_>) -> Logging {
     let format = section.text("format", LogFormat::Text, |text| match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        other => Err(format!("{other:?} is not \"text\" or \"json\"")),
+        other => Err(format!(
+            "{other} is not \"text\" or \"json\"",
+            other = quoted(other)
+        )),
     });
     let path = section.optional_text("file", absolute_path);
     let max_size = section.text("max_size", 100 << 20, size_within(64 << 10, 1 << 40));
@@ -303,7 +427,8 @@ fn read_logging(mut section: Section<'_>) -> Logging {
     let target = section.text("target", "stderr".to_owned(), |text| match text {
         "stderr" | "file" | "syslog" | "journald" => Ok(text.to_owned()),
         other => Err(format!(
-            "{other:?} is not \"stderr\", \"file\", \"syslog\" or \"journald\""
+            "{other} is not \"stderr\", \"file\", \"syslog\" or \"journald\"",
+            other = quoted(other)
         )),
     });
     let target = match (target.as_str(), path) {
@@ -431,14 +556,18 @@ fn absolute_path(text: &str) -> Result<PathBuf, String> {
     if path.is_absolute() {
         Ok(path)
     } else {
-        Err(format!("{text:?} is not an absolute path"))
+        Err(format!(
+            "{text} is not an absolute path",
+            text = quoted(text)
+        ))
     }
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
-            "{text:?} is not an address and a port, such as \"10.0.0.1:7400\" or \"[fd00::1]:7400\""
+            "{text} is not an address and a port, such as \"10.0.0.1:7400\" or \"[fd00::1]:7400\"",
+            text = quoted(text)
         )
     })
 }
@@ -450,16 +579,33 @@ fn device_name(text: &str) -> Result<String, String> {
     if fits {
         Ok(text.to_owned())
     } else {
-        Err(format!("{text:?} is not the name of a network device"))
+        Err(format!(
+            "{text} is not the name of a network device",
+            text = quoted(text)
+        ))
     }
 }
 
+/// Levels as the log library reads them.
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 fn log_level(text: &str) -> Result<String, String> {
     use tracing_subscriber::EnvFilter;
+    // The library takes a word that is no level for the name of a part of the program, and would silence all others.
+    let stray = text.split(',').map(str::trim).find(|word| {
+        !word.contains('=') && !LOG_LEVELS.iter().any(|l| word.eq_ignore_ascii_case(l))
+    });
+    if let Some(word) = stray {
+        return Err(format!(
+            "{} is no level: expected {}, or directives such as \"info,pontoon::dns=debug\"",
+            quoted(word),
+            LOG_LEVELS.join(", ")
+        ));
+    }
     EnvFilter::builder()
         .parse(text)
         .map(|_| text.to_owned())
-        .map_err(|e| format!("{text:?}: {e}; expected \"info\", \"debug\" or directives such as \"info,pontoon::dns=debug\""))
+        .map_err(|e| format!("{text}: {e}; expected \"info\", \"debug\" or directives such as \"info,pontoon::dns=debug\"", text = quoted(text)))
 }
 
 fn txt_string(text: &str) -> Result<String, String> {
@@ -476,9 +622,10 @@ fn duration_within(low: Duration, high: Duration) -> impl Fn(&str) -> Result<Dur
         let value = parse_duration(text)?;
         let range = || {
             format!(
-                "{text:?} is not within {} to {}",
+                "{text} is not within {} to {}",
                 format_duration(low),
-                format_duration(high)
+                format_duration(high),
+                text = quoted(text)
             )
         };
         if (low..=high).contains(&value) {
@@ -495,7 +642,10 @@ fn size_within(low: u64, high: u64) -> impl Fn(&str) -> Result<u64, String> {
         if (low..=high).contains(&value) {
             Ok(value)
         } else {
-            Err(format!("{text:?} is not within {low} to {high} octets"))
+            Err(format!(
+                "{text} is not within {low} to {high} octets",
+                text = quoted(text)
+            ))
         }
     }
 }
@@ -598,6 +748,46 @@ mod tests {
             "logging.level",
         ] {
             assert!(keys.contains(&key), "{key} is not among {keys:?}");
+        }
+    }
+
+    #[test]
+    fn keys_that_differ_are_named() {
+        let config = NodeConfig::parse(MINIMAL).expect("valid");
+        assert_eq!(config.differing_keys(&config), [""; 0]);
+        let text = MINIMAL.replace("7401", "7403").replace("\"n1\"", "\"n2\"")
+            + "http = \"127.0.0.1:7402\"\n[interfaces]\nlan = \"eth0\"\n[dns]\nworkers = 3\nidentity = \"n1\"\n";
+        let other = NodeConfig::parse(&text).expect("valid");
+        let keys = ["name", "addresses.api", "interfaces.lan", "dns.workers"];
+        assert_eq!(config.differing_keys(&other), keys);
+        let file = |keep| LogTarget::File {
+            path: "/x".into(),
+            max_size: 1,
+            keep,
+        };
+        assert_eq!(file(1).differing_keys(&file(2)), ["logging.keep"]);
+        assert_eq!(
+            file(1).differing_keys(&LogTarget::Stderr),
+            ["logging.target"]
+        );
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_target() {
+        for good in ["info", "DEBUG", "off", "warn,pontoon::dns=debug"] {
+            assert!(log_level(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "loud",
+            "inof",
+            "nope nope",
+            "",
+            "info,",
+            "pontoon::dns",
+            "info,loud",
+            "info,x=loud",
+        ] {
+            assert!(log_level(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,12 +1,14 @@
 //! Durations and sizes as people write them.
 
+use crate::model::quoted::quoted;
 use std::time::Duration;
 
 /// Reads `250ms`, `5s`, `3m`, `2h`, `7d`. A bare number is refused: its unit would be a guess.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || {
         format!(
-            "{text:?} is not a duration: expected a number with ms, s, m, h or d, such as \"5s\""
+            "{text} is not a duration: expected a number with ms, s, m, h or d, such as \"5s\"",
+            text = quoted(text)
         )
     };
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -44,8 +46,12 @@ pub fn format_duration(duration: Duration) -> String {
 
 /// Reads `512`, `64KiB`, `100MiB`, `2GiB` (and `k`, `M`, `G` as short forms of those), in octets.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let expected =
-        || format!("{text:?} is not a size: expected octets, or a number with KiB, MiB or GiB");
+    let expected = || {
+        format!(
+            "{text} is not a size: expected octets, or a number with KiB, MiB or GiB",
+            text = quoted(text)
+        )
+    };
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| expected())?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::quoted::quoted;
+
 /// A name an operator gave to a pool, listener, backend or other object: 1 to 63 of `a-z 0-9 - _ .`, the first a letter or digit.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -10,7 +12,8 @@ pub struct Label(std::sync::Arc<str>);
 /// Why a text is no object name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a valid name: 1 to 63 of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit"
+    "{} is not a valid name: 1 to 63 of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit",
+    quoted(.0)
 )]
 pub struct LabelError(String);
 

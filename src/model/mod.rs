@@ -11,6 +11,7 @@ pub mod name;
 pub mod network;
 pub mod node;
 pub mod pool;
+pub mod quoted;
 pub mod rdata;
 pub mod rrset;
 pub mod serial;

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use super::quoted::quoted;
+
 /// An address range: networks in allow-lists (`10.0.0.0/8`, `fd00::/8`). Host bits are zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network {
@@ -11,7 +13,7 @@ pub struct Network {
 
 /// Why a text is no network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a network: {problem}")]
+#[error("{} is not a network: {problem}", quoted(.text))]
 pub struct NetworkError {
     text: String,
     problem: &'static str,

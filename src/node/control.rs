@@ -121,15 +121,15 @@ impl Control {
                 "correct it and reload again; nothing was changed by it",
             )
         };
-        let path = self.config_path.display().to_string();
-        let fresh =
-            NodeConfig::load(&self.config_path).map_err(|e| failed(&path, e.to_string()))?;
+        // The error names the file.
+        let fresh = NodeConfig::load(&self.config_path)
+            .map_err(|e| failed("configuration", e.to_string()))?;
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut applied, mut needs_restart) = log
             .reload(&fresh.logging)
             .map_err(|e| failed("logging", e.to_string()))?;
         drop(log);
-        needs_restart.extend(changed_settings(&self.config, &fresh));
+        needs_restart.extend(self.config.differing_keys(&fresh));
         if let Some(Security::Tls(shared)) = self.security.get() {
             let identity = IdentityFile::in_dir(&self.config.data_dir).load();
             let identity = identity.map_err(|e| failed("identity", e.to_string()))?;
@@ -204,42 +204,6 @@ fn lasting(services: &Observed) -> Vec<String> {
     let lasting = unbound.iter().filter(|u| u.attempts >= DNS_LASTING);
     alarms.extend(lasting.map(|u| format!("{u}; it is tried again every second")));
     alarms
-}
-
-/// Settings that only a restart takes over.
-fn changed_settings(old: &NodeConfig, new: &NodeConfig) -> Vec<String> {
-    let NodeConfig {
-        name,
-        data_dir,
-        dev,
-        recovery_wait,
-        max_stale,
-        addresses,
-        interfaces,
-        vip,
-        logging: _,
-        dns,
-        proxy,
-        storage,
-    } = new;
-    let settings = [
-        ("name", old.name != *name),
-        ("data_dir", old.data_dir != *data_dir),
-        ("dev", old.dev != *dev),
-        ("recovery_wait", old.recovery_wait != *recovery_wait),
-        ("max_stale", old.max_stale != *max_stale),
-        ("addresses", old.addresses != *addresses),
-        ("interfaces", old.interfaces != *interfaces),
-        ("vip", old.vip != *vip),
-        ("dns", old.dns != *dns),
-        ("proxy", old.proxy != *proxy),
-        ("storage", old.storage != *storage),
-    ];
-    settings
-        .into_iter()
-        .filter(|(_, changed)| *changed)
-        .map(|(key, _)| key.to_owned())
-        .collect()
 }
 
 #[tonic::async_trait]

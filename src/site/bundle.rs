@@ -5,7 +5,7 @@ use toml::Value;
 use super::{MANUAL, document};
 use crate::{
     config::{Fault, reader::Section},
-    model::name::Name,
+    model::{name::Name, quoted::quoted},
     zonefile::{self, Loader},
 };
 
@@ -95,7 +95,8 @@ fn resolve(zone: &mut Value, loader: &mut dyn Loader, faults: &mut Vec<Fault>) {
 fn load(file: &str, loader: &mut dyn Loader) -> Result<Vec<u8>, String> {
     if !zonefile::include::is_plain(file) {
         return Err(format!(
-            "{file:?} is no plain file name: only files beside the document are read"
+            "{file} is no plain file name: only files beside the document are read",
+            file = quoted(file)
         ));
     }
     loader

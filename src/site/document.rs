@@ -15,6 +15,7 @@ use crate::{
         name::Name,
         network::Network,
         pool::{Backend, BackendState, Policy, Pool},
+        quoted::quoted,
         rrset::Rrset,
         snapshot::DnsPolicy,
         vip::Vip,
@@ -286,7 +287,10 @@ fn health_check(section: &mut Section<'_>) -> Option<HealthCheck> {
     let mut section = section.section("health_check");
     let probe = section.text("probe", Probe::default(), |text| match text {
         "tcp-connect" => Ok(Probe::TcpConnect),
-        other => Err(format!("{other:?} is no probe: expected \"tcp-connect\"")),
+        other => Err(format!(
+            "{other} is no probe: expected \"tcp-connect\"",
+            other = quoted(other)
+        )),
     });
     let check = HealthCheck {
         probe,
@@ -306,7 +310,7 @@ fn backend(mut section: Section<'_>) -> Option<Backend> {
     let address = section.required_text("address", None, expected, |text| {
         text.parse()
             .map(Some)
-            .map_err(|_| format!("{text:?} is not {expected}"))
+            .map_err(|_| format!("{text} is not {expected}", text = quoted(text)))
     });
     let weight = section.number("weight", 1, 0..=limits::WEIGHT);
     let state = section.text("state", BackendState::default(), state_of);
@@ -364,7 +368,7 @@ fn label(section: &mut Section<'_>, key: &str) -> Option<Label> {
 
 fn ip(text: &str) -> Result<IpAddr, String> {
     text.parse()
-        .map_err(|_| format!("{text:?} is no IPv4 or IPv6 address"))
+        .map_err(|_| format!("{text} is no IPv4 or IPv6 address", text = quoted(text)))
 }
 
 /// The words for policies, in the order in which they are offered.
@@ -393,6 +397,10 @@ fn word_of<T: Copy>(text: &str, words: &[(&str, T)], what: &str) -> Result<T, St
     let found = words.iter().find(|(word, _)| *word == text);
     found.map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-        format!("{text:?} is no {what}: expected {}", known.join(", "))
+        format!(
+            "{text} is no {what}: expected {}",
+            known.join(", "),
+            text = quoted(text)
+        )
     })
 }

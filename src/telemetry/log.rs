@@ -93,9 +93,7 @@ impl Log {
         if settings.format != self.settings.format {
             needs_restart.push("logging.format".into());
         }
-        if settings.target != self.settings.target {
-            needs_restart.push("logging.target, file, max_size, keep".into());
-        }
+        needs_restart.extend(self.settings.target.differing_keys(&settings.target));
         Ok((applied, needs_restart))
     }
 

@@ -3,6 +3,7 @@
 //! Every field is named in both directions, so that a new one breaks the build and not production. A missing or malformed
 //! field is refused with `WireError`. Nothing here does I/O, and nothing judges what depends on the state.
 
+use crate::model::quoted::quoted;
 pub mod backup;
 pub mod balancing;
 pub mod command;
@@ -47,7 +48,7 @@ where
 {
     text.parse().map_err(|e| {
         let shown: String = text.chars().take(300).collect();
-        WireError::new(field, format!("{shown:?}: {e}"))
+        WireError::new(field, format!("{shown}: {e}", shown = quoted(&shown)))
     })
 }
 

@@ -8,7 +8,10 @@ use std::{
     fmt,
 };
 
-use super::fault::{Fault, Place};
+use super::{
+    fault::{Fault, Faults, Place},
+    parse::Doubt,
+};
 use crate::model::{
     name::Name,
     rdata,
@@ -66,6 +69,39 @@ impl Report {
         self.errors == 0
     }
 
+    /// Adds what could not be read.
+    pub(super) fn add_faults(&mut self, faults: &Faults) {
+        for fault in &faults.list {
+            self.push(Finding {
+                severity: Severity::Error,
+                place: Some(fault.place.clone()),
+                object: String::new(),
+                problem: format!("column {}: {}", fault.column, fault.problem),
+            });
+        }
+        if faults.incomplete {
+            self.push(Finding {
+                severity: Severity::Error,
+                place: None,
+                object: String::new(),
+                problem: "more may follow: reading stopped here".into(),
+            });
+        }
+    }
+
+    /// Adds the findings of another report.
+    pub(super) fn add(&mut self, other: Self) {
+        let shown = |severity| {
+            let of = other.findings.iter().filter(|f| f.severity == severity);
+            of.count()
+        };
+        let (errors, warnings) = (shown(Severity::Error), shown(Severity::Warning));
+        let (more_errors, more_warnings) = (other.errors - errors, other.warnings - warnings);
+        other.findings.into_iter().for_each(|f| self.push(f));
+        self.errors += more_errors;
+        self.warnings += more_warnings;
+    }
+
     /// Adds what was noticed while reading.
     pub fn add_warnings(&mut self, warnings: &[Fault]) {
         for warning in warnings {
@@ -108,7 +144,17 @@ impl fmt::Display for Finding {
 
 /// Judges the records of the zone `apex`. `places` says where each comes from; it may be empty.
 pub fn check(apex: &Name, records: &[(Name, Rrset)], places: &[Place]) -> Report {
-    let zone = Contents::new(apex, records);
+    check_doubting(apex, records, places, &Doubt::default())
+}
+
+/// As `check`, where some records could not be read: what is missing may be among them, and is not called missing.
+pub(super) fn check_doubting(
+    apex: &Name,
+    records: &[(Name, Rrset)],
+    places: &[Place],
+    doubt: &Doubt,
+) -> Report {
+    let zone = Contents::new(apex, records, doubt);
     let mut report = Report::default();
     for (object, problem) in zone.apex_errors() {
         report.push(Finding {
@@ -148,6 +194,7 @@ struct Contents<'r> {
     nodes: HashMap<&'r [u8], Vec<&'r Rrset>>,
     /// Every name that exists, empty non-terminals too.
     existing: HashSet<&'r [u8]>,
+    doubt: &'r Doubt,
 }
 
 /// What a server finds when it follows a name to addresses.
@@ -162,7 +209,7 @@ enum Target<'r> {
 }
 
 impl<'r> Contents<'r> {
-    fn new(apex: &'r Name, records: &'r [(Name, Rrset)]) -> Self {
+    fn new(apex: &'r Name, records: &'r [(Name, Rrset)], doubt: &'r Doubt) -> Self {
         let mut nodes: HashMap<&[u8], Vec<&Rrset>> = HashMap::new();
         let mut existing = HashSet::new();
         for (owner, set) in records.iter().filter(|(owner, _)| owner.is_within(apex)) {
@@ -178,7 +225,13 @@ impl<'r> Contents<'r> {
             apex,
             nodes,
             existing,
+            doubt,
         }
+    }
+
+    /// Whether such a set is certainly not there.
+    fn lacks(&self, name: &[u8], rtype: RecordType) -> bool {
+        !self.doubt.covers(rtype) && !self.has(name, rtype)
     }
 
     fn has(&self, name: &[u8], rtype: RecordType) -> bool {
@@ -193,7 +246,7 @@ impl<'r> Contents<'r> {
     fn apex_errors(&self) -> Vec<(String, String)> {
         [RecordType::SOA, RecordType::NS]
             .iter()
-            .filter(|rtype| !self.has(self.apex.as_wire(), **rtype))
+            .filter(|rtype| self.lacks(self.apex.as_wire(), **rtype))
             .map(|rtype| {
                 let problem = format!("expected {rtype} records at the apex, found none");
                 (format!("zone {}", self.apex), problem)
@@ -271,13 +324,13 @@ impl<'r> Contents<'r> {
             RecordType::DS if owner == self.apex => Some(error(
                 "a DS record at the apex belongs in the parent zone (RFC 4035 section 2.4)",
             )),
-            RecordType::DS if !self.has(name, RecordType::NS) => Some(warning(
+            RecordType::DS if self.lacks(name, RecordType::NS) => Some(warning(
                 "a DS record without NS records beside it: no delegation is here",
             )),
             RecordType::NS | RecordType::DNAME if owner.is_wildcard() => Some(warning(
                 "at a wildcard its meaning is undefined (RFC 4592 section 4)",
             )),
-            RecordType::SPF if !self.has(name, RecordType::TXT) => Some(warning(
+            RecordType::SPF if self.lacks(name, RecordType::TXT) => Some(warning(
                 "SPF records are not used any more (RFC 7208 section 3.1): use TXT",
             )),
             _ => None,
@@ -330,8 +383,12 @@ impl<'r> Contents<'r> {
             // "No such service": RFC 2782, RFC 7505.
             return None;
         }
+        let unsure = [RecordType::A, RecordType::AAAA, RecordType::CNAME]
+            .iter()
+            .any(|rtype| self.doubt.covers(*rtype));
         match self.follow(target.as_wire()) {
             Target::Elsewhere | Target::Address => None,
+            Target::NoAddress | Target::Delegated(_) if unsure => None,
             Target::Alias => Some(warning(format!(
                 "{target} is a CNAME: expected a name with addresses (RFC 2181 section 10.3)"
             ))),

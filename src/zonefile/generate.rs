@@ -125,13 +125,14 @@ impl Template {
                     width,
                     base,
                 } => {
-                    let value = u32::try_from(i64::from(number) + offset).map_err(|_| {
+                    let value = i64::from(number) + offset;
+                    let written = base.write(value, *width).ok_or_else(|| {
                         format!(
-                            "{number} plus the offset {offset}: expected a number from 0 to {}",
+                            "{number} plus the offset {offset}: expected a number that base can write, up to {}",
                             u32::MAX
                         )
                     })?;
-                    text.extend_from_slice(base.write(value, *width).as_bytes());
+                    text.extend_from_slice(written.as_bytes());
                 }
             }
             if text.len() > MAX_EXPANDED {
@@ -176,14 +177,19 @@ fn take_modifier(rest: &mut &[u8]) -> Result<Piece, String> {
 }
 
 impl Base {
-    fn write(self, value: u32, width: usize) -> String {
-        match self {
+    /// Numbers below 0 have a sign in decimal, and no other form.
+    fn write(self, value: i64, width: usize) -> Option<String> {
+        if self == Self::Decimal && i32::try_from(value).is_ok() {
+            return Some(format!("{value:0width$}"));
+        }
+        let value = u32::try_from(value).ok()?;
+        Some(match self {
             Self::Decimal => format!("{value:0width$}"),
             Self::Octal => format!("{value:0width$o}"),
             Self::Hexadecimal { upper: false } => format!("{value:0width$x}"),
             Self::Hexadecimal { upper: true } => format!("{value:0width$X}"),
             Self::Nibbles { upper } => nibbles(value, width, upper),
-        }
+        })
     }
 }
 
@@ -226,6 +232,8 @@ mod tests {
             (r"a\$b$", 7, r"a\$b7"),
             ("${0}", 7, "7"),
             ("${-5,3}", 7, "002"),
+            ("g${-5,3,d}", 0, "g-05"),
+            ("${-8}", 7, "-1"),
             ("${10,4,d}", 7, "0017"),
             ("${0,0,o}", 8, "10"),
             ("${0,4,x}", 255, "00ff"),
@@ -244,7 +252,8 @@ mod tests {
             "${0,1,q}",
             "${0,1,d,1}",
             "${x}",
-            "${-8}",
+            "${-8,0,x}",
+            "${-8,0,n}",
         ] {
             assert!(expand(bad, 7).is_err(), "{bad}");
         }

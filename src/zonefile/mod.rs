@@ -31,23 +31,54 @@ pub struct Loaded {
     pub report: Report,
 }
 
-/// Reads and judges a zone. Without an `apex`, the owner of the first SOA record is taken, and relative names are
-/// completed with the root. Data outside of the apex is left out with a warning, as BIND does.
+/// The zone cannot be told from its file: without its name, the file must name it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct NoApex {
+    pub place: Place,
+    pub problem: String,
+}
+
+/// Reads and judges a zone: what could not be read are errors of the report, beside those of the records that could.
+/// Data outside of the apex is left out with a warning, as BIND does.
+///
+/// # Errors
+/// Without an `apex` the owner of the first SOA record is taken. It must be absolute, or stand behind a `$ORIGIN`.
 pub fn load(
     text: &[u8],
     apex: Option<&Name>,
     source: &str,
     loader: &mut dyn Loader,
-) -> Result<Loaded, Faults> {
+) -> Result<Loaded, NoApex> {
     let origin = apex.cloned().unwrap_or_else(Name::root);
-    let parsed = parse(text, &origin, source, loader)?;
+    let read = parse::read(text, &origin, apex.is_some(), source, loader);
+    if let Some(place) = read.unnamed {
+        let problem = "a name is relative, and neither a $ORIGIN nor anybody else has said to what";
+        return Err(NoApex {
+            place,
+            problem: problem.into(),
+        });
+    }
+    let parse::Read {
+        zone,
+        faults,
+        doubt,
+        ..
+    } = read;
     let apex = match apex {
         Some(apex) => apex.clone(),
-        None => first_soa(&parsed.records).cloned().unwrap_or(origin),
+        None => first_soa(&zone.records).cloned().unwrap_or(origin),
     };
-    let mut report = check(&apex, &parsed.records, &parsed.places);
-    report.add_warnings(&parsed.warnings);
-    let mut records = parsed.records;
+    let mut report = Report::default();
+    report.add_faults(&faults);
+    report.add(check::check_doubting(
+        &apex,
+        &zone.records,
+        &zone.places,
+        &doubt,
+    ));
+    report.add_warnings(&zone.warnings);
+    let mut records = zone.records;
     records.retain(|(owner, _)| owner.is_within(&apex));
     Ok(Loaded {
         apex,

@@ -3,7 +3,11 @@
 //! One pass over the text, entry by entry. A faulty entry is reported and passed over, so that one reading shows many
 //! faults. Everything that grows is bounded: octets read, records, nesting, an entry's length, faults.
 
-use std::{collections::HashMap, ops::Range as Span, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range as Span,
+    sync::Arc,
+};
 
 use super::{
     fault::{Fault, Faults, MAX_FAULTS, Place},
@@ -49,7 +53,56 @@ pub fn parse(
     source: &str,
     loader: &mut dyn Loader,
 ) -> Result<ParsedZone, Faults> {
+    let read = read(text, origin, true, source, loader);
+    match read.faults.list.is_empty() {
+        true => Ok(read.zone),
+        false => Err(read.faults),
+    }
+}
+
+/// What can be read of a master file.
+pub(super) struct Read {
+    pub zone: ParsedZone,
+    pub faults: Faults,
+    /// What the entries that could not be read may have been.
+    pub doubt: Doubt,
+    /// The first owner or origin that is relative, while nobody has said to what.
+    pub unnamed: Option<Place>,
+}
+
+/// Record types of which some may be missing, because the entries that hold them could not be read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubt {
+    any: bool,
+    types: BTreeSet<RecordType>,
+}
+
+impl Doubt {
+    pub fn covers(&self, rtype: RecordType) -> bool {
+        self.any || self.types.contains(&rtype)
+    }
+
+    /// Notes what an entry that could not be read may have been.
+    fn note(&mut self, words: &[Token<'_>]) {
+        for word in words.iter().filter(|word| !word.quoted) {
+            // Directives make, or move, records of any type.
+            self.any |= word.text.starts_with(b"$");
+            let text = std::str::from_utf8(word.text).ok();
+            self.types.extend(text.and_then(RecordType::parse));
+        }
+    }
+}
+
+/// As `parse`, but what is faulty is left out. `named`: `origin` is known to be the zone's, and not only a stand-in.
+pub(super) fn read(
+    text: &[u8],
+    origin: &Name,
+    named: bool,
+    source: &str,
+    loader: &mut dyn Loader,
+) -> Read {
     let mut reader = Reader::new(loader);
+    reader.named = named;
     if reader.spend(text.len()).is_ok() {
         reader.read_file(File::new(source, text, origin.clone(), None, 0));
     } else {
@@ -58,6 +111,7 @@ pub fn parse(
             &file,
             Problem::new(0, format!("expected at most {MAX_OCTETS} octets")),
         );
+        reader.doubt.any = true;
     }
     reader.finish()
 }
@@ -190,6 +244,10 @@ struct Reader<'l> {
     default_ttl: Option<u32>,
     /// Last stated in a record.
     last_ttl: Option<u32>,
+    doubt: Doubt,
+    /// Whether the origin is known: given, or set by a `$ORIGIN`.
+    named: bool,
+    unnamed: Option<Place>,
 }
 
 impl<'l> Reader<'l> {
@@ -205,6 +263,9 @@ impl<'l> Reader<'l> {
             octets_left: MAX_OCTETS,
             default_ttl: None,
             last_ttl: None,
+            doubt: Doubt::default(),
+            named: true,
+            unnamed: None,
         }
     }
 
@@ -219,6 +280,7 @@ impl<'l> Reader<'l> {
             let done = read.and_then(|()| self.handle(&mut file, &words, blank));
             if let Err(problem) = done {
                 self.fault(&file, problem);
+                self.doubt.note(&words);
             }
         }
     }
@@ -264,6 +326,7 @@ impl<'l> Reader<'l> {
             return self.directive(file, first, &words[1..]);
         }
         let owner = read_name(first, &file.origin, "an owner name")?;
+        self.expect_named(file, first);
         file.owner = Some(owner.clone());
         self.record(file, &owner, &words[1..], end_of(first), Origin::Text)
     }
@@ -295,7 +358,21 @@ impl<'l> Reader<'l> {
     ) -> Result<(), Problem> {
         let [word] = exactly(words, "one domain name", directive)?;
         file.origin = read_name(word, &file.origin, "a domain name")?;
+        self.expect_named(file, word);
+        self.named = true;
         Ok(())
+    }
+
+    /// Notes a relative name while nobody has said to what names are relative.
+    fn expect_named(&mut self, file: &File<'_>, word: &Token<'_>) {
+        let relative = |origin: &Name| Name::parse_octets(word.text, origin).ok();
+        let stand_in = || Name::root().child(b"x").ok();
+        if !self.named
+            && self.unnamed.is_none()
+            && stand_in().is_some_and(|origin| relative(&origin) != relative(&Name::root()))
+        {
+            self.unnamed = Some(file.place());
+        }
     }
 
     fn ttl(&mut self, directive: &Token<'_>, words: &[Token<'_>]) -> Result<(), Problem> {
@@ -507,10 +584,8 @@ impl<'l> Reader<'l> {
         }
     }
 
-    fn finish(mut self) -> Result<ParsedZone, Faults> {
-        if !self.faults.list.is_empty() {
-            return Err(self.faults);
-        }
+    fn finish(mut self) -> Read {
+        self.doubt.any |= self.faults.incomplete;
         self.entries.sort_by_key(|entry| entry.set);
         let mut records = Vec::with_capacity(self.sets.len());
         let mut places = Vec::with_capacity(self.sets.len());
@@ -526,11 +601,16 @@ impl<'l> Reader<'l> {
             records.push((set.owner, rrset));
             places.push(set.place);
         }
-        Ok(ParsedZone {
-            records,
-            places,
-            warnings: self.warnings,
-        })
+        Read {
+            zone: ParsedZone {
+                records,
+                places,
+                warnings: self.warnings,
+            },
+            faults: self.faults,
+            doubt: self.doubt,
+            unnamed: self.unnamed,
+        }
     }
 }
 

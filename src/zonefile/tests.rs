@@ -301,7 +301,7 @@ fn faults_say_where_and_what_was_expected() {
             "zone:1:23: expected a type other than SOA",
         ),
         (
-            "$GENERATE 0-1 a${-1} 5 A 192.0.2.1",
+            "$GENERATE 0-1 a${-1,0,x} 5 A 192.0.2.1",
             "zone:1:15: 0 plus the offset -1: expected a number",
         ),
     ] {

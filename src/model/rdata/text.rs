@@ -422,14 +422,17 @@ pub(super) fn mismatch(at: usize, name: &str, expected: &str, found: &Token<'_>)
     )
 }
 
-/// A word as errors repeat it: quoted, on one line, not too long.
+/// A word as errors repeat it: quoted, on one line, not too long, its own escapes as they were written.
 pub(crate) fn shown(text: &[u8]) -> String {
-    let mut shown: String = String::from_utf8_lossy(text)
-        .chars()
-        .take(MAX_SHOWN)
-        .flat_map(char::escape_default)
-        .collect();
-    if shown.len() < text.len() && text.len() > MAX_SHOWN {
+    let text = String::from_utf8_lossy(text);
+    let mut shown = String::new();
+    for c in text.chars().take(MAX_SHOWN) {
+        match c.is_control() {
+            true => shown.push_str(&format!("\\{:03}", u32::from(c))),
+            false => shown.push(c),
+        }
+    }
+    if text.chars().nth(MAX_SHOWN).is_some() {
         shown.push_str("...");
     }
     format!("`{shown}`")

@@ -35,6 +35,8 @@ pub enum LexError {
         "`;` outside quotation marks would start a comment: put the text in quotation marks, or write `\\;`"
     )]
     Comment { at: usize },
+    #[error("a line ends here and text follows: expected one record")]
+    SecondLine { at: usize },
     #[error("an entry is longer than {limit} octets: a parenthesis may not be closed")]
     TooLong { at: usize, limit: usize },
 }
@@ -46,6 +48,7 @@ impl LexError {
             | Self::UnclosedParenthesis { at }
             | Self::UnopenedParenthesis { at }
             | Self::Comment { at }
+            | Self::SecondLine { at }
             | Self::TooLong { at, .. } => at,
         }
     }
@@ -198,21 +201,29 @@ impl<'a> Lexer<'a> {
 }
 
 /// The words of one record's data. A comment is refused: outside a master file, a `;` in an unquoted text is far more
-/// often a forgotten quotation mark than a comment, and dropping the rest of it would lose data silently.
+/// often a forgotten quotation mark than a comment, and dropping the rest of it would lose data silently. A second line
+/// outside parentheses is refused too: it would be a second record.
 pub fn words(text: &[u8]) -> Result<Vec<Token<'_>>, LexError> {
     let mut lexer = Lexer::new(text);
     let mut words = Vec::new();
+    let mut ended = None;
     loop {
         let before = lexer.position();
         match lexer.next_lexeme()? {
             Lexeme::Token(token) => {
                 refuse_comment(text, before, token.at)?;
+                if let Some(at) = ended {
+                    return Err(LexError::SecondLine { at });
+                }
                 words.push(token);
             }
             Lexeme::LineEnd => {
                 refuse_comment(text, before, lexer.position())?;
                 if lexer.is_at_end() {
                     return Ok(words);
+                }
+                if !words.is_empty() {
+                    ended = Some(before);
                 }
             }
         }
@@ -262,6 +273,7 @@ mod tests {
         assert_eq!(texts("alpn=\"h2\" port=1"), ["alpn=", "+q:h2", "port=1"]);
         assert_eq!(texts("a ( b\r\n\tc ) d\n"), ["a", "b", "c", "d"]);
         assert_eq!(texts(r#"a\ b "x\"y" \;z "#), [r"a\ b", r#"q:x\"y"#, r"\;z"]);
+        assert_eq!(texts("\na (b\nc) \n\n"), ["a", "b", "c"]);
         assert_eq!(texts("\"\""), ["q:"]);
         assert_eq!(texts(""), [""; 0]);
         assert_eq!(texts(r"\"), [r"\"]);
@@ -276,6 +288,8 @@ mod tests {
             ("a ) b", LexError::UnopenedParenthesis { at: 2 }),
             ("v=DKIM1; k=rsa", LexError::Comment { at: 7 }),
             ("a ;", LexError::Comment { at: 2 }),
+            ("a\nb CNAME x", LexError::SecondLine { at: 1 }),
+            ("a (b\nc)\n\n d", LexError::SecondLine { at: 8 }),
         ] {
             assert_eq!(words(text.as_bytes()), Err(error), "{text:?}");
         }
