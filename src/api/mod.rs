@@ -133,6 +133,18 @@ impl Api {
         with_reflection(routes)
     }
 
+    /// Calls under way and how many there may be, by kind.
+    pub fn load(&self) -> [(&'static str, usize, usize); 4] {
+        let inner = &self.0;
+        [
+            ("writes", &inner.writes, MAX_WRITES),
+            ("uploads", &inner.uploads, MAX_UPLOADS),
+            ("streams", &inner.streams, MAX_STREAMS),
+            ("watches", &inner.watches, MAX_WATCHES),
+        ]
+        .map(|(kind, limit, most)| (kind, most.saturating_sub(limit.available_permits()), most))
+    }
+
     fn node(&self) -> &dyn NodeControl {
         self.0.node.as_ref()
     }

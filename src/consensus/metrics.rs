@@ -1,7 +1,10 @@
 //! What the group and the storage of this node tell at each scrape.
 
 use super::{health::StorageHealth, recovery::Recovery, status::ClusterStatus, writer::LogFigures};
-use crate::telemetry::metrics::{Kind, Metric};
+use crate::{
+    state::{State, limits},
+    telemetry::metrics::{Kind, Metric},
+};
 
 /// Leadership, the log index of every node, alarms.
 pub fn of_group(status: &ClusterStatus) -> Vec<Metric> {
@@ -36,8 +39,70 @@ pub fn of_group(status: &ClusterStatus) -> Vec<Metric> {
             "1 while serving a state that no leader has confirmed",
             flag(stale),
         ),
-        Metric::gauge("alarms", "Alarms in the status", status.alarms.len() as f64),
     ]
+}
+
+/// How much of what the state may hold is used, and of what this node may have under way.
+pub fn of_state(state: &State, (proposals, most): (usize, usize)) -> Vec<Metric> {
+    let (snapshot, totals) = (state.snapshot(), state.totals());
+    let used = [
+        (
+            (
+                "raft_proposals",
+                "Writes that wait for their commit on this node",
+            ),
+            (
+                "raft_proposals_limit",
+                "Writes that may wait for their commit",
+            ),
+            (proposals as f64, most as f64),
+        ),
+        (
+            ("zones", "Zones in the state"),
+            ("zones_limit", "Zones that the state may hold"),
+            (snapshot.zones.len() as f64, limits::ZONES as f64),
+        ),
+        (
+            ("records", "Records of all zones"),
+            ("records_limit", "Records that all zones may hold"),
+            (totals.records as f64, limits::RECORDS as f64),
+        ),
+        (
+            ("record_bytes", "Octets of record data of all zones"),
+            (
+                "record_bytes_limit",
+                "Octets of record data that all zones may hold",
+            ),
+            (totals.data_bytes as f64, limits::DATA as f64),
+        ),
+        (
+            ("pools", "Pools in the state"),
+            ("pools_limit", "Pools that the state may hold"),
+            (snapshot.pools.len() as f64, limits::POOLS as f64),
+        ),
+        (
+            ("listeners", "Listeners in the state"),
+            ("listeners_limit", "Listeners that the state may hold"),
+            (snapshot.listeners.len() as f64, limits::LISTENERS as f64),
+        ),
+        (
+            ("vips", "VIPs in the state"),
+            ("vips_limit", "VIPs that the state may hold"),
+            (snapshot.vips.len() as f64, limits::VIPS as f64),
+        ),
+        (
+            ("forwarders", "Forwarders in the state"),
+            ("forwarders_limit", "Forwarders that the state may hold"),
+            (snapshot.forwarders.len() as f64, limits::FORWARDERS as f64),
+        ),
+    ];
+    let both = |((name, help), (limit, limit_help), (value, most))| {
+        [
+            Metric::gauge(name, help, value),
+            Metric::gauge(limit, limit_help, most),
+        ]
+    };
+    used.into_iter().flat_map(both).collect()
 }
 
 /// The disk, and the queue in front of it. `rate(log_write_seconds) / rate(log_writes)` is the mean time of a write with

@@ -305,6 +305,12 @@ impl Consensus {
         self.storage.log_figures()
     }
 
+    /// Proposals that wait for their commit on this node, and how many may.
+    pub fn proposals(&self) -> (usize, usize) {
+        let free = self.core.proposals.available_permits();
+        (MAX_PROPOSALS.saturating_sub(free), MAX_PROPOSALS)
+    }
+
     /// To be called when the VIPs that were held under the lease of `term` are held no longer: a hand-over then need not
     /// wait for the lease to lapse.
     pub fn acknowledge_release(&self, term: u64) {

@@ -53,8 +53,56 @@ type Plain = (&'static str, &'static str, Kind, u64);
 /// DNS counters without labels.
 fn plain_dns(stats: &DnsStats) -> Vec<Plain> {
     use Kind::{Counter, Gauge};
-    let (cache, forward) = (&stats.cache, &stats.forward);
+    let (cache, forward, limits) = (&stats.cache, &stats.forward, &stats.limits);
     vec![
+        (
+            "dns_unbound_addresses",
+            "Addresses of VIPs that could not be bound so far",
+            Gauge,
+            stats.addresses_missing,
+        ),
+        (
+            "dns_tcp_connections_limit",
+            "TCP connections that may be open",
+            Gauge,
+            limits.connections,
+        ),
+        (
+            "dns_tcp_connections_per_client_limit",
+            "TCP connections that one client address may have open",
+            Gauge,
+            limits.connections_per_client,
+        ),
+        (
+            "dns_cache_limit_bytes",
+            "Octets that cached answers may take",
+            Gauge,
+            limits.cache_bytes,
+        ),
+        (
+            "dns_upstream_outstanding_limit",
+            "Queries to upstreams that may be under way",
+            Gauge,
+            limits.outstanding,
+        ),
+        (
+            "dns_waiting",
+            "Client questions that wait for an upstream",
+            Gauge,
+            forward.waiting,
+        ),
+        (
+            "dns_waiting_limit",
+            "Client questions that may wait for upstreams",
+            Gauge,
+            limits.waiting,
+        ),
+        (
+            "dns_waiting_per_client_limit",
+            "Client questions that may wait for one client address",
+            Gauge,
+            limits.waiting_per_client,
+        ),
         (
             "dns_truncated",
             "UDP replies cut for their size",

@@ -27,7 +27,7 @@ use super::{
     respond::{Client, Identity, Transport},
     service::{Progress, Service, TcpLimits},
     socket::{Presence, UdpPort, check_free, listen},
-    stats::{Counters, DnsStats},
+    stats::{Counters, DnsStats, Limits},
     tcp::{Connections, accept},
     udp::Worker,
 };
@@ -63,6 +63,18 @@ impl DnsConfig {
             identity: Identity::default(),
             tcp: TcpLimits::default(),
             forward: ForwardLimits::default(),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let forward = &self.forward;
+        Limits {
+            connections: self.tcp.max_connections as u64,
+            connections_per_client: self.tcp.max_connections_per_client as u64,
+            cache_bytes: forward.cache.bytes as u64,
+            outstanding: forward.max_outstanding as u64,
+            waiting: forward.max_waiting as u64,
+            waiting_per_client: forward.max_waiting_per_client as u64,
         }
     }
 }
@@ -124,6 +136,7 @@ pub struct DnsServer {
     shards: Vec<Arc<Counters>>,
     connections: Arc<Connections>,
     publisher: Arc<Publisher>,
+    limits: Limits,
     /// None once it was stopped.
     manager: Mutex<Option<JoinHandle<()>>>,
 }
@@ -172,6 +185,7 @@ impl DnsServer {
                 source,
             })?;
         }
+        let limits = config.limits();
         let publisher = Arc::new(Publisher {
             service: Arc::clone(&service),
             served: watch::Sender::new(first_revision),
@@ -188,6 +202,7 @@ impl DnsServer {
             shards,
             connections,
             publisher,
+            limits,
             manager: Mutex::new(Some(service.runtime.spawn(manager.run()))),
             service,
         })
@@ -226,6 +241,7 @@ impl DnsServer {
             cache: self.service.forwarding.cache_stats(),
             forward: self.service.forwarding.stats(),
             addresses_missing: self.ports.locked().unbound.len() as u64,
+            limits: self.limits,
             ..DnsStats::sum(&self.shards)
         }
     }

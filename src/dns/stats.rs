@@ -164,6 +164,24 @@ pub struct DnsStats {
     pub forward: ForwardStats,
     /// Addresses that could not be bound yet.
     pub addresses_missing: u64,
+    pub limits: Limits,
+}
+
+/// The bounds that the figures above run up against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of `connections_open`.
+    pub connections: u64,
+    /// Of these, from one client address.
+    pub connections_per_client: u64,
+    /// Of `cache.bytes`.
+    pub cache_bytes: u64,
+    /// Of `forward.outstanding`.
+    pub outstanding: u64,
+    /// Of `forward.waiting`.
+    pub waiting: u64,
+    /// Of these, from one client address.
+    pub waiting_per_client: u64,
 }
 
 impl DnsStats {

@@ -317,7 +317,7 @@ impl Control {
         self.config.addresses.raft.ip()
     }
 
-    fn alarms(&self) -> Vec<String> {
+    pub(super) fn alarms(&self) -> Vec<String> {
         let mut alarms = self
             .consensus()
             .map(|c| c.status().alarms)

@@ -1,67 +1,133 @@
-//! What the node counts, gathered at each scrape.
+//! What the node counts, gathered at each scrape. `docs/metrics.md` lists all of it; a test compares the two.
 
 use std::sync::Arc;
 
-use super::control::Control;
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::{control::Control, services::Observed};
 use crate::{
-    consensus, dns, proxy,
-    telemetry::metrics::{Kind, Metric, Source},
-    vip::Fence,
+    api::Api,
+    consensus::{self, Consensus},
+    dns, proxy,
+    telemetry::{
+        log::QUEUE_LINES,
+        metrics::{Kind, Labels, Metric, Source},
+    },
+    vip::{Fence, driver::VipStatus},
 };
 
 /// The sources of this node's metrics.
-pub(super) fn sources(control: &Arc<Control>) -> Vec<Source> {
-    let control = Arc::clone(control);
-    vec![Arc::new(move || gather(&control))]
+pub(super) fn sources(control: &Arc<Control>, api: &Api) -> Vec<Source> {
+    let (control, api) = (Arc::clone(control), api.clone());
+    vec![Arc::new(move || gather(&control, &api))]
 }
 
-fn gather(control: &Control) -> Vec<Metric> {
+fn gather(control: &Control, api: &Api) -> Vec<Metric> {
     let mut metrics = process();
-    metrics.push(Metric::counter(
-        "log_dropped",
-        "Log lines lost because the writer was too slow",
-        control.dropped_log_lines(),
-    ));
-    let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-    metrics.push(Metric::labelled(
-        "build_info",
-        "The running program",
-        Kind::Gauge,
-        vec![(build, 1.0)],
-    ));
+    metrics.extend(of_log(control.dropped_log_lines()));
+    metrics.extend(of_calls(&api.load()));
+    metrics.push(of_alarms(control.alarms().len()));
     if let Some(consensus) = control.consensus() {
-        metrics.extend(consensus::metrics::of_group(&consensus.status()));
-        metrics.extend(consensus::metrics::of_storage(
-            &consensus.health().borrow(),
-            &consensus.log_figures(),
-        ));
+        metrics.extend(of_consensus(consensus));
     }
     if let Some(services) = control.services() {
-        metrics.extend(dns::metrics::of(&services.dns.stats()));
-        metrics.extend(proxy::metrics::of(&services.proxy.status()));
-        let vips = services.vips.borrow();
-        let held = vips.iter().map(|vip| {
-            let labels = vec![("address", vip.address.to_string())];
-            (labels, f64::from(u8::from(vip.held)))
+        metrics.extend(of_services(&services));
+    }
+    metrics
+}
+
+fn of_consensus(consensus: &Consensus) -> Vec<Metric> {
+    let mut metrics = consensus::metrics::of_group(&consensus.status());
+    metrics.extend(consensus::metrics::of_storage(
+        &consensus.health().borrow(),
+        &consensus.log_figures(),
+    ));
+    metrics.extend(consensus::metrics::of_state(
+        &consensus.state(),
+        consensus.proposals(),
+    ));
+    metrics
+}
+
+fn of_services(services: &Observed) -> Vec<Metric> {
+    let mut metrics = dns::metrics::of(&services.dns.stats());
+    metrics.extend(proxy::metrics::of(&services.proxy.status()));
+    metrics.extend(of_vips(&services.vips.borrow()));
+    metrics
+}
+
+fn of_log(dropped: u64) -> [Metric; 3] {
+    let build: Labels = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+    [
+        Metric::labelled(
+            "build_info",
+            "The running program",
+            Kind::Gauge,
+            [(build, 1.0)],
+        ),
+        Metric::counter(
+            "log_dropped",
+            "Log lines lost because the writer was too slow",
+            dropped,
+        ),
+        Metric::gauge(
+            "log_lines_limit",
+            "Log lines that may wait for the writer",
+            QUEUE_LINES as f64,
+        ),
+    ]
+}
+
+fn of_calls(load: &[(&'static str, usize, usize)]) -> [Metric; 2] {
+    let by_kind = |value: fn(&(&'static str, usize, usize)) -> usize| {
+        let samples = load.iter().map(move |call| {
+            let labels = vec![("kind", call.0.to_owned())];
+            (labels, value(call) as f64)
         });
-        let fenced = vips.iter().map(|vip| {
+        samples.collect::<Vec<_>>()
+    };
+    [
+        Metric::labelled(
+            "api_calls",
+            "Calls of the API under way",
+            Kind::Gauge,
+            by_kind(|call| call.1),
+        ),
+        Metric::labelled(
+            "api_calls_limit",
+            "Calls of the API that may be under way",
+            Kind::Gauge,
+            by_kind(|call| call.2),
+        ),
+    ]
+}
+
+fn of_alarms(count: usize) -> Metric {
+    Metric::gauge("alarms", "Alarms that this node raises", count as f64)
+}
+
+fn of_vips(vips: &[VipStatus]) -> [Metric; 2] {
+    let by_address = |holds: fn(&VipStatus) -> bool| {
+        let samples = vips.iter().map(move |vip| {
             let labels = vec![("address", vip.address.to_string())];
-            (labels, f64::from(u8::from(vip.fence == Fence::Kernel)))
+            (labels, f64::from(u8::from(holds(vip))))
         });
-        metrics.push(Metric::labelled(
+        samples.collect::<Vec<_>>()
+    };
+    [
+        Metric::labelled(
             "vip_fenced",
             "1 while the kernel keeps this node silent about the VIP unless it holds it",
             Kind::Gauge,
-            fenced,
-        ));
-        metrics.push(Metric::labelled(
+            by_address(|vip| vip.fence == Fence::Kernel),
+        ),
+        Metric::labelled(
             "vip_held",
             "1 while this node holds the VIP",
             Kind::Gauge,
-            held,
-        ));
-    }
-    metrics
+            by_address(|vip| vip.held),
+        ),
+    ]
 }
 
 /// Memory and file descriptors of this process, from `/proc/self`.
@@ -81,6 +147,13 @@ fn process() -> Vec<Metric> {
             entries.count() as f64,
         ));
     }
+    if let Ok((open_files, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        metrics.push(Metric::gauge(
+            "process_max_fds",
+            "File descriptors that may be open",
+            open_files as f64,
+        ));
+    }
     metrics
 }
 
@@ -91,4 +164,103 @@ fn resident_bytes() -> Option<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        consensus::{ClusterStatus, Recovery, health::StorageHealth, writer::LogFigures},
+        dns::DnsStats,
+        model::node::{ClusterId, NodeId},
+        proxy::ProxyStatus,
+        state::State,
+    };
+
+    const DOCUMENT: &str = include_str!("../../docs/metrics.md");
+
+    fn all() -> Vec<Metric> {
+        let status = ClusterStatus {
+            cluster: ClusterId::default(),
+            answered_by: NodeId(1),
+            leader: None,
+            term: 0,
+            revision: 0,
+            applied: 0,
+            recovery: Recovery::Recovering,
+            nodes: Vec::new(),
+            alarms: Vec::new(),
+        };
+        let health = StorageHealth {
+            free_bytes: Some(1),
+            ..StorageHealth::default()
+        };
+        let proxy = ProxyStatus {
+            listeners: Vec::new(),
+            pools: Vec::new(),
+            connections: 0,
+            connection_limit: 0,
+            pipes_open: 0,
+            pipe_limit: 0,
+        };
+        let mut metrics = process();
+        metrics.extend(of_log(0));
+        metrics.extend(of_calls(&[]));
+        metrics.push(of_alarms(0));
+        metrics.extend(consensus::metrics::of_group(&status));
+        metrics.extend(consensus::metrics::of_storage(
+            &health,
+            &LogFigures::default(),
+        ));
+        metrics.extend(consensus::metrics::of_state(&State::default(), (0, 0)));
+        metrics.extend(dns::metrics::of(&DnsStats::default()));
+        metrics.extend(proxy::metrics::of(&proxy));
+        metrics.extend(of_vips(&[]));
+        metrics
+    }
+
+    /// Name and type of every row of the document's tables.
+    fn documented() -> BTreeMap<String, String> {
+        let (tables, _) = DOCUMENT.split_once("## Alerts").expect("a chapter");
+        let rows = tables
+            .lines()
+            .filter(|line| line.starts_with("| `pontoon_"));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_metric_is_documented_and_nothing_else() {
+        let shown: BTreeMap<String, String> = all()
+            .into_iter()
+            .map(|metric| match metric.kind {
+                Kind::Counter => (
+                    format!("pontoon_{}_total", metric.name),
+                    "counter".to_owned(),
+                ),
+                Kind::Gauge => (format!("pontoon_{}", metric.name), "gauge".to_owned()),
+            })
+            .collect();
+        assert_eq!(documented(), shown);
+    }
+
+    #[test]
+    fn what_alerts_name_exists() {
+        let documented = documented();
+        let mut rest = DOCUMENT.split_once("## Alerts").expect("a chapter").1;
+        let mut seen = 0;
+        while let Some((_, after)) = rest.split_once("pontoon_") {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let name = format!("pontoon_{}", &after[..end.unwrap_or(after.len())]);
+            assert!(documented.contains_key(&name), "{name}");
+            rest = after;
+            seen += 1;
+        }
+        assert!(seen > 5);
+    }
 }

@@ -140,6 +140,8 @@ pub fn run(config_path: &Path) -> Result<(), NodeError> {
 struct Node {
     config: NodeConfig,
     control: Arc<Control>,
+    /// One for both ways in, so that its limits hold for both together.
+    api: Api,
     dns_runtime: tokio::runtime::Handle,
     /// Cancelled when the node is to stop.
     stop: CancellationToken,
@@ -160,6 +162,7 @@ impl Node {
         let control = Arc::new(Control::new(config.clone(), path, log, stop.clone()));
         Self {
             config,
+            api: Api::new(control.clone()),
             control,
             dns_runtime,
             stop,
@@ -354,7 +357,7 @@ impl Node {
 
     async fn serve_http(&mut self) -> Result<(), NodeError> {
         let listener = listen("HTTP", self.config.addresses.http).await?;
-        let metrics = Metrics::new(metrics::sources(&self.control));
+        let metrics = Metrics::new(metrics::sources(&self.control, &self.api));
         let served = http::serve(
             listener,
             metrics,
@@ -394,8 +397,10 @@ impl Node {
     }
 
     fn spawn_api(&mut self, incoming: Incoming) {
-        let served =
-            Api::new(self.control.clone()).serve(incoming, self.close.clone().cancelled_owned());
+        let served = self
+            .api
+            .clone()
+            .serve(incoming, self.close.clone().cancelled_owned());
         self.tasks.spawn(async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "the API ended");

@@ -15,6 +15,11 @@ pub fn of(status: &ProxyStatus) -> Vec<Metric> {
         |name, help, samples: Samples| Metric::labelled(name, help, Kind::Counter, samples);
     vec![
         gauge(
+            "proxy_connections",
+            "Connections of all listeners, removed ones included",
+            vec![(Vec::new(), f64::from(status.connections))],
+        ),
+        gauge(
             "proxy_connections_limit",
             "Connections that all listeners may have together",
             vec![(Vec::new(), f64::from(status.connection_limit))],
@@ -23,6 +28,16 @@ pub fn of(status: &ProxyStatus) -> Vec<Metric> {
             "proxy_pipes_open",
             "Pipes open for splicing",
             vec![(Vec::new(), f64::from(status.pipes_open))],
+        ),
+        gauge(
+            "proxy_pipes_limit",
+            "Pipes that may be open for splicing; connections beyond are copied",
+            vec![(Vec::new(), f64::from(status.pipe_limit))],
+        ),
+        gauge(
+            "proxy_listener_connections_limit",
+            "Connections that a listener may have",
+            per_listener(status, |l| u64::from(l.max_connections)),
         ),
         gauge(
             "proxy_listener_connections",

@@ -56,6 +56,10 @@ impl PipePool {
         })
     }
 
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
     /// An empty pipe; None when all are in use or none can be made.
     pub fn borrow(self: &Arc<Self>) -> Option<BorrowedPipe> {
         let pooled = self.idle().pop();

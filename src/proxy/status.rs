@@ -32,6 +32,8 @@ pub struct ProxyStatus {
     pub connection_limit: u32,
     /// Pipes open for splicing, lent or pooled.
     pub pipes_open: u32,
+    /// The most pipes that may be open.
+    pub pipe_limit: u32,
 }
 
 /// A listener at one moment; counters run since it was added or the node started.
@@ -150,6 +152,7 @@ impl ProxyStatus {
             connections: budget.connections(),
             connection_limit: budget.limit(),
             pipes_open: pipes.open(),
+            pipe_limit: pipes.limit(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::config::node::{LogFormat, LogTarget, Logging};
 
 /// Lines that wait for the writer; more are dropped and counted.
-const QUEUE_LINES: usize = 16_384;
+pub const QUEUE_LINES: usize = 16_384;
 
 /// Why the log cannot be written as configured.
 #[derive(Debug, thiserror::Error)]

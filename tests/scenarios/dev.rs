@@ -37,6 +37,18 @@ fn the_sample_site_is_served_by_every_node_and_the_vip() {
         .parse()
         .expect("an address");
     eventually("the listener on the VIP", || page(vip, "/"));
+    let metrics = page(dev.http(1), "/metrics").expect("metrics");
+    let listed = include_str!("../../docs/metrics.md");
+    for line in metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+    {
+        let name = match line.split_once(' ').expect("a name and a type") {
+            (name, "counter") => format!("{name}_total"),
+            (name, _) => name.to_owned(),
+        };
+        assert!(listed.contains(&format!("| `{name}` |")), "{name}");
+    }
     let absent = ask(dev.dns(1), "absent.demo.test.", RecordType::A).expect("an answer");
     assert_eq!(
         absent.metadata.response_code.to_string(),

@@ -60,7 +60,7 @@ fn a_listener_never_gets_what_the_node_needs() {
             answers(dev.vip_dns(), "www.demo.test.", RecordType::A)
         });
     }
-    let warned = dev.run(&["forwarder", "create", "sub.demo.test", "192.0.2.1:53"]);
+    let warned = dev.run(&["forwarder", "create", "inner.demo.test", "192.0.2.1:53"]);
     assert_eq!(warned.code, 0, "{warned:?}");
     assert!(warned.stderr.contains("is never asked"), "{warned:?}");
     dev.stop();
