@@ -598,10 +598,7 @@ impl Driver {
                 self.since.insert(target, (since, SystemTime::now()));
             }
         }
-        let addresses: BTreeSet<_> = self.since.keys().map(|target| target.address).collect();
-        self.reports
-            .held
-            .send_if_modified(|old| replace(old, addresses));
+        // Before what is held: whoever hears of that finds it in the status.
         let status = self
             .machine
             .phases()
@@ -610,6 +607,10 @@ impl Driver {
         self.reports
             .status
             .send_if_modified(|old| replace(old, status));
+        let addresses: BTreeSet<_> = self.since.keys().map(|target| target.address).collect();
+        self.reports
+            .held
+            .send_if_modified(|old| replace(old, addresses));
         if let Some(term) = self.machine.released() {
             self.reports
                 .released
