@@ -1,9 +1,10 @@
 //! Arguments, and which part of the laboratory they mean.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -11,14 +12,17 @@ use std::{
 use clap::{Parser, Subcommand};
 use jepsen_like::{
     check::{self, Judged},
-    checker::Bounds,
+    checker::{self, Bounds, Conclusion},
     failover,
-    history::HistoryError,
+    history::{self, Histories, HistoryError},
     hold,
     lab::{
         self, LabError,
         cluster::{Cluster, Fault, NAME, vip4, vip6},
     },
+    nemesis::Kind,
+    run::{self, Plan},
+    workload::Workload,
 };
 
 /// The fault laboratory of Pontoon: network namespaces, real nodes, real links to cut.
@@ -66,6 +70,24 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Runs clients and faults against a cluster, and judges what happened.
+    #[command(after_help = RUN_HELP)]
+    Run(RunArguments),
+    /// Runs once more what the head of a history says: the same nodes, workloads, faults and seed.
+    Replay {
+        /// A history.jsonl.
+        file: PathBuf,
+        /// A new directory for the history and the report.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Faults that cannot be injected here are left out, and are no failure.
+        #[arg(long)]
+        allow_skip: bool,
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Names the workloads, the faults and the checkers.
+    List,
     /// Removes the namespaces of labs whose process was killed.
     Clean,
     /// Holds VIPs on a device without a cluster, until killed.
@@ -76,6 +98,44 @@ enum Command {
         #[arg(long = "address", required = true)]
         addresses: Vec<IpAddr>,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArguments {
+    /// Nodes in the cluster: 3 or 5.
+    #[arg(long, default_value_t = 3, value_parser = nodes)]
+    nodes: u8,
+    /// `all`, or workloads with commas between them.
+    #[arg(long, value_name = "NAMES", default_value = "all")]
+    workload: String,
+    /// `all`, `none`, or faults with commas between them.
+    #[arg(long, value_name = "NAMES", default_value = "all")]
+    nemesis: String,
+    /// How long faults are injected, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    time: u64,
+    /// Decides which faults come when; drawn and printed when absent.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Longest time from the last heal to the first write and VIP answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    recovery_bound: u64,
+    /// A new directory for the history, the report and the nodes' logs; default: runs/SEED-TIME.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Faults that cannot be injected here are left out, and are no failure.
+    #[arg(long)]
+    allow_skip: bool,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+fn nodes(text: &str) -> Result<u8, String> {
+    match text {
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("3 or 5".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,6 +149,19 @@ enum LabCommand {
         keep: bool,
     },
 }
+
+const RUN_HELP: &str = "\
+Examples:
+  jepsen-like run --time 300 --seed 7
+      every workload and every fault on three nodes
+  jepsen-like run --nodes 5 --workload register,vip --nemesis kill,pause,partition-leader -o json
+      what is named, and one JSON document at the end
+
+Exit code:
+  0  every checker holds
+  1  at least one violation, or the run could not be made
+  2  the arguments are wrong
+  4  no violation, but something is undecided";
 
 const CHECK_HELP: &str = "\
 Examples:
@@ -115,7 +188,7 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    match run(Arguments::parse().command) {
+    match execute_command(Arguments::parse().command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("jepsen-like: {error}");
@@ -124,7 +197,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn execute_command(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
         Command::Check {
             files,
@@ -150,6 +223,14 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             nodes,
             output,
         } => measure_failover(runs, fault, nodes, output)?,
+        Command::Run(arguments) => return run_suite(arguments),
+        Command::Replay {
+            file,
+            out,
+            allow_skip,
+            output,
+        } => return replay(&file, out, allow_skip, output),
+        Command::List => list(),
         Command::Clean => {
             for name in lab::clean()? {
                 println!("removed namespace {name}");
@@ -209,6 +290,106 @@ fn print_unreadable(error: &HistoryError, output: Output) {
     match output {
         Output::Table => eprintln!("jepsen-like: {error}"),
         Output::Json => eprintln!("{}", error.to_json()),
+    }
+}
+
+fn run_suite(arguments: RunArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let seed = arguments.seed.unwrap_or_else(rand::random);
+    let plan = Plan {
+        nodes: arguments.nodes,
+        workloads: names(&arguments.workload, Workload::ALL)?,
+        nemeses: names(&arguments.nemesis, Kind::ALL)?,
+        time: Duration::from_secs(arguments.time),
+        seed,
+        recovery_bound: Duration::from_secs(arguments.recovery_bound),
+        out: arguments.out.unwrap_or_else(|| out_of(seed)),
+        allow_skip: arguments.allow_skip,
+    };
+    execute(&plan, arguments.output)
+}
+
+fn replay(
+    file: &Path,
+    out: Option<PathBuf>,
+    allow_skip: bool,
+    output: Output,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let Histories::Run(history) = history::read(file)? else {
+        return Err(format!("{}: not the history of a run", file.display()).into());
+    };
+    let out = out.unwrap_or_else(|| out_of(history.run.seed));
+    execute(&Plan::of(&history.run, out, allow_skip)?, output)
+}
+
+/// A directory that no earlier run has.
+fn out_of(seed: u64) -> PathBuf {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = now.unwrap_or_default().as_secs();
+    PathBuf::from("runs").join(format!("{seed}-{seconds}"))
+}
+
+/// `all`, `none`, or names with commas between them.
+fn names<T: Copy + Ord + std::str::FromStr>(text: &str, all: &[T]) -> Result<BTreeSet<T>, T::Err> {
+    match text {
+        "all" => Ok(all.iter().copied().collect()),
+        "none" => Ok(BTreeSet::new()),
+        names => names.split(',').map(|name| name.trim().parse()).collect(),
+    }
+}
+
+fn execute(plan: &Plan, output: Output) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    require_lab()?;
+    let missing = run::missing(&plan.nemeses);
+    if !plan.allow_skip && !missing.is_empty() {
+        let reasons = missing
+            .iter()
+            .map(|(kind, reason)| format!("{kind}: {reason}"));
+        let reasons: Vec<_> = reasons.collect();
+        return Err(format!("cannot inject {} (or use --allow-skip)", reasons.join("; ")).into());
+    }
+    let interrupted = interruption()?;
+    eprintln!(
+        "seed {}, {} faults planned, history in {}",
+        plan.seed,
+        plan.faults().len(),
+        plan.out.display()
+    );
+    let finished = run::run(plan, &|| interrupted.is_over())?;
+    match output {
+        Output::Json => println!("{}", finished.to_json(plan)),
+        Output::Table => {
+            finished
+                .verdicts
+                .iter()
+                .for_each(|verdict| print!("{}", check::describe(verdict)));
+            let json = finished.to_json(plan);
+            for part in ["operations", "faults", "leader_hits", "skipped_faults"] {
+                println!("{part}: {}", json[part]);
+            }
+            println!("report: {}", plan.out.join("report.html").display());
+        }
+    }
+    Ok(ExitCode::from(
+        match checker::conclusion(&finished.verdicts) {
+            Conclusion::Holds => 0,
+            Conclusion::Violated => 1,
+            Conclusion::Undecided => 4,
+        },
+    ))
+}
+
+fn list() {
+    println!("Workloads:");
+    for workload in Workload::ALL {
+        println!("  {:<18}{}", workload.name(), workload.about());
+    }
+    println!("Faults:");
+    for kind in Kind::ALL {
+        println!("  {:<18}{}", kind.name(), kind.about());
+    }
+    println!("Checkers:");
+    for (name, about) in checker::ABOUT {
+        println!("  {name:<18}{about}");
     }
 }
 

@@ -144,6 +144,43 @@ impl Default for Bounds {
     }
 }
 
+/// Every checker with what it requires, in one line.
+pub const ABOUT: [(&str, &str); 12] = [
+    (
+        "run",
+        "faults were injected, one hit a leader, every kind of operation succeeded, the run came to its end",
+    ),
+    (
+        "linearizability",
+        "there is one order of the operations on each register",
+    ),
+    (
+        "set",
+        "what was added is there, on every node, and nothing else is",
+    ),
+    (
+        "append",
+        "lists never disagree, and no cycle follows from them",
+    ),
+    (
+        "dns answers",
+        "only committed states are answered, none older than one seen from that node",
+    ),
+    ("serials", "no observer sees a serial go back"),
+    ("one responder", "no two nodes answer for a VIP"),
+    ("state hashes", "nodes at one index have one state"),
+    (
+        "recovery",
+        "writes and VIPs are back within the bound after the last fault",
+    ),
+    (
+        "sessions",
+        "sessions that no fault touched live, and bring what was sent",
+    ),
+    ("logs", "no panic, no process that ended by itself"),
+    ("growth", "descriptors and memory do not grow without bound"),
+];
+
 /// Every checker's verdict on a run.
 pub fn check(history: &History, bounds: &Bounds, limits: &Limits<'_>) -> Vec<Verdict> {
     vec![

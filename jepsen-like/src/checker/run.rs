@@ -8,7 +8,7 @@ use crate::history::{
 };
 
 /// Faults that end no established session, by the beginning of their names.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 11] = [
     "transfer",
     "move",
     "clock",
@@ -18,7 +18,6 @@ const HARMLESS: [&str; 12] = [
     "disk-full",
     "bit-flip",
     "join",
-    "address",
     "lost-writes",
     "skew",
 ];

@@ -54,6 +54,8 @@ pub struct Run {
     pub nemeses: BTreeSet<String>,
     /// Allowed time from the last heal to the first successful write and VIP answer, in milliseconds.
     pub recovery_bound_ms: u64,
+    /// How long faults were injected, in milliseconds.
+    pub duration_ms: u64,
 }
 
 /// What a client asks for. Values written to one key are unique in a run wherever its workload can make them so.

@@ -9,8 +9,8 @@ use std::{
 use hyper_util::rt::TokioIo;
 use pontoon::state::command::Change;
 use pontoon_proto::v1::{
-    CreateTokenRequest, ProposeRequest, StatusReply, StatusRequest, TransferRequest,
-    admin_client::AdminClient, cluster_client::ClusterClient,
+    CreateTokenRequest, LeaveRequest, ProposeRequest, RemoveRequest, StatusReply, StatusRequest,
+    TransferRequest, admin_client::AdminClient, cluster_client::ClusterClient,
 };
 use rand::RngExt;
 use tokio::{net::UnixStream, runtime::Runtime};
@@ -75,6 +75,21 @@ impl Client {
         Ok(reply.leader)
     }
 
+    /// Makes this node leave; its process ends.
+    pub fn leave(&self, patience: Duration) -> Result<(), Status> {
+        let mut client = ClusterClient::new(self.channel.clone());
+        self.call(patience, async move { client.leave(LeaveRequest {}).await })
+            .map(drop)
+    }
+
+    /// Removes another node by its id.
+    pub fn remove(&self, node_id: u64, patience: Duration) -> Result<(), Status> {
+        let mut client = ClusterClient::new(self.channel.clone());
+        let request = RemoveRequest { node_id };
+        self.call(patience, async move { client.remove(request).await })
+            .map(drop)
+    }
+
     /// Commits changes as one command; returns the revision.
     pub fn propose(&self, changes: &[Change], patience: Duration) -> Result<u64, Status> {
         let request_id: [u8; 16] = rand::rng().random();
@@ -105,7 +120,8 @@ impl Client {
     }
 }
 
-fn lazy_channel(socket: PathBuf) -> Channel {
+/// A connection that is made when first used, and again whenever it broke.
+pub(crate) fn lazy_channel(socket: PathBuf) -> Channel {
     // The URI is for show: the connector goes to the socket whatever it says.
     Endpoint::from_static("http://node.invalid").connect_with_connector_lazy(tower::service_fn(
         move |_| {

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,14 +30,15 @@ use pontoon::{
 };
 use pontoon_proto::v1::{Role, StatusReply};
 
-use super::{Lab, LabError, client::Client, namespace::Namespace, network, program};
+use super::{Lab, LabError, client::Client, disk::Disk, namespace::Namespace, network, program};
 use crate::backend::Backend;
 
 /// The name every node answers for.
 pub const NAME: &str = "www.lab.test.";
 /// The client's host.
 pub const CLIENT: &str = "client";
-const BACKEND: &str = "backend";
+/// The host of the backends.
+pub const BACKEND: &str = "backend";
 const DNS_PORT: u16 = 53;
 const PAGE_PORT: u16 = 80;
 const SHORT: Duration = Duration::from_secs(5);
@@ -72,6 +73,8 @@ pub struct Node {
     directory: PathBuf,
     client: Client,
     process: Option<Child>,
+    environment: Vec<(String, String)>,
+    disk: Option<Disk>,
 }
 
 impl Node {
@@ -93,6 +96,50 @@ impl Node {
 
     pub fn config(&self) -> PathBuf {
         self.directory.join("node.toml")
+    }
+
+    /// Everything the node keeps.
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// The disk its data is on, if it has one of its own.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// The process has ended by itself since it was started; how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.as_mut()?.try_wait().ok().flatten();
+        if status.is_some() {
+            self.process = None;
+        }
+        status
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Waits for a process that is about to end by itself.
+    pub fn wait_end(&mut self) -> Result<(), LabError> {
+        let name = self.name.clone();
+        wait_for(&format!("the end of {name}"), LONG, || {
+            Ok((self.ended().is_some() || !self.is_running()).then_some(()))
+        })
+    }
+
+    /// Removes all data of a node that does not run.
+    pub fn wipe(&self) -> Result<(), LabError> {
+        let entries = fs::read_dir(self.data()).map_err(LabError::Directory)?;
+        for entry in entries.flatten().map(|entry| entry.path()) {
+            let removed = match entry.is_dir() {
+                true => fs::remove_dir_all(&entry),
+                false => fs::remove_file(&entry),
+            };
+            removed.map_err(LabError::Directory)?;
+        }
+        Ok(())
     }
 
     pub fn pid(&self) -> Option<Pid> {
@@ -123,6 +170,7 @@ impl Node {
         let mut command = self.host.command(program::pontoon()?)?;
         command
             .args(["node", "--config", path_text(&self.config())])
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(LabError::Directory)?)
             .stderr(log);
@@ -175,6 +223,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if let Some(disk) = &self.disk {
+            let _ = disk.resume(); // a process that waits for its disk does not end
+        }
         if let Some(process) = &mut self.process {
             let _ = process.kill(); // ended already: as well
             let _ = process.wait();
@@ -193,11 +244,25 @@ pub enum Fault {
     Pause,
 }
 
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Nodes at the beginning, all voters, 1 to 9.
+    pub nodes: u8,
+    /// Hosts for nodes that may join later; nodes and spares are at most 9.
+    pub spares: u8,
+    /// Each node's data is on a disk of its own, which can fill up and stall.
+    pub has_disks: bool,
+    /// libfaketime, for wall clocks that can be set (see [`Cluster::set_clock`]).
+    pub faketime: Option<PathBuf>,
+}
+
 /// A running cluster with its hosts.
 #[derive(Debug)]
 pub struct Cluster {
     // Processes end before their namespaces go.
     nodes: Vec<Node>,
+    spares: Vec<Node>,
     backend: Backend,
     client: Arc<Namespace>,
     lab: Lab,
@@ -206,16 +271,28 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `count` nodes (1 to 9), all voters, that serve a zone, a page behind a pool, and a VIP of each family.
     pub fn start(count: u8) -> Result<Self, LabError> {
+        Self::start_with(&Options {
+            nodes: count,
+            spares: 0,
+            has_disks: false,
+            faketime: None,
+        })
+    }
+
+    /// As `start`.
+    pub fn start_with(options: &Options) -> Result<Self, LabError> {
         program::pontoon()?; // built before anything is measured in time
         let mut lab = Lab::create()?;
         let client = lab.add_host(CLIENT, 200)?;
         let backend_host = lab.add_host(BACKEND, 210)?;
         let backend = Backend::serve(&backend_host, (network::ipv4(210), 8080).into(), "backend")?;
-        let nodes = (1..=count)
-            .map(|number| prepare(&mut lab, number))
-            .collect::<Result<_, _>>()?;
+        let mut nodes = (1..=options.nodes + options.spares)
+            .map(|number| prepare(&mut lab, number, options))
+            .collect::<Result<Vec<_>, _>>()?;
+        let spares = nodes.split_off(options.nodes.into());
         let mut cluster = Self {
             nodes,
+            spares,
             backend,
             client,
             lab,
@@ -264,6 +341,103 @@ impl Cluster {
         &self.client
     }
 
+    /// Nodes that may join.
+    pub fn spares(&self) -> &[Node] {
+        &self.spares
+    }
+
+    /// A further host on the segment, `number` 201 to 209 or 220.
+    pub fn add_host(&mut self, host: &str, number: u8) -> Result<Arc<Namespace>, LabError> {
+        self.lab.add_host(host, number)
+    }
+
+    /// Makes the first spare a member and starts it; returns its name. `peer` is a running member.
+    pub fn join_spare(&mut self, peer: &str) -> Result<String, LabError> {
+        if self.spares.is_empty() {
+            return Err(LabError::NoNode);
+        }
+        let spare = self.spares.remove(0);
+        let name = spare.name.clone();
+        self.nodes.push(spare);
+        self.admit(&name, peer)?;
+        Ok(name)
+    }
+
+    /// A node that is no member any more, and does not run, is a spare again.
+    pub fn retire(&mut self, name: &str) -> Result<(), LabError> {
+        let place = self.nodes.iter().position(|node| node.name == name);
+        let place = place.ok_or_else(|| LabError::NoHost(name.to_owned()))?;
+        let node = self.nodes.remove(place);
+        node.wipe()?;
+        self.spares.insert(0, node);
+        Ok(())
+    }
+
+    /// Makes a node without data a member and starts it.
+    pub fn admit(&mut self, name: &str, peer: &str) -> Result<(), LabError> {
+        let number = number_of(peer)?;
+        let member = self.node(peer)?;
+        let token = wait_for("a join token", LONG, || {
+            Ok(member.client.create_token(SHORT).ok())
+        })?;
+        let peer = api_address(number).to_string();
+        let node = self.node_mut(name)?;
+        // Refused while there is no leader.
+        wait_for("a join", LONG, || {
+            match node.run(&["cluster", "join", "--token", &token, "--peer", &peer]) {
+                Ok(_) => Ok(Some(())),
+                Err(LabError::Failed { stderr, .. }) => {
+                    tracing::info!(node = node.name, stderr, "join refused");
+                    std::thread::sleep(Duration::from_millis(500));
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        })?;
+        node.start()
+    }
+
+    /// Removes a member by its name, through `by`.
+    pub fn remove_member(&self, name: &str, by: &str) -> Result<(), LabError> {
+        let by = self.node(by)?;
+        wait_for(&format!("the removal of {name}"), LONG, || {
+            let Ok(status) = by.client.status(SHORT) else {
+                return Ok(None);
+            };
+            match status.nodes.iter().find(|node| node.name == name) {
+                None => Ok(Some(())),
+                Some(node) => Ok(by.client.remove(node.id, SHORT).ok()),
+            }
+        })
+    }
+
+    /// Waits until a node is a voter (or, beyond five, a learner) that keeps up.
+    pub fn wait_for_member(&self, name: &str, within: Duration) -> Result<(), LabError> {
+        let role = match self.nodes.len() {
+            ..=5 => Role::Voter,
+            _ => Role::Learner,
+        };
+        wait_for(&format!("{name} as {}", role.as_str_name()), within, || {
+            let status = self.leader_now().map(|node| node.client.status(SHORT));
+            let Some(Ok(status)) = status else {
+                return Ok(None);
+            };
+            let mut nodes = status.nodes.iter();
+            let is_well = nodes.any(|node| {
+                node.name == name && node.role() == role && node.lag.is_some_and(|lag| lag < 100)
+            });
+            Ok(is_well.then_some(()))
+        })
+    }
+
+    /// Sets the wall clock of a node so many seconds before or after the true one. Needs `Options::faketime`.
+    pub fn set_clock(&self, name: &str, offset: i64) -> Result<(), LabError> {
+        let file = clock_file(&self.node(name)?.directory);
+        let new = file.with_extension("new");
+        fs::write(&new, format!("{offset:+}\n")).map_err(LabError::Directory)?;
+        fs::rename(new, file).map_err(LabError::Directory)
+    }
+
     pub fn lab(&self) -> &Lab {
         &self.lab
     }
@@ -271,16 +445,19 @@ impl Cluster {
     /// The node that leads in the newest term that any node knows of. One that was cut off may still take itself for the
     /// leader of an older one.
     pub fn leader(&self) -> Result<&Node, LabError> {
-        wait_for("a leader", LONG, || {
-            let patience = Duration::from_millis(500);
-            let running = self.nodes.iter().filter(|node| node.process.is_some());
-            let newest = running
-                .filter_map(|node| Some((node, node.client.status(patience).ok()?)))
-                .max_by_key(|(_, status)| (status.term, leads(status)));
-            Ok(newest
-                .filter(|(_, status)| leads(status))
-                .map(|(node, _)| node))
-        })
+        wait_for("a leader", LONG, || Ok(self.leader_now()))
+    }
+
+    /// The same, if there is one now.
+    pub fn leader_now(&self) -> Option<&Node> {
+        let patience = Duration::from_millis(500);
+        let running = self.nodes.iter().filter(|node| node.process.is_some());
+        let newest = running
+            .filter_map(|node| Some((node, node.client.status(patience).ok()?)))
+            .max_by_key(|(_, status)| (status.term, leads(status)));
+        newest
+            .filter(|(_, status)| leads(status))
+            .map(|(node, _)| node)
     }
 
     /// Waits until every node is a voter that has applied what the leader has.
@@ -293,6 +470,12 @@ impl Cluster {
                 .find_map(|node| node.client.status(SHORT).ok());
             Ok(status.filter(|status| is_whole(status, count)).map(drop))
         })
+    }
+
+    /// Whether every node is a voter that has applied what the leader has, as the leader sees it now.
+    pub fn is_whole_now(&self) -> bool {
+        let status = self.leader_now().map(|node| node.client.status(SHORT));
+        matches!(status, Some(Ok(status)) if is_whole(&status, self.nodes.len()))
     }
 
     /// Waits until one node has the VIPs on its device, and says which.
@@ -346,13 +529,26 @@ impl Cluster {
 }
 
 /// A host with a configuration for its node.
-fn prepare(lab: &mut Lab, number: u8) -> Result<Node, LabError> {
+fn prepare(lab: &mut Lab, number: u8, options: &Options) -> Result<Node, LabError> {
     let name = format!("n{number}");
     let host = lab.add_host(&name, 10 + number)?;
     let directory = lab.directory().join(&name);
     fs::create_dir_all(&directory).map_err(LabError::Directory)?;
     let socket = directory.join("sock");
+    let disk = match options.has_disks {
+        true => Some(Disk::mount(
+            &directory.join("disk"),
+            &directory.join("data"),
+        )?),
+        false => None,
+    };
+    let environment = match &options.faketime {
+        Some(library) => faked_clock(library, &directory)?,
+        None => vec![],
+    };
     let node = Node {
+        disk,
+        environment,
         client: Client::to(&socket)?,
         name,
         host,
@@ -362,6 +558,37 @@ fn prepare(lab: &mut Lab, number: u8) -> Result<Node, LabError> {
     let text = configuration(&node, number, &socket);
     fs::write(node.config(), text).map_err(LabError::Directory)?;
     Ok(node)
+}
+
+/// What makes a process take its wall clock, and only that, from a file.
+fn faked_clock(library: &Path, directory: &Path) -> Result<Vec<(String, String)>, LabError> {
+    let file = clock_file(directory);
+    fs::write(&file, "+0\n").map_err(LabError::Directory)?;
+    let variables = [
+        ("LD_PRELOAD", path_text(library)),
+        ("FAKETIME_TIMESTAMP_FILE", path_text(&file)),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("FAKETIME_CACHE_DURATION", "1"),
+    ];
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    Ok(variables.map(owned).to_vec())
+}
+
+fn clock_file(directory: &Path) -> PathBuf {
+    directory.join("clock")
+}
+
+/// The number in the name that `prepare` gave.
+fn number_of(name: &str) -> Result<u8, LabError> {
+    let number = name
+        .strip_prefix('n')
+        .and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| LabError::NoHost(name.to_owned()))
+}
+
+/// The IPv4 address of a node's services, by its name.
+pub fn service_address(name: &str) -> Result<IpAddr, LabError> {
+    Ok(network::ipv4(10 + number_of(name)?).into())
 }
 
 fn api_address(number: u8) -> SocketAddr {

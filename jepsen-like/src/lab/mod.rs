@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod disk;
 pub mod namespace;
 pub mod network;
 pub mod program;
@@ -135,6 +136,7 @@ pub fn clean() -> Result<Vec<String>, LabError> {
     for name in &abandoned {
         namespace::remove(name);
     }
+    disk::clean(|name| maker_of(name).is_some_and(|pid| kill(pid, None) == Err(Errno::ESRCH)));
     Ok(abandoned)
 }
 

@@ -73,6 +73,17 @@ impl Namespace {
         })
     }
 
+    /// The MAC address of a device, as `02:00:..`.
+    pub fn mac(&self, device: &str) -> Result<String, LabError> {
+        let shown = self.ip(&["-o", "link", "show", "dev", device])?;
+        let mut words = shown.split_whitespace();
+        let found = words.find(|word| *word == "link/ether").and(words.next());
+        found.map(str::to_owned).ok_or_else(|| LabError::Output {
+            command: format!("ip link show dev {device}"),
+            problem: "no MAC address".to_owned(),
+        })
+    }
+
     /// The processes in the namespace.
     pub fn processes(&self) -> Vec<Pid> {
         run("ip", &["netns", "pids", &self.name])

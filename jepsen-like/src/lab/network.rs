@@ -40,6 +40,11 @@ impl Network {
         Ok(Self { switch })
     }
 
+    /// Where the ports of all hosts are; each port has its host's name.
+    pub fn switch(&self) -> &Namespace {
+        &self.switch
+    }
+
     /// A cable from the bridge to `host`, whose end there is `eth0` with an IPv4 and an IPv6 address.
     pub(super) fn connect(&self, host: &Namespace, port: &str, number: u8) -> Result<(), LabError> {
         let switch = &self.switch;

@@ -1,0 +1,105 @@
+//! A disk of one node: an ext4 file system in a file, mounted on the node's data directory. It can fill up and it can stall.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use super::{LabError, namespace::run};
+
+/// Enough for the log of a long run, little enough to be filled in a second.
+const SIZE: u64 = 256 << 20;
+const FILLER: &str = "filler";
+
+/// A mounted disk. Dropping it unmounts it; the file goes with the lab's directory.
+#[derive(Debug)]
+pub struct Disk {
+    mounted_on: PathBuf,
+}
+
+impl Disk {
+    /// Why disks cannot be made here; None when they can.
+    pub fn missing() -> Option<String> {
+        for (tool, argument) in [("mkfs.ext4", "-V"), ("losetup", "-V"), ("fsfreeze", "-V")] {
+            if run(tool, &[argument]).is_err() {
+                return Some(format!(
+                    "{tool} (package e2fsprogs or util-linux) is not installed"
+                ));
+            }
+        }
+        run("losetup", &["--find"])
+            .err()
+            .map(|error| format!("no loop device: {error}"))
+    }
+
+    /// Makes a disk in `image` and mounts it on the new directory `on`.
+    pub fn mount(image: &Path, on: &Path) -> Result<Self, LabError> {
+        let file = File::create(image).map_err(LabError::Directory)?;
+        file.set_len(SIZE).map_err(LabError::Directory)?;
+        fs::create_dir_all(on).map_err(LabError::Directory)?;
+        let (image, directory) = (text(image), text(on));
+        run("mkfs.ext4", &["-q", "-m", "0", image])?;
+        run("mount", &["-o", "loop", image, directory])?;
+        fs::remove_dir(on.join("lost+found")).map_err(LabError::Directory)?;
+        Ok(Self {
+            mounted_on: on.to_owned(),
+        })
+    }
+
+    /// Writes until nothing more fits.
+    pub fn fill(&self) -> Result<(), LabError> {
+        let mut file = File::create(self.mounted_on.join(FILLER)).map_err(LabError::Directory)?;
+        for size in [1 << 20, 4096, 1] {
+            let piece = vec![0x55; size];
+            while file.write_all(&piece).is_ok() {}
+        }
+        Ok(())
+    }
+
+    /// Takes away what `fill` wrote.
+    pub fn empty(&self) -> Result<(), LabError> {
+        fs::remove_file(self.mounted_on.join(FILLER)).map_err(LabError::Directory)
+    }
+
+    /// Writes wait from now on; reads of what is cached do not.
+    pub fn stall(&self) -> Result<(), LabError> {
+        run("fsfreeze", &["--freeze", text(&self.mounted_on)]).map(drop)
+    }
+
+    /// Waiting writes go on.
+    pub fn resume(&self) -> Result<(), LabError> {
+        run("fsfreeze", &["--unfreeze", text(&self.mounted_on)]).map(drop)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        unmount(&self.mounted_on);
+    }
+}
+
+/// Unmounts whatever labs left mounted below directories that `is_abandoned` accepts by name.
+pub(super) fn clean(is_abandoned: impl Fn(&str) -> bool) {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for place in places.map(Path::new) {
+        let mut names = place.iter().filter_map(|name| name.to_str());
+        if names.any(&is_abandoned) {
+            unmount(place);
+        }
+    }
+}
+
+fn unmount(place: &Path) {
+    let _ = run("fsfreeze", &["--unfreeze", text(place)]); // it was not frozen: as well
+    if let Err(error) = run("umount", &[text(place)]) {
+        // Somebody still has a file open there: gone when he ends.
+        tracing::warn!(place = %place.display(), %error, "disk could not be unmounted");
+        let _ = run("umount", &["--lazy", text(place)]);
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the lab's own paths are ASCII")
+}

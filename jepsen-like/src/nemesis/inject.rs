@@ -1,0 +1,645 @@
+//! Does faults and undoes them.
+//!
+//! One thread does both, in the order of their times: two faults that are open at once never wait for each other.
+//! It also owns the node processes: one that ended though no fault had ended it is noted and started again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::{Kind, Lane, schedule::Planned, targets};
+use crate::{
+    arp::{self, Mac},
+    history::{Entry, Fault, Moment, Notice, NoticeKind},
+    lab::{
+        LabError,
+        cluster::{BACKEND, CLIENT, Cluster, vip4, wait_for},
+        namespace::Namespace,
+        network::DEVICE,
+    },
+    observe::Board,
+    recorder::Recorder,
+};
+
+/// The table of ours that drops frames on a node's host.
+const TABLE: &str = "jepsen";
+const TICK: Duration = Duration::from_millis(20);
+/// A change of membership may have to wait for the cluster to be well again.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// A node whose files were damaged is given so long to recover by itself.
+const REVIVAL: Duration = Duration::from_secs(30);
+/// Between a fault that was healed and the next.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Between two starts of a process that ends by itself.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// Hosts outside the cluster.
+#[derive(Debug)]
+pub struct Outside {
+    pub witness: Arc<Namespace>,
+    pub thief: Arc<Namespace>,
+}
+
+/// An open fault.
+#[derive(Debug)]
+struct Open {
+    kind: Kind,
+    heal_at: Duration,
+    fault: Fault,
+    undo: Undo,
+}
+
+/// How a fault is taken back.
+#[derive(Debug)]
+enum Undo {
+    Nothing,
+    Start(Vec<String>),
+    Resume(String),
+    Filters(Vec<String>),
+    Plug(String),
+    ReleaseAddress,
+    /// The node that joined leaves again.
+    Unjoin(String),
+    /// A wiped node joins.
+    Admit(String),
+    EmptyDisk(String),
+    ResumeDisk(String),
+    /// Started, or replaced if its files are too damaged.
+    Revive(String),
+    ResetClock(String),
+}
+
+/// Injects faults into a cluster.
+#[derive(Debug)]
+pub struct Nemesis<'a> {
+    cluster: &'a mut Cluster,
+    outside: Outside,
+    macs: BTreeMap<String, String>,
+    /// What cannot be done here, and why.
+    missing: BTreeMap<Kind, String>,
+    board: Arc<Board>,
+    recorder: Arc<Recorder>,
+    open: Vec<Open>,
+    not_before: BTreeMap<String, Instant>,
+    /// When the last fault was healed.
+    healed: Option<Instant>,
+}
+
+impl<'a> Nemesis<'a> {
+    pub fn new(
+        cluster: &'a mut Cluster,
+        outside: Outside,
+        missing: BTreeMap<Kind, String>,
+        board: Arc<Board>,
+        recorder: Arc<Recorder>,
+    ) -> Result<Self, LabError> {
+        let mut macs = BTreeMap::new();
+        for node in cluster.nodes().iter().chain(cluster.spares()) {
+            macs.insert(node.name().to_owned(), node.host().mac(DEVICE)?);
+        }
+        for host in [CLIENT, BACKEND] {
+            macs.insert(host.to_owned(), cluster.lab().host(host)?.mac(DEVICE)?);
+        }
+        macs.insert("witness".to_owned(), outside.witness.mac(DEVICE)?);
+        let nemesis = Self {
+            cluster,
+            outside,
+            macs,
+            missing,
+            board,
+            recorder,
+            open: vec![],
+            not_before: BTreeMap::new(),
+            healed: None,
+        };
+        nemesis.publish_processes();
+        Ok(nemesis)
+    }
+
+    /// Injects and heals until all is healed, or `is_over`. Everything is healed when this returns without an error.
+    pub fn run(
+        &mut self,
+        planned: &[Planned],
+        until: Duration,
+        is_over: impl Fn() -> bool,
+    ) -> Result<(), LabError> {
+        let mut coming = planned.iter().peekable();
+        loop {
+            let now = self.recorder.began().elapsed();
+            let is_ending = is_over() || self.recorder.has_failed();
+            self.watch_processes(true)?;
+            if let Some(place) =
+                (self.open.iter()).position(|open| open.heal_at <= now || is_ending)
+            {
+                let open = self.open.remove(place);
+                self.heal(open)?;
+            } else if is_ending {
+                return Ok(());
+            } else if now >= until && self.open.is_empty() {
+                return Ok(());
+            } else if let Some(next) =
+                coming.next_if(|next| next.at <= now && now < until && self.may_begin(next.kind))
+            {
+                self.begin(next)?;
+            } else {
+                std::thread::sleep(TICK);
+            }
+        }
+    }
+
+    /// Goes on looking after the processes, without faults, until the time is over or `is_over`.
+    pub fn rest(&mut self, during: Duration, is_over: impl Fn() -> bool) -> Result<(), LabError> {
+        let end = Instant::now() + during;
+        while Instant::now() < end && !is_over() {
+            self.watch_processes(true)?;
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// One that took longer than planned holds up those that must not meet it.
+    fn may_begin(&self, kind: Kind) -> bool {
+        let is_calm = self.healed.is_none_or(|at| at.elapsed() >= PAUSE);
+        let is_other = |open: &Open| {
+            let lanes = [open.kind.lane(), kind.lane()];
+            !lanes.contains(&Lane::Alone) && open.kind.lane() != kind.lane()
+        };
+        self.open.iter().all(is_other) && (is_calm || !self.open.is_empty())
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        self.cluster
+    }
+
+    fn names(&self) -> Vec<String> {
+        let nodes = self.cluster.nodes().iter();
+        nodes.map(|node| node.name().to_owned()).collect()
+    }
+
+    /// A running node other than `name`.
+    fn other(&self, name: &str) -> Result<String, LabError> {
+        let mut running = self.cluster.nodes().iter().filter(|node| node.is_running());
+        let other = running.find(|node| node.name() != name);
+        other
+            .map(|node| node.name().to_owned())
+            .ok_or(LabError::NoNode)
+    }
+
+    fn begin(&mut self, planned: &Planned) -> Result<(), LabError> {
+        let leader = self.leader();
+        let began = self.recorder.now();
+        let mut fault = Fault {
+            kind: planned.kind.name().to_owned(),
+            nodes: BTreeSet::new(),
+            began,
+            healed: None,
+            hit_leader: false,
+            skipped: self.missing.get(&planned.kind).cloned(),
+        };
+        if fault.skipped.is_some() {
+            self.recorder.append(&Entry::Fault(fault));
+            return Ok(());
+        }
+        tracing::info!(kind = %planned.kind, leader, "inject");
+        let (nodes, undo) = self.inject(planned, leader.as_deref())?;
+        fault.hit_leader = leader.is_some_and(|leader| nodes.is_empty() || nodes.contains(&leader));
+        fault.nodes = nodes;
+        self.publish_processes();
+        self.open.push(Open {
+            kind: planned.kind,
+            // From the end of the injection: one that took long lasts as long as any other.
+            heal_at: self.recorder.began().elapsed() + planned.lasts,
+            fault,
+            undo,
+        });
+        Ok(())
+    }
+
+    /// Waits a little for one: a fault that is to hit the leader right after another would hit nobody.
+    fn leader(&mut self) -> Option<String> {
+        let found = wait_for("a leader", Duration::from_secs(3), || {
+            Ok(self.board.leader())
+        });
+        found.ok()
+    }
+
+    fn inject(
+        &mut self,
+        planned: &Planned,
+        leader: Option<&str>,
+    ) -> Result<(BTreeSet<String>, Undo), LabError> {
+        let names = self.names();
+        let one = targets::node(planned, &names, leader).ok_or(LabError::NoNode)?;
+        let one = one.to_owned();
+        let only = BTreeSet::from([one.clone()]);
+        let node = |cluster: &Cluster| cluster.node(&one).map(|node| node.is_running());
+        let is_running = node(self.cluster)?;
+        Ok(match planned.kind {
+            Kind::Kill => {
+                if is_running {
+                    self.cluster.node_mut(&one)?.kill()?;
+                }
+                (only, Undo::Start(vec![one]))
+            }
+            Kind::KillAll => {
+                for name in &names {
+                    let node = self.cluster.node_mut(name)?;
+                    if node.is_running() {
+                        node.kill()?;
+                    }
+                }
+                (BTreeSet::new(), Undo::Start(names))
+            }
+            Kind::Pause => {
+                if is_running {
+                    self.cluster.node(&one)?.pause()?;
+                }
+                (only, Undo::Resume(one))
+            }
+            Kind::Restart => {
+                if is_running {
+                    self.cluster.node_mut(&one)?.stop()?;
+                }
+                (only, Undo::Start(vec![one]))
+            }
+            Kind::Transfer => (self.transfer(leader), Undo::Nothing),
+            Kind::PartitionLeader
+            | Kind::PartitionHalves
+            | Kind::PartitionRing
+            | Kind::PartitionBridge
+            | Kind::PartitionOneWay
+            | Kind::PartitionClient => self.partition(planned, &names, leader)?,
+            Kind::Loss => {
+                let (percent, hit) = targets::loss(planned, &names, leader);
+                let rule = format!("numgen random mod 100 < {percent} drop");
+                for name in &hit {
+                    self.filter(name, &rule)?;
+                }
+                (hit.iter().cloned().collect(), Undo::Filters(hit))
+            }
+            Kind::Interface => {
+                self.cluster.lab().network().unplug(&one)?;
+                (only, Undo::Plug(one))
+            }
+            Kind::Flush => {
+                self.cluster
+                    .node(&one)?
+                    .host()
+                    .output("nft", &["flush", "ruleset"])?;
+                (only, Undo::Nothing)
+            }
+            Kind::AddressStolen => {
+                self.steal_address()?;
+                (BTreeSet::new(), Undo::ReleaseAddress)
+            }
+            Kind::Join => {
+                let peer = self.other("")?;
+                let name = self.cluster.join_spare(&peer)?;
+                self.publish_processes();
+                self.cluster.wait_for_member(&name, PATIENCE)?;
+                ([name.clone()].into(), Undo::Unjoin(name))
+            }
+            Kind::Leave => {
+                self.leave(&one)?;
+                self.cluster.node(&one)?.wipe()?;
+                (only, Undo::Admit(one))
+            }
+            Kind::Replace => {
+                self.discard(&one)?;
+                (only, Undo::Admit(one))
+            }
+            Kind::DiskFull => {
+                self.disk(&one)?.fill()?;
+                (only, Undo::EmptyDisk(one))
+            }
+            Kind::SlowDisk => {
+                self.disk(&one)?.stall()?;
+                (only, Undo::ResumeDisk(one))
+            }
+            Kind::BitFlip => {
+                self.note_fault(Kind::Kill, &one);
+                let node = self.cluster.node_mut(&one)?;
+                if node.is_running() {
+                    node.kill()?;
+                }
+                flip_bits(&node.data(), planned.draw).map_err(LabError::Directory)?;
+                (only, Undo::Revive(one))
+            }
+            Kind::ClockStep => {
+                let day = 24 * 3600;
+                let offset = StdRng::seed_from_u64(planned.draw).random_range(-day..=day);
+                self.cluster.set_clock(&one, offset)?;
+                (only, Undo::ResetClock(one))
+            }
+        })
+    }
+
+    fn heal(&mut self, open: Open) -> Result<(), LabError> {
+        tracing::info!(kind = %open.kind, "heal");
+        match &open.undo {
+            Undo::Nothing => {}
+            Undo::Start(names) => {
+                for name in names {
+                    let node = self.cluster.node_mut(name)?;
+                    if !node.is_running() {
+                        node.start()?;
+                    }
+                }
+            }
+            Undo::Resume(name) => {
+                let node = self.cluster.node(name)?;
+                if node.is_running() {
+                    node.resume()?;
+                }
+            }
+            Undo::Filters(names) => {
+                for name in names {
+                    self.unfilter(name)?;
+                }
+            }
+            Undo::Plug(name) => self.cluster.lab().network().plug(name)?,
+            Undo::ReleaseAddress => self.release_address()?,
+            Undo::Unjoin(name) => {
+                self.leave(name)?;
+                self.cluster.retire(name)?;
+            }
+            Undo::Admit(name) => self.admit(name)?,
+            Undo::EmptyDisk(name) => {
+                self.disk(name)?.empty()?;
+                self.restart(name)?;
+            }
+            Undo::ResumeDisk(name) => self.disk(name)?.resume()?,
+            Undo::Revive(name) => self.revive(name)?,
+            Undo::ResetClock(name) => self.cluster.set_clock(name, 0)?,
+        }
+        self.publish_processes();
+        self.healed = Some(Instant::now());
+        self.recorder.append(&Entry::Fault(Fault {
+            healed: Some(self.recorder.now()),
+            ..open.fault
+        }));
+        Ok(())
+    }
+
+    /// Refused is as well: the cluster may just be without a leader.
+    fn transfer(&self, leader: Option<&str>) -> BTreeSet<String> {
+        let Some(node) = leader.and_then(|name| self.cluster.node(name).ok()) else {
+            return BTreeSet::new();
+        };
+        if let Err(refused) = node.client().transfer(Duration::from_secs(5)) {
+            tracing::info!(%refused, "transfer");
+        }
+        [node.name().to_owned()].into()
+    }
+
+    fn partition(
+        &self,
+        planned: &Planned,
+        names: &[String],
+        leader: Option<&str>,
+    ) -> Result<(BTreeSet<String>, Undo), LabError> {
+        let clients = [CLIENT, "witness"].map(str::to_owned);
+        let deaf = targets::deaf(planned, names, leader, &clients);
+        for (to, from) in &deaf {
+            let macs: Vec<&str> = (from.iter())
+                .filter_map(|name| self.macs.get(name).map(String::as_str))
+                .collect();
+            self.filter(to, &format!("ether saddr {{ {} }} drop", macs.join(", ")))?;
+        }
+        let cut = targets::cut_off(planned, &deaf);
+        Ok((cut, Undo::Filters(deaf.into_keys().collect())))
+    }
+
+    /// Frames that match are dropped before anything else on the host sees them.
+    fn filter(&self, name: &str, rule: &str) -> Result<(), LabError> {
+        let text = format!(
+            "add table netdev {TABLE}; \
+             add chain netdev {TABLE} in {{ type filter hook ingress device \"{DEVICE}\" priority -400; policy accept; }}; \
+             add rule netdev {TABLE} in {rule}"
+        );
+        let host = self.cluster.node(name)?.host();
+        host.output("nft", &[&text]).map(drop)
+    }
+
+    fn unfilter(&self, name: &str) -> Result<(), LabError> {
+        // Made first, so that one which somebody flushed is no error.
+        let text = format!("add table netdev {TABLE}; delete table netdev {TABLE}");
+        let host = self.cluster.node(name)?.host();
+        host.output("nft", &[&text]).map(drop)
+    }
+
+    fn steal_address(&self) -> Result<(), LabError> {
+        let thief = &self.outside.thief;
+        thief.ip(&["address", "add", &format!("{}/32", vip4()), "dev", DEVICE])?;
+        let mac: Mac = arp::parse_mac(&thief.mac(DEVICE)?).ok_or(LabError::NoNode)?;
+        let std::net::IpAddr::V4(vip) = vip4() else {
+            return Ok(());
+        };
+        arp::send(thief, DEVICE, &arp::announcement(mac, vip))
+    }
+
+    fn release_address(&self) -> Result<(), LabError> {
+        let address = format!("{}/32", vip4());
+        let thief = &self.outside.thief;
+        thief
+            .ip(&["address", "delete", &address, "dev", DEVICE])
+            .map(drop)
+    }
+
+    /// By its own will; again and again while it is refused.
+    fn leave(&mut self, name: &str) -> Result<(), LabError> {
+        wait_for(&format!("the leave of {name}"), PATIENCE, || {
+            let node = self.cluster.node_mut(name)?;
+            if node.ended().is_some() || !node.is_running() {
+                return Ok(Some(()));
+            }
+            Ok(match node.client().leave(Duration::from_secs(20)) {
+                Ok(()) => Some(()),
+                Err(refused) => {
+                    tracing::info!(name, %refused, "leave");
+                    std::thread::sleep(Duration::from_millis(300));
+                    None
+                }
+            })
+        })?;
+        self.cluster.node_mut(name)?.wait_end()
+    }
+
+    /// Ends a node for ever, and removes it.
+    fn discard(&mut self, name: &str) -> Result<(), LabError> {
+        let node = self.cluster.node_mut(name)?;
+        if node.ended().is_none() && node.is_running() {
+            node.kill()?;
+        }
+        self.publish_processes();
+        let by = self.other(name)?;
+        self.cluster.remove_member(name, &by)?;
+        self.cluster.node(name)?.wipe()
+    }
+
+    fn admit(&mut self, name: &str) -> Result<(), LabError> {
+        let peer = self.other(name)?;
+        self.cluster.admit(name, &peer)?;
+        self.publish_processes();
+        self.cluster.wait_for_member(name, PATIENCE)
+    }
+
+    fn revive(&mut self, name: &str) -> Result<(), LabError> {
+        self.cluster.node_mut(name)?.start()?;
+        let deadline = Instant::now() + REVIVAL;
+        let step = Duration::from_millis(500);
+        while Instant::now() < deadline && self.cluster.node_mut(name)?.ended().is_none() {
+            if self.cluster.wait_for_member(name, step).is_ok() {
+                return Ok(());
+            }
+        }
+        tracing::info!(name, "too damaged: replaced");
+        self.discard(name)?;
+        self.admit(name)
+    }
+
+    /// A storage error is for the life of the process: after one it is started anew.
+    fn restart(&mut self, name: &str) -> Result<(), LabError> {
+        self.note_fault(Kind::Restart, name);
+        let node = self.cluster.node_mut(name)?;
+        if node.ended().is_none() && node.is_running() {
+            node.stop()?;
+        }
+        node.start()
+    }
+
+    /// What one fault does to sessions beyond its name.
+    fn note_fault(&self, kind: Kind, name: &str) {
+        let now = self.recorder.now();
+        self.recorder.append(&Entry::Fault(Fault {
+            kind: kind.name().to_owned(),
+            nodes: [name.to_owned()].into(),
+            began: now,
+            healed: Some(Moment(now.0 + 1_000_000_000)),
+            hit_leader: false,
+            skipped: None,
+        }));
+    }
+
+    fn disk(&self, name: &str) -> Result<&crate::lab::disk::Disk, LabError> {
+        let disk = self.cluster.node(name)?.disk();
+        disk.ok_or_else(|| LabError::Missing(format!("{name} has no disk of its own")))
+    }
+
+    /// Notes processes that ended by themselves, and starts them again.
+    fn watch_processes(&mut self, restarts: bool) -> Result<(), LabError> {
+        for name in self.names() {
+            let owner = self.open.iter().find(|open| open.undo.owns(&name));
+            let is_excused = owner.is_some();
+            let node = self.cluster.node_mut(&name)?;
+            if let Some(status) = node.ended() {
+                self.board.set_pid(&name, None);
+                self.not_before
+                    .insert(name.clone(), Instant::now() + RESTART_PAUSE);
+                if !is_excused {
+                    self.recorder.append(&Entry::Notice(Notice {
+                        at: self.recorder.now(),
+                        node: name.clone(),
+                        kind: NoticeKind::UnexpectedExit,
+                        text: status.to_string(),
+                    }));
+                }
+            } else if !node.is_running() && !is_excused && restarts {
+                let is_due = (self.not_before.get(&name)).is_none_or(|at| Instant::now() >= *at);
+                if is_due {
+                    node.start()?;
+                    self.publish_processes();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_processes(&self) {
+        for node in self.cluster.nodes().iter().chain(self.cluster.spares()) {
+            let pid = node.pid().and_then(|pid| pid.as_raw().try_into().ok());
+            self.board.set_pid(node.name(), pid);
+        }
+    }
+}
+
+impl Undo {
+    /// Whether a process of this node that is not there is the fault's doing, to be started when it is healed.
+    fn owns(&self, node: &str) -> bool {
+        match self {
+            Self::Start(names) => names.iter().any(|name| name == node),
+            Self::Admit(name) | Self::EmptyDisk(name) | Self::Revive(name) => name == node,
+            _ => false,
+        }
+    }
+}
+
+/// Flips bits in the larger files below a directory; which ones follows from the draw.
+fn flip_bits(directory: &Path, draw: u64) -> std::io::Result<()> {
+    let mut rng = StdRng::seed_from_u64(draw);
+    let mut files = files_below(directory);
+    // What is small is keys and locks: damage there is found by the first look.
+    files.retain(|(_, size)| *size >= 1024);
+    files.sort();
+    for _ in 0..rng.random_range(1..=16) {
+        let Some(place) = (!files.is_empty()).then(|| rng.random_range(0..files.len())) else {
+            return Ok(());
+        };
+        let Some((path, size)) = files.get(place) else {
+            return Ok(());
+        };
+        let at = rng.random_range(0..*size);
+        let mut file = fs::File::options().read(true).write(true).open(path)?;
+        let mut octet = [0];
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut octet)?;
+        let [old] = octet;
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&[old ^ (1 << rng.random_range(0..8))])?;
+    }
+    Ok(())
+}
+
+fn files_below(directory: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = vec![];
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => directories.push(entry.path()),
+                Ok(metadata) => found.push((entry.path(), metadata.len())),
+                Err(_) => {}
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_flip_as_drawn_and_only_in_large_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let (large, small) = (directory.path().join("db"), directory.path().join("key"));
+        let flipped = |draw| {
+            fs::write(&large, [0; 4096]).unwrap();
+            fs::write(&small, [0; 100]).unwrap();
+            flip_bits(directory.path(), draw).unwrap();
+            assert_eq!(fs::read(&small).unwrap(), [0; 100]);
+            fs::read(&large).unwrap()
+        };
+        assert_eq!(flipped(1), flipped(1));
+        assert_ne!(flipped(1), flipped(2));
+        let set: u32 = flipped(3).iter().map(|octet| octet.count_ones()).sum();
+        assert!((1..=16).contains(&set));
+    }
+}

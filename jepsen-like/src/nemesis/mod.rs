@@ -1,0 +1,119 @@
+//! Faults: what kinds there are, when each comes ([`schedule`], pure), which nodes it hits ([`targets`], pure) and how it is done
+//! ([`inject`]).
+
+pub mod inject;
+pub mod schedule;
+pub mod targets;
+
+use std::{fmt, str::FromStr};
+
+/// Faults that one run may have open at once: one on processes and disks, one on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What happens to a process or its disk.
+    Process,
+    /// What happens to frames.
+    Network,
+    /// Nothing else is injected meanwhile: a change of membership, or a loss that needs the rest of the cluster to be well.
+    Alone,
+}
+
+macro_rules! kinds {
+    ($($name:ident = $text:literal, $lane:ident, $lasts:expr, $doc:literal;)*) => {
+        /// A kind of fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $(#[doc = $doc] $name,)*
+        }
+
+        impl Kind {
+            /// In the order in which they are listed.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// As `--nemesis` and the history name it.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it does, in one line.
+            pub fn about(self) -> &'static str {
+                match self { $(Self::$name => $doc,)* }
+            }
+
+            pub fn lane(self) -> Lane {
+                match self { $(Self::$name => Lane::$lane,)* }
+            }
+
+            /// Shortest and longest time until it is healed, in milliseconds.
+            pub fn lasts_ms(self) -> (u64, u64) {
+                match self { $(Self::$name => $lasts,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    Kill = "kill", Process, (300, 4000), "kill -9 of one node's process, started again later";
+    KillAll = "kill-all", Alone, (200, 2000), "kill -9 of every node's process at once";
+    Pause = "pause", Process, (200, 10_000), "SIGSTOP of one node's process for 0.2 s to 10 s, the leader's more often than not";
+    Restart = "restart", Process, (0, 1000), "SIGTERM, end and start of one node";
+    Transfer = "transfer", Process, (200, 500), "leadership and VIPs are moved by plan";
+    PartitionLeader = "partition-leader", Network, (500, 6000), "the leader and the other nodes hear nothing of each other";
+    PartitionHalves = "partition-halves", Network, (500, 6000), "a majority and a minority hear nothing of each other";
+    PartitionRing = "partition-ring", Network, (500, 6000), "each node hears its neighbours in a ring only (three nodes: one link less)";
+    PartitionBridge = "partition-bridge", Network, (500, 6000), "two halves that only one node hears both of";
+    PartitionOneWay = "partition-one-way", Network, (500, 6000), "the leader hears nobody, or nobody hears it";
+    PartitionClient = "partition-client", Network, (500, 6000), "the leader hears no client, but every node";
+    Loss = "loss", Network, (500, 6000), "a share of the frames that reach one node, or every node, is lost";
+    Interface = "interface", Network, (200, 4000), "a node's link loses its carrier";
+    Flush = "flush", Network, (200, 500), "somebody runs `nft flush ruleset` on a node";
+    AddressStolen = "address-stolen", Network, (300, 2000), "a foreign host takes a VIP and announces it";
+    Join = "join", Alone, (500, 3000), "a further node joins, and leaves again";
+    Leave = "leave", Alone, (300, 2000), "a node leaves, is wiped and joins under a new id";
+    Replace = "replace", Alone, (300, 2000), "a node dies for good: it is removed, wiped and joins under a new id";
+    DiskFull = "disk-full", Process, (500, 4000), "the data disk of one node fills up; emptied, the node is started again";
+    SlowDisk = "slow-disk", Process, (300, 4000), "the data disk of one node takes no write for up to 4 s";
+    BitFlip = "bit-flip", Alone, (200, 1000), "bits flip in one node's data while it is down; what does not recover is replaced";
+    ClockStep = "clock-step", Process, (500, 8000), "the wall clock of one node jumps by up to a day, and back";
+}
+
+impl Kind {
+    /// The data disks must be file systems of their own.
+    pub fn needs_disks(self) -> bool {
+        matches!(self, Self::DiskFull | Self::SlowDisk)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No fault has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no fault is named {0}; `jepsen-like list` names them")]
+pub struct UnknownKind(String);
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        let found = Self::ALL.iter().find(|kind| kind.name() == text);
+        found.copied().ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_read_back() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.name().parse(), Ok(*kind));
+            assert!(kind.lasts_ms().0 <= kind.lasts_ms().1);
+        }
+        assert!("kil".parse::<Kind>().is_err());
+    }
+}

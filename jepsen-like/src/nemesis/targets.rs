@@ -1,0 +1,221 @@
+//! Which nodes a fault hits, and who no longer hears whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Kind, schedule::Planned};
+
+/// Who drops the frames of whom.
+pub type Deaf = BTreeMap<String, BTreeSet<String>>;
+
+/// The node that a fault of one node hits: the leader, or the drawn one of the others.
+pub fn node<'a>(planned: &Planned, nodes: &'a [String], leader: Option<&str>) -> Option<&'a str> {
+    let is_leader = |node: &&String| Some(node.as_str()) == leader;
+    if planned.at_leader && leader.is_some() {
+        return nodes.iter().find(is_leader).map(String::as_str);
+    }
+    let others: Vec<_> = nodes.iter().filter(|node| !is_leader(node)).collect();
+    let place = planned.draw.checked_rem(others.len() as u64)?;
+    others.get(place as usize).map(|node| node.as_str())
+}
+
+/// Who drops whose frames in a partition; `clients` are the hosts outside the cluster. Empty for other kinds.
+pub fn deaf(planned: &Planned, nodes: &[String], leader: Option<&str>, clients: &[String]) -> Deaf {
+    let shuffled = shuffled(nodes, planned.draw);
+    let chosen = leader
+        .or_else(|| shuffled.first().copied())
+        .map(str::to_owned);
+    let Some(chosen) = chosen else {
+        return Deaf::new();
+    };
+    let lone = |node: &str| usize::from(node == chosen);
+    match planned.kind {
+        Kind::PartitionLeader => between(&shuffled, |a, b| lone(a) != lone(b)),
+        Kind::PartitionHalves => {
+            let half = |node: &str| place(&shuffled, node) < shuffled.len() / 2;
+            between(&shuffled, |a, b| half(a) != half(b))
+        }
+        Kind::PartitionRing => {
+            // Three in a ring all hear each other: there a line.
+            let is_line = shuffled.len() <= 3;
+            between(&shuffled, |a, b| {
+                let apart = place(&shuffled, a).abs_diff(place(&shuffled, b));
+                apart != 1 && (is_line || apart != shuffled.len() - 1)
+            })
+        }
+        Kind::PartitionBridge => {
+            let bridge = shuffled.len() / 2;
+            let side = |node: &str| place(&shuffled, node).cmp(&bridge) as i8;
+            between(&shuffled, |a, b| side(a) * side(b) == -1)
+        }
+        Kind::PartitionOneWay if planned.draw & 1 == 0 => {
+            between(&shuffled, |to, from| lone(to) > lone(from))
+        }
+        Kind::PartitionOneWay => between(&shuffled, |to, from| lone(to) < lone(from)),
+        Kind::PartitionClient => [(chosen, clients.iter().cloned().collect())].into(),
+        _ => Deaf::new(),
+    }
+}
+
+/// The nodes whose sessions a partition may end; empty: all.
+pub fn cut_off(planned: &Planned, deaf: &Deaf) -> BTreeSet<String> {
+    match planned.kind {
+        Kind::PartitionRing | Kind::PartitionBridge => BTreeSet::new(),
+        // Who is deaf to most: the lone one, or the smaller half.
+        Kind::PartitionLeader | Kind::PartitionHalves | Kind::PartitionClient => {
+            let most = deaf.values().map(BTreeSet::len).max().unwrap_or(0);
+            let cut = deaf.iter().filter(|(_, from)| from.len() == most);
+            cut.map(|(to, _)| to.clone()).collect()
+        }
+        _ => {
+            let speakers: BTreeSet<_> = deaf.values().flatten().collect();
+            match deaf.keys().next() {
+                Some(only) if deaf.len() == 1 => [only.clone()].into(),
+                _ => speakers.into_iter().cloned().collect(),
+            }
+        }
+    }
+}
+
+/// A node's share of lost frames in percent, and who is hit: one node or all of them.
+pub fn loss(planned: &Planned, nodes: &[String], leader: Option<&str>) -> (u64, Vec<String>) {
+    let percent = 5 + planned.draw % 26;
+    match planned.draw & (1 << 32) {
+        0 => (percent, nodes.to_vec()),
+        _ => {
+            let one = node(planned, nodes, leader);
+            (percent, one.map(str::to_owned).into_iter().collect())
+        }
+    }
+}
+
+/// For all ordered pairs (who hears, who speaks).
+fn between(nodes: &[&str], is_deaf: impl Fn(&str, &str) -> bool) -> Deaf {
+    let mut deaf = Deaf::new();
+    for to in nodes {
+        let unheard = nodes.iter().filter(|from| *from != to && is_deaf(to, from));
+        let unheard: BTreeSet<String> = unheard.map(|from| (*from).to_owned()).collect();
+        if !unheard.is_empty() {
+            deaf.insert((*to).to_owned(), unheard);
+        }
+    }
+    deaf
+}
+
+fn place(nodes: &[&str], node: &str) -> usize {
+    nodes.iter().position(|other| *other == node).unwrap_or(0)
+}
+
+fn shuffled(nodes: &[String], draw: u64) -> Vec<&str> {
+    use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+    let mut order: Vec<_> = nodes.iter().map(String::as_str).collect();
+    order.shuffle(&mut StdRng::seed_from_u64(draw));
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn planned(kind: Kind, at_leader: bool, draw: u64) -> Planned {
+        Planned {
+            at: Duration::ZERO,
+            lasts: Duration::ZERO,
+            kind,
+            at_leader,
+            draw,
+        }
+    }
+
+    fn nodes(count: usize) -> Vec<String> {
+        (1..=count).map(|number| format!("n{number}")).collect()
+    }
+
+    fn clients() -> Vec<String> {
+        vec!["client".to_owned()]
+    }
+
+    fn is_symmetric(deaf: &Deaf) -> bool {
+        deaf.iter().all(|(to, from)| {
+            from.iter()
+                .all(|from| deaf.get(from).is_some_and(|back| back.contains(to)))
+        })
+    }
+
+    #[test]
+    fn the_leader_is_hit_when_aimed_at_and_spared_otherwise() {
+        let nodes = nodes(3);
+        let hit = |at_leader, draw| node(&planned(Kind::Kill, at_leader, draw), &nodes, Some("n2"));
+        assert_eq!(hit(true, 5), Some("n2"));
+        assert_eq!((hit(false, 0), hit(false, 1)), (Some("n1"), Some("n3")));
+        assert_eq!(
+            node(&planned(Kind::Kill, true, 4), &nodes, None),
+            Some("n2")
+        );
+        assert_eq!(node(&planned(Kind::Kill, true, 4), &[], None), None);
+    }
+
+    #[test]
+    fn partitions_cut_what_their_names_say() {
+        for count in [3, 5] {
+            let nodes = nodes(count);
+            let cut = |kind, draw| deaf(&planned(kind, true, draw), &nodes, Some("n1"), &clients());
+            let links = |deaf: &Deaf| deaf.values().map(BTreeSet::len).sum::<usize>();
+            for draw in 0..20 {
+                let leader = cut(Kind::PartitionLeader, draw);
+                assert_eq!(leader["n1"].len(), count - 1);
+                assert_eq!(
+                    (links(&leader), is_symmetric(&leader)),
+                    (2 * (count - 1), true)
+                );
+                let hit = |kind| cut_off(&planned(kind, true, draw), &cut(kind, draw));
+                for kind in [
+                    Kind::PartitionLeader,
+                    Kind::PartitionOneWay,
+                    Kind::PartitionClient,
+                ] {
+                    assert_eq!(hit(kind), ["n1".to_owned()].into(), "{kind}");
+                }
+                assert_eq!(hit(Kind::PartitionHalves).len(), count / 2);
+                assert!(hit(Kind::PartitionRing).is_empty());
+
+                let halves = cut(Kind::PartitionHalves, draw);
+                let small = count / 2;
+                assert_eq!(links(&halves), 2 * small * (count - small));
+
+                let ring = cut(Kind::PartitionRing, draw);
+                assert_eq!(
+                    links(&ring),
+                    if count == 3 { 2 } else { count * (count - 3) }
+                );
+
+                let bridge = cut(Kind::PartitionBridge, draw);
+                assert_eq!(
+                    (links(&bridge), bridge.len()),
+                    (2 * small * small, count - 1)
+                );
+
+                let one_way = cut(Kind::PartitionOneWay, draw);
+                assert_eq!(links(&one_way), count - 1);
+                assert_eq!(one_way.contains_key("n1"), draw & 1 == 0);
+
+                let client = cut(Kind::PartitionClient, draw);
+                assert_eq!(client["n1"], ["client".to_owned()].into());
+                assert_eq!(links(&client), 1);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn losses_are_moderate_and_hit_somebody(draw: u64, at_leader: bool) {
+            let nodes = nodes(3);
+            let (percent, hit) = loss(&planned(Kind::Loss, at_leader, draw), &nodes, Some("n3"));
+            prop_assert!((5..=30).contains(&percent));
+            prop_assert!(hit.len() == 1 || hit.len() == 3);
+        }
+    }
+}

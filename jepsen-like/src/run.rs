@@ -1,0 +1,594 @@
+//! `run`: one run from its plan to its verdicts. Owns the lab, every client and every watcher, and stops them in order: faults first, then
+//! clients, then the final reads, then those who watch.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime::Runtime, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    arp,
+    checker::{self, Bounds, Verdict, register::Limits},
+    history::{self, Entry, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run},
+    lab::{
+        LabError,
+        cluster::{self, BACKEND, CLIENT, Cluster, service_address, vip4, vip6},
+        disk::Disk,
+        network::{self, DEVICE},
+    },
+    nemesis::{
+        Kind,
+        inject::{Nemesis, Outside},
+        schedule::{self, Planned},
+    },
+    observe::{self, Board},
+    recorder::Recorder,
+    report,
+    responders::{Surroundings, Watching},
+    workload::{self, Client, Context, Target, Workload, api::NodeApi, sessions, set},
+};
+
+const WITNESS: &str = "witness";
+const THIEF: &str = "thief";
+const ECHO: u16 = 8081;
+/// After the cluster is whole again clients go on for so long: recovery is judged by what they get.
+const AFTERMATH: Duration = Duration::from_secs(2);
+/// For the final reads of every node.
+const LAST_READS: Duration = Duration::from_secs(30);
+/// For the search for orders, and its memory (100 bytes each).
+const SEARCH: Duration = Duration::from_secs(120);
+const CONFIGURATIONS: usize = 4_000_000;
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// 3 or 5.
+    pub nodes: u8,
+    pub workloads: BTreeSet<Workload>,
+    pub nemeses: BTreeSet<Kind>,
+    /// How long faults are injected.
+    pub time: Duration,
+    pub seed: u64,
+    /// Allowed from the last heal to the first write and VIP answer.
+    pub recovery_bound: Duration,
+    /// New; for the history, the report and the nodes' logs.
+    pub out: PathBuf,
+    /// Faults that cannot be injected here are no failure.
+    pub allow_skip: bool,
+}
+
+impl Plan {
+    fn head(&self) -> Run {
+        let nodes = 1..=self.nodes;
+        Run {
+            format: 1,
+            seed: self.seed,
+            nodes: nodes.map(|number| format!("n{number}")).collect(),
+            workloads: self.workloads.iter().map(ToString::to_string).collect(),
+            nemeses: self.nemeses.iter().map(ToString::to_string).collect(),
+            recovery_bound_ms: self
+                .recovery_bound
+                .as_millis()
+                .try_into()
+                .unwrap_or(u64::MAX),
+            duration_ms: self.time.as_millis().try_into().unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The plan of an earlier run, by the head of its history.
+    pub fn of(run: &Run, out: PathBuf, allow_skip: bool) -> Result<Self, RunError> {
+        let unreadable = |problem: String| RunError::Replay(problem);
+        let workloads = run.workloads.iter().map(|name| name.parse::<Workload>());
+        let nemeses = run.nemeses.iter().map(|name| name.parse::<Kind>());
+        Ok(Self {
+            nodes: u8::try_from(run.nodes.len()).map_err(|error| unreadable(error.to_string()))?,
+            workloads: workloads
+                .collect::<Result<_, _>>()
+                .map_err(|error| unreadable(error.to_string()))?,
+            nemeses: nemeses
+                .collect::<Result<_, _>>()
+                .map_err(|error| unreadable(error.to_string()))?,
+            time: Duration::from_millis(run.duration_ms),
+            seed: run.seed,
+            recovery_bound: Duration::from_millis(run.recovery_bound_ms),
+            out,
+            allow_skip,
+        })
+    }
+
+    /// The faults to come.
+    pub fn faults(&self) -> Vec<Planned> {
+        schedule::plan(self.seed, &self.nemeses, self.time)
+    }
+}
+
+/// A run that could not be made, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    #[error("{path}: {source}", path = .path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("cannot read the run's own history: {0}")]
+    History(#[from] HistoryError),
+    #[error("cannot run that again: {0}")]
+    Replay(String),
+}
+
+/// A run that came to its end.
+#[derive(Debug)]
+pub struct Finished {
+    pub history: History,
+    pub verdicts: Vec<Verdict>,
+}
+
+/// What cannot be done here, and why.
+pub fn missing(kinds: &BTreeSet<Kind>) -> BTreeMap<Kind, String> {
+    let nft = cluster_tool("nft");
+    let disks = kinds.iter().any(|kind| kind.needs_disks());
+    let disks = disks.then(Disk::missing).flatten();
+    let clock = faketime()
+        .is_none()
+        .then(|| "libfaketime.so.1 (package libfaketime) is not installed".to_owned());
+    let reason = |kind: Kind| match kind {
+        Kind::ClockStep => clock.clone(),
+        Kind::DiskFull | Kind::SlowDisk => disks.clone(),
+        Kind::PartitionLeader
+        | Kind::PartitionHalves
+        | Kind::PartitionRing
+        | Kind::PartitionBridge
+        | Kind::PartitionOneWay
+        | Kind::PartitionClient
+        | Kind::Loss
+        | Kind::Flush => nft.clone(),
+        _ => None,
+    };
+    kinds
+        .iter()
+        .filter_map(|kind| Some((*kind, reason(*kind)?)))
+        .collect()
+}
+
+fn cluster_tool(tool: &str) -> Option<String> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let mut directories = std::env::split_paths(&paths);
+    let is_there = directories.any(|directory| directory.join(tool).is_file());
+    (!is_there).then(|| format!("{tool} is not installed"))
+}
+
+/// The library that fakes wall clocks, where Debian, Fedora and Arch put it.
+fn faketime() -> Option<PathBuf> {
+    let places = [
+        "/usr/lib/x86_64-linux-gnu/faketime",
+        "/usr/lib/aarch64-linux-gnu/faketime",
+        "/usr/lib64/faketime",
+        "/usr/lib/faketime",
+    ];
+    let mut libraries = places
+        .iter()
+        .map(|place| Path::new(place).join("libfaketimeMT.so.1"));
+    libraries.find(|library| library.is_file())
+}
+
+/// Runs a plan. `is_over` ends it early, and properly.
+pub fn run(plan: &Plan, is_over: &dyn Fn() -> bool) -> Result<Finished, RunError> {
+    let file_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| RunError::File { path, source }
+    };
+    fs::create_dir_all(&plan.out).map_err(file_error(&plan.out))?;
+    let missing = missing(&plan.nemeses);
+    let is_possible = |kind: Kind| plan.nemeses.contains(&kind) && !missing.contains_key(&kind);
+    let mut cluster = Cluster::start_with(&cluster::Options {
+        nodes: plan.nodes,
+        spares: u8::from(is_possible(Kind::Join)),
+        has_disks: is_possible(Kind::DiskFull) || is_possible(Kind::SlowDisk),
+        faketime: faketime().filter(|_| is_possible(Kind::ClockStep)),
+    })?;
+    let path = plan.out.join("history.jsonl");
+    let ended = record(plan, &mut cluster, missing, &path, is_over);
+    let copied = copy_logs(&cluster, &plan.out);
+    if let Err(error) = ended {
+        return Err(match error {
+            RunError::Lab(error) => cluster.with_logs(error).into(),
+            other => other,
+        });
+    }
+    copied.map_err(file_error(&plan.out))?;
+    drop(cluster);
+    judge(&path, plan)
+}
+
+/// Reads the history back and judges it; writes the report.
+fn judge(path: &Path, plan: &Plan) -> Result<Finished, RunError> {
+    let Histories::Run(history) = history::read(path)? else {
+        return Err(RunError::Replay("not the history of a run".to_owned()));
+    };
+    let began = Instant::now();
+    let limits = Limits {
+        configurations: CONFIGURATIONS,
+        give_up: &|| began.elapsed() >= SEARCH,
+    };
+    let bounds = Bounds {
+        allow_skip: plan.allow_skip,
+        ..Bounds::default()
+    };
+    let verdicts = checker::check(&history, &bounds, &limits);
+    let page = plan.out.join("report.html");
+    fs::write(&page, report::page(&history, &verdicts))
+        .map_err(|source| RunError::File { path: page, source })?;
+    Ok(Finished {
+        history: *history,
+        verdicts,
+    })
+}
+
+fn record(
+    plan: &Plan,
+    cluster: &mut Cluster,
+    missing: BTreeMap<Kind, String>,
+    path: &Path,
+    is_over: &dyn Fn() -> bool,
+) -> Result<(), RunError> {
+    let outside = Outside {
+        witness: cluster.add_host(WITNESS, 220)?,
+        thief: cluster.add_host(THIEF, 201)?,
+    };
+    let echo = (network::ipv4(210), ECHO).into();
+    let changes = workload::site(echo);
+    cluster
+        .leader()?
+        .client()
+        .propose(&changes, Duration::from_secs(10))
+        .map_err(LabError::Call)?;
+    let echo = sessions::echo(cluster.lab().host(BACKEND)?, echo)?;
+
+    let recorder = Recorder::create(path).map_err(|source| RunError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    recorder.append(&Entry::Run(plan.head()));
+    let mut people = People::start(plan, cluster, &outside, &recorder)?;
+    people.runtime.spawn(workload::sessions::serve_echo(
+        echo,
+        people.end_watch.clone(),
+    ));
+    let context = people.context.clone();
+    let mut nemesis = Nemesis::new(
+        cluster,
+        outside,
+        missing,
+        people.board.clone(),
+        recorder.clone(),
+    )?;
+    let inside = people.runtime.enter();
+    workload::start(
+        plan.workloads.iter().copied(),
+        &context,
+        &mut people.clients,
+    )?;
+    drop(inside);
+    nemesis.run(&plan.faults(), plan.time, is_over)?;
+    tracing::info!("all faults are healed");
+    let healed = Instant::now();
+    while healed.elapsed() < plan.recovery_bound && !is_over() {
+        nemesis.rest(Duration::from_millis(500), is_over)?;
+        if nemesis.cluster().is_whole_now() {
+            break;
+        }
+    }
+    nemesis.rest(AFTERMATH, is_over)?;
+    people.stop_clients();
+    people.last_reads(plan);
+    nemesis.rest(Duration::ZERO, || true)?;
+    note_panics(nemesis.cluster(), &recorder);
+    people.stop_watching();
+    recorder.append(&Entry::End { at: recorder.now() });
+    recorder.finish().map_err(|source| RunError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Everybody who takes part in a run but the nemesis.
+struct People {
+    runtime: Runtime,
+    board: Arc<Board>,
+    context: Arc<Context>,
+    recorder: Arc<Recorder>,
+    clients: JoinSet<()>,
+    watchers: JoinSet<()>,
+    end_watch: CancellationToken,
+    witness: Option<Watching>,
+}
+
+impl People {
+    fn start(
+        plan: &Plan,
+        cluster: &Cluster,
+        outside: &Outside,
+        recorder: &Arc<Recorder>,
+    ) -> Result<Self, RunError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(LabError::Runtime)?;
+        let board = Arc::new(Board::default());
+        let end_watch = CancellationToken::new();
+        let mut targets = vec![];
+        for node in cluster.nodes() {
+            let IpAddr::V4(address) = service_address(node.name())? else {
+                continue;
+            };
+            targets.push(Target {
+                name: node.name().to_owned(),
+                socket: node.client().socket().to_owned(),
+                address,
+            });
+        }
+        let mut watchers = JoinSet::new();
+        for node in cluster.nodes().iter().chain(cluster.spares()) {
+            let task = observe::observe(
+                node.name().to_owned(),
+                node.client().socket().to_owned(),
+                board.clone(),
+                recorder.clone(),
+                end_watch.clone(),
+            );
+            watchers.spawn_on(task, runtime.handle());
+        }
+        let context = Arc::new(Context {
+            recorder: recorder.clone(),
+            board: board.clone(),
+            targets,
+            host: cluster.client().clone(),
+            end: CancellationToken::new(),
+            registers: workload::register::Keys::default(),
+            added: Mutex::default(),
+            counter: AtomicU64::new(1),
+        });
+        let watches =
+            plan.workloads.contains(&Workload::Vip) || plan.workloads.contains(&Workload::Sessions);
+        let witness = match watches {
+            true => Some(watch(cluster, outside, &board, recorder, &end_watch)?),
+            false => None,
+        };
+        Ok(Self {
+            runtime,
+            board,
+            context,
+            recorder: recorder.clone(),
+            clients: JoinSet::new(),
+            watchers,
+            end_watch,
+            witness,
+        })
+    }
+
+    fn stop_clients(&mut self) {
+        self.context.end.cancel();
+        let clients = std::mem::take(&mut self.clients);
+        self.runtime.block_on(clients.join_all());
+    }
+
+    fn stop_watching(mut self) {
+        self.end_watch.cancel();
+        let watchers = std::mem::take(&mut self.watchers);
+        self.runtime.block_on(watchers.join_all());
+        if let Some(witness) = self.witness.take() {
+            witness.join();
+        }
+    }
+
+    /// What every node owes when all is over. What cannot be had is missing, and found missing by the checkers.
+    fn last_reads(&self, plan: &Plan) {
+        let deadline = Instant::now() + LAST_READS;
+        self.runtime.block_on(async {
+            self.wait_for_one_state(deadline).await;
+            for target in &self.context.targets {
+                if plan.workloads.contains(&Workload::Set) {
+                    let mut client = Client::of(target, &self.context);
+                    while set::read(&mut client, true, true).await.is_none()
+                        && Instant::now() < deadline
+                    {}
+                }
+            }
+        });
+    }
+
+    /// Waits until all nodes have a state of one index, and writes its hashes.
+    async fn wait_for_one_state(&self, deadline: Instant) {
+        loop {
+            let mut hashes = vec![];
+            for target in &self.context.targets {
+                let api = NodeApi::to(&target.socket);
+                if let (Ok(status), Ok(again)) = (api.status().await, api.status().await) {
+                    let both = [&status, &again];
+                    let hash = observe::state_hash(&target.name, both, true, &self.recorder);
+                    hashes.extend(hash);
+                }
+            }
+            let indexes: BTreeSet<u64> = hashes.iter().map(|hash| hash.index).collect();
+            let is_one = indexes.len() == 1 && hashes.len() == self.context.targets.len();
+            if is_one || Instant::now() >= deadline {
+                let entries: Vec<_> = hashes.into_iter().map(Entry::Hash).collect();
+                return self.recorder.append_all(&entries);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn watch(
+    cluster: &Cluster,
+    outside: &Outside,
+    board: &Arc<Board>,
+    recorder: &Arc<Recorder>,
+    end: &CancellationToken,
+) -> Result<Watching, RunError> {
+    let (IpAddr::V4(vip4), IpAddr::V6(vip6)) = (vip4(), vip6()) else {
+        return Err(LabError::NoNode.into());
+    };
+    let mac = |host: &crate::lab::namespace::Namespace| {
+        let text = host.mac(DEVICE)?;
+        arp::parse_mac(&text).ok_or(LabError::NoNode)
+    };
+    let mut nodes = BTreeMap::new();
+    let mut hosts = vec![
+        (WITNESS.to_owned(), mac(&outside.witness)?),
+        (CLIENT.to_owned(), mac(cluster.client())?),
+    ];
+    for node in cluster.nodes().iter().chain(cluster.spares()) {
+        let mac = mac(node.host())?;
+        nodes.insert(mac, node.name().to_owned());
+        hosts.push((node.name().to_owned(), mac));
+    }
+    Ok(Watching::start(
+        &outside.witness,
+        cluster.lab().network().switch(),
+        &hosts,
+        Surroundings { vip4, vip6, nodes },
+        board.clone(),
+        recorder.clone(),
+        end.clone(),
+    )?)
+}
+
+/// A panic anywhere in a node's log.
+fn note_panics(cluster: &Cluster, recorder: &Recorder) {
+    for node in cluster.nodes().iter().chain(cluster.spares()) {
+        let log = fs::read(node.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        for line in log.lines().filter(|line| line.contains("panicked at")) {
+            recorder.append(&Entry::Notice(Notice {
+                at: recorder.now(),
+                node: node.name().to_owned(),
+                kind: NoticeKind::Panic,
+                text: line.to_owned(),
+            }));
+        }
+    }
+}
+
+fn copy_logs(cluster: &Cluster, out: &Path) -> io::Result<()> {
+    for node in cluster.nodes().iter().chain(cluster.spares()) {
+        if node.log().is_file() {
+            fs::copy(node.log(), out.join(format!("{}.log", node.name())))?;
+        }
+    }
+    Ok(())
+}
+
+impl Finished {
+    /// One JSON document: verdicts, operations by outcome, faults by kind, leader hits, skipped faults.
+    pub fn to_json(&self, plan: &Plan) -> serde_json::Value {
+        let History {
+            operations, faults, ..
+        } = &self.history;
+        let mut outcomes: BTreeMap<&str, u64> = [("ok", 0), ("fail", 0), ("unknown", 0)].into();
+        for operation in operations {
+            let outcome = match operation.outcome {
+                history::Outcome::Ok => "ok",
+                history::Outcome::Fail => "fail",
+                history::Outcome::Unknown => "unknown",
+            };
+            *outcomes.entry(outcome).or_default() += 1;
+        }
+        let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+        for fault in faults.iter().filter(|fault| fault.skipped.is_none()) {
+            *kinds.entry(&fault.kind).or_default() += 1;
+        }
+        let skipped: BTreeMap<&str, &str> = (faults.iter())
+            .filter_map(|fault| Some((fault.kind.as_str(), fault.skipped.as_deref()?)))
+            .collect();
+        let last = self
+            .history
+            .faults
+            .iter()
+            .filter_map(|fault| fault.healed)
+            .max();
+        serde_json::json!({
+            "seed": plan.seed,
+            "nodes": plan.nodes,
+            "seconds": plan.time.as_secs(),
+            "verdict": checker::conclusion(&self.verdicts),
+            "checkers": self.verdicts,
+            "last_heal": last.unwrap_or(Moment(0)),
+            "history": plan.out.join("history.jsonl"),
+            "report": plan.out.join("report.html"),
+            "operations": outcomes,
+            "faults": kinds,
+            "leader_hits": faults.iter().filter(|fault| fault.hit_leader).count(),
+            "skipped_faults": skipped,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            nodes: 5,
+            workloads: [Workload::Set, Workload::Vip].into(),
+            nemeses: [Kind::Kill, Kind::PartitionRing].into(),
+            time: Duration::from_secs(90),
+            seed: 77,
+            recovery_bound: Duration::from_secs(20),
+            out: "here".into(),
+            allow_skip: true,
+        }
+    }
+
+    #[test]
+    fn a_run_is_run_again_from_the_head_of_its_history() {
+        let plan = plan();
+        let again = Plan::of(&plan.head(), "here".into(), true).unwrap();
+        assert_eq!(again.head(), plan.head());
+        assert_eq!(again.faults(), plan.faults());
+        let unknown = Run {
+            nemeses: ["flood".to_owned()].into(),
+            ..plan.head()
+        };
+        let refused = Plan::of(&unknown, "here".into(), true).unwrap_err();
+        assert!(refused.to_string().contains("flood"));
+    }
+
+    #[test]
+    fn the_summary_counts_outcomes_and_faults() {
+        let fault = |kind: &str, hit_leader, skipped: Option<&str>| history::Fault {
+            kind: kind.into(),
+            nodes: BTreeSet::new(),
+            began: Moment(1),
+            healed: Some(Moment(2)),
+            hit_leader,
+            skipped: skipped.map(str::to_owned),
+        };
+        let history = History {
+            faults: vec![
+                fault("kill", true, None),
+                fault("kill", false, None),
+                fault("clock-step", false, Some("no tool")),
+            ],
+            ..History::default()
+        };
+        let finished = Finished {
+            verdicts: vec![],
+            history,
+        };
+        let json = finished.to_json(&plan());
+        assert_eq!(json["faults"], serde_json::json!({ "kill": 2 }));
+        assert_eq!(json["leader_hits"], 1);
+        assert_eq!(json["skipped_faults"]["clock-step"], "no tool");
+        assert_eq!(json["operations"]["ok"], 0);
+    }
+}

@@ -1,0 +1,308 @@
+//! What clients do while faults happen: each workload is a few clients, each of which asks one node (or the VIP) and waits for its
+//! answer before it asks again.
+//!
+//! A client writes every invocation before the request goes out, and an outcome that is not certain as unknown. It is then a new process:
+//! the old one may still take effect.
+
+pub mod acme;
+pub mod api;
+pub mod append;
+pub mod dns;
+pub mod query;
+pub mod register;
+pub mod sessions;
+pub mod set;
+
+use std::{
+    fmt,
+    net::Ipv4Addr,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use pontoon::{
+    model::{
+        health::HealthCheck,
+        label::Label,
+        listener::{ListenAddress, Listener},
+        name::Name,
+        pool::{Backend, BackendState, Pool},
+        rdata,
+        rrset::{RecordType, Rrset},
+    },
+    state::command::Change,
+};
+use rand::RngExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    history::{Call, Outcome, Reply},
+    lab::namespace::Namespace,
+    observe::Board,
+    recorder::Recorder,
+};
+use api::{Failed, NodeApi};
+
+macro_rules! workloads {
+    ($($name:ident = $text:literal, $doc:literal;)*) => {
+        /// A workload.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Workload { $(#[doc = $doc] $name,)* }
+
+        impl Workload {
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// As `--workload` and the history name it.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it does, in one line.
+            pub fn about(self) -> &'static str {
+                match self { $(Self::$name => $doc,)* }
+            }
+        }
+    };
+}
+
+workloads! {
+    Register = "register", "linearizable reads, writes, deletions and compare-and-sets of TXT sets";
+    Set = "set", "unique additions and removals, with a final read on every node";
+    Append = "append", "appends to several lists as one batch, and reads of all lists at once";
+    Dns = "dns", "DNS queries for registers and serials at each node (with `register`)";
+    Vip = "vip", "the same at the VIPs, and an ARP and ND question for each VIP every 5 ms";
+    Sessions = "sessions", "TCP connections with traffic through the proxy of the VIP and of each node";
+    Acme = "acme", "a TXT record is added, seen from every node, and deleted";
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No workload has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no workload is named {0}; `jepsen-like list` names them")]
+pub struct UnknownWorkload(String);
+
+impl FromStr for Workload {
+    type Err = UnknownWorkload;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWorkload> {
+        let found = Self::ALL.iter().find(|workload| workload.name() == text);
+        found
+            .copied()
+            .ok_or_else(|| UnknownWorkload(text.to_owned()))
+    }
+}
+
+/// The port of the echo service behind the proxy.
+pub const ECHO_PORT: u16 = 7;
+const ZONES: [&str; 4] = [register::ZONE, set::ZONE, append::ZONE, acme::ZONE];
+/// TTL of all records: with it two equal sets are equal.
+const TTL: u32 = 60;
+const TXT: u32 = 16;
+/// A client waits so long for the answer to a write or a linearizable read.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// After a request that failed: a node that refuses at once is not asked thousands of times.
+const REST: Duration = Duration::from_millis(50);
+
+/// What the workloads need to be there: their zones, and an echo service behind the proxy.
+pub fn site(echo: std::net::SocketAddr) -> Vec<Change> {
+    let mut pool = Pool::new(label("echo"));
+    pool.backends = vec![Backend {
+        name: label("echo"),
+        address: echo,
+        weight: 1,
+        state: BackendState::Enabled,
+    }];
+    pool.health_check = Some(HealthCheck::default());
+    let mut listener = Listener::new(
+        label("echo"),
+        ListenAddress::EveryNode,
+        ECHO_PORT,
+        label("echo"),
+    );
+    listener.idle_timeout = Duration::from_secs(60);
+    let mut changes = vec![
+        Change::PutPool { pool, create: true },
+        Change::PutListener {
+            listener,
+            create: true,
+        },
+    ];
+    changes.extend(ZONES.map(zone));
+    changes
+}
+
+fn zone(apex: &str) -> Change {
+    let soa = format!("ns.{apex} admin.{apex} 1 3600 600 86400 60");
+    Change::CreateZone {
+        zone: name(apex),
+        records: vec![
+            (name(apex), record(RecordType::SOA, &soa)),
+            (name(apex), record(RecordType::NS, &format!("ns.{apex}"))),
+            (
+                name(&format!("ns.{apex}")),
+                record(RecordType::A, "10.77.0.11"),
+            ),
+        ],
+    }
+}
+
+fn record(rtype: RecordType, text: &str) -> Rrset {
+    let data = rdata::parse(rtype, text, &Name::root()).expect("a record written in this file");
+    Rrset::new(rtype, TTL, [data]).expect("a set of one record")
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text, &Name::root()).expect("a name written in this file")
+}
+
+fn label(text: &str) -> Label {
+    text.parse().expect("a label written in this file")
+}
+
+/// A node as clients know it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub name: String,
+    pub socket: PathBuf,
+    pub address: Ipv4Addr,
+}
+
+/// What all clients share.
+#[derive(Debug)]
+pub struct Context {
+    pub recorder: Arc<Recorder>,
+    pub board: Arc<Board>,
+    /// The members from the beginning.
+    pub targets: Vec<Target>,
+    /// Where clients are.
+    pub host: Arc<Namespace>,
+    pub end: CancellationToken,
+    /// The registers in use, for those who look them up.
+    pub registers: register::Keys,
+    /// Elements whose addition was acknowledged.
+    pub added: Mutex<Vec<u64>>,
+    pub counter: std::sync::atomic::AtomicU64,
+}
+
+impl Context {
+    /// A number that nobody else of the run has.
+    pub fn unique(&self) -> u64 {
+        self.counter
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_cancelled() || self.recorder.has_failed()
+    }
+
+    /// Waits between two operations, a little longer or shorter than asked; less at the end.
+    async fn think(&self, about: Duration) {
+        let pause = about.mul_f64(rand::rng().random_range(0.5..1.5));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.end.cancelled() => {}
+        }
+    }
+
+    pub(crate) fn added(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the clients of the workloads; they end when the context does.
+pub fn start(
+    workloads: impl IntoIterator<Item = Workload>,
+    context: &Arc<Context>,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), crate::lab::LabError> {
+    for workload in workloads {
+        match workload {
+            Workload::Vip => dns::start_vip(context, tasks)?,
+            Workload::Dns => dns::start_nodes(context, tasks)?,
+            Workload::Sessions => sessions::start(context, tasks),
+            Workload::Acme => acme::start(context, tasks)?,
+            Workload::Register | Workload::Set | Workload::Append => {
+                for target in &context.targets {
+                    let client = Client::of(target, context);
+                    match workload {
+                        Workload::Register => {
+                            tasks.spawn(register::run(client, context.clone()));
+                            let second = Client::of(target, context);
+                            tasks.spawn(register::run(second, context.clone()));
+                        }
+                        Workload::Set => drop(tasks.spawn(set::run(client, context.clone()))),
+                        _ => drop(tasks.spawn(append::run(client, context.clone()))),
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A client: a process of the history that asks one node.
+#[derive(Debug)]
+pub struct Client {
+    pub api: NodeApi,
+    pub node: String,
+    process: u64,
+    recorder: Arc<Recorder>,
+}
+
+impl Client {
+    pub fn of(target: &Target, context: &Context) -> Self {
+        Self {
+            api: NodeApi::to(&target.socket),
+            node: target.name.clone(),
+            process: context.recorder.new_process(),
+            recorder: context.recorder.clone(),
+        }
+    }
+
+    /// Does one operation and records it. None unless it is ok.
+    pub async fn perform<T>(
+        &mut self,
+        call: Call,
+        work: impl AsyncFnOnce(&NodeApi) -> Result<(T, Option<Reply>), Failed>,
+    ) -> Option<T> {
+        let id = self.recorder.invoke(self.process, &self.node, call);
+        let (outcome, reply, reason, value) = match work(&self.api).await {
+            Ok((value, reply)) => (Outcome::Ok, reply, None, Some(value)),
+            Err(Failed::Nothing(why)) => (Outcome::Fail, None, Some(why), None),
+            Err(Failed::Perhaps(why)) => (Outcome::Unknown, None, Some(why), None),
+        };
+        self.recorder.complete(id, outcome, reply, reason);
+        match outcome {
+            Outcome::Ok => {}
+            Outcome::Unknown => self.process = self.recorder.new_process(),
+            Outcome::Fail => tokio::time::sleep(REST).await,
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_read_back() {
+        for workload in Workload::ALL {
+            assert_eq!(workload.name().parse(), Ok(*workload));
+        }
+        assert!("".parse::<Workload>().is_err());
+    }
+
+    #[test]
+    fn the_site_is_made_of_what_can_be_made() {
+        assert_eq!(site(([10, 77, 0, 210], 8081).into()).len(), 2 + ZONES.len());
+    }
+}
