@@ -271,9 +271,14 @@ fn difference(difference: Difference) -> v1::SiteChange {
     }
 }
 
+/// A line each. What a status can carry is limited: the command line, which shows them all, reads documents by itself.
 fn fault_lines(faults: &[Fault]) -> String {
-    let lines: Vec<String> = faults.iter().take(50).map(ToString::to_string).collect();
-    lines.join("; ")
+    const MOST: usize = 15;
+    let mut lines: Vec<String> = faults.iter().take(MOST).map(ToString::to_string).collect();
+    if faults.len() > MOST {
+        lines.push(format!("and {} more", faults.len() - MOST));
+    }
+    lines.join("\n")
 }
 
 fn invalid(problem: String) -> Failure {

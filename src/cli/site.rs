@@ -236,10 +236,12 @@ impl Export {
 fn read_document(file: &Path) -> Result<String, Failure> {
     let mut input = Input::read(file)?;
     let text = input.text(file)?;
-    bundle::bundle(&text, &mut input.beside).map_err(|faults| {
+    let bundled = bundle::bundle(&text, &mut input.beside).map_err(|faults| {
         let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
         exit::faulty(file, &lines, "docs/site.md describes every key")
-    })
+    })?;
+    warn(&bundled.warnings);
+    Ok(bundled.text)
 }
 
 /// The messages that carry a document.

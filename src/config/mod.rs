@@ -28,14 +28,35 @@ pub struct Fault {
     /// The key with its section, `addresses.dns_port`; empty for the file as a whole.
     pub key: String,
     pub problem: String,
+    /// The line of the file, from 1, where that is known.
+    pub line: Option<u32>,
+    /// The line within the text that the key holds, from 1, when the problem is in it.
+    pub within: Option<u32>,
+}
+
+impl Fault {
+    pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            problem: problem.into(),
+            line: None,
+            within: None,
+        }
+    }
 }
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.key.is_empty() {
-            return f.write_str(&self.problem);
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
         }
-        write!(f, "{}: {}", self.key, self.problem)
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        if let Some(within) = self.within {
+            write!(f, "line {within}: ")?;
+        }
+        f.write_str(&self.problem)
     }
 }
 

@@ -157,12 +157,9 @@ impl NodeConfig {
     /// # Errors
     /// Every fault found in it.
     pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-            vec![Fault {
-                key: String::new(),
-                problem: e.to_string(),
-            }]
-        })?;
+        let table: toml::Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| vec![Fault::new("", e.to_string())])?;
         let mut faults = Vec::new();
         let config = read(Section::root(table, &mut faults, "docs/configuration.md"));
         check_together(&config, &mut faults);
@@ -514,19 +511,13 @@ fn check_together(config: &NodeConfig, faults: &mut Vec<Fault>) {
             .iter()
             .find(|(_, a)| a == address && a.port() != 0)
         {
-            faults.push(Fault {
-                key: (*key).into(),
-                problem: format!("{address} is also {other}"),
-            });
+            faults.push(Fault::new(*key, format!("{address} is also {other}")));
         }
         if config.dev && !address.ip().is_loopback() {
             let problem = format!(
                 "{address} is not a loopback address; dev = true speaks plaintext and must not leave this machine"
             );
-            faults.push(Fault {
-                key: (*key).into(),
-                problem,
-            });
+            faults.push(Fault::new(*key, problem));
         }
     }
     for (key, address) in [
@@ -537,10 +528,7 @@ fn check_together(config: &NodeConfig, faults: &mut Vec<Fault>) {
             let problem = format!(
                 "{address}: other members are told this address; it must be one of this node's own"
             );
-            faults.push(Fault {
-                key: key.into(),
-                problem,
-            });
+            faults.push(Fault::new(key, problem));
         }
     }
 }

@@ -219,10 +219,20 @@ impl<'f> Section<'f> {
     }
 
     pub(crate) fn fault(&mut self, key: &str, problem: impl Into<String>) {
+        self.faults.push(Fault::new(self.key(key), problem));
+    }
+
+    /// Notes that line `within` of the text of `key` is wrong.
+    pub(crate) fn fault_within(&mut self, key: &str, within: u32, problem: impl Into<String>) {
         self.faults.push(Fault {
-            key: self.key(key),
-            problem: problem.into(),
+            within: Some(within),
+            ..Fault::new(self.key(key), problem)
         });
+    }
+
+    /// How many faults were found so far, in the whole file.
+    pub(crate) fn fault_count(&self) -> usize {
+        self.faults.len()
     }
 
     /// Ends the section: every key that nobody asked for is a fault.

@@ -72,7 +72,10 @@ pub(super) async fn load(
 
 /// The sample site with its ports moved from the default base to `base`.
 fn sample_site(base: u16) -> Result<String, String> {
-    let mut site = Site::parse(SAMPLE_SITE).map_err(|faults| format!("{faults:?}"))?;
+    let mut site = Site::parse(SAMPLE_SITE).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    })?;
     site.map_ports(|port| match port {
         DEFAULT_PORT_BASE..=LAST_PORT => port - DEFAULT_PORT_BASE + base,
         other => other,

@@ -1,10 +1,16 @@
 //! Reading a site document. All faults are found in one reading, each naming its key; unknown keys are refused.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use toml::Table;
 
-use super::{MANUAL, Site};
+use super::{
+    MANUAL, Site,
+    lines::{self, Lines},
+};
 use crate::{
     config::{Fault, reader::Section, units::parse_duration},
     model::{
@@ -20,8 +26,12 @@ use crate::{
         snapshot::DnsPolicy,
         vip::Vip,
     },
-    state::{check, limits, outcome::Refusal, rules},
-    zonefile::{self, Loader, include},
+    state::{
+        check, limits,
+        outcome::{Refusal, RefusalKind},
+        rules,
+    },
+    zonefile::{self, Loader, Severity, include},
 };
 
 /// Largest document, in octets.
@@ -33,41 +43,64 @@ const UPSTREAM_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 impl Site {
     /// Reads a document that stands alone: without `file` keys and `$INCLUDE`, which `bundle` resolves.
     pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
-        let mut faults = Vec::new();
-        let site = read(text, &mut faults);
-        match site {
-            Some(site) if faults.is_empty() => Ok(site),
-            _ => Err(faults),
+        read(text, None).map(|(site, _)| site)
+    }
+}
+
+/// Reads a document; `files` gives what it names, if anybody does. With the site come warnings, a line each.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of its lines.
+pub(super) fn read(
+    text: &str,
+    files: Option<&mut dyn Loader>,
+) -> Result<(Site, Vec<String>), Vec<Fault>> {
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    let site = read_all(text, files, &mut faults, &mut warnings);
+    match site {
+        Some(site) if faults.is_empty() => Ok((site, warnings)),
+        _ => Err(Lines::of(text).put(faults)),
+    }
+}
+
+/// The document as a TOML table; none, with the faults noted, when it is no TOML.
+pub(super) fn table(text: &str, faults: &mut Vec<Fault>) -> Option<Table> {
+    if text.len() > MAX_DOCUMENT {
+        let problem = format!("the document is longer than {MAX_DOCUMENT} octets");
+        faults.push(Fault::new("", problem));
+        return None;
+    }
+    match text.parse::<Table>() {
+        Ok(table) => Some(table),
+        Err(_) => {
+            faults.extend(lines::syntax_faults(text));
+            None
         }
     }
 }
 
-/// The document as a TOML table; none, with the fault noted, when it is no TOML.
-pub(super) fn table(text: &str, faults: &mut Vec<Fault>) -> Option<Table> {
-    let problem = if text.len() > MAX_DOCUMENT {
-        format!("the document is longer than {MAX_DOCUMENT} octets")
-    } else {
-        match text.parse::<Table>() {
-            Ok(table) => return Some(table),
-            Err(error) => error.to_string().trim_end().to_owned(),
-        }
-    };
-    faults.push(Fault {
-        key: String::new(),
-        problem,
-    });
-    None
-}
-
-fn read(text: &str, faults: &mut Vec<Fault>) -> Option<Site> {
+fn read_all(
+    text: &str,
+    mut files: Option<&mut dyn Loader>,
+    faults: &mut Vec<Fault>,
+    warnings: &mut Vec<String>,
+) -> Option<Site> {
     let mut root = Section::root(table(text, faults)?, faults, MANUAL);
     let dns = dns_policy(root.section("dns"));
-    let zones = root.each("zone", "name", zone);
+    let zones = root.each("zone", "name", |section| {
+        // The lifetime of the loader is narrowed for each zone.
+        let files: Option<&mut dyn Loader> = match &mut files {
+            Some(files) => Some(&mut **files),
+            None => None,
+        };
+        zone(section, files, warnings)
+    });
     let forwarders = root.each("forwarder", "suffix", forwarder);
     let pools = root.each("pool", "name", pool);
     let listeners = root.each("listener", "name", listener);
     let vips = root.each("vip", "address", vip);
     root.finish();
+    let sound = faults.is_empty();
     let site = Site {
         dns,
         zones: unique("zone", zones, faults),
@@ -88,10 +121,11 @@ fn read(text: &str, faults: &mut Vec<Fault>) -> Option<Site> {
         ),
         vips: unique("vip", vips.into_iter().map(|v| (v.address, v)), faults),
     };
-    if faults.is_empty() {
-        check_values(&site, faults);
-        check_together(&site, faults);
+    if sound {
+        check_zones(&site, faults);
     }
+    check_values(&site, faults);
+    check_together(&site, faults);
     Some(site)
 }
 
@@ -103,34 +137,70 @@ fn unique<K: Ord + std::fmt::Display, V>(
     let mut map = BTreeMap::new();
     for (key, value) in values {
         if map.contains_key(&key) {
-            faults.push(Fault {
-                key: format!("{kind}[{key}]"),
-                problem: "is given twice".into(),
-            });
+            faults.push(Fault::new(format!("{kind}[{key}]"), "is given twice"));
         }
         map.insert(key, value);
     }
     map
 }
 
+/// The limits of zones, for what `zonefile` finds nothing wrong with.
+fn check_zones(site: &Site, faults: &mut Vec<Fault>) {
+    for (apex, records) in &site.zones {
+        let sound = check::zones::contents(apex, records)
+            .and_then(|()| rules::gather(apex, records))
+            .and_then(|gathered| rules::whole(apex, &gathered));
+        if let Err(refusal) = sound {
+            let problem = format!("{}: {}", refusal.object, refusal.problem);
+            faults.push(Fault::new(format!("zone[{apex}]"), problem));
+        }
+    }
+}
+
 /// The limits and rules that also hold for commands.
 fn check_values(site: &Site, faults: &mut Vec<Fault>) {
-    let zones = site.zones.iter().map(|(apex, records)| {
-        check::zones::contents(apex, records)?;
-        rules::whole(apex, &rules::gather(apex, records)?)
-    });
-    let forwarders = site.forwarders.values().map(check::balancing::forwarder);
-    let pools = site.pools.values().map(check::balancing::pool);
-    let listeners = site.listeners.values().map(check::balancing::listener);
-    let vips = site.vips.values().map(check::balancing::vip);
-    let dns = [check::balancing::dns_policy(&site.dns)];
-    let all = zones
-        .chain(forwarders)
-        .chain(pools)
-        .chain(listeners)
-        .chain(vips)
-        .chain(dns);
-    faults.extend(all.filter_map(Result::err).map(fault_of));
+    let mut hold = |key: String, verdict: Result<(), Refusal>| {
+        faults.extend(verdict.err().map(|refusal| fault_of(key, &refusal)));
+    };
+    hold("dns".into(), check::balancing::dns_policy(&site.dns));
+    for forwarder in site.forwarders.values() {
+        let key = format!("forwarder[{}]", forwarder.suffix);
+        hold(key, check::balancing::forwarder(forwarder));
+    }
+    for listener in site.listeners.values() {
+        let key = format!("listener[{}]", listener.name);
+        hold(key, check::balancing::listener(listener));
+    }
+    for vip in site.vips.values() {
+        hold(format!("vip[{}]", vip.address), check::balancing::vip(vip));
+    }
+    for pool in site.pools.values() {
+        let key = format!("pool[{}]", pool.name);
+        let alone = Pool {
+            backends: Vec::new(),
+            ..pool.clone()
+        };
+        hold(key.clone(), check::balancing::pool(&alone));
+        let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+        for backend in &pool.backends {
+            let key = format!("{key}.backend[{}]", backend.name);
+            hold(key.clone(), check::balancing::backend(&pool.name, backend));
+            let again = |what: &str| {
+                let problem = format!("another backend of the pool has this {what}");
+                let hint = "names and addresses are unique in a pool";
+                Err(Refusal::new(RefusalKind::Conflict, "", problem, hint))
+            };
+            if !names.insert(&backend.name) {
+                hold(key.clone(), again("name"));
+            }
+            if !addresses.insert(backend.address) {
+                hold(key, again("address"));
+            }
+        }
+        if pool.backends.len() > limits::BACKENDS_PER_POOL {
+            hold(key, check::balancing::backends_together(pool));
+        }
+    }
 }
 
 /// What objects say of one another.
@@ -138,10 +208,7 @@ fn check_together(site: &Site, faults: &mut Vec<Fault>) {
     let listeners: Vec<&Listener> = site.listeners.values().collect();
     for (at, listener) in listeners.iter().enumerate() {
         let mut fault = |problem| {
-            faults.push(Fault {
-                key: format!("listener[{}]", listener.name),
-                problem,
-            });
+            faults.push(Fault::new(format!("listener[{}]", listener.name), problem));
         };
         if !site.pools.contains_key(&listener.pool) {
             fault(format!("its pool {} is not in the document", listener.pool));
@@ -159,15 +226,12 @@ fn check_together(site: &Site, faults: &mut Vec<Fault>) {
     }
 }
 
-fn fault_of(refusal: Refusal) -> Fault {
+fn fault_of(key: String, refusal: &Refusal) -> Fault {
     let problem = match refusal.hint.is_empty() {
-        true => refusal.problem,
+        true => refusal.problem.clone(),
         false => format!("{}: {}", refusal.problem, refusal.hint),
     };
-    Fault {
-        key: refusal.object,
-        problem,
-    }
+    Fault::new(key, problem)
 }
 
 fn dns_policy(mut section: Section<'_>) -> DnsPolicy {
@@ -182,71 +246,117 @@ fn dns_policy(mut section: Section<'_>) -> DnsPolicy {
     policy
 }
 
-fn zone(mut section: Section<'_>) -> Option<(Name, Vec<(Name, Rrset)>)> {
+/// A zone, with the records that could be read.
+fn zone(
+    mut section: Section<'_>,
+    files: Option<&mut dyn Loader>,
+    warnings: &mut Vec<String>,
+) -> Option<(Name, Vec<(Name, Rrset)>)> {
     let name = section.required_text("name", None, "the apex of the zone", |t| {
         t.parse().map(Some::<Name>)
     });
-    if section.has("file") {
-        section.fault(
-            "file",
-            "this document came without its files: put the text under `records`",
-        );
-        section.optional_text("file", |_| Ok::<_, String>(()));
+    match (section.has("file"), section.has("records")) {
+        (true, true) => section.fault("file", "is given beside `records`: keep one of them"),
+        (false, false) => {
+            section.fault("records", "missing: expected the records as a master file");
+        }
+        _ => {}
     }
-    let text = section.required_text(
-        "records",
-        String::new(),
-        "the records as a master file",
-        |t| Ok::<_, String>(t.to_owned()),
-    );
-    let records = match name.as_ref().filter(|_| !text.is_empty()) {
-        Some(apex) => records(
+    let taken = |text: &str| Ok::<_, String>(text.to_owned());
+    let file = section.optional_text("file", taken);
+    let text = section.optional_text("records", taken);
+    let records = match (name.as_ref(), file, text) {
+        (Some(apex), _, Some(text)) => records(
             &mut section,
             apex,
             text.as_bytes(),
             "records",
-            &mut include::Nothing,
+            files,
+            warnings,
         ),
-        None => None,
+        (Some(apex), Some(file), None) => match load(&file, files) {
+            Ok((text, loader)) => records(&mut section, apex, &text, &file, Some(loader), warnings),
+            Err(problem) => {
+                section.fault("file", problem);
+                Vec::new()
+            }
+        },
+        _ => Vec::new(),
     };
     section.finish();
-    name.zip(records)
+    Some((name?, records))
 }
 
-/// The records of a master file by owner and type; faults are noted under `key`.
-pub(super) fn records(
+/// The text of a file that a document names.
+fn load<'l>(
+    file: &str,
+    files: Option<&'l mut dyn Loader>,
+) -> Result<(Vec<u8>, &'l mut dyn Loader), String> {
+    let loader =
+        files.ok_or("this document came without its files: put the text under `records`")?;
+    if !include::is_plain(file) {
+        return Err(format!(
+            "{} is no plain file name: only files beside the document are read",
+            quoted(file)
+        ));
+    }
+    match loader.load(file) {
+        Ok(text) => Ok((text, loader)),
+        Err(error) => Err(format!("{file}: {error}")),
+    }
+}
+
+/// The records of a master file by owner and type. `source` is the file, or the key that holds the text; what is wrong with
+/// it is noted under `file` or that key.
+fn records(
     section: &mut Section<'_>,
     apex: &Name,
     text: &[u8],
-    key: &str,
-    loader: &mut dyn Loader,
-) -> Option<Vec<(Name, Rrset)>> {
-    match zonefile::parse(text, apex, key, loader) {
-        Ok(parsed) => {
-            let mut records = parsed.records;
-            records.sort_by(|(a, x), (b, y)| (a, x.rtype()).cmp(&(b, y.rtype())));
-            Some(records)
+    source: &str,
+    files: Option<&mut dyn Loader>,
+    warnings: &mut Vec<String>,
+) -> Vec<(Name, Rrset)> {
+    let key = if source == "records" { source } else { "file" };
+    let nothing: &mut dyn Loader = &mut include::Nothing;
+    let loaded = match zonefile::load(text, Some(apex), source, files.unwrap_or(nothing)) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            section.fault(key, error.to_string());
+            return Vec::new();
         }
-        Err(found) => {
-            for fault in found.list {
-                let problem = match *fault.place.file == *key {
-                    true => format!("line {}: {}", fault.place.line, fault.problem),
-                    false => fault.to_string(),
-                };
-                section.fault(key, problem);
+    };
+    for finding in loaded.report.findings {
+        let problem = match finding.object.as_str() {
+            "" => finding.problem,
+            object => format!("{object}: {}", finding.problem),
+        };
+        let own = finding.place.as_ref().filter(|p| *p.file == *key);
+        let there = finding.place.as_ref().map(|p| format!("{p}: {problem}"));
+        match (finding.severity, own) {
+            (Severity::Warning, _) => {
+                let text = there.unwrap_or(problem);
+                warnings.push(format!("zone[{apex}].{text}"));
             }
-            None
+            (Severity::Error, Some(place)) => section.fault_within(key, place.line, problem),
+            (Severity::Error, None) => section.fault(key, there.unwrap_or(problem)),
         }
     }
+    let mut records = loaded.records;
+    records.sort_by(|(a, x), (b, y)| (a, x.rtype()).cmp(&(b, y.rtype())));
+    records
 }
 
 fn forwarder(mut section: Section<'_>) -> Option<Forwarder> {
     let suffix = section.required_text("suffix", None, "a domain name, or \".\" for all", |t| {
         t.parse().map(Some::<Name>)
     });
+    let before = section.fault_count();
     let upstreams = section.list("upstreams", "an address and port such as \"192.0.2.53:53\"");
+    let known = section.fault_count() == before;
     let timeout = section.text("timeout", UPSTREAM_TIMEOUT, parse_duration);
     section.finish();
+    // How many there would be cannot be judged when some could not be read.
+    known.then_some(())?;
     Some(Forwarder {
         suffix: suffix?,
         upstreams,
@@ -325,6 +435,7 @@ fn backend(mut section: Section<'_>) -> Option<Backend> {
 
 fn listener(mut section: Section<'_>) -> Option<Listener> {
     let name = label(&mut section, "name");
+    let before = section.fault_count();
     let address = section.text("address", ListenAddress::EveryNode, |text| {
         ip(text).map(ListenAddress::Address)
     });
@@ -332,6 +443,7 @@ fn listener(mut section: Section<'_>) -> Option<Listener> {
         section.fault("port", "missing: expected a port from 1 to 65535");
     }
     let port = section.number("port", 1, 1..=u16::MAX);
+    let known = section.fault_count() == before;
     let pool = label(&mut section, "pool");
     let defaults = name
         .zip(pool)
@@ -342,6 +454,8 @@ fn listener(mut section: Section<'_>) -> Option<Listener> {
     let idle_timeout = section.text("idle_timeout", idle, parse_duration);
     let max_connections = section.number("max_connections", connections, 1..=limits::CONNECTIONS);
     section.finish();
+    // Whether it clashes with others cannot be judged when its place could not be read.
+    known.then_some(())?;
     Some(Listener {
         idle_timeout,
         max_connections,

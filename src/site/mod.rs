@@ -7,6 +7,7 @@
 pub mod bundle;
 pub mod document;
 pub mod export;
+mod lines;
 pub mod plan;
 #[cfg(test)]
 mod tests;

@@ -44,7 +44,14 @@ fn site(text: &str) -> Site {
 
 fn faults(text: &str) -> Vec<String> {
     let faults = Site::parse(text).expect_err("faulty");
-    faults.iter().map(ToString::to_string).collect()
+    let unplaced = |fault: &crate::config::Fault| {
+        let text = fault.to_string();
+        match fault.line {
+            Some(line) => text.replacen(&format!("line {line}: "), "", 1),
+            None => text,
+        }
+    };
+    faults.iter().map(unplaced).collect()
 }
 
 #[track_caller]
@@ -262,7 +269,8 @@ address = \"x\"
         "dns.recursion_allowed",
         "zone[bad..name].name",
         "zone[example.].file",
-        "zone[example.].records: line 2: A data",
+        "zone[example.].records: column 10: A data",
+        "zone[example.].records: zone example.: expected NS records",
         "pool[web].policy",
         "pool[web].weight",
         "pool[web].health_check.rise",
@@ -298,22 +306,18 @@ fn objects_are_held_against_one_another() {
         ),
         (
             "[[pool]]\nname = \"p\"\nconnect_timeout = \"2m\"",
-            "pool p: a connect timeout of 120s",
+            "pool[p]: a connect timeout of 120s",
         ),
         (
             "[[forwarder]]\nsuffix = \".\"\nupstreams = []",
-            "forwarder .: 0 upstreams",
+            "forwarder[.]: 0 upstreams",
         ),
         (
             "[[zone]]\nname = \"e.\"\nrecords = '@ 60 NS ns1'",
-            "zone e.: it would have no SOA",
-        ),
-        (
-            "[[zone]]\nname = \"e.\"\nrecords = 'x.org. 60 A 192.0.2.1'",
-            "name x.org.: it does not lie in zone e.",
+            "zone[e.].records: zone e.: expected SOA",
         ),
         ("[[zone]]\nname = \"e.\"", "zone[e.].records: missing"),
-        ("[dns", "TOML parse error"),
+        ("[dns", "this is no TOML"),
         ("zone = 3", "zone: expected [[zone]] tables, found integer"),
     ];
     for (text, expected) in cases {
@@ -352,13 +356,14 @@ fn files_are_put_in_their_place() {
     ]));
     let text = "[[zone]]\nname = \"example.\"\nfile = \"example.zone\"\n";
     let alone = bundle(text, &mut files).expect("the files are there");
-    assert_eq!(site(&alone), site(ZONE));
+    assert_eq!(site(&alone.text), site(ZONE));
 
     let inline = ZONE.replace("ns1 60 A 192.0.2.1", "$include hosts");
     let alone = bundle(&inline, &mut files).expect("the files are there");
-    assert_eq!(site(&alone), site(ZONE));
+    assert_eq!(site(&alone.text), site(ZONE));
 
-    assert_eq!(bundle(SAMPLE, &mut Nothing).as_deref(), Ok(SAMPLE));
+    let same = bundle(SAMPLE, &mut Nothing).expect("it needs no files");
+    assert_eq!(same.text, SAMPLE);
     for (text, key) in [
         (
             "[[zone]]\nname = \"e.\"\nfile = \"../x\"",
@@ -370,17 +375,17 @@ fn files_are_put_in_their_place() {
         ),
         (
             "[[zone]]\nname = \"e.\"\nfile = 3",
-            "zone[e.].file: expected a file name",
+            "zone[e.].file: expected a text",
         ),
         (
             "[[zone]]\nname = \"e.\"\nfile = \"hosts\"\nrecords = ''",
             "zone[e.].file: is given beside",
         ),
-        ("[[zone]]\nfile = \"hosts\"", "zone[].name"),
+        ("[[zone]]\nfile = \"hosts\"", "zone[1].name"),
     ] {
         let found = bundle(text, &mut files).expect_err("faulty");
         assert!(
-            found.iter().any(|f| f.to_string().starts_with(key)),
+            found.iter().any(|f| f.to_string().contains(key)),
             "{key} in {found:?}"
         );
     }
@@ -400,4 +405,80 @@ fn ports_can_be_moved_together() {
         assert!(text.contains(port), "{port}");
     }
     assert_eq!(site(&text), moved);
+}
+
+#[test]
+fn faults_of_every_kind_come_in_one_round_with_their_lines() {
+    let text = "\
+[[zone]]
+name = \"a.test\"
+file = \"../etc/passwd\"
+[[zone]]
+name = \"b.test\"
+records = '''
+@ 60 SOA ns1 admin 7 1 1 1 1
+x 60 A 192.0.2.300
+y 60 A 192.0.2.1
+y 60 CNAME z
+'''
+[[pool]]
+name = \"p\"
+connect_timeout = \"2m\"
+[[pool.backend]]
+name = \"x\"
+address = \"192.0.2.1:1\"
+[[pool.backend]]
+name = \"y\"
+address = \"192.0.2.1:1\"
+weight = 5000
+[[listener]]
+name = \"l\"
+port = 1
+pool = \"none\"
+[[listener]]
+name = \"m\"
+port = 1
+pool = \"p\"
+[[vip]]
+address = \"192.0.2.9\"
+[[vip]]
+address = \"192.0.2.9\"
+";
+    let found = bundle(text, &mut Nothing).expect_err("faulty");
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    for start in [
+        "line 3: zone[a.test].file: ",
+        "line 6: zone[b.test].records: zone b.test.: expected NS",
+        "line 8: zone[b.test].records: column 8: A data",
+        "line 10: zone[b.test].records: y.b.test. CNAME: ",
+        "line 33: vip[192.0.2.9]: is given twice",
+        "line 13: pool[p]: a connect timeout",
+        "line 19: pool[p].backend[y]: another backend",
+        "line 21: pool[p].backend[y].weight: ",
+        "line 23: listener[l]: its pool none",
+        "line 27: listener[m]: listener l has port 1",
+    ] {
+        assert!(
+            found.iter().any(|f| f.starts_with(start)),
+            "{start} in {found:#?}"
+        );
+    }
+    let broken = bundle("a = \nb = 1\n[c\n", &mut Nothing).expect_err("no TOML");
+    assert!(
+        broken[0].to_string().starts_with("line 1: this is no TOML"),
+        "{broken:?}"
+    );
+}
+
+#[test]
+fn data_outside_of_its_zone_is_ignored_with_a_warning() {
+    let text = ZONE.replace("ns1 60 A", "www.example.org. 60 A 192.0.2.2\nns1 60 A");
+    let bundled = bundle(&text, &mut Nothing).expect("fine");
+    assert_eq!(bundled.warnings.len(), 1, "{:?}", bundled.warnings);
+    assert!(
+        bundled.warnings[0].contains("www.example.org. A"),
+        "{:?}",
+        bundled.warnings
+    );
+    assert_eq!(site(&bundled.text), site(ZONE));
 }
