@@ -44,6 +44,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a hand-over may take once the lease is given up. The others elect somebody soon after if it fails.
 const HAND_OVER: Duration = Duration::from_secs(5);
+/// Silence of all others after which a leader waits for no successor. Well above what a busy machine causes.
+const DESERTED: Duration = Duration::from_secs(3);
 
 /// The group was not changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -266,7 +268,15 @@ impl Core {
         loop {
             tokio::time::sleep(self.timing.heartbeat).await;
             let metrics = self.metrics();
-            if metrics.state == ServerState::Leader && self.alive(&metrics).len() <= 1 {
+            let others = metrics
+                .heartbeat
+                .iter()
+                .flatten()
+                .map(|(id, _)| NodeId(*id));
+            let silent = |id| self.silence(&metrics, id).is_none_or(|s| s > DESERTED);
+            if metrics.state == ServerState::Leader
+                && others.filter(|id| *id != self.id).all(silent)
+            {
                 return;
             }
         }
