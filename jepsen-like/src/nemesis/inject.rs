@@ -140,9 +140,7 @@ impl<'a> Nemesis<'a> {
             {
                 let open = self.open.remove(place);
                 self.heal(open)?;
-            } else if is_ending {
-                return Ok(());
-            } else if now >= until && self.open.is_empty() {
+            } else if is_ending || (now >= until && self.open.is_empty()) {
                 return Ok(());
             } else if let Some(next) =
                 coming.next_if(|next| next.at <= now && now < until && self.may_begin(next.kind))
