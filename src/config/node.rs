@@ -1,7 +1,7 @@
 //! `node.toml`: where this node is.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -229,7 +229,7 @@ fn differing_interfaces(
     ours: &BTreeMap<Label, String>,
     other: &BTreeMap<Label, String>,
 ) -> Vec<String> {
-    let all: std::collections::BTreeSet<&Label> = ours.keys().chain(other.keys()).collect();
+    let all: BTreeSet<&Label> = ours.keys().chain(other.keys()).collect();
     all.into_iter()
         .filter(|label| ours.get(*label) != other.get(*label))
         .map(|label| format!("interfaces.{label}"))
@@ -357,6 +357,17 @@ fn read_addresses(mut section: Section<'_>, data_dir: &Path) -> Addresses {
             section.fault(key, format!("{address} is no address of a node; name each address, so that replies leave from the address asked"));
         }
     }
+    for (key, list) in [("service", &service), ("dns", &dns)] {
+        // What `service` has twice would be said again of a `dns` that is a copy of it.
+        if key == "service" || dns != service {
+            for address in repeated(list) {
+                section.fault(
+                    key,
+                    format!("{address} is there more than once; name each address once"),
+                );
+            }
+        }
+    }
     let dns_port = section.number("dns_port", 53, 1..=u16::MAX);
     let vip_dns_port = section.number("vip_dns_port", dns_port, 1..=u16::MAX);
     let stand_in = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -380,6 +391,13 @@ fn read_addresses(mut section: Section<'_>, data_dir: &Path) -> Addresses {
         http,
         socket,
     }
+}
+
+/// What a list has more than once, each once.
+fn repeated(list: &[IpAddr]) -> BTreeSet<IpAddr> {
+    let mut seen = BTreeSet::new();
+    let again = list.iter().filter(|address| !seen.insert(**address));
+    again.copied().collect()
 }
 
 fn read_interfaces(mut section: Section<'_>) -> BTreeMap<Label, String> {
@@ -737,6 +755,27 @@ mod tests {
         ] {
             assert!(keys.contains(&key), "{key} is not among {keys:?}");
         }
+    }
+
+    #[test]
+    fn an_address_is_named_once() {
+        let twice = MINIMAL.replace(
+            "[\"10.0.0.1\"]",
+            "[\"10.0.0.1\", \"fd00::1\", \"10.0.0.1\", \"fd00:0::1\", \"10.0.0.1\"]\ndns = [\"10.0.0.2\", \"10.0.0.2\"]\nspeed = 1",
+        );
+        let faults = NodeConfig::parse(&twice).expect_err("faulty");
+        let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 4, "{told:?}");
+        let expected = [
+            ("addresses.service", "10.0.0.1 is there more than once"),
+            ("addresses.service", "fd00::1 is there more than once"),
+            ("addresses.dns", "10.0.0.2 is there more than once"),
+        ];
+        for ((key, problem), told) in expected.iter().zip(&told) {
+            assert!(told.contains(key) && told.contains(problem), "{told}");
+        }
+        let once = MINIMAL.replace("[\"10.0.0.1\"]", "[\"10.0.0.1\", \"10.0.0.1\"]");
+        assert_eq!(NodeConfig::parse(&once).expect_err("faulty").len(), 1);
     }
 
     #[test]
