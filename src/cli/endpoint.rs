@@ -9,8 +9,9 @@ use std::{
 
 use tonic::transport::Channel;
 
-use super::{Global, exit};
+use super::{Global, cluster::NODE_TOML, exit};
 use crate::{
+    config::node::NodeConfig,
     model::quoted::quoted,
     pki::verify::Expected,
     transport::{
@@ -121,8 +122,10 @@ fn is_loopback(host: &str) -> bool {
 /// The endpoints to try and how to connect to them.
 pub struct Dialer {
     endpoints: Vec<Endpoint>,
-    /// Whether a node is to be expected there: they were named, or its socket is there.
+    /// Whether a node is to be expected there: they were named, or this machine has a node.
     expected: bool,
+    /// They were not named, and this machine has a node of its own.
+    own_node: bool,
     credentials: Option<SharedCredentials>,
 }
 
@@ -130,14 +133,27 @@ impl Dialer {
     /// What the command line and the environment say; where they are silent, what is found on this machine.
     pub fn new(global: &Global) -> Result<Self, Failure> {
         let credentials = credentials(global)?;
-        let (endpoints, expected) = match &global.endpoints {
-            Some(Endpoints(named)) if !named.is_empty() => (named.clone(), true),
-            _ => default_endpoints(),
-        };
-        Ok(Self {
-            endpoints,
-            expected,
-            credentials,
+        let named = global.endpoints.as_ref().map(|Endpoints(named)| named);
+        let own = own_socket(Path::new(NODE_TOML), SOCKETS);
+        Ok(match (named, own) {
+            (Some(named), _) if !named.is_empty() => Self {
+                endpoints: named.clone(),
+                expected: true,
+                own_node: false,
+                credentials,
+            },
+            (_, Some(socket)) => Self {
+                endpoints: vec![Endpoint::Unix(socket)],
+                expected: true,
+                own_node: true,
+                credentials,
+            },
+            (_, None) => Self {
+                endpoints: dev_endpoints(),
+                expected: false,
+                own_node: false,
+                credentials,
+            },
         })
     }
 
@@ -159,6 +175,13 @@ impl Dialer {
 
     /// A failure to connect, with what may be behind it.
     pub fn explained(&self, endpoint: &Endpoint, failure: Failure) -> Failure {
+        if self.own_node {
+            return Failure {
+                problem: format!("this machine's node is not reachable: {}", failure.problem),
+                hint: "start it (`systemctl start pontoon`), run this as a user who may use its socket, or name other nodes with --endpoints".to_owned(),
+                ..failure
+            };
+        }
         let refused =
             failure.problem.contains("refused") || failure.problem.contains("No such file");
         let hint = match endpoint {
@@ -218,18 +241,29 @@ fn no_certificate(endpoint: &Endpoint) -> Failure {
     )
 }
 
-/// The unix socket of this machine's node when there is one, else the nodes of `pontoon dev`; and whether a node is to be
-/// expected there.
-fn default_endpoints() -> (Vec<Endpoint>, bool) {
-    let socket = SOCKETS.iter().map(Path::new).find(|path| path.exists());
-    if let Some(path) = socket {
-        return (vec![Endpoint::Unix(path.to_owned())], true);
+/// The unix socket of this machine's node, when it has one: there is a socket, or a configuration that names it. Whoever
+/// runs a node here means that node, also while it is down, and never by surprise a cluster of `pontoon dev`.
+fn own_socket(config: &Path, sockets: &[&str]) -> Option<PathBuf> {
+    // A directory that may not be looked into is no proof that nothing is there.
+    let there = |path: &Path| path.try_exists().unwrap_or(true);
+    let usual = || sockets.iter().map(PathBuf::from);
+    if !there(config) {
+        return usual().find(|path| there(path));
     }
-    let dev = DEV_PORTS.iter().map(|port| Endpoint::Plain {
+    let named = NodeConfig::load(config).map(|config| config.addresses.socket);
+    named
+        .ok()
+        .or_else(|| usual().find(|path| there(path)))
+        .or_else(|| usual().next())
+}
+
+/// The nodes of `pontoon dev`.
+fn dev_endpoints() -> Vec<Endpoint> {
+    let node = |port: &u16| Endpoint::Plain {
         host: "127.0.0.1".to_owned(),
         port: *port,
-    });
-    (dev.collect(), false)
+    };
+    DEV_PORTS.iter().map(node).collect()
 }
 
 /// Where the administrator's certificate is kept.
@@ -269,6 +303,28 @@ fn load(cert: &Path, key: &Path, ca: &Path) -> Result<SharedCredentials, Failure
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_with_a_node_means_that_node() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        let (config, first, second) = (at("node.toml"), at("a.sock"), at("b.sock"));
+        let text = |path: &Path| path.to_str().expect("plain").to_owned();
+        let (first_text, second_text) = (text(&first), text(&second));
+        let sockets = [first_text.as_str(), second_text.as_str()];
+        let own = || own_socket(&config, &sockets);
+        assert_eq!(own(), None, "neither a socket nor a configuration");
+        fs::write(&second, "").expect("written");
+        assert_eq!(own().as_deref(), Some(second.as_path()));
+        // A configuration is enough, whether the node runs or not.
+        fs::write(&config, "faulty =").expect("written");
+        assert_eq!(own().as_deref(), Some(second.as_path()));
+        fs::remove_file(&second).expect("removed");
+        assert_eq!(own().as_deref(), Some(first.as_path()));
+        let node = "name = \"n\"\ndata_dir = \"/srv/p\"\n[addresses]\nservice = [\"10.0.0.1\"]\nraft = \"10.0.0.1:1\"\napi = \"10.0.0.1:2\"\n";
+        fs::write(&config, node).expect("written");
+        assert_eq!(own(), Some("/srv/p/pontoon.sock".into()));
+    }
 
     #[test]
     fn endpoints_are_read_as_the_contract_says() {
