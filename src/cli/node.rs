@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Context, client::Client, cluster::NODE_TOML, exit, runtime};
 use crate::{
+    consensus::storage::OpenError,
     node,
     wire::{
         error::{Failure, FailureCode},
@@ -86,6 +87,13 @@ struct Checked<'a> {
 impl Run {
     fn run(self, context: &Context) -> Result<(), Failure> {
         let failed = |error: node::NodeError| {
+            if let node::NodeError::Storage(OpenError::Corrupt { place, problem }) = &error {
+                let problem = format!(
+                    "the log in {place} is corrupt: {problem}; what this node acknowledged may be lost"
+                );
+                let hint = "it must not take part under its id again: remove it from the cluster, empty its data directory and join anew; it gets a new id";
+                return exit::invalid("node", problem, hint);
+            }
             let hint = match &error {
                 node::NodeError::Config(_) => "docs/configuration.md describes every key",
                 _ => "correct it, or look whether another node runs here; then start it again",

@@ -17,12 +17,16 @@
 //! chunks in front; the others without it are leftovers of an unfinished write.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     io,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -272,7 +276,7 @@ impl Drop for SledEngine {
     /// sled syncs when it is dropped, and panics when that fails.
     fn drop(&mut self) {
         let db = self.db.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+        if quietly(|| drop(db)).is_err() {
             tracing::error!(log = %self.place(), "the log was not closed cleanly");
         }
     }
@@ -446,10 +450,31 @@ impl From<sled::Error> for Trouble {
     }
 }
 
-/// Runs sled, which may panic when it meets a garbled file.
+/// Runs sled, which may panic when it meets a garbled file. Such a panic is the caller's error to tell, and nobody is shown
+/// its text besides.
 fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(Trouble::corrupt("the storage library panicked")))
+    quietly(work).unwrap_or_else(|_| Err(Trouble::corrupt("the storage library panicked")))
+}
+
+thread_local! {
+    /// This thread's panics are caught and told as errors.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// `catch_unwind` without the text on standard error. Panics of other threads, and this thread's elsewhere, stay loud.
+fn quietly<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| match CAUGHT.get() {
+            true => tracing::debug!(%panic, "the storage library panicked"),
+            false => loud(panic),
+        }));
+    });
+    let before = CAUGHT.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    CAUGHT.set(before);
+    done
 }
 
 /// sled takes a page table that it was still writing when it was killed, or ran out of space, for a garbled one.

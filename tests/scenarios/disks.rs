@@ -153,15 +153,35 @@ fn a_node_with_a_garbled_log_says_so_and_does_not_start() {
         .open(&log)
         .expect("opened");
     let length = file.metadata().expect("its size").len();
-    for at in (0..length).step_by(600) {
-        file.write_all_at(&[0xa5; 24], at).expect("written");
-    }
+    let whole = fs::read(&log).expect("read");
+    let garble = || {
+        for at in (0..length).step_by(600) {
+            file.write_all_at(&[0xa5; 24], at).expect("written");
+        }
+    };
+    let truncate = |length: u64| {
+        file.write_all_at(&whole, 0).expect("written");
+        file.set_len(length).expect("cut");
+    };
+    // The file is longer than what was written to it.
+    let written = whole.iter().rposition(|octet| *octet != 0);
+    let written = written.map_or(0, |last| last as u64);
+    let harms: [&dyn Fn(); 4] = [
+        &garble,
+        &|| truncate(written / 2),
+        &|| truncate(written - 600),
+        &|| truncate(0),
+    ];
     let config = set.configs[2].clone();
-    let third = set.namespace.start_node(&config);
-    set.namespace.wait_node(third);
-    let told = fs::read_to_string(config.with_extension("log")).expect("its log");
-    assert!(told.contains("join anew"), "{told}");
-    assert!(told.contains("three-node/n3"), "{told}");
+    for (number, harm) in harms.iter().enumerate() {
+        harm();
+        let third = set.namespace.start_node(&config);
+        set.namespace.wait_node(third);
+        let told = fs::read_to_string(config.with_extension("log")).expect("its log");
+        assert!(told.contains("join anew"), "harm {number}: {told}");
+        assert!(told.contains("three-node/n3"), "harm {number}: {told}");
+        assert!(!told.contains("panicked"), "harm {number}: {told}");
+    }
     // The others do not mind.
     set.set_record("more");
 }
