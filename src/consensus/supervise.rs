@@ -174,6 +174,10 @@ fn enter(core: &Core, next: Recovery) {
     match next {
         Recovery::Current => tracing::info!("the state is confirmed by a leader"),
         Recovery::Stale => tracing::warn!("no leader confirms the state: it is served as stale"),
+        // Somebody wanted it so: it is news, not a fault.
+        Recovery::Stopped(reason @ StopReason::Removed) => {
+            tracing::warn!(%reason, "this node serves no longer")
+        }
         Recovery::Stopped(reason) => tracing::error!(%reason, "this node may serve no longer"),
         Recovery::Recovering => tracing::info!("waiting for a leader"),
     }
@@ -215,7 +219,7 @@ fn note(core: &Core, id: NodeId, answer: Result<PeerReport, CallError>) {
             if matches!(error, CallError::Refused { removed: true, .. })
                 && core.removed.send_if_modified(set)
             {
-                tracing::error!(%error, reason = %StopReason::Removed, "a peer says that this node was removed");
+                tracing::warn!(%error, reason = %StopReason::Removed, "a peer says that this node was removed");
             }
             lock(&core.peers).note_silence(id, error.to_string());
         }

@@ -36,7 +36,8 @@ use crate::{
     api::Api,
     config::{ConfigError, node::NodeConfig},
     consensus::{
-        Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, Recovery, StartError, Timing,
+        Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, Recovery, StartError,
+        StopReason, Timing,
         storage::{OpenError, Storage, StorageOptions},
         types,
     },
@@ -329,11 +330,15 @@ impl Node {
         tokio::select! {
             // Each of these only watches; nothing is lost when one ends the others.
             ended = recovery.wait_for(|recovery| !recovery.serves()) => {
-                let why = match ended.as_deref() {
-                    Ok(Recovery::Stopped(reason)) => reason.to_string(),
-                    _ => "consensus has ended".to_owned(),
-                };
-                tracing::error!(why, "DNS and listeners end: the state may be served no longer");
+                match ended.as_deref() {
+                    Ok(Recovery::Stopped(reason @ StopReason::Removed)) => {
+                        tracing::warn!(why = %reason, "DNS and listeners end");
+                    }
+                    Ok(Recovery::Stopped(reason)) => {
+                        tracing::error!(why = %reason, "DNS and listeners end: the state may be served no longer");
+                    }
+                    _ => tracing::error!(why = "consensus has ended", "DNS and listeners end"),
+                }
             }
             () = self.stop.cancelled() => tracing::info!("stopping"),
             () = releases => {}
