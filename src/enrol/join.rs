@@ -23,6 +23,7 @@ use crate::{
     model::node::{ClusterId, NodeId},
     pki::{PkiError, authority, token::Token},
     transport::{connect, credentials::CredentialsError},
+    wire::error::{Failure, FailureCode},
 };
 
 /// Why this machine did not become a member.
@@ -47,8 +48,8 @@ pub enum JoinError {
     },
     #[error("no member could be reached: {0}")]
     Unreachable(String),
-    #[error("member {peer} refused: {reason}")]
-    Refused { peer: SocketAddr, reason: String },
+    #[error("member {peer} refused: {failure}")]
+    Refused { peer: SocketAddr, failure: Failure },
     #[error("the answer of member {peer} cannot be used: {problem}")]
     Answer { peer: SocketAddr, problem: String },
 }
@@ -178,6 +179,9 @@ async fn ask(
 /// Tells a member that could not be reached from one that said no.
 fn refusal(peer: SocketAddr, status: &tonic::Status) -> JoinError {
     use std::error::Error;
+    if let Some(failure) = Failure::from_details(status.details()) {
+        return JoinError::Refused { peer, failure };
+    }
     let mut reason = status.message().to_owned();
     let mut source = status.source();
     while let Some(cause) = source {
@@ -186,7 +190,10 @@ fn refusal(peer: SocketAddr, status: &tonic::Status) -> JoinError {
     }
     match status.code() {
         tonic::Code::Unavailable | tonic::Code::Unknown => JoinError::Unreachable(reason),
-        _ => JoinError::Refused { peer, reason },
+        _ => JoinError::Refused {
+            peer,
+            failure: Failure::new(FailureCode::PermissionDenied, "join", reason, ""),
+        },
     }
 }
 

@@ -162,6 +162,23 @@ fn strangers_are_refused_with_the_reason() {
         ],
     );
     assert!(used.code == 1 && used.stderr.contains("used"), "{used:?}");
+    // A name that is taken is not the token's fault: what helps is named.
+    let text = std::fs::read_to_string(set.config(3)).expect("a file of the set");
+    let named = text.replace("name = \"n3\"", "name = \"n1\"");
+    assert_ne!(text, named);
+    let path = set.namespace.home().join("taken.toml");
+    std::fs::write(&path, named).expect("written");
+    let token = set.token();
+    let peer = ["--peer", &set.endpoints[0], "--config"];
+    let join = [&["cluster", "join", "--token", &token], &peer[..]].concat();
+    let taken = set
+        .namespace
+        .run("", &[&join[..], &[path.to_str().expect("a path")]].concat());
+    assert_eq!(taken.code, 1, "{taken:?}");
+    for text in ["node 1 has this name", "another `name`", "cluster remove 1"] {
+        assert!(taken.stderr.contains(text), "{text}: {taken:?}");
+    }
+    assert!(!taken.stderr.contains("token create"), "{taken:?}");
     let without_certificate = set
         .namespace
         .command(crate::support::PONTOON)
@@ -210,6 +227,12 @@ fn five_nodes_come_and_go_and_no_write_is_lost() {
         .run(&set.endpoints[leader - 1], &["cluster", "leave"]);
     assert_eq!(left.code, 0, "{}", left.stderr);
     set.namespace.wait_node(processes[leader - 1]);
+    let log = set.configs[leader - 1].with_extension("log");
+    let told = std::fs::read_to_string(log).expect("its log");
+    assert!(
+        !told.contains(" ERROR "),
+        "a wanted leave is no fault: {told}"
+    );
     set.wait_voters(4);
     write(&set, &mut written);
 

@@ -89,18 +89,23 @@ impl Work<'_> {
         let cluster = Arc::make_mut(&mut self.next.cluster);
         let object = || member_object(&new.name);
         for member in cluster.members.values() {
-            let taken = if member.name == new.name {
-                format!("node {} has this name", member.id)
+            let (taken, key) = if member.name == new.name {
+                (format!("node {} has this name", member.id), "name")
             } else if member.raft_address == new.raft_address {
-                format!("node {} has address {}", member.id, member.raft_address)
+                let taken = format!("node {} has address {}", member.id, member.raft_address);
+                (taken, "addresses.raft")
             } else {
                 continue;
             };
+            let hint = format!(
+                "give this node another `{key}` in its node.toml; if it replaces node {id}, run `pontoon cluster remove {id}` first",
+                id = member.id
+            );
             return Err(Refusal::new(
                 RefusalKind::AlreadyExists,
                 object(),
                 taken,
-                "remove that node first if this one replaces it, or take another name and address",
+                hint,
             ));
         }
         if cluster.members.len() >= limits::MEMBERS {
