@@ -53,6 +53,11 @@ impl Dev {
             dev::DevError::Nodes(_) | dev::DevError::PortBase(_) => {
                 exit::wrong_argument("dev", error, "`pontoon dev --help` shows the options")
             }
+            dev::DevError::Ended { .. } => exit::invalid(
+                "dev",
+                error,
+                "mend what it says; another --dir begins with new nodes",
+            ),
             other => exit::invalid(
                 "dev",
                 other,

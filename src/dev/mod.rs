@@ -12,7 +12,8 @@ mod seed;
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Read, Seek},
     net::{SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -87,6 +88,14 @@ pub enum DevError {
     Start { node: u16, source: io::Error },
     #[error("not every node answered within {READY_TIMEOUT:?}: {problem}; see the logs in {}", dir.display())]
     NotReady { problem: String, dir: PathBuf },
+    #[error("node {node} ended before it served ({how}); {last}its log is {}", log.display())]
+    Ended {
+        node: u16,
+        how: String,
+        /// The last line it wrote, as part of a sentence; may be empty.
+        last: String,
+        log: PathBuf,
+    },
     #[error("the sample site was not loaded: {0}")]
     Seed(String),
     #[error(transparent)]
@@ -330,8 +339,9 @@ impl Dev {
             ready = self.make_ready() => ready?,
             // Only the wait for the nodes' ends is dropped; their processes go on.
             (node, how) = first_end(nodes) => {
-                let problem = format!("node {node} ended: {how}");
-                return Err(DevError::NotReady { problem, dir: self.layout.dir.clone() });
+                let log = self.layout.node_dir(node).join("log");
+                let last = last_words(&log).map(|line| format!("it wrote last: {line}; "));
+                return Err(DevError::Ended { node, how, last: last.unwrap_or_default(), log });
             }
         }
         self.announce(nodes);
@@ -432,6 +442,23 @@ async fn first_end(nodes: &mut HashMap<u16, NodeProcess>) -> (u16, String) {
         Some(end) => end,
         None => std::future::pending().await,
     }
+}
+
+/// What a log says last of why the node ended, cut to a readable length: its error, or else its last line.
+fn last_words(log: &Path) -> Option<String> {
+    const MOST: usize = 400;
+    const TAIL: u64 = 8 << 10;
+    let mut file = fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(TAIL)))
+        .ok()?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail);
+    let mut lines = tail.lines().rev().filter(|line| !line.trim().is_empty());
+    let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
+    let line = error.or_else(|| lines.next())?;
+    Some(line.trim().chars().take(MOST).collect())
 }
 
 async fn stop_all(nodes: HashMap<u16, NodeProcess>) {
