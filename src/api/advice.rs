@@ -90,23 +90,32 @@ impl Api {
         command: &Command,
         deadline: Instant,
     ) -> Result<Vec<String>, Failure> {
-        let first = self.advise_on(&group.state(), command, deadline).await;
+        let state = group.state();
+        if state.outcome_of(command.request).is_some() {
+            return Ok(Vec::new());
+        }
+        let first = self.advise_on(&state, &command.changes, deadline).await;
         if first.is_ok() {
             return first;
         }
         // This node may be behind, or the batch a retry of one that was applied: neither must be called a refusal.
         group.catch_up(deadline).await?;
-        self.advise_on(&group.state(), command, deadline).await
+        let state = group.state();
+        if state.outcome_of(command.request).is_some() {
+            return Ok(Vec::new());
+        }
+        self.advise_on(&state, &command.changes, deadline).await
     }
 
-    async fn advise_on(
+    /// The same for changes to `state` that nobody proposes yet.
+    pub(super) async fn advise_on(
         &self,
         state: &Arc<State>,
-        command: &Command,
+        changes: &[Change],
         deadline: Instant,
     ) -> Result<Vec<String>, Failure> {
-        let intent = Intent::of(state, &command.changes);
-        if intent.is_empty() || state.outcome_of(command.request).is_some() {
+        let intent = Intent::of(state, changes);
+        if intent.is_empty() {
             return Ok(Vec::new());
         }
         let own = self.node().report().service_addresses;
@@ -139,13 +148,17 @@ fn judge(
     services: &Services,
 ) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
+    let mut refused = Vec::new();
     for listener in &intent.listeners {
-        port_is_free(state, intent, listener, own, reserved)?;
+        refused.extend(port_is_free(state, intent, listener, own, reserved).err());
         if let ListenAddress::Address(ip) = listener.address
             && !intent.vips.contains(&ip)
             && !own.contains(&ip)
         {
-            warnings.extend(somebody_has(listener, ip, services)?);
+            match somebody_has(listener, ip, services) {
+                Ok(doubt) => warnings.extend(doubt),
+                Err(failure) => refused.push(failure),
+            }
         }
     }
     let others = state.snapshot().listeners.values();
@@ -154,11 +167,33 @@ fn judge(
             ListenAddress::EveryNode => !intent.new_vips.is_empty(),
             ListenAddress::Address(ip) => intent.new_vips.contains(&ip),
         };
-        if meets {
-            port_is_free(state, intent, listener, own, reserved)?;
+        if meets && !intent.listeners.iter().any(|l| l.name == listener.name) {
+            refused.extend(port_is_free(state, intent, listener, own, reserved).err());
         }
     }
-    Ok(warnings)
+    match together(refused) {
+        None => Ok(warnings),
+        Some(failure) => Err(failure),
+    }
+}
+
+/// One failure as it is; several as one, a line each.
+fn together(mut failures: Vec<Failure>) -> Option<Failure> {
+    let first = failures.first()?;
+    if failures.len() == 1 {
+        return failures.pop();
+    }
+    let lines = failures
+        .iter()
+        .map(|f| format!("{f} ({})", f.hint))
+        .collect::<Vec<_>>()
+        .join("\n");
+    Some(Failure::new(
+        first.code,
+        format!("{} listeners", failures.len()),
+        format!("nothing could answer there\n{lines}"),
+        "correct them, and try again",
+    ))
 }
 
 /// Whether this node needs none of the listener's addresses for itself, and no member has it for its peers or API.
@@ -399,6 +434,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_refusal_is_told_at_once() {
+        let named = |name: &str, port| {
+            let address = ListenAddress::EveryNode;
+            let listener =
+                Listener::new(name.parse().unwrap(), address, port, "p".parse().unwrap());
+            Change::PutListener {
+                listener,
+                create: true,
+            }
+        };
+        let known = Services::from([(NodeId(1), Some(vec![ip("10.0.0.1")]))]);
+        let failure = judged(&[named("a", 53), named("b", 80), named("c", 7401)], &known)
+            .expect_err("two are refused");
+        assert_eq!(failure.object, "2 listeners");
+        let lines: Vec<&str> = failure.problem.lines().collect();
+        assert_eq!(lines.len(), 3, "{failure}");
+        assert!(lines[1].starts_with("listener a: DNS"), "{failure}");
+        assert!(lines[2].starts_with("listener c: the API"), "{failure}");
     }
 
     #[test]

@@ -76,8 +76,13 @@ impl Api {
     ) -> Result<Pages<v1::SitePlanPage>, Failure> {
         let (_, site) = receive(upload).await?;
         let (state, header) = self.read(v1::Consistency::Local.into(), deadline).await?;
-        let plan = compare(&state, &site).await?;
-        let changes = plan.differences.into_iter().map(difference).collect();
+        let Plan {
+            differences,
+            changes,
+        } = compare(&state, &site).await?;
+        // What apply refuses for the sake of addresses that nodes need, plan refuses too.
+        let mut warnings = self.advise_on(&state, &changes, deadline).await?;
+        let changes = differences.into_iter().map(difference).collect();
         let pages = pages::cut(changes, |change: &v1::SiteChange| {
             64 + change.object.len() + change.details.iter().map(String::len).sum::<usize>()
         });
@@ -85,6 +90,7 @@ impl Api {
         let pages = pages.into_iter().map(|changes| v1::SitePlanPage {
             header: header.take(),
             changes,
+            warnings: std::mem::take(&mut warnings),
         });
         Ok(ready(pages.collect()))
     }

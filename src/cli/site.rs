@@ -123,6 +123,9 @@ impl Plan {
             })
             .await?;
         let header = pages.first().and_then(|p| p.header).unwrap_or_default();
+        if let Some(first) = pages.first() {
+            warn(&first.warnings);
+        }
         let changes = pages.into_iter().flat_map(|p| p.changes);
         let planned = Planned {
             revision: header.revision,

@@ -44,9 +44,12 @@ fn a_listener_never_gets_what_the_node_needs() {
         dev.base
     );
     std::fs::write(&planned, exported + &listener).expect("written");
-    let refused = dev.run(&["apply", "-f", planned.to_str().expect("a path")]);
-    assert_eq!(refused.code, 1, "{refused:?}");
-    assert!(refused.stderr.contains("DNS has port"), "{refused:?}");
+    // What apply refuses, plan shows.
+    for command in ["plan", "apply"] {
+        let refused = dev.run(&[command, "-f", planned.to_str().expect("a path")]);
+        assert_eq!(refused.code, 1, "{refused:?}");
+        assert!(refused.stderr.contains("DNS has port"), "{refused:?}");
+    }
     // On the node that has the address, and on no other.
     let created = create(&["--port", &port(401), "--address", "127.0.53.2"]);
     assert_eq!(created.code, 0, "{created:?}");
@@ -64,6 +67,32 @@ fn a_listener_never_gets_what_the_node_needs() {
     assert_eq!(warned.code, 0, "{warned:?}");
     assert!(warned.stderr.contains("is never asked"), "{warned:?}");
     dev.stop();
+}
+
+#[test]
+fn dev_says_which_node_ended_at_once() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("d");
+    Dev::start(&data, 3, &["--empty"]).stop();
+    std::fs::write(data.join("n2/data/identity.toml"), "garbled =").expect("written");
+    let ended = Command::new(PONTOON)
+        .args(["dev", "--dir"])
+        .arg(&data)
+        .stdin(Stdio::null())
+        .output()
+        .expect("`pontoon dev` runs");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success(), "{said}");
+    let log = data.join("n2/log");
+    for text in [
+        "node 2 ended before it served (exit status: 1)",
+        "identity.toml",
+        log.to_str().expect("a path"),
+    ] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    assert!(!said.contains("within 60s"), "{said}");
 }
 
 #[test]
