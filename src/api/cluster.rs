@@ -289,15 +289,17 @@ fn gathered(reports: &BTreeMap<u64, &v1::NodeStatusReply>) -> Vec<String> {
         .collect()
 }
 
-/// Nodes that hold different states at one revision: a fault of the program, or of a machine.
+/// Nodes that hold different states at one log index: a fault of the program, or of a machine. At one revision they may
+/// honestly differ, since a refused command is remembered and moves no revision.
 fn differing_hashes(nodes: &[v1::NodeSummary]) -> Option<String> {
     let mut at: BTreeMap<u64, &v1::NodeSummary> = BTreeMap::new();
     for node in nodes.iter().filter(|n| !n.state_hash.is_empty()) {
-        let first = at.entry(node.hash_revision).or_insert(node);
+        let Some(index) = node.applied else { continue };
+        let first = at.entry(index).or_insert(node);
         if first.state_hash != node.state_hash {
             return Some(format!(
-                "nodes {} and {} hold different states at revision {}: remove one of them and join it anew, and report this",
-                first.id, node.id, node.hash_revision
+                "nodes {} and {} hold different states at log index {index}: remove one of them and join it anew, and report this",
+                first.id, node.id
             ));
         }
     }
@@ -380,17 +382,17 @@ pub(super) fn internal(error: impl std::fmt::Display) -> Failure {
 mod tests {
     use super::*;
 
-    fn node(id: u64, revision: u64, hash: u8) -> v1::NodeSummary {
+    fn node(id: u64, applied: u64, hash: u8) -> v1::NodeSummary {
         v1::NodeSummary {
             id,
-            hash_revision: revision,
+            applied: Some(applied),
             state_hash: vec![hash; 16].into(),
             ..v1::NodeSummary::default()
         }
     }
 
     #[test]
-    fn only_hashes_of_one_revision_are_compared() {
+    fn only_hashes_of_one_log_index_are_compared() {
         assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 8, 2)]), None);
         assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 7, 1)]), None);
         let alarm = differing_hashes(&[node(1, 7, 1), node(2, 8, 1), node(3, 7, 2)]);

@@ -36,11 +36,16 @@ pub trait Group: Send + Sync + 'static {
     /// Waits until this node's state holds everything that had been acknowledged anywhere before the call.
     async fn catch_up(&self, deadline: Instant) -> Result<(), Failure>;
 
+    /// The newest state that is durable here, and its log index.
+    fn applied(&self) -> Applied;
+
     /// The newest state that is durable here.
-    fn state(&self) -> Arc<State>;
+    fn state(&self) -> Arc<State> {
+        self.applied().state
+    }
 
     /// Waits for a state newer than `revision`; none when the node stops.
-    async fn state_after(&self, revision: u64) -> Option<Arc<State>>;
+    async fn applied_after(&self, revision: u64) -> Option<Applied>;
 
     /// Who leads and who follows, as far as this node knows.
     fn standing(&self) -> Standing;
@@ -58,6 +63,13 @@ pub trait Group: Send + Sync + 'static {
     async fn remove(&self, id: NodeId, deadline: Instant) -> Result<bool, Failure>;
 }
 
+/// A state and the log index it is of, taken as one: whoever compares states compares them at one index.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub index: u64,
+    pub state: Arc<State>,
+}
+
 /// This node's place in its Raft group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -67,8 +79,6 @@ pub struct Standing {
     /// `leader`, `follower`, `candidate`, `learner`, `starting` or `failed`.
     pub role: &'static str,
     pub voters: BTreeSet<NodeId>,
-    /// Log index this node has applied.
-    pub applied: u64,
     /// It serves state that it recovered without a leader.
     pub stale: bool,
     /// Why consensus does not work here; empty: it does.

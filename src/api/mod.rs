@@ -104,6 +104,8 @@ impl Api {
         incoming: Incoming,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), tonic::transport::Error> {
+        let mut background = tokio::task::JoinSet::new();
+        background.spawn(self.clone().keep_watch_log());
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -113,6 +115,21 @@ impl Api {
             .add_routes(self.routes())
             .serve_with_incoming_shutdown(incoming, stop)
             .await
+    }
+
+    /// Has changes kept for watchers as soon as this node has caught up: before, it repeats what others told long ago.
+    async fn keep_watch_log(self) {
+        const LOOK_EVERY: Duration = Duration::from_millis(200);
+        loop {
+            if let Some(group) = self.0.node.group() {
+                let role = group.standing().role;
+                if ["leader", "follower", "learner"].contains(&role) {
+                    self.0.watch_log.of(&group);
+                    return;
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// All services.

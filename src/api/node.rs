@@ -114,7 +114,8 @@ impl Api {
         } = self.node().report();
         let group = self.0.node.group();
         let standing = group.as_ref().map(|g| g.standing()).unwrap_or_default();
-        let state = group.map(|g| g.state());
+        // Index and hash of one state: taken apart, another entry could come between.
+        let applied = group.map(|g| g.applied());
         let id = standing.id.0;
         let problems: Vec<&str> = std::iter::once(standing.problem.as_str())
             .filter(|p| !p.is_empty())
@@ -133,15 +134,13 @@ impl Api {
                 "" => "starting".to_owned(),
                 role => role.to_owned(),
             },
-            applied: state.as_ref().map(|_| standing.applied),
+            applied: applied.as_ref().map(|a| a.index),
             lag: None,
             address: api_address.map(|a| a.to_string()).unwrap_or_default(),
             raft_address: raft_address.map(|a| a.to_string()).unwrap_or_default(),
-            state_hash: state
-                .as_ref()
-                .map(|s| bytes::Bytes::copy_from_slice(&s.hash()))
+            state_hash: applied
+                .map(|a| bytes::Bytes::copy_from_slice(&a.state.hash()))
                 .unwrap_or_default(),
-            hash_revision: state.as_ref().map_or(0, |s| s.revision()),
             stale: standing.stale,
             pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use super::{
     Api,
     group::{
-        BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, NodeControl,
+        Applied, BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, NodeControl,
         NodeReport, Reloaded, Standing,
     },
 };
@@ -37,7 +37,7 @@ use crate::{
 
 /// A group whose log is a counter.
 pub struct MemoryGroup {
-    states: watch::Sender<Arc<State>>,
+    states: watch::Sender<Applied>,
     applying: Mutex<()>,
     /// How many of the next proposals find no leader.
     pub leaderless: AtomicU32,
@@ -74,7 +74,10 @@ impl MemoryGroup {
         let outcome = state.apply(1, &command);
         assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
         Arc::new(Self {
-            states: watch::Sender::new(Arc::new(state)),
+            states: watch::Sender::new(Applied {
+                index: 1,
+                state: Arc::new(state),
+            }),
             applying: Mutex::new(()),
             leaderless: AtomicU32::new(0),
             lossy: AtomicU32::new(0),
@@ -90,9 +93,13 @@ impl MemoryGroup {
 
     fn apply(&self, command: &Command) -> Outcome {
         let _guard = self.applying.lock().expect("no test panics while applying");
-        let mut state = self.state().as_ref().clone();
-        let outcome = state.apply(state.revision() + 1, command);
-        self.states.send_replace(Arc::new(state));
+        let Applied { index, state } = self.applied();
+        let mut state = state.as_ref().clone();
+        let outcome = state.apply(index + 1, command);
+        self.states.send_replace(Applied {
+            index: index + 1,
+            state: Arc::new(state),
+        });
         outcome
     }
 }
@@ -125,14 +132,16 @@ impl Group for MemoryGroup {
         Ok(())
     }
 
-    fn state(&self) -> Arc<State> {
+    fn applied(&self) -> Applied {
         self.states.borrow().clone()
     }
 
-    async fn state_after(&self, revision: u64) -> Option<Arc<State>> {
+    async fn applied_after(&self, revision: u64) -> Option<Applied> {
         let mut states = self.states.subscribe();
-        let newer = states.wait_for(|state| state.revision() > revision).await;
-        newer.ok().map(|state| Arc::clone(&state))
+        let newer = states
+            .wait_for(|applied| applied.state.revision() > revision)
+            .await;
+        newer.ok().map(|applied| applied.clone())
     }
 
     fn standing(&self) -> Standing {
@@ -142,7 +151,6 @@ impl Group for MemoryGroup {
             term: 1,
             role: "leader",
             voters: [NodeId(1)].into(),
-            applied: self.state().revision(),
             stale: false,
             problem: String::new(),
         }

@@ -205,7 +205,9 @@ async fn a_watcher_sees_the_state_and_then_each_change() {
                 changed_later = true;
             }
             Kind::CaughtUp(caught_up) => {
-                assert_eq!(caught_up.state_hash, served.group.state().hash().to_vec());
+                let super::group::Applied { index, state } = served.group.applied();
+                assert_eq!(caught_up.applied, index);
+                assert_eq!(caught_up.state_hash, state.hash().to_vec());
                 break event.revision;
             }
             Kind::Compacted(_) => panic!("nothing was lost"),

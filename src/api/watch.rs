@@ -11,7 +11,7 @@ use super::{
     admin::Pages,
     admit,
     caller::Caller,
-    group::Group,
+    group::{Applied, Group},
     watch_log::{Pending, Shared, between},
 };
 use crate::{
@@ -106,29 +106,33 @@ impl Watcher {
             Pending::Compacted(oldest) => hash = Some(self.send_everything(oldest).await?),
             Pending::Steps(steps) => {
                 for step in steps {
-                    for change in &step.changes {
-                        self.send(step.revision, Kind::Change(change.clone()))
+                    let mut changes = step.changes.iter().peekable();
+                    while let Some(change) = changes.next() {
+                        let is_last = changes.peek().is_none();
+                        self.send_part(step.revision, Kind::Change(change.clone()), is_last)
                             .await?;
                     }
                     self.at = step.revision;
-                    hash = Some(step.state_hash);
+                    hash = Some((step.applied, step.state_hash));
                 }
             }
         }
         let hash = hash.or_else(|| {
-            let state = self.group.state();
-            (state.revision() == self.at).then(|| state.hash())
+            let Applied { index, state } = self.group.applied();
+            (state.revision() == self.at).then(|| (index, state.hash()))
         });
-        let caught_up = v1::WatchCaughtUp {
-            state_hash: hash
-                .map(|h| bytes::Bytes::copy_from_slice(&h))
-                .unwrap_or_default(),
-        };
-        self.send(self.at, Kind::CaughtUp(caught_up)).await
+        let caught_up = hash.map_or_else(v1::WatchCaughtUp::default, |(applied, hash)| {
+            v1::WatchCaughtUp {
+                state_hash: bytes::Bytes::copy_from_slice(&hash),
+                applied,
+            }
+        });
+        self.send_part(self.at, Kind::CaughtUp(caught_up), true)
+            .await
     }
 
-    async fn send_everything(&mut self, oldest: u64) -> Result<[u8; 16], Gone> {
-        let state = self.group.state();
+    async fn send_everything(&mut self, oldest: u64) -> Result<(u64, [u8; 16]), Gone> {
+        let Applied { index, state } = self.group.applied();
         let revision = state.revision();
         if oldest > 0 {
             let compacted = v1::WatchCompacted { oldest };
@@ -154,13 +158,18 @@ impl Watcher {
             }
         }
         self.at = revision;
-        Ok(state.hash())
+        Ok((index, state.hash()))
     }
 
     async fn send(&self, revision: u64, kind: Kind) -> Result<(), Gone> {
+        self.send_part(revision, kind, false).await
+    }
+
+    async fn send_part(&self, revision: u64, kind: Kind, complete: bool) -> Result<(), Gone> {
         let event = v1::WatchEvent {
             revision,
             kind: Some(kind),
+            complete,
         };
         self.sender.send(Ok(event)).await.map_err(|_| Gone)
     }

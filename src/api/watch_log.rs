@@ -5,13 +5,15 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    time::Duration,
 };
 
+use imbl::ordmap::DiffItem;
 use pontoon_proto::v1;
 use prost::Message;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::group::Group;
+use super::group::{Applied, Group};
 use crate::{
     model::{snapshot::Snapshot, zone::Zone},
     state::{
@@ -29,12 +31,18 @@ const SETS_PER_EVENT: usize = 500;
 /// What changed at one revision.
 pub struct Step {
     pub revision: u64,
+    /// Log index of the state after it, and that state's hash.
+    pub applied: u64,
     pub state_hash: [u8; 16],
     pub changes: Vec<v1::WatchChange>,
     octets: usize,
 }
 
-/// The log and the task that fills it, started with the first watcher.
+/// How long the log gathers changes into one step while nobody watches. A watcher whose node went finds here what changed
+/// since; a step for each change would cost every write something for nobody.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// The log and the task that fills it, started with the node: a watcher that comes from another node resumes here.
 #[derive(Default)]
 pub struct WatchLog(OnceLock<Arc<Shared>>);
 
@@ -42,6 +50,8 @@ pub struct WatchLog(OnceLock<Arc<Shared>>);
 pub struct Shared {
     steps: Mutex<Steps>,
     newest: watch::Sender<u64>,
+    /// A watcher has come.
+    came: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -63,13 +73,14 @@ impl WatchLog {
     /// The log, begun at the group's present state when this is the first call.
     pub fn of(&self, group: &Arc<dyn Group>) -> Arc<Shared> {
         let shared = self.0.get_or_init(|| {
-            let state = group.state();
+            let Applied { state, .. } = group.applied();
             let shared = Arc::new(Shared {
                 steps: Mutex::new(Steps {
                     from: state.revision(),
                     ..Steps::default()
                 }),
                 newest: watch::Sender::new(state.revision()),
+                came: Arc::default(),
             });
             // Ends when the group ends, or when the log is dropped with the API.
             tokio::spawn(follow(Arc::clone(group), state, Arc::downgrade(&shared)));
@@ -82,6 +93,7 @@ impl WatchLog {
 impl Shared {
     /// Tells the newest revision, now and whenever it moves.
     pub fn newest(&self) -> watch::Receiver<u64> {
+        self.came.notify_waiters();
         self.newest.subscribe()
     }
 
@@ -93,6 +105,15 @@ impl Shared {
         }
         let newer = steps.kept.iter().filter(|step| step.revision > revision);
         Pending::Steps(newer.cloned().collect())
+    }
+
+    /// Forgets what there is: changes are known from `revision` on.
+    fn skip(&self, revision: u64) {
+        *self.steps() = Steps {
+            from: revision,
+            ..Steps::default()
+        };
+        self.newest.send_replace(revision);
     }
 
     fn push(&self, step: Step) {
@@ -117,19 +138,51 @@ impl Shared {
 }
 
 async fn follow(group: Arc<dyn Group>, mut last: Arc<State>, shared: Weak<Shared>) {
-    while let Some(next) = group.state_after(last.revision()).await {
+    while let Some(mut next) = group.applied_after(last.revision()).await {
+        let Some((watchers, came)) = shared
+            .upgrade()
+            .map(|shared| (shared.newest.receiver_count(), Arc::clone(&shared.came)))
+        else {
+            return;
+        };
+        if watchers == 0 {
+            // Ended early by a watcher that comes: what changes from then on is a step of its own.
+            let _ = tokio::time::timeout(GATHER, came.notified()).await;
+            next = group.applied();
+        }
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        shared.push(step(&last, &next));
-        last = next;
+        let (from, to) = (Arc::clone(&last), next.clone());
+        // A large import is long work, and heartbeats wait for these threads.
+        let work = move || match outweighs(from.snapshot(), to.state.snapshot(), MAX_OCTETS) {
+            true => None,
+            false => Some(step(&from, &to)),
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Some(step)) => shared.push(step),
+            // Too much to keep, whatever it is: watchers get the whole state.
+            Ok(None) => shared.skip(next.state.revision()),
+            Err(_) => return,
+        }
+        last = next.state;
     }
 }
 
-fn step(old: &State, new: &State) -> Step {
+/// Whether the zones that came take more than `limit` octets: known without looking at what is in them.
+fn outweighs(old: &Snapshot, new: &Snapshot, limit: usize) -> bool {
+    let came = old.zones.diff(&new.zones).filter_map(|item| match item {
+        DiffItem::Add(_, zone) => Some(zone.data_bytes),
+        DiffItem::Update { .. } | DiffItem::Remove(..) => None,
+    });
+    came.sum::<u64>() > limit as u64
+}
+
+fn step(old: &State, Applied { index, state: new }: &Applied) -> Step {
     let changes = between(old.snapshot(), new.snapshot());
     Step {
         revision: new.revision(),
+        applied: *index,
         state_hash: new.hash(),
         octets: changes.iter().map(v1::WatchChange::encoded_len).sum(),
         changes,
@@ -234,6 +287,7 @@ mod tests {
     fn step_of(revision: u64, octets: usize) -> Step {
         Step {
             revision,
+            applied: revision,
             state_hash: [0; 16],
             changes: Vec::new(),
             octets,
@@ -247,6 +301,7 @@ mod tests {
                 ..Steps::default()
             }),
             newest: watch::Sender::new(from),
+            came: Arc::default(),
         }
     }
 
@@ -278,8 +333,11 @@ mod tests {
         }
         assert_eq!(revisions(log.after(0)), Err(3));
         assert_eq!(revisions(log.after(3)), Ok(vec![4, 5]));
-        log.push(step_of(6, MAX_OCTETS + 1));
+        log.skip(6);
         assert_eq!(revisions(log.after(5)), Err(6));
         assert_eq!(revisions(log.after(6)), Ok(vec![]));
+        log.push(step_of(7, MAX_OCTETS + 1));
+        assert_eq!(revisions(log.after(6)), Err(7));
+        assert_eq!(revisions(log.after(7)), Ok(vec![]));
     }
 }

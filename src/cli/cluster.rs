@@ -442,10 +442,8 @@ fn join_failure(error: JoinError) -> Failure {
             "check --peer, and that the token is of the same cluster",
         ),
         JoinError::AlreadyMember { .. } | JoinError::OldData { .. } => (FailureCode::Conflict, ""),
-        JoinError::Refused { .. } => (
-            FailureCode::PermissionDenied,
-            "`pontoon cluster token create` on a member makes a new token",
-        ),
+        // What was wrong, and what helps, the member knows.
+        JoinError::Refused { failure, .. } => return failure.clone(),
         JoinError::Identity(_) | JoinError::File { .. } => (FailureCode::Invalid, ""),
         JoinError::Pki(_) | JoinError::Answer { .. } => (FailureCode::Internal, ""),
     };
@@ -631,10 +629,8 @@ struct NodeJson {
     /// API.
     address: String,
     raft_address: String,
-    /// Hexadecimal; null when the node did not answer.
+    /// Of the state at log index `applied`, hexadecimal; null when the node did not answer.
     state_hash: Option<String>,
-    /// Revision at which it was taken.
-    hash_revision: Option<u64>,
     stale: bool,
     pid: Option<u32>,
     version: Option<String>,
@@ -659,7 +655,6 @@ impl From<v1::NodeSummary> for NodeJson {
             address: node.address,
             raft_address: node.raft_address,
             state_hash: heard.then(|| data_encoding::HEXLOWER.encode(&node.state_hash)),
-            hash_revision: heard.then_some(node.hash_revision),
             stale: node.stale,
             pid: Some(node.pid).filter(|pid| *pid != 0),
             version: Some(node.version).filter(|v| !v.is_empty()),

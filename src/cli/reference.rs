@@ -43,7 +43,7 @@ const JSON: &[(&str, &str)] = &[
  "nodes": [{"id": 1, "name": "n1", "role": "voter" | "learner",
             "state": "leader" | "follower" | "candidate" | "learner" | "starting" | "failed" | "unreachable",
             "applied": 57 | null, "lag": 0 | null, "address": "10.0.0.1:7401", "raft_address": "10.0.0.1:7400",
-            "state_hash": "c0..." | null, "hash_revision": 42 | null, "stale": false, "pid": 1234 | null,
+            "state_hash": "c0..." | null, "stale": false, "pid": 1234 | null,
             "version": "0.1.0" | null, "problem": "..." | null}],
  "vips": [{"address": "192.0.2.10", "interface": "vip", "holder": 1 | null, "fence": "kernel" | "none" | "loopback" | null}],
  "alarms": ["..."], "answered_by": 1}"#,
@@ -192,7 +192,7 @@ const JSON: &[(&str, &str)] = &[
         "watch",
         r#"{"revision": 43, "event": "change", "object": "zone" | "pool" | "listener" | "vip" | "forwarder" | "dns",
  "name": "example.com.", "deleted": false, ...}
-{"revision": 43, "event": "caught_up", "state_hash": "c0..." | null}
+{"revision": 43, "event": "caught_up", "state_hash": "c0..." | null, "applied": 57 | null}
 {"revision": 43, "event": "compacted", "oldest": 40}"#,
     ),
 ];

@@ -54,7 +54,11 @@ enum Event {
     /// Forget everything: the whole state follows.
     Compacted { oldest: u64 },
     /// Everything up to the revision has been sent.
-    CaughtUp { state_hash: Option<String> },
+    CaughtUp {
+        state_hash: Option<String>,
+        /// Log index the hash is of.
+        applied: Option<u64>,
+    },
     /// An object is so now, or is gone.
     Change {
         object: &'static str,
@@ -170,6 +174,7 @@ impl Progress {
             Some(Kind::CaughtUp(_)) => *self = Self::from(Some(event.revision)),
             Some(Kind::Compacted(_)) => self.whole = true,
             Some(Kind::Change(_)) if self.whole => self.partial = true,
+            Some(Kind::Change(_)) if event.complete => *self = Self::from(Some(event.revision)),
             // A change of a later revision says that those of the one before are complete.
             Some(Kind::Change(_)) => {
                 if let Some(at) = self.at.filter(|at| *at < event.revision) {
@@ -278,7 +283,11 @@ fn line_of(event: v1::WatchEvent) -> Result<Option<Line>, Failure> {
     let revision = event.revision;
     let event = match event.kind {
         Some(Kind::Compacted(v1::WatchCompacted { oldest })) => Event::Compacted { oldest },
-        Some(Kind::CaughtUp(v1::WatchCaughtUp { state_hash })) => Event::CaughtUp {
+        Some(Kind::CaughtUp(v1::WatchCaughtUp {
+            state_hash,
+            applied,
+        })) => Event::CaughtUp {
+            applied: (!state_hash.is_empty()).then_some(applied),
             state_hash: (!state_hash.is_empty())
                 .then(|| data_encoding::HEXLOWER.encode(&state_hash)),
         },
@@ -421,6 +430,7 @@ mod tests {
         let event = v1::WatchEvent {
             revision: 7,
             kind: Some(kind),
+            complete: false,
         };
         let line = line_of(event).expect("readable").expect("a line");
         serde_json::to_value(line).expect("plain")
@@ -430,6 +440,7 @@ mod tests {
         v1::WatchEvent {
             revision,
             kind: Some(kind),
+            complete: false,
         }
     }
 
@@ -443,10 +454,15 @@ mod tests {
     #[test]
     fn a_stream_goes_on_behind_the_last_complete_revision() {
         let caught_up = |revision| event(revision, Kind::CaughtUp(v1::WatchCaughtUp::default()));
+        let last = |revision| v1::WatchEvent {
+            complete: true,
+            ..gone(revision)
+        };
         let compacted = event(9, Kind::Compacted(v1::WatchCompacted { oldest: 8 }));
         for (from, events, after, forget) in [
             (None, vec![], None, false),
             (None, vec![caught_up(4)], Some(4), false),
+            (Some(4), vec![gone(5), last(6)], Some(6), false),
             // The changes of 6 may not have come all.
             (Some(4), vec![gone(5), gone(5), gone(6)], Some(5), false),
             (Some(4), vec![gone(5), caught_up(5)], Some(5), false),
@@ -479,7 +495,7 @@ mod tests {
         );
         assert_eq!(
             json(Kind::CaughtUp(v1::WatchCaughtUp::default())),
-            serde_json::json!({"revision": 7, "event": "caught_up", "state_hash": null})
+            serde_json::json!({"revision": 7, "event": "caught_up", "state_hash": null, "applied": null})
         );
         let removed = v1::WatchChange {
             object: Some(Object::PoolRemoved("web".into())),

@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Instant};
 
 use super::services::Observed;
 use crate::{
-    api::group::{Group, Standing},
+    api::group::{Applied, Group, Standing},
     consensus::{
         Change, ChangeRefused, Consensus, MemberRole, ProposalRefused, ProposeError, ReadError,
-        Recovery, administer::AdministerError,
+        Recovery, administer::AdministerError, publication::AppliedState,
     },
     model::node::NodeId,
-    state::{State, command::Command, outcome::Outcome},
+    state::{command::Command, outcome::Outcome},
     wire::error::{Failure, FailureCode},
 };
 
@@ -70,18 +70,18 @@ impl Group for NodeGroup {
         read.map(|_| ()).map_err(read_failure)
     }
 
-    fn state(&self) -> Arc<State> {
-        self.consensus.state()
+    fn applied(&self) -> Applied {
+        self.consensus.states().borrow().clone().into()
     }
 
-    async fn state_after(&self, revision: u64) -> Option<Arc<State>> {
+    async fn applied_after(&self, revision: u64) -> Option<Applied> {
         let mut states = self.consensus.states();
         // Waiting loses nothing when it is dropped: the channel holds the newest state.
         let newer = states
             .wait_for(|applied| applied.state.revision() > revision)
             .await
             .ok()?;
-        Some(Arc::clone(&newer.state))
+        Some(newer.clone().into())
     }
 
     fn standing(&self) -> Standing {
@@ -98,7 +98,6 @@ impl Group for NodeGroup {
             term: status.term,
             role: own.map_or("starting", |own| own.state.word()),
             voters: voters.collect(),
-            applied: status.applied,
             stale: status.recovery == Recovery::Stale,
             problem: own.map(|own| own.problem.clone()).unwrap_or_default(),
         }
@@ -128,6 +127,15 @@ impl Group for NodeGroup {
         changed
             .map(is_change)
             .map_err(|e| administer_failure(format!("node {id}"), &e))
+    }
+}
+
+impl From<AppliedState> for Applied {
+    fn from(applied: AppliedState) -> Self {
+        Self {
+            index: applied.log_id.map_or(0, |id| id.index),
+            state: applied.state,
+        }
     }
 }
 

@@ -9,3 +9,4 @@ mod kills;
 mod members;
 mod ports;
 mod quorum;
+mod watch;
