@@ -157,6 +157,20 @@ impl Group for MemoryGroup {
     }
 
     async fn transfer(&self, to: Option<NodeId>, _: Instant) -> Result<NodeId, Failure> {
+        self.proposals.fetch_add(1, Ordering::SeqCst);
+        if Self::take(&self.leaderless) {
+            let problem = "no leader";
+            return Err(Failure::new(FailureCode::NoLeader, "cluster", problem, ""));
+        }
+        if Self::take(&self.lossy) {
+            let problem = "lost";
+            return Err(Failure::new(
+                FailureCode::UnknownOutcome,
+                "cluster",
+                problem,
+                "",
+            ));
+        }
         Ok(to.unwrap_or(NodeId(1)))
     }
 

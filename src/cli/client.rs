@@ -190,7 +190,8 @@ impl Client {
         }
     }
 
-    /// A call that cannot be repeated without effect: it is sent once, and again only if it was never sent.
+    /// A call whose repetition could do something else: it is sent again only while it is certain that nothing was begun,
+    /// because it was never sent, or no leader was there to begin it.
     pub async fn once<R>(
         &mut self,
         object: &str,
@@ -207,8 +208,12 @@ impl Client {
                 Err(_) => return Err(self.timed_out(object, FailureCode::UnknownOutcome)),
             };
             let failure = self.failure(&status, object, true);
-            let unsent = failure.code == FailureCode::Unreachable && may_pass(&status);
-            if !unsent || self.is_late() {
+            let unsent = match failure.code {
+                FailureCode::Unreachable => may_pass(&status),
+                FailureCode::NoLeader | FailureCode::Overloaded => true,
+                _ => false,
+            };
+            if !unsent || Instant::now() + RETRY_PAUSE >= self.deadline {
                 return Err(failure);
             }
             tokio::time::sleep(RETRY_PAUSE).await;

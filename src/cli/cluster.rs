@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Context,
-    client::Client,
+    client::{Attempt, Client},
     duration,
     endpoint::admin_dir,
     exit,
@@ -457,6 +457,7 @@ struct Left {
 
 async fn leave(context: &Context) -> Result<(), Failure> {
     let mut client = Client::connect_to_first(context).await?;
+    // A node that has left ends: its silence cannot be told from that, so a lost answer is not asked for again.
     let reply = client
         .once("node", async |attempt| {
             cluster_client(&attempt.channel)
@@ -517,14 +518,18 @@ impl Transfer {
             Some(node) => Some(node_id(&mut client, &node).await?),
             None => None,
         };
-        let reply = client
-            .once("leadership", async |attempt| {
-                cluster_client(&attempt.channel)
-                    .transfer(attempt.request(v1::TransferRequest { to }))
-                    .await
-            })
-            .await?
-            .into_inner();
+        let call = async |attempt: Attempt| {
+            cluster_client(&attempt.channel)
+                .transfer(attempt.request(v1::TransferRequest { to }))
+                .await
+        };
+        let reply = match to {
+            // To one node as often as it takes: when that leads, nothing more is done.
+            Some(_) => client.write("leadership", call).await?,
+            // "The best one" is another one after each transfer.
+            None => client.once("leadership", call).await?,
+        };
+        let reply = reply.into_inner();
         let leader = Leader {
             leader: reply.leader,
             term: reply.term,

@@ -121,8 +121,9 @@ struct Reloaded {
 
 async fn reload(context: &Context) -> Result<(), Failure> {
     let mut client = Client::connect_to_first(context).await?;
+    // Reading the same settings again is harmless.
     let reply = client
-        .once("node", async |attempt| {
+        .write("node", async |attempt| {
             NodeClient::new(attempt.channel.clone())
                 .reload(attempt.request(v1::ReloadRequest {}))
                 .await

@@ -602,6 +602,34 @@ async fn a_lost_answer_is_asked_for_again_and_applied_once() {
 }
 
 #[tokio::test]
+async fn a_transfer_is_repeated_where_that_is_harmless() {
+    let served = Served::start().await;
+    let group = &served.group;
+    for (words, leaderless, lossy, ended, calls) in [
+        // Nothing was begun: again, whoever is to lead.
+        (&["cluster", "transfer"][..], 2, 0, Ok(()), 3),
+        (&["cluster", "transfer", "--to", "1"], 2, 0, Ok(()), 3),
+        // It may have been done: again to one node only.
+        (&["cluster", "transfer", "--to", "1"], 0, 2, Ok(()), 3),
+        (
+            &["cluster", "transfer"],
+            0,
+            2,
+            Err((4, "unknown_outcome")),
+            1,
+        ),
+    ] {
+        group.leaderless.store(leaderless, Ordering::SeqCst);
+        group.lossy.store(lossy, Ordering::SeqCst);
+        group.proposals.store(0, Ordering::SeqCst);
+        let done = run(&served, words).await.map(|_| ());
+        assert_eq!(done, ended, "{words:?}");
+        let asked = group.proposals.load(Ordering::SeqCst);
+        assert_eq!(asked, calls, "{words:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_outcome_is_never_guessed() {
     let served = Served::start().await;
     served.group.leaderless.store(1000, Ordering::SeqCst);
