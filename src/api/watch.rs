@@ -82,13 +82,13 @@ impl Watcher {
     async fn run(mut self) {
         let mut newest = self.log.newest();
         loop {
-            newest.borrow_and_update();
             if self.send_pending().await.is_err() {
                 return;
             }
-            // Either branch may be dropped: the receiver remembers what was not looked at, and the timer starts anew.
+            let at = self.at;
+            // Either branch may be dropped: the channel holds the newest value, and the timer starts anew.
             tokio::select! {
-                changed = newest.changed() => if changed.is_err() { return },
+                changed = newest.wait_for(|newest| *newest > at) => if changed.is_err() { return },
                 () = tokio::time::sleep(CAUGHT_UP_EVERY) => {}
                 () = self.sender.closed() => return,
             }
