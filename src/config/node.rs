@@ -132,7 +132,7 @@ pub struct ProxyLimits {
 pub struct StorageLimits {
     /// Free space below which writes are refused; none: a twentieth of the file system, 2 MiB to 64 MiB.
     pub min_free: Option<u64>,
-    /// Octets of log after which a snapshot of the state is written.
+    /// Octets of commands, unpacked, after which a snapshot of the state is written.
     pub snapshot_log_bytes: u64,
 }
 
@@ -508,7 +508,7 @@ fn read_storage(mut section: Section<'_>) -> StorageLimits {
         min_free: section.optional_text("min_free", size_within(0, 1 << 50)),
         snapshot_log_bytes: section.text(
             "snapshot_log_bytes",
-            64 << 20,
+            16 << 20,
             size_within(64 << 10, 1 << 40),
         ),
     };

@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, stream};
 use openraft::{
-    EntryPayload, LogState, OptionalSend, RaftLogReader,
+    LogState, OptionalSend, RaftLogReader,
     entry::RaftEntry,
     storage::{IOFlushed, RaftLogStorage},
 };
@@ -555,14 +555,6 @@ impl Drop for Shared {
         {
             tracing::error!("the log writer panicked");
         }
-    }
-}
-
-/// Bytes of the command in an entry, for those who count.
-pub(super) fn payload_bytes(entry: &Entry) -> usize {
-    match &entry.payload {
-        EntryPayload::Normal(command) => command.0.len(),
-        EntryPayload::Blank | EntryPayload::Membership(_) => 64,
     }
 }
 

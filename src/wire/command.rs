@@ -80,6 +80,17 @@ pub fn decode(bytes: &[u8]) -> Result<Command, CommandDecodeError> {
         .map_err(|e: WireError| fault(e.to_string()))
 }
 
+/// Octets of an entry once it is unpacked: what it costs to apply grows with them, and compression hides them.
+pub fn unpacked_len(entry: &[u8]) -> usize {
+    let told = match entry.split_first() {
+        Some((&ZSTD, rest)) => zstd::zstd_safe::get_frame_content_size(rest).ok().flatten(),
+        _ => None,
+    };
+    let told = told.and_then(|octets| usize::try_from(octets).ok());
+    // A header may say anything.
+    told.map_or(entry.len(), |octets| octets.min(MAX_UNPACKED))
+}
+
 /// What the records of a command take in protobuf, in octets, at most. Other changes are small, and bounded by `state::limits`.
 pub fn size_of_records(command: &Command) -> usize {
     let of_set = |(name, set): &(Name, Rrset)| {
