@@ -15,6 +15,7 @@ pub mod engine_memory;
 pub mod engine_sled;
 pub mod gate;
 pub mod health;
+pub mod heard_file;
 pub mod leadership;
 pub mod log_store;
 pub mod machine_store;
@@ -229,6 +230,7 @@ impl Consensus {
             &core,
             handles.snapshot_due.clone(),
             handles.purgeable.clone(),
+            handles.heard.clone(),
         );
         Ok(Self {
             core,

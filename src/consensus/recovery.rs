@@ -77,6 +77,8 @@ impl Default for Patience {
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence {
     pub started: Instant,
+    /// For how long no leader had been heard when it started.
+    pub absent: Duration,
     /// A leader confirmed the log that was found at start, and it has been applied.
     pub confirmed: bool,
     /// The node has state of its own.
@@ -95,8 +97,12 @@ pub fn judge(evidence: &Evidence, patience: Patience, now: Instant) -> Recovery 
     if evidence.log_lost {
         return Recovery::Stopped(StopReason::LogLost);
     }
-    let heard = evidence.heard.unwrap_or(evidence.started);
-    let silence = now.saturating_duration_since(heard);
+    let silence = match evidence.heard {
+        Some(heard) => now.saturating_duration_since(heard),
+        None => now
+            .saturating_duration_since(evidence.started)
+            .saturating_add(evidence.absent),
+    };
     if evidence.confirmed {
         return aged(silence, patience);
     }
@@ -123,6 +129,36 @@ fn aged(silence: Duration, patience: Patience) -> Recovery {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_before_the_start_counts_until_a_leader_is_heard() {
+        let start = Instant::now();
+        let patience = Patience {
+            recovery_wait: Duration::from_secs(5),
+            max_stale: Duration::from_secs(100),
+        };
+        let too_stale = Recovery::Stopped(StopReason::TooStale);
+        // (absent before the start, heard at, now, verdict)
+        for (absent, heard, now, verdict) in [
+            (200, None, 4, Recovery::Recovering),
+            (200, None, 5, too_stale),
+            (94, None, 5, Recovery::Stale),
+            (94, None, 6, too_stale),
+            (200, Some(6), 7, Recovery::Stale),
+        ] {
+            let evidence = Evidence {
+                started: start,
+                absent: Duration::from_secs(absent),
+                confirmed: false,
+                has_state: true,
+                heard: heard.map(|s| start + Duration::from_secs(s)),
+                removed: false,
+                log_lost: false,
+            };
+            let judged = judge(&evidence, patience, start + Duration::from_secs(now));
+            assert_eq!(judged, verdict, "{absent} s before, at {now}");
+        }
+    }
 
     #[test]
     fn every_case() {
@@ -159,6 +195,7 @@ mod tests {
         for (confirmed, has_state, heard, removed, now, verdict) in cases {
             let evidence = Evidence {
                 started: start,
+                absent: Duration::ZERO,
                 confirmed,
                 has_state,
                 heard: heard.map(secs),

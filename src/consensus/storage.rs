@@ -20,6 +20,7 @@ use super::{
     engine::{Engine, EngineError, Fault},
     engine_sled::{Barrier, SledEngine},
     health::{self, Ballast, HealthReport, Monitor, StorageHealth},
+    heard_file::HeardFile,
     log_store::{CorruptLog, LogStore, View, lock},
     machine_store::{Growth, MachineStore, SnapshotDue},
     publication::{AppliedState, Publication},
@@ -44,7 +45,8 @@ pub struct StorageOptions {
     pub low_space: Option<u64>,
     /// Size of the ballast file. None: a fiftieth of the file system, 2 MiB to 16 MiB.
     pub ballast: Option<u64>,
-    /// Log bytes after which a snapshot is asked for.
+    /// Bytes of commands, unpacked, after which a snapshot is asked for: a restart applies at most these again, and the one
+    /// command that passed the limit. 16 MiB are some 300,000 records, about two seconds.
     pub snapshot_log_bytes: u64,
     /// Log entries after which a snapshot is asked for.
     pub snapshot_log_entries: u64,
@@ -59,7 +61,7 @@ impl Default for StorageOptions {
         Self {
             low_space: None,
             ballast: None,
-            snapshot_log_bytes: 64 << 20,
+            snapshot_log_bytes: 16 << 20,
             snapshot_log_entries: 50_000,
             recent_bytes: 16 << 20,
             queue_bytes: 64 << 20,
@@ -81,6 +83,8 @@ pub struct StorageHandles {
     pub purgeable: watch::Receiver<Option<u64>>,
     pub publication: Publication,
     pub recovered: Recovered,
+    /// When a leader was last heard.
+    pub heard: HeardFile,
     queue: Arc<Queue>,
     _monitor: Monitor,
 }
@@ -297,6 +301,7 @@ impl Storage {
             purgeable: files.floors(),
             publication: publication.clone(),
             recovered,
+            heard: HeardFile::in_dir(directory),
             queue,
             _monitor: monitor.map_err(spawning)?,
         };

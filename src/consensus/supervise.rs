@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -15,6 +15,7 @@ use super::{
     administer::lag_of,
     core::{Core, Metrics, lock},
     gate::Gate,
+    heard_file::{HeardFile, WRITE_EVERY, absence},
     membership::Readiness,
     messages::PeerReport,
     network::{CallError, Rpc, Target},
@@ -34,6 +35,8 @@ const MAKE_WAY_EVERY: Duration = Duration::from_secs(60);
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// A learner this close to the leader counts as caught up.
 const CAUGHT_UP_LAG: u64 = 500;
+/// How often it is looked whether a leader was heard, to keep the moment.
+const LOOK_FOR_LEADER: Duration = Duration::from_secs(1);
 /// How far apart recovery is judged at least.
 const JUDGE_APART: Duration = Duration::from_millis(10);
 /// How often recovery is judged when nothing happens.
@@ -44,11 +47,14 @@ pub(super) fn start(
     core: &Arc<Core>,
     snapshot_due: watch::Receiver<u64>,
     purgeable: watch::Receiver<Option<u64>>,
+    heard: HeardFile,
 ) {
+    let before = heard.read();
     spawn(core, |core| async move { watch_leadership(&core).await });
     spawn(core, |core| async move { send_heartbeats(&core).await });
     spawn(core, |core| async move { open_gate(&core).await });
-    spawn(core, |core| async move { recover(&core).await });
+    spawn(core, |core| async move { recover(&core, before).await });
+    spawn(core, |core| async move { note_heard(&core, heard).await });
     spawn(core, |core| async move { ask_peers(&core).await });
     spawn(core, |core| async move { keep_group(&core).await });
     spawn(core, |core| async move {
@@ -121,17 +127,24 @@ async fn open_gate(core: &Core) {
     core.raft.runtime_config().elect(true);
 }
 
-async fn recover(core: &Core) {
+async fn recover(core: &Core, heard_before: Option<SystemTime>) {
     let mut metrics = core.raft.metrics();
     let mut removed = core.removed.subscribe();
     let mut log_lost = core.log_lost.subscribe();
     let mut confirmed = false;
+    let mut absent = None;
     loop {
+        // A clock that is wrong at the start may be set later. Once it is believed, what it says next does not count.
+        absent = absent.or_else(|| {
+            let start = SystemTime::now().checked_sub(core.started.elapsed())?;
+            absence(heard_before, start)
+        });
         let seen = metrics.borrow_watched().clone();
         confirmed = confirmed || is_confirmed(core, &seen);
         let states = core.publication.states();
         let evidence = Evidence {
             started: core.started,
+            absent: absent.unwrap_or_default(),
             confirmed,
             has_state: states.borrow().log_id.is_some(),
             heard: core.heard_at(&seen),
@@ -150,6 +163,29 @@ async fn recover(core: &Core) {
             _ = log_lost.changed() => {}
             () = tokio::time::sleep(JUDGE_EVERY) => {}
         }
+    }
+}
+
+/// Keeps the moment at which a leader was last heard, for the next start.
+async fn note_heard(core: &Core, file: HeardFile) {
+    let mut written: Option<Instant> = None;
+    loop {
+        let heard = core.heard_at(&core.metrics());
+        let news = heard.filter(|heard| written.is_none_or(|at| *heard >= at + WRITE_EVERY));
+        if let Some(heard) = news {
+            let moment = SystemTime::now().checked_sub(heard.elapsed());
+            let file = file.clone();
+            let write = move || moment.map_or(Ok(()), |moment| file.write(moment));
+            match tokio::task::spawn_blocking(write).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "when a leader was last heard is not kept for the next start")
+                }
+                Err(_) => return,
+            }
+            written = Some(heard);
+        }
+        tokio::time::sleep(LOOK_FOR_LEADER).await;
     }
 }
 

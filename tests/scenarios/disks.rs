@@ -186,6 +186,43 @@ fn a_node_with_a_garbled_log_says_so_and_does_not_start() {
     set.set_record("more");
 }
 
+#[test]
+fn a_node_that_was_away_too_long_waits_for_its_cluster() {
+    let _alone = alone();
+    let Some(mut set) = Set::prepare("three-node", 3) else {
+        return;
+    };
+    let processes = three_nodes(&mut set);
+    let home = set.namespace.home().join("three-node/n3");
+    let heard = eventually("the note of when a leader was heard", || {
+        find(&home, "heard")
+    });
+    for process in processes {
+        set.namespace.kill_node(process);
+    }
+    let noted: u64 = fs::read_to_string(&heard)
+        .expect("read")
+        .trim()
+        .parse()
+        .expect("seconds");
+    let eight_days = 8 * 86_400;
+    fs::write(&heard, format!("{}\n", noted - eight_days)).expect("written");
+    let config = set.configs[2].clone();
+    set.namespace.start_node(&config);
+    eventually("its reason", || {
+        let told = fs::read_to_string(config.with_extension("log")).ok()?;
+        told.contains("longer than max_stale").then_some(())
+    });
+    assert_ne!(answer(&set, 3), "192.0.2.1", "it serves nothing");
+    for node in 0..2 {
+        let config = set.configs[node].clone();
+        set.namespace.start_node(&config);
+    }
+    eventually("the answer of node 3, with its cluster", || {
+        (answer(&set, 3) == "192.0.2.1").then_some(())
+    });
+}
+
 fn find(directory: &Path, name: &str) -> Option<PathBuf> {
     fs::read_dir(directory).ok()?.flatten().find_map(|entry| {
         let path = entry.path();
