@@ -136,6 +136,7 @@ pub fn lines(faults: &[String]) -> String {
 
 /// The failure with something to do next, if whoever found it knew nothing better.
 pub fn advised(failure: Failure) -> Failure {
+    let failure = told_once(failure);
     if !failure.hint.is_empty() {
         return failure;
     }
@@ -176,13 +177,29 @@ pub fn advised(failure: Failure) -> Failure {
     Failure { hint, ..failure }
 }
 
+/// Without the object, or its name, said again at the beginning of the problem.
+fn told_once(failure: Failure) -> Failure {
+    let name = failure.object.rsplit(' ').next().unwrap_or_default();
+    let mut problem = failure.problem.as_str();
+    for said in [failure.object.as_str(), name] {
+        let rest = problem
+            .strip_prefix(said)
+            .and_then(|p| p.strip_prefix(": "));
+        problem = rest.unwrap_or(problem);
+    }
+    Failure {
+        problem: problem.to_owned(),
+        ..failure
+    }
+}
+
 /// The command that shows objects of a kind.
 fn shows(kind: &str) -> String {
     let command = match kind {
         "zone" | "pool" | "listener" | "vip" | "forwarder" => format!("{kind} list"),
         "backend" => "pool show POOL".to_owned(),
         "record" | "name" => "record list ZONE".to_owned(),
-        "join" => "cluster token list".to_owned(),
+        "join" | "token" => "cluster token list".to_owned(),
         _ => "cluster status".to_owned(),
     };
     format!("`pontoon {command}` shows what is there")
@@ -221,6 +238,26 @@ mod tests {
         }
         let kept = Failure::new(FailureCode::Invalid, "x", "y", "do this");
         assert_eq!(advised(kept.clone()), kept);
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        for (object, problem, told) in [
+            ("join token", "join token: has no dots", "has no dots"),
+            ("vip 0.0.0.0", "0.0.0.0: is no address", "is no address"),
+            (
+                "endpoint 127.0.0.1:1",
+                "127.0.0.1:1: Connection refused",
+                "Connection refused",
+            ),
+            ("pool web", "listener web uses it", "listener web uses it"),
+            ("zone a.", "a.: a.: twice", "a.: twice"),
+        ] {
+            let failure = advised(Failure::new(FailureCode::Invalid, object, problem, "h"));
+            assert_eq!(failure.problem, told, "{object}: {problem}");
+        }
+        let token = advised(Failure::new(FailureCode::NotFound, "token x", "y", ""));
+        assert!(token.hint.contains("cluster token list"), "{token:?}");
     }
 
     #[test]
