@@ -5,6 +5,7 @@
 //! the ratio Pontoon / etcd. Needs Debian's `etcd-server`; without it only Pontoon's figures are printed.
 
 use std::{
+    io::{BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
@@ -20,7 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 
 const ROUNDS: usize = 5;
 /// One client: writes per round.
-const SINGLE: usize = 300;
+const SINGLE: usize = 1000;
 /// Many clients: how many, and for how long per round.
 const CLIENTS: usize = 64;
 const BURST: Duration = Duration::from_secs(3);
@@ -152,14 +153,18 @@ fn start_pontoon(dir: &Path) -> (Processes, u16) {
     dev.args(["dev", "--empty", "--port-base", &base.to_string()])
         .arg("--dir")
         .arg(dir);
-    (
-        Processes(vec![
-            dev.stdout(Stdio::null())
-                .spawn()
-                .expect("`pontoon dev` starts"),
-        ]),
-        base,
-    )
+    let mut dev = dev
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("`pontoon dev` starts");
+    let mut lines = BufReader::new(dev.stdout.take().expect("it is piped"))
+        .lines()
+        .map_while(Result::ok);
+    let ready = lines.any(|line| line.starts_with("ready "));
+    assert!(ready, "`pontoon dev` ended before it was ready");
+    // What else it says must have somewhere to go.
+    std::thread::spawn(move || lines.for_each(drop));
+    (Processes(vec![dev]), base)
 }
 
 fn start_etcd(dir: &Path) -> Option<(Processes, Vec<SocketAddr>)> {
@@ -283,12 +288,15 @@ async fn measure(target: &Target, figures: &mut Figures) {
     figures
         .p99
         .push(latencies[SINGLE * 99 / 100].as_secs_f64() * 1e3);
+
     figures.rate.push(many(target).await);
 }
 
 #[tokio::main]
 async fn main() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let scratch = env!("CARGO_TARGET_TMPDIR");
+    std::fs::create_dir_all(scratch).expect("a directory for scratch files");
+    let dir = tempfile::tempdir_in(scratch).expect("a directory");
     let (_pontoon, base) = start_pontoon(&dir.path().join("pontoon"));
     let mut targets = vec![("pontoon", pontoon_target(base).await)];
     let etcd = start_etcd(dir.path());

@@ -4,7 +4,7 @@
 //! Decoding and applying a large command happens away from the asynchronous threads, as does packing a snapshot, which
 //! works on a clone that shares structure with the state and so never stops apply.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use openraft::{
@@ -33,6 +33,10 @@ use crate::{
 
 /// Commands above this size are applied on a thread that may block.
 const LARGE: usize = 64 * 1024;
+/// Records whose removal may take longer than a task of consensus should.
+const MANY: u64 = 5000;
+/// How long others may still hold a state that was replaced.
+const OTHERS_LET_GO: Duration = Duration::from_secs(2);
 /// Entries applied after which what there is so far is published.
 const PUBLISH_EVERY: usize = 1024;
 
@@ -162,13 +166,16 @@ impl MachineStore {
     async fn apply_entry(&mut self, entry: Entry) -> io::Result<Response> {
         self.due.count(replay_bytes(&entry));
         let id = entry.log_id();
+        let before = self.applied.state.clone();
+        let large =
+            matches!(&entry.payload, EntryPayload::Normal(command) if command.0.len() >= LARGE);
         let outcome = match entry.payload {
             EntryPayload::Blank => None,
             EntryPayload::Membership(membership) => {
                 self.applied.membership = StoredMembership::new(Some(id), membership);
                 None
             }
-            EntryPayload::Normal(command) if command.0.len() < LARGE => {
+            EntryPayload::Normal(command) if !large => {
                 let state = Arc::make_mut(&mut self.applied.state);
                 Some(apply_command(state, id.index, &command))
             }
@@ -184,6 +191,10 @@ impl MachineStore {
             }
         };
         self.applied.last = Some(id);
+        let (old, new) = (before.totals().records, self.applied.state.totals().records);
+        if large || new.saturating_add(MANY) < old {
+            free_later(before);
+        }
         Ok(Response(outcome))
     }
 
@@ -315,6 +326,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotJob {
         );
         Ok(Snapshot { meta, snapshot })
     }
+}
+
+/// Frees a state away from the asynchronous threads, after its other holders have let go of it: a large zone's end takes
+/// longer than a heartbeat may wait.
+fn free_later(state: Arc<State>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(OTHERS_LET_GO).await;
+        tokio::task::spawn_blocking(move || drop(state));
+    });
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {

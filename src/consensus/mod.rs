@@ -9,6 +9,7 @@
 //! snapshot when consensus has ended.
 
 pub mod administer;
+mod append_stream;
 pub mod core;
 pub mod engine;
 pub mod engine_memory;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{Stream, future::BoxFuture, stream::BoxStream};
 use hyper_util::rt::TokioIo;
 use openraft::{
     OptionalSend, RPCTypes,
@@ -32,7 +33,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::types::{Peer, Snapshot, SnapshotData, SnapshotMeta, TypeConfig, Vote};
+use super::{
+    append_stream::{self, Appended},
+    types::{Peer, Snapshot, SnapshotData, SnapshotMeta, TypeConfig, Vote},
+};
 use crate::model::node::{ClusterId, NodeId};
 
 /// Version of the payloads' encoding. Raised when a message changes its shape.
@@ -42,18 +46,11 @@ pub const PROTOCOL: u32 = 1;
 /// both sides.
 pub const MESSAGE_LIMIT: usize = 72 * 1024 * 1024;
 
-/// Entries of one append stop at this many bytes (but one entry always goes), so that a peer that catches up does not make
-/// either side hold hundreds of large commands at once.
-const APPEND_BYTES: usize = 4 * 1024 * 1024;
-
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_CHUNK: usize = 1024 * 1024;
 
 /// Largest snapshot that is sent or taken, in bytes. A million records take 5-15 MiB compressed.
 pub const SNAPSHOT_LIMIT: usize = 1024 * 1024 * 1024;
-
-/// One append, sent and flushed by the peer. Far above a slow disk's flush; a dead link is noticed sooner by keepalive.
-const APPEND_LIMIT: Duration = Duration::from_secs(5);
 
 /// A whole snapshot, sent, verified, flushed and installed by the peer.
 const SNAPSHOT_TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -194,7 +191,12 @@ impl PeerLinks {
         }
     }
 
-    fn client(&self, to: NodeId, address: SocketAddr, lane: Lane) -> RaftClient<Channel> {
+    pub(super) fn client(
+        &self,
+        to: NodeId,
+        address: SocketAddr,
+        lane: Lane,
+    ) -> RaftClient<Channel> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = channels
             .entry((to, lane))
@@ -251,7 +253,6 @@ impl PeerLinks {
         let message = self.envelope(target.id, target.encode(request)?);
         let answer = async {
             match rpc {
-                Rpc::Append => client.append(message).await,
                 Rpc::Heartbeat => client.heartbeat(message).await,
                 Rpc::Vote => client.vote(message).await,
                 Rpc::PreVote => client.pre_vote(message).await,
@@ -294,7 +295,6 @@ impl PeerLinks {
 /// The calls with one request and one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rpc {
-    Append,
     Heartbeat,
     Vote,
     PreVote,
@@ -308,7 +308,6 @@ pub enum Rpc {
 impl Rpc {
     fn lane(self) -> Lane {
         match self {
-            Self::Append => Lane::Append,
             Self::Heartbeat | Self::Vote | Self::PreVote | Self::Transfer => Lane::Heartbeat,
             Self::Propose | Self::ReadIndex | Self::Administer | Self::Status => Lane::Call,
         }
@@ -323,7 +322,7 @@ pub struct Target {
 }
 
 impl Target {
-    fn encode<T: Serialize>(&self, value: &T) -> Result<Bytes, CallError> {
+    pub(super) fn encode<T: Serialize>(&self, value: &T) -> Result<Bytes, CallError> {
         postcard::to_stdvec(value)
             .map(Bytes::from)
             .map_err(|error| CallError::Unreached {
@@ -333,12 +332,12 @@ impl Target {
             })
     }
 
-    fn decode<T: DeserializeOwned>(&self, payload: &[u8]) -> Result<T, CallError> {
+    pub(super) fn decode<T: DeserializeOwned>(&self, payload: &[u8]) -> Result<T, CallError> {
         postcard::from_bytes(payload)
             .map_err(|error| self.no_answer(format!("its answer cannot be read: {error}")))
     }
 
-    fn no_answer(&self, problem: String) -> CallError {
+    pub(super) fn no_answer(&self, problem: String) -> CallError {
         CallError::NoAnswer {
             to: self.id,
             address: self.address,
@@ -347,7 +346,7 @@ impl Target {
     }
 
     /// Sorts what gRPC says into: not seen, perhaps seen, refused. In doubt: perhaps seen.
-    fn failed(&self, status: &Status) -> CallError {
+    pub(super) fn failed(&self, status: &Status) -> CallError {
         let (to, address) = (self.id, self.address);
         let problem = describe(status);
         match status.code() {
@@ -419,24 +418,14 @@ pub struct Network {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerNetwork;
 
+    /// Entries and heartbeats travel on lanes of their own, whoever sends them.
     async fn new_client(&mut self, target: u64, node: &Peer) -> PeerNetwork {
-        self.client(target, node, Rpc::Append)
-    }
-
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> PeerNetwork {
-        self.client(target, node, Rpc::Heartbeat)
-    }
-}
-
-impl Network {
-    fn client(&self, target: u64, node: &Peer, append: Rpc) -> PeerNetwork {
         PeerNetwork {
             links: Arc::clone(&self.links),
             target: Target {
                 id: NodeId(target),
                 address: node.raft_address,
             },
-            append,
         }
     }
 }
@@ -445,8 +434,6 @@ impl Network {
 pub struct PeerNetwork {
     links: Arc<PeerLinks>,
     target: Target,
-    /// How appends travel: with entries, or as heartbeats.
-    append: Rpc,
 }
 
 impl PeerNetwork {
@@ -467,18 +454,28 @@ impl PeerNetwork {
         timeout: Duration,
         error: CallError,
     ) -> RPCError<TypeConfig> {
-        match error {
-            CallError::NoAnswer { .. } => RPCError::Timeout(Timeout {
-                action,
-                id: self.links.me.id.0,
-                target: self.target.id.0,
-                timeout,
-            }),
-            // Both make openraft wait before it tries again.
-            error @ (CallError::Unreached { .. } | CallError::Refused { .. }) => {
-                tracing::debug!(%error, "peer call failed");
-                RPCError::Unreachable(Unreachable::from_string(error))
-            }
+        rpc_error(self.links.me.id, action, timeout, error)
+    }
+}
+
+/// A failed call of node `me`, in openraft's terms.
+pub(super) fn rpc_error(
+    me: NodeId,
+    action: RPCTypes,
+    timeout: Duration,
+    error: CallError,
+) -> RPCError<TypeConfig> {
+    match error {
+        CallError::NoAnswer { to, .. } => RPCError::Timeout(Timeout {
+            action,
+            id: me.0,
+            target: to.0,
+            timeout,
+        }),
+        // Both make openraft wait before it tries again.
+        error @ (CallError::Unreached { .. } | CallError::Refused { .. }) => {
+            tracing::debug!(%error, "peer call failed");
+            RPCError::Unreachable(Unreachable::from_string(error))
         }
     }
 }
@@ -486,29 +483,27 @@ impl PeerNetwork {
 impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     type SnapshotData = SnapshotData;
 
+    /// Heartbeats: openraft sends entries by `stream_append`.
     async fn append_entries(
         &mut self,
-        mut rpc: AppendEntriesRequest<TypeConfig>,
+        rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        if self.append == Rpc::Heartbeat {
-            // openraft itself gives up then.
-            let limit = option.hard_ttl();
-            return self
-                .ask(Rpc::Heartbeat, RPCTypes::AppendEntries, &rpc, limit)
-                .await;
-        }
-        let whole = rpc.entries.len();
-        rpc.entries.truncate(fitting(&rpc));
-        let answer = self
-            .ask(Rpc::Append, RPCTypes::AppendEntries, &rpc, APPEND_LIMIT)
-            .await?;
-        Ok(match answer {
-            AppendEntriesResponse::Success if rpc.entries.len() < whole => {
-                AppendEntriesResponse::PartialSuccess(rpc.entries.last().map(|e| e.log_id))
-            }
-            answer => answer,
-        })
+        // openraft itself gives up then.
+        let limit = option.hard_ttl();
+        self.ask(Rpc::Heartbeat, RPCTypes::AppendEntries, &rpc, limit)
+            .await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(append_stream::open(&self.links, self.target, input))
     }
 
     async fn vote(
@@ -578,62 +573,9 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     }
 }
 
-/// How many entries of `request`, at least one, fit into one append.
-fn fitting(request: &AppendEntriesRequest<TypeConfig>) -> usize {
-    let mut bytes = 0;
-    let over = request.entries.iter().position(|entry| {
-        let size = match &entry.payload {
-            openraft::EntryPayload::Normal(command) => command.0.len(),
-            _ => 1024,
-        };
-        bytes += size;
-        bytes > APPEND_BYTES
-    });
-    over.map_or(request.entries.len(), |at| at.max(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consensus::types::{EncodedCommand, Entry, LogId};
-    use openraft::{EntryPayload, entry::RaftEntry, vote::RaftLeaderId};
-
-    #[test]
-    fn an_append_stops_at_its_size_but_sends_one_entry() {
-        let mib = 1024 * 1024;
-        // (sizes of the entries, how many are sent)
-        let cases = [
-            (vec![], 0),
-            (vec![10], 1),
-            (vec![40 * mib], 1),
-            (vec![40 * mib, 1], 1),
-            (vec![2 * mib, 2 * mib, 1], 2),
-            (vec![1, 40 * mib, 1], 1),
-            (vec![1; 300], 300),
-        ];
-        for (sizes, sent) in cases {
-            let entries = sizes
-                .iter()
-                .zip(1..)
-                .map(|(size, index)| entry(index, *size));
-            let request = AppendEntriesRequest {
-                vote: Vote::new_committed(1, 1),
-                prev_log_id: None,
-                entries: entries.collect(),
-                leader_commit: None,
-            };
-            assert_eq!(fitting(&request), sent, "{sizes:?}");
-        }
-    }
-
-    fn entry(index: u64, size: usize) -> Entry {
-        let leader = openraft::impls::leader_id_std::LeaderId::new(1, 1);
-        let command = EncodedCommand(vec![0; size].into());
-        Entry::new(
-            LogId::new(RaftLeaderId::to_committed(&leader), index),
-            EntryPayload::Normal(command),
-        )
-    }
 
     #[test]
     fn a_status_is_sorted_by_whether_the_request_was_seen() {

@@ -4,12 +4,22 @@
 //! certificate where there is one, whether the sender was removed, and whether it counts time as we do. Votes pass the
 //! gate of `gate.rs`. A refusal says why; it is never an internal error.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use bytes::Bytes;
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use openraft::{
     errors::Fatal,
-    raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
+        TransferLeaderRequest, VoteRequest,
+    },
 };
 use pontoon_proto::v1::{
     RaftMessage,
@@ -19,7 +29,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{
-    core::Core,
+    core::{Core, lock},
     gate::Gate,
     messages::{AdministerRequest, ProposeRequest, ReadIndexRequest},
     network::{Identity, MESSAGE_LIMIT, PROTOCOL, REMOVED_KEY, SNAPSHOT_LIMIT, SnapshotHead},
@@ -75,12 +85,14 @@ impl RaftService {
         read(&message.payload)
     }
 
-    fn reply<T: Serialize>(&self, value: &T) -> Result<Response<RaftMessage>, Status> {
+    fn envelope<T: Serialize>(&self, value: &T) -> Result<RaftMessage, Status> {
         let payload = postcard::to_stdvec(value)
             .map_err(|error| Status::internal(format!("the answer cannot be encoded: {error}")))?;
-        Ok(Response::new(
-            self.core.links.envelope(NodeId(0), Bytes::from(payload)),
-        ))
+        Ok(self.core.links.envelope(NodeId(0), Bytes::from(payload)))
+    }
+
+    fn reply<T: Serialize>(&self, value: &T) -> Result<Response<RaftMessage>, Status> {
+        self.envelope(value).map(Response::new)
     }
 
     /// Consensus goes on here. openraft would log every message that it cannot take any more.
@@ -115,43 +127,100 @@ impl RaftService {
         Err(Refused::NoLog.into())
     }
 
-    async fn append(
+    /// Checks a request of the leader's. `known_here` is the last entry that it says this node acknowledged.
+    fn check_append(
         &self,
-        request: Request<RaftMessage>,
-        kind: Append,
-    ) -> Result<Response<RaftMessage>, Status> {
-        let to_voter = request.get_ref().to_is_voter;
-        let append: AppendEntriesRequest<TypeConfig> = self.open(request)?;
-        let known_here = match kind {
-            // A heartbeat names the last entry that this node acknowledged; an append may be feeling its way.
-            Append::Heartbeat => append.prev_log_id.map(|id| id.index),
-            Append::Entries => None,
-        };
+        extensions: &Extensions,
+        message: &RaftMessage,
+        known_here: impl FnOnce(&Append) -> Option<u64>,
+    ) -> Result<Append, Status> {
+        self.admit(extensions, message)?;
+        let append: Append = read(&message.payload)?;
         self.takes_part()?;
-        self.log_is_whole(to_voter, known_here)?;
-        let answer = self.core.raft.append_entries(append).await;
-        let answer = answer.map_err(|error| match error.into_fatal() {
-            Some(fatal) => stopped(&fatal),
-            None => Status::internal("append refused"),
-        })?;
-        if !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
+        self.log_is_whole(message.to_is_voter, known_here(&append))?;
+        Ok(append)
+    }
+
+    /// The requests of a stream, until the first that is refused: the reason is left in `refusal`.
+    fn requests(
+        &self,
+        extensions: Extensions,
+        messages: Streaming<RaftMessage>,
+        refusal: Arc<Mutex<Option<Status>>>,
+    ) -> impl Stream<Item = Append> + Send + 'static {
+        let start = (self.clone(), extensions, messages, refusal);
+        let requests = stream::unfold(start, |mut state| async move {
+            let (service, extensions, messages, refusal) = &mut state;
+            let checked = match messages.message().await {
+                // An append may be feeling its way: what it names need not be here.
+                Ok(Some(message)) => service.check_append(extensions, &message, |_| None),
+                Ok(None) => return None,
+                Err(status) => Err(status),
+            };
+            match checked {
+                Ok(append) => Some((append, state)),
+                Err(status) => {
+                    *lock(refusal) = Some(status);
+                    None
+                }
+            }
+        });
+        requests.take_until(self.core.stop.clone().cancelled_owned())
+    }
+
+    fn answer_append(
+        &self,
+        appended: Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>,
+    ) -> Result<RaftMessage, Status> {
+        let appended = appended.map_err(|fatal| stopped(&fatal))?;
+        if !matches!(appended, Err(StreamAppendError::HigherVote(_))) {
             self.core.heard_leader();
         }
-        self.reply(&answer)
+        self.envelope(&appended)
     }
 }
 
+type Append = AppendEntriesRequest<TypeConfig>;
+
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
-    async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        Self::append(self, request, Append::Entries).await
+    type AppendStream = BoxStream<'static, Result<RaftMessage, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<RaftMessage>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let (_, extensions, messages) = request.into_parts();
+        let refusal = Arc::new(Mutex::new(None));
+        let requests = self.requests(extensions, messages, Arc::clone(&refusal));
+        let service = self.clone();
+        let answers = self.core.raft.stream_append(requests);
+        let answers = answers.map(move |appended| service.answer_append(appended));
+        let refused = stream::once(async move { lock(&refusal).take().map(Err) });
+        Ok(Response::new(
+            answers
+                .chain(refused.filter_map(std::future::ready))
+                .boxed(),
+        ))
     }
 
     async fn heartbeat(
         &self,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        Self::append(self, request, Append::Heartbeat).await
+        let (_, extensions, message) = request.into_parts();
+        // A heartbeat names the last entry that this node acknowledged.
+        let acknowledged = |append: &Append| append.prev_log_id.map(|id| id.index);
+        let append = self.check_append(&extensions, &message, acknowledged)?;
+        let answer = self.core.raft.append_entries(append).await;
+        let answer = answer.map_err(|error| match error.into_fatal() {
+            Some(fatal) => stopped(&fatal),
+            None => Status::internal("append refused"),
+        })?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.core.heard_leader();
+        }
+        self.reply(&answer)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
@@ -277,13 +346,6 @@ impl RaftService {
         }
         Ok(SnapshotData(data.into()))
     }
-}
-
-/// How an append arrives.
-#[derive(Clone, Copy)]
-enum Append {
-    Entries,
-    Heartbeat,
 }
 
 /// Whether entries are gone that the leader counts on: a voter has some, and a heartbeat names one that was acknowledged.

@@ -39,6 +39,8 @@ const CAUGHT_UP_LAG: u64 = 500;
 const LOOK_FOR_LEADER: Duration = Duration::from_secs(1);
 /// How far apart recovery is judged at least.
 const JUDGE_APART: Duration = Duration::from_millis(10);
+/// Shortest time between two extensions of the lease: under load every entry's acknowledgement is one.
+const LEASES_APART: Duration = Duration::from_millis(10);
 /// How often recovery is judged when nothing happens.
 const JUDGE_EVERY: Duration = Duration::from_millis(200);
 
@@ -82,20 +84,29 @@ where
     });
 }
 
-/// Passes every report of openraft on as leadership and lease.
+/// Passes what openraft reports on as leadership and lease: a change of the leader at once, acknowledgements that extend
+/// the lease `LEASES_APART`.
 async fn watch_leadership(core: &Core) {
     let mut metrics = core.raft.metrics();
+    let mut leader = core.raft.server_metrics();
     let mut health = core.health.clone();
     loop {
-        let now = metrics.borrow_watched().clone();
+        leader.borrow_and_update();
+        let now = metrics.borrow_and_update().clone();
         core.observe(&now);
         core.links
             .set_voters(now.membership_config.voter_ids().map(NodeId).collect());
         let news = async {
             // A sole voter's lease has no acknowledgements to run from: it is renewed by the clock.
             let clock = tokio::time::sleep(core.timing.heartbeat);
+            let acknowledged = async {
+                tokio::time::sleep(LEASES_APART).await;
+                metrics.changed().await
+            };
+            // What a dropped branch saw is looked at next.
             tokio::select! {
-                changed = metrics.changed() => changed.is_ok(),
+                changed = leader.changed() => changed.is_ok(),
+                changed = acknowledged => changed.is_ok(),
                 changed = health.changed() => changed.is_ok(),
                 () = clock => true,
             }
@@ -204,8 +215,8 @@ fn enter(core: &Core, next: Recovery) {
     if last == next {
         return;
     }
-    if last == Recovery::Recovering && next.serves() {
-        core.publication.start();
+    if next.serves() {
+        core.publication.start(); // Only the first time does anything.
     }
     match next {
         Recovery::Current => tracing::info!("the state is confirmed by a leader"),

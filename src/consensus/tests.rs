@@ -1286,7 +1286,11 @@ async fn garbage_and_strangers_are_refused() {
         election_timeout_max_ms: 800,
         to_is_voter: false,
     };
-    let garbage = client.append(good.clone()).await.unwrap_err();
+    let garbage = client.heartbeat(good.clone()).await.unwrap_err();
+    assert_eq!(garbage.code(), tonic::Code::InvalidArgument, "{garbage}");
+    let stream = tokio_stream::iter([good.clone()]);
+    let mut answers = client.append(stream).await.unwrap().into_inner();
+    let garbage = answers.message().await.unwrap_err();
     assert_eq!(garbage.code(), tonic::Code::InvalidArgument, "{garbage}");
     let stranger = RaftMessage {
         cluster_id: "other".into(),

@@ -224,7 +224,7 @@ impl DnsServer {
     }
 
     /// Answers from `snapshot` from now on, unless it is older than what is served. The server follows the channel it was
-    /// given by itself, a moment later: this is for whoever must not wait for that. VIPs are bound when the channel says so.
+    /// given by itself, which need not carry snapshots in which only names differ; VIPs are bound when the channel says so.
     pub fn serve(&self, snapshot: &Arc<Snapshot>) {
         self.publisher.publish(snapshot);
     }

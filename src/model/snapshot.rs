@@ -63,6 +63,21 @@ impl Snapshot {
         longest_suffix(&self.forwarders, name)
     }
 
+    /// Whether nothing but names and what is said of them may differ. Compares whether the maps are the very same ones: a
+    /// change that was taken back counts as one.
+    pub fn has_same_front(&self, other: &Self) -> bool {
+        let Self {
+            revision: _,
+            zones: _,
+            forwarders: _,
+            dns: _,
+            pools,
+            listeners,
+            vips,
+        } = self;
+        pools.ptr_eq(&other.pools) && listeners.ptr_eq(&other.listeners) && vips.ptr_eq(&other.vips)
+    }
+
     pub fn vip_addresses(&self) -> Vec<IpAddr> {
         self.vips.keys().copied().collect()
     }
@@ -70,4 +85,23 @@ impl Snapshot {
 
 fn longest_suffix<'a, V: Clone>(map: &'a OrdMap<Name, V>, name: &Name) -> Option<&'a V> {
     std::iter::successors(Some(name.clone()), Name::parent).find_map(|suffix| map.get(&suffix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_no_part_of_the_front() {
+        let before = Snapshot::default();
+        let mut named = before.clone();
+        named.revision = 7;
+        named.dns.recursion_allowed.clear();
+        assert!(before.has_same_front(&named));
+        let mut held = before.clone();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let interface = "vip".parse().expect("a label");
+        held.vips.insert(address, Vip { address, interface });
+        assert!(!before.has_same_front(&held));
+    }
 }

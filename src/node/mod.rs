@@ -26,6 +26,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, UnixListener},
+    runtime::{Handle, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -41,6 +42,7 @@ use crate::{
         storage::{OpenError, Storage, StorageOptions},
         types,
     },
+    dns::DnsServer,
     enrol::{IdentityError, IdentityFile, StoredIdentity},
     model::snapshot::Snapshot,
     telemetry::{
@@ -118,24 +120,44 @@ pub fn run(config_path: &Path) -> Result<(), NodeError> {
     let config = NodeConfig::load(config_path)?;
     let log = Log::start(&config.logging)?;
     raise_file_limit();
-    let runtime = |name: &str| {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder
-            .enable_all()
-            .thread_name(name)
-            .build()
-            .map_err(NodeError::Runtime)
+    // Each has threads of its own: a flood of questions must not delay a heartbeat, nor a large import an answer.
+    let main = runtime("main", None)?;
+    let dns = runtime("dns-tasks", None)?;
+    // One thread: the steps of a write follow each other, and every change of threads costs more than most of them.
+    let consensus = runtime("consensus", Some(1))?;
+    let runtimes = Runtimes {
+        dns: dns.handle().clone(),
+        consensus: consensus.handle().clone(),
     };
-    // DNS has threads of its own: a flood of questions must not delay a heartbeat, nor a large import an answer.
-    let (main, dns) = (runtime("main")?, runtime("dns-tasks")?);
-    let node = Node::new(config, config_path.to_owned(), log, dns.handle().clone());
+    let node = Node::new(config, config_path.to_owned(), log, runtimes);
     let ended = main.block_on(node.run());
-    main.shutdown_timeout(Duration::from_secs(1));
-    dns.shutdown_timeout(Duration::from_secs(1));
+    for runtime in [main, dns, consensus] {
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
     if let Err(error) = &ended {
         tracing::error!(%error, "the node ends");
     }
     ended
+}
+
+/// A runtime with as many threads as the machine has cores, unless told otherwise.
+fn runtime(name: &str, threads: Option<usize>) -> Result<Runtime, NodeError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder
+        .enable_all()
+        .thread_name(name)
+        .build()
+        .map_err(NodeError::Runtime)
+}
+
+/// Where tasks run that are not on the main runtime.
+struct Runtimes {
+    dns: Handle,
+    /// Consensus and the links to peers.
+    consensus: Handle,
 }
 
 struct Node {
@@ -143,7 +165,7 @@ struct Node {
     control: Arc<Control>,
     /// One for both ways in, so that its limits hold for both together.
     api: Api,
-    dns_runtime: tokio::runtime::Handle,
+    runtimes: Runtimes,
     /// Cancelled when the node is to stop.
     stop: CancellationToken,
     /// Cancelled when the API and HTTP are to end, after the services.
@@ -153,19 +175,14 @@ struct Node {
 }
 
 impl Node {
-    fn new(
-        config: NodeConfig,
-        path: PathBuf,
-        log: Log,
-        dns_runtime: tokio::runtime::Handle,
-    ) -> Self {
+    fn new(config: NodeConfig, path: PathBuf, log: Log, runtimes: Runtimes) -> Self {
         let stop = CancellationToken::new();
         let control = Arc::new(Control::new(config.clone(), path, log, stop.clone()));
         Self {
             config,
             api: Api::new(control.clone()),
             control,
-            dns_runtime,
+            runtimes,
             stop,
             close: CancellationToken::new(),
             tasks: JoinSet::new(),
@@ -211,12 +228,14 @@ impl Node {
         if let Security::Tls(credentials) = security {
             let renewing = renewal::run(consensus.clone(), file.clone(), credentials);
             let close = self.close.clone();
-            self.tasks.spawn(async move {
+            let renewing = async move {
                 close
                     .run_until_cancelled(renewing)
                     .await
                     .unwrap_or_default()
-            });
+            };
+            // It looks at every state.
+            self.tasks.spawn_on(renewing, &self.runtimes.consensus);
         }
         self.serve_clients(&consensus).await;
         consensus.shutdown(Instant::now() + CONSENSUS_STOP).await;
@@ -278,7 +297,15 @@ impl Node {
             certificates,
             log_kept: LOG_KEPT,
         };
-        Ok(Consensus::start(config, storage).await?)
+        // openraft's tasks run where it is started.
+        let starting = self
+            .runtimes
+            .consensus
+            .spawn(Consensus::start(config, storage));
+        let started = starting
+            .await
+            .map_err(|e| NodeError::Runtime(io::Error::other(e)))?;
+        Ok(started?)
     }
 
     /// Serves DNS, listeners and VIPs whenever there is a state that may be served, until the stop.
@@ -291,12 +318,12 @@ impl Node {
                 let _ = recovery.wait_for(|recovery| recovery.serves()).await;
                 first_snapshot(consensus).await
             };
-            let snapshots = tokio::select! {
+            let first = tokio::select! {
                 biased; // a stop comes first, or the services would start once more
                 () = stop.cancelled() => return,
-                snapshots = may_serve => snapshots,
+                first = may_serve => first,
             };
-            match self.start_services(consensus, snapshots) {
+            match self.start_services(consensus, first) {
                 Ok(services) => self.serve_while_allowed(services, consensus).await,
                 Err(error) => {
                     tracing::error!(%error, "DNS and listeners do not start; they are tried again");
@@ -311,14 +338,19 @@ impl Node {
     fn start_services(
         &self,
         consensus: &Consensus,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
+        first: Arc<Snapshot>,
     ) -> Result<Services, ServicesError> {
+        let (front, to_front) = watch::channel(first);
         let services = Services::start(
             &self.config,
-            &self.dns_runtime,
-            snapshots,
+            &self.runtimes.dns,
+            to_front,
             consensus.leadership(),
         )?;
+        // Without a change of threads: only the front door has to be woken, and only for what concerns it.
+        let names = services.observed().dns;
+        let feeding = feed(consensus.snapshots(), names, front);
+        self.runtimes.consensus.spawn(feeding);
         self.control.serving(Some(services.observed()));
         tracing::info!("serving DNS and listeners");
         Ok(services)
@@ -419,17 +451,20 @@ impl Node {
         security: Security,
     ) -> Result<(), NodeError> {
         let listener = listen("Raft", self.config.addresses.raft).await?;
+        // Connections belong to the runtime in which they are accepted.
+        let _runtime = self.runtimes.consensus.enter();
         let served = tonic::transport::Server::builder()
             .add_service(consensus.raft_server())
             .serve_with_incoming_shutdown(
                 Incoming::tcp(listener, security),
                 self.close.clone().cancelled_owned(),
             );
-        self.tasks.spawn(async move {
+        let serving = async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "the peers' service ended");
             }
-        });
+        };
+        self.tasks.spawn_on(serving, &self.runtimes.consensus);
         Ok(())
     }
 
@@ -543,29 +578,37 @@ async fn report_releases(consensus: Consensus, mut released: watch::Receiver<u64
     }
 }
 
-/// The published snapshots, from the first one on.
-async fn first_snapshot(consensus: &Consensus) -> watch::Receiver<Arc<Snapshot>> {
+async fn first_snapshot(consensus: &Consensus) -> Arc<Snapshot> {
     let mut published = consensus.snapshots();
-    let first = match published.wait_for(Option::is_some).await {
+    match published.wait_for(Option::is_some).await {
         Ok(snapshot) => snapshot.clone().unwrap_or_default(),
         // Consensus keeps the sender as long as it lives, and we hold consensus.
         Err(_) => std::future::pending().await,
-    };
-    let (sender, receiver) = watch::channel(first);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                // Either side's end ends the forwarding.
-                changed = published.changed() => if changed.is_err() { return },
-                () = sender.closed() => return,
-            }
-            let newest = published.borrow_and_update().clone();
-            if let Some(snapshot) = newest {
-                sender.send_replace(snapshot);
-            }
+    }
+}
+
+/// Hands published snapshots on: each to DNS, and those in which it changed to the front door.
+async fn feed(
+    mut published: watch::Receiver<Option<Arc<Snapshot>>>,
+    names: Arc<DnsServer>,
+    front: watch::Sender<Arc<Snapshot>>,
+) {
+    loop {
+        let newest = published.borrow_and_update().clone();
+        if let Some(snapshot) = newest {
+            names.serve(&snapshot);
+            front.send_if_modified(|last| {
+                let news = !last.has_same_front(&snapshot);
+                *last = snapshot;
+                news
+            });
         }
-    });
-    receiver
+        tokio::select! {
+            // Either side's end ends the feeding.
+            changed = published.changed() => if changed.is_err() { return },
+            () = front.closed() => return,
+        }
+    }
 }
 
 /// After leaving: the identity must not be used again, and a restart must not try.

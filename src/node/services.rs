@@ -53,17 +53,18 @@ pub(super) struct Observed {
 }
 
 impl Services {
-    /// Opens the sockets and serves. DNS runs on `dns_runtime`.
+    /// Opens the sockets and serves. DNS runs on `dns_runtime`. `front` need only tell of changes of the front door; DNS is
+    /// given every snapshot by `DnsServer::serve`.
     pub(super) fn start(
         config: &NodeConfig,
         dns_runtime: &Handle,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
+        front: watch::Receiver<Arc<Snapshot>>,
         leadership: watch::Receiver<Leadership>,
     ) -> Result<Self, ServicesError> {
-        let vip = VipDriver::start(vip_config(config), leadership, snapshots.clone())?;
-        let proxy = Proxy::start(proxy_config(config, &vip), snapshots.clone())?;
+        let vip = VipDriver::start(vip_config(config), leadership, front.clone())?;
+        let proxy = Proxy::start(proxy_config(config, &vip), front.clone())?;
         let _dns_runtime = dns_runtime.enter();
-        let dns = DnsServer::start(dns_config(config, &vip), snapshots)?;
+        let dns = DnsServer::start(dns_config(config, &vip), front)?;
         Ok(Self {
             dns: Arc::new(dns),
             proxy,
