@@ -33,7 +33,7 @@ const RECORDS_PER_ZONE: usize = 1000;
 const PASSING_RECORDS: usize = 200_000;
 const PASSING: usize = 3;
 /// Changes whose cost is taken.
-const CHANGES: u64 = 300;
+const CHANGES: u64 = 2000;
 /// Starts after a kill.
 const RESTARTS: usize = 3;
 /// Longest wait for anything.

@@ -85,8 +85,16 @@ pub(super) async fn run(consensus: Consensus, file: IdentityFile, credentials: S
                 tracing::warn!(%error, "this node's certificate was not renewed; it is tried again")
             }
         }
-        let known = authorities(&states.borrow_and_update().state);
-        let changed = states.wait_for(|applied| authorities(&applied.state) != known);
+        let (authority, previous) = {
+            let applied = states.borrow_and_update();
+            let previous = applied.state.previous_ca().map(str::to_owned);
+            (applied.state.ca().clone(), previous)
+        };
+        // Every applied entry is looked at: texts are compared, nothing is parsed.
+        let changed = states.wait_for(|applied| {
+            let state = &applied.state;
+            *state.ca() != authority || state.previous_ca() != previous.as_deref()
+        });
         // Elapsing is the usual end of the wait; a closed channel means the node stops.
         if let Ok(Err(_)) = tokio::time::timeout(pause, changed).await {
             return;
