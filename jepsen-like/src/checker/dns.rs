@@ -297,13 +297,15 @@ impl<'a> Versions<'a> {
             let floor = before
                 .filter(|_| !lookup.is_stale)
                 .map_or(0, |(.., place)| *place);
+            // Of a write that began after the answer came it cannot be.
+            let can_be = |by: &Operation| !lookup.operation.precedes(by);
             let place = (self.known.iter().enumerate().skip(floor))
-                .find(|(_, (value, _))| *value == lookup.value)
+                .find(|(_, (value, by))| *value == lookup.value && by.is_none_or(can_be))
                 .map(|(place, _)| place);
             let is_floating = self
                 .floating
                 .iter()
-                .any(|(value, _)| *value == lookup.value);
+                .any(|(value, by)| *value == lookup.value && can_be(by));
             match (place, before) {
                 (None, Some((_, earlier, _))) if !is_floating => {
                     let text = format!(
@@ -319,7 +321,9 @@ impl<'a> Versions<'a> {
                 _ => {}
             }
             if let Some(completed) = lookup.operation.completed {
-                seen.push((completed, lookup.operation, place.unwrap_or(floor)));
+                // What may be of a write of no known place says nothing of the others.
+                let place = place.filter(|_| !is_floating).unwrap_or(floor);
+                seen.push((completed, lookup.operation, place));
             }
             // What is below the greatest and ended before it says nothing any more.
             if seen.len() > 64
@@ -477,6 +481,28 @@ mod tests {
             ]),
             ["older than seen"]
         );
+    }
+
+    #[test]
+    fn a_deletion_of_unknown_outcome_is_not_taken_for_a_later_one() {
+        let delete = || Call::Write {
+            key: "a".into(),
+            value: None,
+        };
+        let operations = |last: Option<&str>| {
+            vec![
+                ok(100, 0, 10, write("a", "1"), committed(5)),
+                unknown(101, 20, 30, delete()),
+                lookup(0, 31, "n1", None, false),
+                ok(102, 40, 50, write("a", "2"), committed(7)),
+                lookup(1, 51, "n1", Some("2"), false),
+                ok(103, 60, 70, delete(), committed(9)),
+                lookup(2, 71, "n1", last, false),
+            ]
+        };
+        let judged = |last| kinds(&check_answers(&history(operations(last))));
+        assert!(judged(None).is_empty());
+        assert_eq!(judged(Some("1")), ["older than seen"]);
     }
 
     #[test]
