@@ -12,7 +12,7 @@ use openraft::{
     entry::RaftEntry,
     storage::{EntryResponder, RaftStateMachine},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     health::StorageHealth,
@@ -47,6 +47,8 @@ pub struct MachineStore {
     publication: Publication,
     due: SnapshotDue,
     health: watch::Receiver<StorageHealth>,
+    /// Those that free replaced states.
+    freeing: JoinSet<io::Result<()>>,
 }
 
 /// What a snapshot holds: cheap to clone.
@@ -158,6 +160,7 @@ impl MachineStore {
             publication,
             due,
             health,
+            freeing: JoinSet::new(),
         }
     }
 }
@@ -193,9 +196,19 @@ impl MachineStore {
         self.applied.last = Some(id);
         let (old, new) = (before.totals().records, self.applied.state.totals().records);
         if large || new.saturating_add(MANY) < old {
-            free_later(before);
+            self.free_later(before);
         }
         Ok(Response(outcome))
+    }
+
+    /// Frees a state away from the asynchronous threads, after its other holders have let go of it: a large zone's end takes
+    /// longer than a heartbeat may wait.
+    fn free_later(&mut self, state: Arc<State>) {
+        while self.freeing.try_join_next().is_some() {}
+        self.freeing.spawn(async move {
+            tokio::time::sleep(OTHERS_LET_GO).await;
+            blocking(move || drop(state)).await
+        });
     }
 
     fn publish(&self, answers: Vec<Answer>) {
@@ -326,15 +339,6 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotJob {
         );
         Ok(Snapshot { meta, snapshot })
     }
-}
-
-/// Frees a state away from the asynchronous threads, after its other holders have let go of it: a large zone's end takes
-/// longer than a heartbeat may wait.
-fn free_later(state: Arc<State>) {
-    tokio::spawn(async move {
-        tokio::time::sleep(OTHERS_LET_GO).await;
-        tokio::task::spawn_blocking(move || drop(state));
-    });
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {

@@ -336,7 +336,7 @@ impl Node {
     }
 
     fn start_services(
-        &self,
+        &mut self,
         consensus: &Consensus,
         first: Arc<Snapshot>,
     ) -> Result<Services, ServicesError> {
@@ -350,7 +350,7 @@ impl Node {
         // Without a change of threads: only the front door has to be woken, and only for what concerns it.
         let names = services.observed().dns;
         let feeding = feed(consensus.snapshots(), names, front);
-        self.runtimes.consensus.spawn(feeding);
+        self.tasks.spawn_on(feeding, &self.runtimes.consensus);
         self.control.serving(Some(services.observed()));
         tracing::info!("serving DNS and listeners");
         Ok(services)
