@@ -358,6 +358,9 @@ fn client_may(change: &Change) -> Result<(), Failure> {
         | Change::AddMember { .. }
         | Change::RetireMember { .. }
         | Change::RotateCa { .. }
+        | Change::SetProfile { .. }
+        | Change::ReleaseVips { .. }
+        | Change::TakeVips { .. }
         | Change::SetFeatureLevel { .. } => Err(Failure::new(
             FailureCode::PermissionDenied,
             "request",

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     enrol::init::certificate,
-    model::node::{ClusterId, NodeId},
+    model::{
+        node::{ClusterId, NodeId},
+        timing::{Profile, TimingFault},
+    },
     pki::{
         authority::{Authority, fingerprint},
         identity::{Identity, is_admin_name},
@@ -165,6 +168,38 @@ impl Cluster for Api {
         }))
     }
 
+    async fn set_profile(
+        &self,
+        request: Request<v1::SetProfileRequest>,
+    ) -> Result<Response<v1::SetProfileReply>, Status> {
+        let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
+        let v1::SetProfileRequest {
+            profile,
+            timing,
+            request_id,
+        } = request.into_inner();
+        let profile = wanted_profile(&profile, timing)?;
+        let state = self.group()?.state();
+        let reports = self.all_reports(&state, deadline).await;
+        let flushes = reports.iter().filter_map(|report| {
+            let node = report.node.as_ref()?;
+            (node.role == i32::from(v1::Role::Voter) && node.flush_us > 0)
+                .then(|| Duration::from_micros(node.flush_us))
+        });
+        let checked = profile.timing().check(flushes.max());
+        checked.map_err(|fault| profile_refused(&fault))?;
+        let proposal = Proposal {
+            request: super::admin::request_id_of(&request_id)?,
+            ..single(author, deadline, Change::SetProfile { profile })
+        };
+        self.commit(proposal).await?;
+        Ok(Response::new(v1::SetProfileReply {
+            profile: profile.word().to_owned(),
+            timing: Some(profile.timing().into()),
+        }))
+    }
+
     async fn promote(
         &self,
         request: Request<v1::PromoteRequest>,
@@ -271,6 +306,8 @@ impl Api {
             nodes,
             alarms,
             answered_by: standing.id.0,
+            profile: state.profile().word().to_owned(),
+            timing: Some(state.profile().timing().into()),
         }
     }
 }
@@ -304,6 +341,28 @@ fn differing_hashes(nodes: &[v1::NodeSummary]) -> Option<String> {
         }
     }
     None
+}
+
+fn wanted_profile(word: &str, timing: Option<v1::Timing>) -> Result<Profile, Failure> {
+    let failed = |problem: String| {
+        let hint = "`lan`, `fast` or `wan`, or numbers of its own";
+        Failure::new(FailureCode::Invalid, "cluster profile", problem, hint)
+    };
+    match (word, timing) {
+        ("", Some(timing)) => Ok(Profile::of_timing(timing.into())),
+        ("", None) => Err(failed("neither a name nor numbers are given".into())),
+        (_, Some(_)) => Err(failed("both a name and numbers are given".into())),
+        (word, None) => Profile::of_word(word).ok_or_else(|| {
+            failed(format!(
+                "{} is no profile",
+                crate::model::quoted::quoted(word)
+            ))
+        }),
+    }
+}
+
+fn profile_refused(fault: &TimingFault) -> Failure {
+    Failure::new(FailureCode::Invalid, "cluster profile", fault, "")
 }
 
 fn single(author: String, deadline: Instant, change: Change) -> Proposal {

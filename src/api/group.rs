@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tonic::transport::Channel;
@@ -83,6 +83,10 @@ pub struct Standing {
     pub stale: bool,
     /// Why consensus does not work here; empty: it does.
     pub problem: String,
+    /// For how long this node refuses to elect another, at present; zero: not known.
+    pub refusal: Duration,
+    /// What a flush of its log takes on average; zero: not known.
+    pub flush: Duration,
 }
 
 /// The node around the API.

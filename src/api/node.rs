@@ -145,6 +145,8 @@ impl Api {
             pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             problem: problems.join("; "),
+            election_timeout_max_ms: crate::wire::millis(standing.refusal),
+            flush_us: u64::try_from(standing.flush.as_micros()).unwrap_or(u64::MAX),
         };
         v1::NodeStatusReply {
             node: Some(node),

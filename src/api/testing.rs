@@ -153,6 +153,8 @@ impl Group for MemoryGroup {
             voters: [NodeId(1)].into(),
             stale: false,
             problem: String::new(),
+            refusal: std::time::Duration::from_millis(280),
+            flush: std::time::Duration::from_millis(2),
         }
     }
 

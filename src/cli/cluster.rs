@@ -26,7 +26,7 @@ use crate::{
         init::{self, InitError, Initialised},
         join::{self, JoinError},
     },
-    model::quoted::quoted,
+    model::{quoted::quoted, timing::Timing},
     pki::{identity::is_admin_name, token::Token as JoinToken},
     wire::{
         command::request_id_bytes,
@@ -56,6 +56,8 @@ pub enum Cluster {
     Status(Status),
     Transfer(Transfer),
     Promote(Promote),
+    #[command(subcommand)]
+    Profile(Profile),
     #[command(subcommand)]
     Ca(Ca),
 }
@@ -181,6 +183,49 @@ pub struct Promote {
     node: String,
 }
 
+/// How the group counts time: how soon a lost leader is replaced, and what it needs of network and disks
+///
+/// `lan` (the default) for nodes in one building, `fast` for nodes on one switch with disks that flush in a few milliseconds,
+/// `wan` for sites up to some 80 ms apart; or numbers of its own. A change needs no restart and disturbs nobody.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  pontoon cluster profile show
+  pontoon cluster profile set fast
+  pontoon cluster profile set --heartbeat 30ms --election-timeout-min 150ms --election-timeout-max 240ms")]
+pub enum Profile {
+    Show(ProfileShow),
+    Set(ProfileSet),
+}
+
+/// Show the profile, its numbers, and by which each node counts at present
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pontoon cluster profile show -o json")]
+pub struct ProfileShow {}
+
+/// Set the profile
+///
+/// Refused, with the numbers, when they do not go together or the slowest voter's disk needs more.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pontoon cluster profile set fast
+  pontoon cluster profile set --heartbeat 30ms --election-timeout-min 150ms --election-timeout-max 240ms")]
+pub struct ProfileSet {
+    /// lan, fast or wan
+    #[arg(value_parser = ["lan", "fast", "wan"], required_unless_present = "heartbeat")]
+    profile: Option<String>,
+    /// Between two rounds of heartbeats, 10ms to 60ms
+    #[arg(long, value_parser = duration, value_name = "TIME", conflicts_with = "profile", requires_all = ["election_timeout_min", "election_timeout_max"])]
+    heartbeat: Option<Duration>,
+    /// From one attempt of a node to be elected to its next, at least
+    #[arg(long, value_parser = duration, value_name = "TIME", requires = "heartbeat")]
+    election_timeout_min: Option<Duration>,
+    /// For how long after the last sign of life of a leader nobody else is elected, 180ms to 30s; nine tenths of it are the lease
+    #[arg(long, value_parser = duration, value_name = "TIME", requires = "heartbeat")]
+    election_timeout_max: Option<Duration>,
+}
+
 /// The cluster's certificate authority
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  pontoon cluster ca rotate")]
@@ -213,6 +258,8 @@ impl Cluster {
             Self::Status(Status {}) => status(context).await,
             Self::Transfer(command) => command.run(context).await,
             Self::Promote(command) => command.run(context).await,
+            Self::Profile(Profile::Show(ProfileShow {})) => profile_show(context).await,
+            Self::Profile(Profile::Set(command)) => command.run(context).await,
             Self::Ca(Ca::Rotate(command)) => command.run(context).await,
         }
     }
@@ -513,31 +560,36 @@ struct Leader {
 
 impl Transfer {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let mut client = Client::connect(context).await?;
-        let to = match self.node.or(self.to) {
-            Some(node) => Some(node_id(&mut client, &node).await?),
-            None => None,
-        };
-        let call = async |attempt: Attempt| {
-            cluster_client(&attempt.channel)
-                .transfer(attempt.request(v1::TransferRequest { to }))
-                .await
-        };
-        let reply = match to {
-            // To one node as often as it takes: when that leads, nothing more is done.
-            Some(_) => client.write("leadership", call).await?,
-            // "The best one" is another one after each transfer.
-            None => client.once("leadership", call).await?,
-        };
-        let reply = reply.into_inner();
-        let leader = Leader {
-            leader: reply.leader,
-            term: reply.term,
-        };
-        context
-            .out
-            .result(&leader, || format!("node {} leads\n", leader.leader))
+        transfer(context, self.node.or(self.to)).await
     }
+}
+
+/// Hands leadership, and the virtual addresses with it, to a node, or to the one that is best caught up.
+pub async fn transfer(context: &Context, node: Option<String>) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    let to = match node {
+        Some(node) => Some(node_id(&mut client, &node).await?),
+        None => None,
+    };
+    let call = async |attempt: Attempt| {
+        cluster_client(&attempt.channel)
+            .transfer(attempt.request(v1::TransferRequest { to }))
+            .await
+    };
+    let reply = match to {
+        // To one node as often as it takes: when that leads, nothing more is done.
+        Some(_) => client.write("leadership", call).await?,
+        // "The best one" is another one after each transfer.
+        None => client.once("leadership", call).await?,
+    };
+    let reply = reply.into_inner();
+    let leader = Leader {
+        leader: reply.leader,
+        term: reply.term,
+    };
+    context
+        .out
+        .result(&leader, || format!("node {} leads\n", leader.leader))
 }
 
 impl Promote {
@@ -560,6 +612,97 @@ impl Promote {
             true => format!("node {node_id} is a voter\n"),
             false => format!("nothing to change: node {node_id} was a voter before\n"),
         })
+    }
+}
+
+/// The timing of the cluster as JSON, here and in `cluster status`.
+#[derive(Serialize)]
+struct ProfileJson {
+    /// `lan`, `fast`, `wan` or `custom`.
+    profile: String,
+    heartbeat_ms: u64,
+    election_timeout_min_ms: u64,
+    /// For so long after the last sign of life of a leader a voter elects nobody else.
+    election_timeout_max_ms: u64,
+    /// What a leader may rely on, if every node counts so.
+    lease_ms: u64,
+}
+
+impl ProfileJson {
+    fn new(profile: String, timing: Option<v1::Timing>) -> Self {
+        let timing = Timing::from(timing.unwrap_or_default());
+        let ms = crate::wire::millis;
+        Self {
+            profile,
+            heartbeat_ms: ms(timing.heartbeat),
+            election_timeout_min_ms: ms(timing.election_timeout_min),
+            election_timeout_max_ms: ms(timing.election_timeout_max),
+            lease_ms: ms(timing.lease()),
+        }
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "profile {}: heartbeat {} ms, election timeout {} to {} ms, lease {} ms\n",
+            self.profile,
+            self.heartbeat_ms,
+            self.election_timeout_min_ms,
+            self.election_timeout_max_ms,
+            self.lease_ms
+        )
+    }
+}
+
+async fn profile_show(context: &Context) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    let reply = read_status(&mut client).await?;
+    let profile = ProfileJson::new(reply.profile, reply.timing);
+    context.out.result(&profile, || {
+        let mut text = profile.text();
+        for node in &reply.nodes {
+            let differs = node.election_timeout_max_ms != profile.election_timeout_max_ms;
+            if differs && node.election_timeout_max_ms > 0 {
+                text.push_str(&format!(
+                    "node {} still counts by {} ms\n",
+                    node.id, node.election_timeout_max_ms
+                ));
+            }
+        }
+        text
+    })
+}
+
+impl ProfileSet {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let numbers = self
+            .heartbeat
+            .zip(self.election_timeout_min)
+            .zip(self.election_timeout_max);
+        let timing = numbers.map(
+            |((heartbeat, election_timeout_min), election_timeout_max)| {
+                v1::Timing::from(Timing {
+                    heartbeat,
+                    election_timeout_min,
+                    election_timeout_max,
+                })
+            },
+        );
+        let request = v1::SetProfileRequest {
+            profile: self.profile.unwrap_or_default(),
+            timing,
+            request_id: request_id_bytes(random_request()),
+        };
+        let mut client = Client::connect(context).await?;
+        let reply = client
+            .write("cluster profile", async |attempt| {
+                cluster_client(&attempt.channel)
+                    .set_profile(attempt.request(request.clone()))
+                    .await
+            })
+            .await?
+            .into_inner();
+        let profile = ProfileJson::new(reply.profile, reply.timing);
+        context.out.result(&profile, || profile.text())
     }
 }
 
@@ -619,6 +762,7 @@ struct StatusJson {
     alarms: Vec<String>,
     /// Id of the node that answered.
     answered_by: u64,
+    timing: ProfileJson,
 }
 
 #[derive(Serialize)]
@@ -641,6 +785,10 @@ struct NodeJson {
     version: Option<String>,
     /// Null when it is well.
     problem: Option<String>,
+    /// For how long it refuses to elect another leader, at present; null when the node did not answer.
+    election_timeout_max_ms: Option<u64>,
+    /// What a flush of its log takes on average, in microseconds; null when that is not known.
+    flush_us: Option<u64>,
 }
 
 impl From<v1::NodeSummary> for NodeJson {
@@ -664,6 +812,8 @@ impl From<v1::NodeSummary> for NodeJson {
             pid: Some(node.pid).filter(|pid| *pid != 0),
             version: Some(node.version).filter(|v| !v.is_empty()),
             problem: Some(node.problem).filter(|p| !p.is_empty()),
+            election_timeout_max_ms: Some(node.election_timeout_max_ms).filter(|ms| *ms > 0),
+            flush_us: Some(node.flush_us).filter(|us| *us > 0),
         }
     }
 }
@@ -694,6 +844,7 @@ async fn status(context: &Context) -> Result<(), Failure> {
         vips: reply.vips.into_iter().map(Into::into).collect(),
         alarms: reply.alarms,
         answered_by: reply.answered_by,
+        timing: ProfileJson::new(reply.profile, reply.timing),
     };
     context
         .out
@@ -725,10 +876,11 @@ fn status_text(context: &Context, status: &StatusJson) -> String {
     };
     let rows: Vec<_> = status.nodes.iter().map(row).collect();
     let mut text = format!(
-        "cluster {}  leader {leader}  term {}  revision {}\n\n{}",
+        "cluster {}  leader {leader}  term {}  revision {}  profile {}\n\n{}",
         status.cluster,
         status.term,
         status.revision,
+        status.timing.profile,
         context.out.table(
             &[
                 "ID", "NAME", "ROLE", "STATE", "APPLIED", "LAG", "ADDRESS", "HASH", "PID",

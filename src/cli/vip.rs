@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Context, client::Client, output::or_dash, write::commit};
+use super::{Context, client::Client, cluster::transfer, output::or_dash, write::commit};
 use crate::{
     model::{label::Label, vip::Vip as Model},
     state::command::Change,
@@ -25,11 +25,13 @@ use crate::{
 #[command(after_help = "\
 Examples:
   pontoon vip add 192.0.2.10 --interface lan
-  pontoon vip list")]
+  pontoon vip list
+  pontoon vip move 2")]
 pub enum Vip {
     Add(Add),
     Remove(Remove),
     List(List),
+    Move(Move),
     Uninstall(Uninstall),
 }
 
@@ -56,6 +58,21 @@ pub struct Remove {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon vip list -o json")]
 pub struct List {}
+
+/// Move the virtual addresses, all of them, to another node
+///
+/// They go with leadership: this is `pontoon cluster transfer`. Connections through the old holder go on until they end, or
+/// until its `second_chance` has passed (`[vip]` in node.toml).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pontoon vip move\n  pontoon vip move 2")]
+pub struct Move {
+    /// Node id or name [default: the voter that is best caught up]
+    #[arg(value_name = "NODE")]
+    node: Option<String>,
+    /// The same as NODE
+    #[arg(long, value_name = "NODE", conflicts_with = "node")]
+    to: Option<String>,
+}
 
 /// Remove the fence, and leftover addresses of VIPs, from this host
 ///
@@ -94,6 +111,7 @@ impl Vip {
                 .await
             }
             Self::List(List {}) => list(context).await,
+            Self::Move(Move { node, to }) => transfer(context, node.or(to)).await,
             Self::Uninstall(Uninstall {}) => uninstall(context).await,
         }
     }

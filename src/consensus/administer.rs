@@ -266,7 +266,7 @@ impl Core {
     /// Ends when this node leads and has heard from none of the others for a while: all of them are stopping too, perhaps.
     async fn deserted(&self) {
         loop {
-            tokio::time::sleep(self.timing.heartbeat).await;
+            tokio::time::sleep(self.timing().heartbeat).await;
             let metrics = self.metrics();
             let others = metrics
                 .heartbeat
@@ -361,7 +361,7 @@ impl Core {
                 let lag = lag_of(metrics, *id).filter(|lag| *lag <= FIT_LAG)?;
                 // One that missed several heartbeats may have died just now.
                 let missed = self.silence(metrics, *id)?.as_millis()
-                    / (4 * self.timing.heartbeat).as_millis().max(1);
+                    / (4 * self.timing().heartbeat).as_millis().max(1);
                 Some((missed, lag, *id))
             });
         fit.min()

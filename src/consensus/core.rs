@@ -22,6 +22,7 @@ use super::{
     leadership::{LeaseBook, Standing},
     messages::{LowSpace, NodeState, PeerReport, ProposalRefused, Proposed, ReadIndex},
     network::{PeerLinks, Target},
+    promise::{self, Ledger, Promise},
     publication::Publication,
     recovery::{Patience, Recovery},
     service::Certificates,
@@ -50,7 +51,13 @@ pub struct Core {
     pub id: NodeId,
     pub cluster: ClusterId,
     pub peer: Peer,
-    pub timing: Timing,
+    /// How this node counts time at present.
+    pub(super) timing: watch::Sender<Timing>,
+    /// What this node promised to the leader it heard last.
+    pub(super) promise: Mutex<Promise>,
+    pub(super) ledger: Ledger,
+    /// Set in tests: the timing then is not that of the log.
+    pub(super) fixed_timing: bool,
     pub patience: Patience,
     pub certificates: Certificates,
     pub started: Instant,
@@ -114,7 +121,59 @@ impl Core {
     }
 
     pub(super) fn standing(&self, metrics: &Metrics) -> Standing {
-        standing(metrics, self.health.borrow().failure.is_none())
+        let states = self.publication.states();
+        let applied = states.borrow();
+        Standing {
+            applied_term: applied.log_id.map(|id| id.committed_leader_id().term),
+            release: applied.state.vip_release(),
+            refusal: self.smallest_refusal(metrics),
+            ..standing(metrics, self.health.borrow().failure.is_none())
+        }
+    }
+
+    /// How this node counts time at present.
+    pub(super) fn timing(&self) -> Timing {
+        *self.timing.borrow()
+    }
+
+    /// Promises the leader of `term`, whose message has just arrived, to elect nobody else for what is returned. One of a term
+    /// that is over is promised nothing.
+    pub(super) fn promise(&self, term: u64) -> Duration {
+        let refusal = self.links.refusal();
+        let current = self.raft.metrics().borrow_watched().current_term;
+        if term >= current {
+            lock(&self.promise).renew(Instant::now(), refusal);
+        }
+        refusal
+    }
+
+    /// For how much longer this node votes for nobody: it promised so to a leader, or leads and was acknowledged lately.
+    pub(super) fn refuses_for(&self, now: Instant) -> Option<Duration> {
+        let promised = lock(&self.promise).left(now);
+        let metrics = self.metrics();
+        let seen = standing(&metrics, true);
+        let as_leader = seen
+            .quorum_acked
+            .filter(|_| seen.leading && !seen.sole_voter)
+            .and_then(|at| (at + self.links.refusal()).checked_duration_since(now));
+        promised.max(as_leader.filter(|left| !left.is_zero()))
+    }
+
+    /// What a lease may be counted from: see `promise`.
+    fn smallest_refusal(&self, metrics: &Metrics) -> Option<Duration> {
+        let own = self.links.refusal();
+        let quorum_acked = metrics.last_quorum_acked.map(|at| instant(at.into_inner()));
+        let Some(quorum_acked) = quorum_acked else {
+            return Some(own).filter(|own| !own.is_zero());
+        };
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let acked = metrics.heartbeat.iter().flatten();
+        let others = acked.filter(|(id, _)| **id != self.id.0 && voters.contains(*id));
+        let answers = others.map(|(id, at)| {
+            let at = at.map(|at| instant(at.into_inner()));
+            (at, self.links.promised(NodeId(*id)))
+        });
+        promise::smallest_refusal(own, quorum_acked, answers)
     }
 
     /// Brings the leadership signal up to date with what openraft reports.
@@ -160,7 +219,7 @@ impl Core {
     pub(super) fn present_leader(&self) -> Option<NodeId> {
         let leader = self.leader()?;
         let heard = self.heard_at(&self.metrics())?;
-        (heard.elapsed() < self.timing.election_timeout_max * 2).then_some(leader)
+        (heard.elapsed() < self.timing().election_timeout_max * 2).then_some(leader)
     }
 
     /// When this node last heard a leader, or as one was acknowledged by a quorum.
@@ -494,7 +553,7 @@ impl Peers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotInTime;
 
-/// What matters of openraft's report for the lease.
+/// What openraft reports that matters for the lease.
 pub(super) fn standing(metrics: &Metrics, storage_good: bool) -> Standing {
     let me = metrics.id;
     let configs = metrics.membership_config.get_joint_config();
@@ -505,9 +564,9 @@ pub(super) fn standing(metrics: &Metrics, storage_good: bool) -> Standing {
             && metrics.current_leader == Some(me)
             && metrics.vote.is_committed()
             && metrics.vote.leader_id().term == metrics.current_term,
-        committed_term: metrics
-            .local_committed
-            .map(|id| id.committed_leader_id().term),
+        applied_term: None,
+        release: None,
+        refusal: None,
         quorum_acked: metrics.last_quorum_acked.map(|at| instant(at.into_inner())),
         sole_voter: configs.len() == 1
             && configs

@@ -11,6 +11,7 @@
 pub mod administer;
 mod append_stream;
 pub mod core;
+pub mod election;
 pub mod engine;
 pub mod engine_memory;
 pub mod engine_sled;
@@ -24,6 +25,7 @@ pub mod membership;
 pub mod messages;
 pub mod metrics;
 pub mod network;
+pub mod promise;
 pub mod propose;
 pub mod publication;
 mod record;
@@ -67,6 +69,7 @@ use self::{
     log_store::LogStore,
     machine_store::MachineStore,
     network::{Identity, Network, PeerLinks},
+    promise::Ledger,
     publication::AppliedState,
     service::RaftService,
     storage::StorageHandles,
@@ -80,43 +83,16 @@ pub use self::{
     service::Certificates,
     status::{ClusterStatus, MemberRole, NodeStatus},
 };
+pub use crate::model::timing::Timing;
 use crate::{
     model::{
         leadership::Leadership,
         node::{ClusterId, NodeId},
         snapshot::Snapshot,
+        timing::SHORTEST_REFUSAL,
     },
     state::{State, command::Command, outcome::Outcome},
 };
-
-/// How the group counts time. The same on every node: peers refuse each other otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    pub heartbeat: Duration,
-    pub election_timeout_min: Duration,
-    pub election_timeout_max: Duration,
-}
-
-impl Timing {
-    /// Two or three lost heartbeats do not start an election, and a dead leader is replaced within half a second.
-    pub const DEFAULT: Self = Self {
-        heartbeat: Duration::from_millis(50),
-        election_timeout_min: Duration::from_millis(150),
-        election_timeout_max: Duration::from_millis(300),
-    };
-
-    /// How long a leader may rely on a round of heartbeats from the moment it sent it: nine tenths of the time for which
-    /// voters promise to elect nobody, for clocks that differ by 5 % on both sides.
-    pub fn lease(&self) -> Duration {
-        self.election_timeout_max * 9 / 10
-    }
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
 
 /// What consensus needs to know of this node.
 pub struct ConsensusConfig {
@@ -124,7 +100,10 @@ pub struct ConsensusConfig {
     pub cluster: ClusterId,
     /// This node's name and addresses, as other members will know them.
     pub peer: Peer,
-    pub timing: Timing,
+    /// A timing of its own, for tests; none: that of the log.
+    pub timing: Option<Timing>,
+    /// Where the longest promise to a leader is written down.
+    pub ledger: Ledger,
     pub patience: Patience,
     pub connector: Arc<dyn PeerConnector>,
     pub certificates: Certificates,
@@ -141,6 +120,8 @@ pub const LOG_KEPT: u64 = 500;
 pub enum StartError {
     #[error("consensus timing: {0}")]
     Timing(#[from] openraft::ConfigError),
+    #[error("the promise to leaders cannot be written down: {0}")]
+    Promise(#[source] std::io::Error),
     #[error("the log cannot be read: {0}")]
     Log(#[from] std::io::Error),
     #[error("the stored log and state cannot be loaded: {0}")]
@@ -182,28 +163,35 @@ impl Consensus {
             Some(_) => LogAtStart::Present,
         };
         let started = Instant::now();
-        let timing = config.timing;
+        let of_log = handles.publication.states().borrow().state.profile();
+        let timing = config.timing.unwrap_or(of_log.timing());
+        let refusal = timing.election_timeout_max;
+        let promised = config.ledger.read().unwrap_or(refusal).max(refusal);
+        config.ledger.write(promised).map_err(StartError::Promise)?;
         let me = Identity {
             cluster: config.cluster.clone(),
             id: config.id,
-            election_timeout_max: millis(timing.election_timeout_max),
         };
         let raft_config = Arc::new(raft_config(&config).validate()?);
         let links = Arc::new(PeerLinks::new(me, config.connector));
+        links.set_refusal(refusal);
         let network = Network {
             links: Arc::clone(&links),
         };
         let raft = Raft::build(config.id.0, raft_config, network, log, machine).await;
         let raft = raft.map_err(|fatal| StartError::Storage(fatal.to_string()))?;
-        let gate = VoteGate::new(started, timing.election_timeout_max, log_at_start);
-        // A closed gate forbids to campaign too; `supervise` lifts this when it opens.
-        raft.runtime_config()
-            .elect(log_at_start == LogAtStart::Empty);
+        let gate = VoteGate::new(started, promised, log_at_start);
+        // `supervise` does both, at a pace that may change.
+        raft.runtime_config().elect(false);
+        raft.runtime_config().heartbeat(false);
         let core = Arc::new(Core {
             id: config.id,
             cluster: config.cluster,
             peer: config.peer,
-            timing,
+            timing: watch::Sender::new(timing),
+            promise: Default::default(),
+            ledger: config.ledger,
+            fixed_timing: config.timing.is_some(),
             patience: config.patience,
             certificates: config.certificates,
             started,
@@ -212,7 +200,7 @@ impl Consensus {
             links,
             publication: handles.publication.clone(),
             health: handles.health.clone(),
-            leases: LeaseBook::new(timing.lease()).into(),
+            leases: LeaseBook::new(config.id).into(),
             leadership: watch::Sender::new(Leadership::default()),
             leader: watch::Sender::new(None),
             recovery: watch::Sender::new(Recovery::Recovering),
@@ -308,6 +296,11 @@ impl Consensus {
         self.storage.log_figures()
     }
 
+    /// How this node counts time at present.
+    pub fn timing(&self) -> Timing {
+        self.core.timing()
+    }
+
     /// Proposals that wait for their commit on this node, and how many may.
     pub fn proposals(&self) -> (usize, usize) {
         let free = self.core.proposals.available_permits();
@@ -365,24 +358,26 @@ impl Consensus {
     }
 }
 
-/// openraft, set as Pontoon needs it.
+/// openraft, set as Pontoon needs it. What it cannot change while it runs is set to the shortest that any timing needs, and
+/// done by `promise` and `election` in front of it.
 fn raft_config(config: &ConsensusConfig) -> Config {
-    let timing = config.timing;
+    let shortest = u64::from(millis(SHORTEST_REFUSAL));
     Config {
         cluster_name: config.cluster.0.clone(),
-        // openraft gives a heartbeat up after one interval, and sends the next one only then. `supervise` sends them twice
-        // as often, so that on a busy machine each may take twice as long.
-        heartbeat_interval: u64::from(millis(timing.heartbeat)) * 2,
-        election_timeout_min: millis(timing.election_timeout_min).into(),
-        election_timeout_max: millis(timing.election_timeout_max).into(),
+        // `supervise` sends the heartbeats; this is how long one may take.
+        heartbeat_interval: shortest * 2 / 3,
+        // How long a request for a vote may take.
+        election_timeout_min: shortest - 1,
+        // Its own refusal to elect another, and for how long an acknowledged leader takes writes.
+        election_timeout_max: shortest,
         // A node that was cut off must not come back with a higher term and unseat a healthy leader.
         enable_pre_vote: Some(true),
         // A restarted leader must not resume with a lease that others no longer honour.
         enable_leader_restore: Some(false),
         // Leaving and removing hand leadership over themselves, after the lease has been given up.
         removed_leader_step_down: StepDownPolicy::Never,
-        // Without it a leader that a connected quorum cannot follow keeps them from electing another (five voters).
-        quorum_loss_probe_interval: Some(u64::from(millis(timing.election_timeout_max)) * 3),
+        // `election::may_heartbeat` does this.
+        quorum_loss_probe_interval: None,
         // The state machine's store asks for snapshots, by log bytes and count.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_kept,

@@ -9,8 +9,11 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -138,8 +141,6 @@ pub enum Lane {
 pub struct Identity {
     pub cluster: ClusterId,
     pub id: NodeId,
-    /// In milliseconds.
-    pub election_timeout_max: u32,
 }
 
 /// Why a call to a peer brought no answer.
@@ -179,6 +180,10 @@ pub struct PeerLinks {
     connector: Arc<dyn PeerConnector>,
     channels: Mutex<HashMap<(NodeId, Lane), (SocketAddr, Channel)>>,
     voters: Mutex<BTreeSet<NodeId>>,
+    /// What this node promises at present: for how long it refuses to elect another, in milliseconds.
+    refusal_ms: AtomicU32,
+    /// What each peer promised with the newest entries or heartbeat of ours that it answered, and when those were sent.
+    promised: Mutex<HashMap<NodeId, (Instant, Duration)>>,
 }
 
 impl PeerLinks {
@@ -188,6 +193,34 @@ impl PeerLinks {
             connector,
             channels: Mutex::default(),
             voters: Mutex::default(),
+            refusal_ms: AtomicU32::new(0),
+            promised: Mutex::default(),
+        }
+    }
+
+    /// This node promises so much from now on.
+    pub fn set_refusal(&self, refusal: Duration) {
+        let ms = u32::try_from(refusal.as_millis()).unwrap_or(u32::MAX);
+        self.refusal_ms.store(ms, Ordering::SeqCst);
+    }
+
+    pub fn refusal(&self) -> Duration {
+        Duration::from_millis(self.refusal_ms.load(Ordering::SeqCst).into())
+    }
+
+    /// What a peer promised with its newest answer; none before the first.
+    pub fn promised(&self, by: NodeId) -> Option<Duration> {
+        let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        promised.get(&by).map(|(_, refusal)| *refusal)
+    }
+
+    /// Answers overtake each other: what was asked last counts.
+    fn note_promise(&self, by: NodeId, sent: Instant, refusal_ms: u32) {
+        let refusal = Duration::from_millis(refusal_ms.into());
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = promised.entry(by).or_insert((sent, refusal));
+        if newest.0 <= sent {
+            *newest = (sent, refusal);
         }
     }
 
@@ -218,6 +251,10 @@ impl PeerLinks {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|(id, _), _| is_member(*id));
+        self.promised
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|id, _| is_member(*id));
     }
 
     /// Whom this node counts among the voters from now on.
@@ -226,13 +263,18 @@ impl PeerLinks {
     }
 
     pub fn envelope(&self, to: NodeId, payload: Bytes) -> RaftMessage {
+        self.envelope_stating(self.refusal(), to, payload)
+    }
+
+    /// As `envelope`; `refusal` is what was promised with the answer that this is.
+    pub fn envelope_stating(&self, refusal: Duration, to: NodeId, payload: Bytes) -> RaftMessage {
         RaftMessage {
             cluster_id: self.me.cluster.0.clone(),
             from: self.me.id.0,
             to: to.0,
             protocol: PROTOCOL,
             payload,
-            election_timeout_max_ms: self.me.election_timeout_max,
+            election_timeout_max_ms: u32::try_from(refusal.as_millis()).unwrap_or(u32::MAX),
             to_is_voter: self
                 .voters
                 .lock()
@@ -251,6 +293,7 @@ impl PeerLinks {
     ) -> Result<A, CallError> {
         let mut client = self.client(target.id, target.address, rpc.lane());
         let message = self.envelope(target.id, target.encode(request)?);
+        let sent = Instant::now();
         let answer = async {
             match rpc {
                 Rpc::Heartbeat => client.heartbeat(message).await,
@@ -266,8 +309,12 @@ impl PeerLinks {
         let answer = tokio::time::timeout(limit, answer)
             .await
             .map_err(|_| target.no_answer(format!("nothing within {limit:?}")))?
-            .map_err(|status| target.failed(&status))?;
-        target.decode(&answer.into_inner().payload)
+            .map_err(|status| target.failed(&status))?
+            .into_inner();
+        if matches!(rpc, Rpc::Append | Rpc::Heartbeat) {
+            self.note_promise(target.id, sent, answer.election_timeout_max_ms);
+        }
+        target.decode(&answer.payload)
     }
 
     async fn send_snapshot(
@@ -283,12 +330,15 @@ impl PeerLinks {
             let chunk = rest.split_to(rest.len().min(SNAPSHOT_CHUNK));
             messages.push(self.envelope(target.id, chunk));
         }
-        let sent = client.snapshot(futures::stream::iter(messages));
-        let answer = tokio::time::timeout(SNAPSHOT_TIME_LIMIT, sent)
+        let sent = Instant::now();
+        let sending = client.snapshot(futures::stream::iter(messages));
+        let answer = tokio::time::timeout(SNAPSHOT_TIME_LIMIT, sending)
             .await
             .map_err(|_| target.no_answer(format!("nothing within {SNAPSHOT_TIME_LIMIT:?}")))?
-            .map_err(|status| target.failed(&status))?;
-        target.decode(&answer.into_inner().payload)
+            .map_err(|status| target.failed(&status))?
+            .into_inner();
+        self.note_promise(target.id, sent, answer.election_timeout_max_ms);
+        target.decode(&answer.payload)
     }
 }
 

@@ -191,7 +191,7 @@ mod tests {
     use crate::{
         consensus::{
             Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, PlaintextConnector,
-            Timing,
+            promise::Ledger,
         },
         model::node::ClusterId,
         state::command::{JoinToken, NewMember, Secret},
@@ -254,7 +254,8 @@ mod tests {
             id: NodeId(1),
             cluster: ClusterId("c0ffee00c0ffee00c0ffee00c0ffee00".into()),
             peer: peer(1, port),
-            timing: Timing::DEFAULT,
+            timing: None,
+            ledger: Ledger::default(),
             patience: Patience::default(),
             connector: Arc::new(PlaintextConnector::default()),
             certificates: Certificates::NotUsed,

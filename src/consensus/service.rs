@@ -6,7 +6,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -88,7 +88,9 @@ impl RaftService {
     fn envelope<T: Serialize>(&self, value: &T) -> Result<RaftMessage, Status> {
         let payload = postcard::to_stdvec(value)
             .map_err(|error| Status::internal(format!("the answer cannot be encoded: {error}")))?;
-        Ok(self.core.links.envelope(NodeId(0), Bytes::from(payload)))
+        let stated = self.core.stated();
+        let links = &self.core.links;
+        Ok(links.envelope_stating(stated, NodeId(0), Bytes::from(payload)))
     }
 
     fn reply<T: Serialize>(&self, value: &T) -> Result<Response<RaftMessage>, Status> {
@@ -103,8 +105,12 @@ impl RaftService {
         }
     }
 
-    fn vote_allowed(&self) -> Result<(), Status> {
+    /// A transfer voids what was promised to the leader that made it.
+    fn vote_allowed(&self, by_transfer: bool) -> Result<(), Status> {
         self.takes_part()?;
+        if !by_transfer && let Some(left) = self.core.refuses_for(Instant::now()) {
+            return Err(Refused::Promised(left).into());
+        }
         if let Gate::Closed(left) = self.core.gate.at(Instant::now()) {
             return Err(Refused::VotesWithheld(left).into());
         }
@@ -138,6 +144,8 @@ impl RaftService {
         let append: Append = read(&message.payload)?;
         self.takes_part()?;
         self.log_is_whole(message.to_is_voter, known_here(&append))?;
+        // Before openraft sees it: whatever it answers, the promise is made.
+        self.core.promise(append.vote.leader_id().term);
         Ok(append)
     }
 
@@ -225,9 +233,13 @@ impl RaftRpc for RaftService {
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let vote: VoteRequest<TypeConfig> = self.open(request)?;
-        self.vote_allowed()?;
+        let by_transfer = vote.leadership_transfer;
+        self.vote_allowed(by_transfer)?;
         let answer = self.core.raft.vote(vote).await;
-        self.reply(&answer.map_err(|error| stopped(&error.unwrap_fatal()))?)
+        let answer = answer.map_err(|error| stopped(&error.unwrap_fatal()))?;
+        // A leader may have been promised something meanwhile: then this vote is never heard of.
+        self.vote_allowed(by_transfer)?;
+        self.reply(&answer)
     }
 
     async fn pre_vote(
@@ -235,7 +247,7 @@ impl RaftRpc for RaftService {
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
         let vote: VoteRequest<TypeConfig> = self.open(request)?;
-        self.vote_allowed()?;
+        self.vote_allowed(false)?;
         let answer = self.core.raft.pre_vote(vote).await;
         self.reply(&answer.map_err(|error| stopped(&error.unwrap_fatal()))?)
     }
@@ -245,7 +257,7 @@ impl RaftRpc for RaftService {
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
         let transfer: TransferLeaderRequest<TypeConfig> = self.open(request)?;
-        self.vote_allowed()?;
+        self.vote_allowed(true)?;
         let answer = self.core.raft.handle_transfer_leader(transfer).await;
         self.reply(&answer.map_err(|fatal| stopped(&fatal))?)
     }
@@ -269,6 +281,7 @@ impl RaftRpc for RaftService {
             meta: head.meta,
             snapshot: data,
         };
+        self.core.promise(head.vote.leader_id().term);
         let answer = self
             .core
             .raft
@@ -361,7 +374,7 @@ fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Status> {
 fn deadline(wait_ms: u64) -> Instant {
     // A peer's clock and patience are its own; ours ends.
     const LONGEST: u64 = 300_000;
-    Instant::now() + std::time::Duration::from_millis(wait_ms.min(LONGEST))
+    Instant::now() + Duration::from_millis(wait_ms.min(LONGEST))
 }
 
 fn stopped(fatal: &Fatal<TypeConfig>) -> Status {
@@ -387,10 +400,6 @@ enum Refused {
         "the caller speaks version {theirs} of the peer protocol, this node version {PROTOCOL}: run the same release on both"
     )]
     Protocol { theirs: u32 },
-    #[error(
-        "the caller's election timeout is {theirs} ms, this node's {ours} ms: leases need the same on every node"
-    )]
-    Timing { theirs: u32, ours: u32 },
     #[error("the caller says it is node {claimed}, its certificate says {certified}")]
     OtherCertificate { claimed: u64, certified: String },
     #[error("the caller shows no certificate of a node")]
@@ -401,8 +410,10 @@ enum Refused {
     NoLog,
     #[error("consensus has ended on this node until it is restarted")]
     Ended,
+    #[error("a leader was heard a moment ago: this node elects nobody else for {0:?}")]
+    Promised(Duration),
     #[error("this node started a moment ago and votes again in {0:?}")]
-    VotesWithheld(std::time::Duration),
+    VotesWithheld(Duration),
 }
 
 impl From<Refused> for Status {
@@ -411,8 +422,8 @@ impl From<Refused> for Status {
         match refused {
             Refused::VotesWithheld(_)
             | Refused::NoLog
-            | Refused::Protocol { .. }
-            | Refused::Timing { .. } => Status::failed_precondition(text),
+            | Refused::Promised(_)
+            | Refused::Protocol { .. } => Status::failed_precondition(text),
             Refused::Removed(_) => {
                 let mut status = Status::permission_denied(text);
                 let yes = tonic::metadata::MetadataValue::from_static("1");
@@ -447,12 +458,6 @@ fn check(
     if message.protocol != PROTOCOL {
         return Err(Refused::Protocol {
             theirs: message.protocol,
-        });
-    }
-    if message.election_timeout_max_ms != me.election_timeout_max {
-        return Err(Refused::Timing {
-            theirs: message.election_timeout_max_ms,
-            ours: me.election_timeout_max,
         });
     }
     Ok(())
@@ -512,7 +517,6 @@ mod tests {
         let me = Identity {
             cluster: ClusterId("c1".into()),
             id: NodeId(1),
-            election_timeout_max: 300,
         };
         let good = RaftMessage {
             cluster_id: "c1".into(),
@@ -602,7 +606,7 @@ mod tests {
                 },
                 None,
                 NotUsed,
-                Some("400 ms"),
+                None,
             ),
             (RaftMessage::default(), None, NotUsed, Some("cluster")),
         ];

@@ -14,12 +14,13 @@ use tokio::sync::watch;
 use super::{
     administer::lag_of,
     core::{Core, Metrics, lock},
-    gate::Gate,
+    election::{self, Attempts, Seen},
     heard_file::{HeardFile, WRITE_EVERY, absence},
     membership::Readiness,
     messages::PeerReport,
     network::{CallError, Rpc, Target},
     recovery::{Evidence, Recovery, StopReason, judge},
+    types::Vote,
 };
 use crate::model::node::NodeId;
 
@@ -54,7 +55,8 @@ pub(super) fn start(
     let before = heard.read();
     spawn(core, |core| async move { watch_leadership(&core).await });
     spawn(core, |core| async move { send_heartbeats(&core).await });
-    spawn(core, |core| async move { open_gate(&core).await });
+    spawn(core, |core| async move { campaign(&core).await });
+    spawn(core, |core| async move { follow_profile(&core).await });
     spawn(core, |core| async move { recover(&core, before).await });
     spawn(core, |core| async move { note_heard(&core, heard).await });
     spawn(core, |core| async move { ask_peers(&core).await });
@@ -98,7 +100,7 @@ async fn watch_leadership(core: &Core) {
             .set_voters(now.membership_config.voter_ids().map(NodeId).collect());
         let news = async {
             // A sole voter's lease has no acknowledgements to run from: it is renewed by the clock.
-            let clock = tokio::time::sleep(core.timing.heartbeat);
+            let clock = tokio::time::sleep(core.timing().heartbeat);
             let acknowledged = async {
                 tokio::time::sleep(LEASES_APART).await;
                 metrics.changed().await
@@ -118,24 +120,146 @@ async fn watch_leadership(core: &Core) {
     }
 }
 
-/// Has the leader send its heartbeats at the pace of `Timing`: openraft's own is half of that.
+/// Has the leader send its heartbeats. One that gave leadership up sends none: it keeps nobody from being elected.
 async fn send_heartbeats(core: &Core) {
-    let mut tick = tokio::time::interval(core.timing.heartbeat);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next = Instant::now();
     loop {
-        tick.tick().await;
-        if core.leader() == Some(core.id) && core.raft.trigger().heartbeat().await.is_err() {
+        tokio::time::sleep_until(next.into()).await;
+        let metrics = core.metrics();
+        let standing = core.standing(&metrics);
+        let (timing, now) = (core.timing(), Instant::now());
+        next = (next + election::heartbeat_every(&timing, standing.refusal)).max(now);
+        if !standing.leading {
+            continue;
+        }
+        let (elected_at, abdicated) = {
+            let mut leases = lock(&core.leases);
+            leases.observe(&standing, now);
+            (
+                leases.elected_at(standing.term),
+                leases.has_abdicated(standing.term),
+            )
+        };
+        let answered = standing.quorum_acked.max(elected_at).unwrap_or(now);
+        let unanswered = now.saturating_duration_since(answered);
+        let sends = standing.sole_voter || election::may_heartbeat(unanswered, &timing);
+        if sends && !abdicated && core.raft.trigger().heartbeat().await.is_err() {
             return;
         }
     }
 }
 
-/// Lets this node campaign once the gate is open.
-async fn open_gate(core: &Core) {
-    while let Gate::Closed(left) = core.gate.at(Instant::now()) {
-        tokio::time::sleep(left).await;
+/// Asks to be elected when no leader is heard any more.
+async fn campaign(core: &Core) {
+    /// How long a change of the group or of the timing may stay unnoticed here.
+    const LOOK_EVERY: Duration = Duration::from_millis(100);
+    let mut attempts = Attempts::default();
+    let mut votes = Votes::default();
+    let mut leader = None;
+    loop {
+        let metrics = core.metrics();
+        let standing = core.standing(&metrics);
+        let now = Instant::now();
+        leader = standing.leader.or(leader);
+        let seen = Seen {
+            timing: core.timing(),
+            opens_at: core.gate.opens_at(),
+            heard: core.heard_at(&metrics),
+            voted: votes.observe(&metrics, now),
+            rank: rank(&metrics, core.id, leader),
+            alone: standing.sole_voter,
+        };
+        let due = attempts.due(&seen);
+        let me = core.id.0;
+        let may = !standing.leading && metrics.membership_config.voter_ids().any(|id| id == me);
+        if may && due <= now && core.last_log_index().is_some() {
+            attempts.made(now);
+            if core.raft.trigger().elect(true).await.is_err() {
+                return;
+            }
+        }
+        let next = due.max(now + Duration::from_millis(5));
+        tokio::time::sleep_until(next.min(now + LOOK_EVERY).into()).await;
     }
-    core.raft.runtime_config().elect(true);
+}
+
+/// When this node last gave its vote, as far as it looked.
+#[derive(Default)]
+struct Votes {
+    last: Option<Vote>,
+    given: Option<Instant>,
+}
+
+impl Votes {
+    fn observe(&mut self, metrics: &Metrics, now: Instant) -> Option<Instant> {
+        let vote = Some(metrics.vote);
+        // The first look finds what an earlier process voted.
+        if self.last.is_some() && self.last != vote && !metrics.vote.is_committed() {
+            self.given = Some(now);
+        }
+        self.last = vote;
+        self.given
+    }
+}
+
+/// This node's place among the voters that may follow the leader that fell silent.
+fn rank(metrics: &Metrics, id: NodeId, leader: Option<NodeId>) -> u32 {
+    let others = metrics.membership_config.voter_ids().map(NodeId);
+    let before: BTreeSet<NodeId> = others.filter(|v| *v < id && Some(*v) != leader).collect();
+    u32::try_from(before.len()).unwrap_or(u32::MAX)
+}
+
+/// Counts time as the log says. A longer promise is written down before it is made, a shorter one when the longer has ended.
+async fn follow_profile(core: &Core) {
+    const AGAIN: Duration = Duration::from_secs(1);
+    let mut states = core.publication.states();
+    let mut shorter = core.ledger.read().map(|promised| {
+        let present = core.timing().election_timeout_max;
+        (Instant::now() + promised * 2, present)
+    });
+    while !core.fixed_timing {
+        let wanted = states.borrow_and_update().state.profile().timing();
+        let present = core.timing();
+        if wanted != present {
+            let (from, to) = (present.election_timeout_max, wanted.election_timeout_max);
+            if to > from && !write_down(core, to).await {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            shorter = (to < from).then(|| (Instant::now() + from * 2, to));
+            core.timing.send_replace(wanted);
+            core.links.set_refusal(to);
+            tracing::info!(?wanted, "the timing of the cluster has changed");
+        }
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            () = sleep_until(shorter.map(|(at, _)| at)) => {
+                if let Some((_, refusal)) = shorter.take() {
+                    write_down(core, refusal).await;
+                }
+            }
+        }
+    }
+}
+
+async fn write_down(core: &Core, refusal: Duration) -> bool {
+    let ledger = core.ledger.clone();
+    let written = tokio::task::spawn_blocking(move || ledger.write(refusal)).await;
+    match written {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the promise to leaders cannot be written down");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn recover(core: &Core, heard_before: Option<SystemTime>) {

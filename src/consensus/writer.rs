@@ -220,6 +220,12 @@ impl Queue {
 }
 
 impl LogFigures {
+    /// What a batch with its barrier takes on average; zero before the first.
+    pub fn mean(&self) -> Duration {
+        let writes = u32::try_from(self.writes).unwrap_or(u32::MAX);
+        self.spent.checked_div(writes).unwrap_or_default()
+    }
+
     fn count(&mut self, bytes: usize, took: Duration) {
         self.writes += 1;
         self.written_bytes += bytes as u64;

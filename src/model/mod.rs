@@ -16,5 +16,6 @@ pub mod rdata;
 pub mod rrset;
 pub mod serial;
 pub mod snapshot;
+pub mod timing;
 pub mod vip;
 pub mod zone;

@@ -38,7 +38,8 @@ use crate::{
     config::{ConfigError, node::NodeConfig},
     consensus::{
         Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, Recovery, StartError,
-        StopReason, Timing,
+        StopReason,
+        promise::Ledger,
         storage::{OpenError, Storage, StorageOptions},
         types,
     },
@@ -288,7 +289,8 @@ impl Node {
                 raft_address: self.config.addresses.raft,
                 api_address: self.config.addresses.api,
             },
-            timing: Timing::DEFAULT,
+            timing: None,
+            ledger: Ledger::at(self.config.data_dir.join("promise")),
             patience: Patience {
                 recovery_wait: self.config.recovery_wait,
                 max_stale: self.config.max_stale,

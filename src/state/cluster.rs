@@ -5,7 +5,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::command::{JoinToken, Secret};
-use crate::model::node::{ClusterId, Member, NodeId};
+use crate::model::{
+    node::{ClusterId, Member, NodeId},
+    timing::Profile,
+};
 
 /// The level of a new cluster: kinds of command that every release knows.
 pub const FIRST_FEATURE_LEVEL: u32 = 1;
@@ -26,6 +29,17 @@ pub struct Cluster {
     pub members: OrdMap<NodeId, Arc<Member>>,
     pub tokens: OrdMap<String, Arc<JoinToken>>,
     pub feature_level: u32,
+    /// How the group counts time.
+    pub profile: Profile,
+    /// The last hand-over of the VIPs; none when the node that leads now has taken them under a lease of its own.
+    pub vip_release: Option<VipRelease>,
+}
+
+/// The VIPs were given up in `term`, for `to` to take: the votes that make it the leader do not wait for the lease to lapse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipRelease {
+    pub to: NodeId,
+    pub term: u64,
 }
 
 impl Default for Cluster {
@@ -38,6 +52,8 @@ impl Default for Cluster {
             members: OrdMap::new(),
             tokens: OrdMap::new(),
             feature_level: FIRST_FEATURE_LEVEL,
+            profile: Profile::default(),
+            vip_release: None,
         }
     }
 }

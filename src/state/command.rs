@@ -12,6 +12,7 @@ use crate::model::{
     rrset::{RecordType, Rrset},
     serial::Serial,
     snapshot::DnsPolicy,
+    timing::Profile,
     vip::Vip,
 };
 
@@ -177,6 +178,19 @@ pub enum Change {
     /// Replaces the certificate authority (certificate and key in PEM), keeping the previous certificate as trusted.
     RotateCa {
         ca: Secret,
+    },
+    /// Sets how the group counts time.
+    SetProfile {
+        profile: Profile,
+    },
+    /// The leader of `term` gives the VIPs up, for `to` to take at once.
+    ReleaseVips {
+        to: NodeId,
+        term: u64,
+    },
+    /// The leader of `term` holds a lease of its own: a release of an earlier term says nothing any more.
+    TakeVips {
+        term: u64,
     },
     /// Lifts the feature level, so that newer kinds of command may be proposed. Refused when it would fall.
     SetFeatureLevel {

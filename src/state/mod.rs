@@ -27,7 +27,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use self::{
-    cluster::Cluster,
+    cluster::{Cluster, VipRelease},
     command::{Command, JoinToken, RequestId, Secret},
     deleted::DeletedZones,
     digest::Sum,
@@ -41,6 +41,7 @@ use crate::model::{
     node::{ClusterId, Member, NodeId},
     serial::Serial,
     snapshot::Snapshot,
+    timing::Profile,
     zone::Zone,
 };
 
@@ -175,6 +176,16 @@ impl State {
     /// The certificate of the authority before the last rotation, in PEM: still trusted.
     pub fn previous_ca(&self) -> Option<&str> {
         self.cluster.previous_ca.as_deref()
+    }
+
+    /// How the group is to count time.
+    pub fn profile(&self) -> Profile {
+        self.cluster.profile
+    }
+
+    /// The last hand-over of the VIPs, unless a later leader has a lease of its own.
+    pub fn vip_release(&self) -> Option<VipRelease> {
+        self.cluster.vip_release
     }
 
     /// Kinds of command up to this level may be proposed.

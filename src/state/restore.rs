@@ -27,6 +27,7 @@ impl State {
         next.requests = Requests::forgotten_before(revision);
         next.cluster = Arc::new(Cluster {
             feature_level: self.cluster.feature_level,
+            profile: self.cluster.profile,
             ..Cluster::default()
         });
         for deleted in self.deleted.iter() {

@@ -1,6 +1,6 @@
 //! Commands: as messages, and as log entries (protobuf behind a version octet, compressed when large).
 
-use std::{io::Read, net::IpAddr};
+use std::{io::Read, net::IpAddr, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -16,6 +16,7 @@ use crate::{
         node::{ClusterId, NodeId},
         rrset::Rrset,
         serial::Serial,
+        timing::{Profile, Timing},
     },
     state::command::{
         Change, Command, JoinToken, NewMember, Precondition, RequestId, Secret, UnixMillis,
@@ -358,6 +359,12 @@ impl From<&Change> for v1::Change {
             Change::RotateCa { ca } => Kind::RotateCa(v1::RotateCa {
                 ca_pem: ca.0.clone(),
             }),
+            Change::SetProfile { profile } => Kind::SetProfile(profile.timing().into()),
+            Change::ReleaseVips { to, term } => Kind::ReleaseVips(v1::ReleaseVips {
+                to: to.0,
+                term: *term,
+            }),
+            Change::TakeVips { term } => Kind::TakeVips(v1::TakeVips { term: *term }),
             Change::SetFeatureLevel { level } => {
                 Kind::SetFeatureLevel(v1::SetFeatureLevel { level: *level })
             }
@@ -487,6 +494,14 @@ impl TryFrom<v1::Change> for Change {
             Kind::RetireMember(v1::RetireMember { id }) => Self::RetireMember { id: NodeId(id) },
             Kind::RotateCa(v1::RotateCa { ca_pem }) => Self::RotateCa { ca: Secret(ca_pem) },
             Kind::SetFeatureLevel(v1::SetFeatureLevel { level }) => Self::SetFeatureLevel { level },
+            Kind::SetProfile(timing) => Self::SetProfile {
+                profile: Profile::of_timing(timing.into()),
+            },
+            Kind::ReleaseVips(v1::ReleaseVips { to, term }) => Self::ReleaseVips {
+                to: NodeId(to),
+                term,
+            },
+            Kind::TakeVips(v1::TakeVips { term }) => Self::TakeVips { term },
         })
     }
 }
@@ -596,6 +611,36 @@ fn zone_rrset_from(message: v1::ZoneRrset) -> Result<(Name, Name, Rrset), WireEr
     let v1::ZoneRrset { zone, name, rrset } = message;
     let rrset = required("rrset", rrset)?.try_into()?;
     Ok((zone_name(&zone)?, parsed("name", &name)?, rrset))
+}
+
+impl From<Timing> for v1::Timing {
+    fn from(timing: Timing) -> Self {
+        let Timing {
+            heartbeat,
+            election_timeout_min,
+            election_timeout_max,
+        } = timing;
+        Self {
+            heartbeat_ms: super::millis(heartbeat),
+            election_timeout_min_ms: super::millis(election_timeout_min),
+            election_timeout_max_ms: super::millis(election_timeout_max),
+        }
+    }
+}
+
+impl From<v1::Timing> for Timing {
+    fn from(timing: v1::Timing) -> Self {
+        let v1::Timing {
+            heartbeat_ms,
+            election_timeout_min_ms,
+            election_timeout_max_ms,
+        } = timing;
+        Self {
+            heartbeat: Duration::from_millis(heartbeat_ms),
+            election_timeout_min: Duration::from_millis(election_timeout_min_ms),
+            election_timeout_max: Duration::from_millis(election_timeout_max_ms),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -857,6 +902,21 @@ mod tests {
             any::<u64>().prop_map(|id| Change::RetireMember { id: NodeId(id) }),
             ".*".prop_map(|ca| Change::RotateCa { ca: Secret(ca) }),
             any::<u32>().prop_map(|level| Change::SetFeatureLevel { level }),
+            (0u64..100_000, 0u64..100_000, 0u64..100_000).prop_map(|(heartbeat, min, max)| {
+                let timing = v1::Timing {
+                    heartbeat_ms: heartbeat,
+                    election_timeout_min_ms: min,
+                    election_timeout_max_ms: max,
+                };
+                Change::SetProfile {
+                    profile: Profile::of_timing(timing.into()),
+                }
+            }),
+            (any::<u64>(), any::<u64>()).prop_map(|(to, term)| Change::ReleaseVips {
+                to: NodeId(to),
+                term
+            }),
+            any::<u64>().prop_map(|term| Change::TakeVips { term }),
         ]
     }
 

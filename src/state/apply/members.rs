@@ -6,10 +6,13 @@ use imbl::OrdMap;
 
 use super::{Work, exists, not_found, over_limit};
 use crate::{
-    model::node::{ClusterId, Member, NodeId},
+    model::{
+        node::{ClusterId, Member, NodeId},
+        timing::Profile,
+    },
     state::{
         check::members::{member_object, token_object},
-        cluster::certificates,
+        cluster::{VipRelease, certificates},
         command::{JoinToken, NewMember, Secret},
         limits,
         outcome::{Refusal, RefusalKind},
@@ -150,6 +153,40 @@ impl Work<'_> {
         if cluster.ca != *ca {
             cluster.previous_ca = certificates(&cluster.ca.0);
             cluster.ca = ca.clone();
+            self.changed = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_profile(&mut self, profile: Profile) -> Result<(), Refusal> {
+        if self.next.cluster.profile != profile {
+            Arc::make_mut(&mut self.next.cluster).profile = profile;
+            self.changed = true;
+        }
+        Ok(())
+    }
+
+    /// Terms never fall in a log; one that is late all the same says nothing.
+    pub(super) fn release_vips(&mut self, to: NodeId, term: u64) -> Result<(), Refusal> {
+        if !self.next.cluster.members.contains_key(&to) {
+            return Err(not_found(
+                format!("node {to}"),
+                "`cluster status` lists the members",
+            ));
+        }
+        let release = Some(VipRelease { to, term });
+        let last = self.next.cluster.vip_release;
+        if last.is_none_or(|last| last.term <= term) && last != release {
+            Arc::make_mut(&mut self.next.cluster).vip_release = release;
+            self.changed = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_vips(&mut self, term: u64) -> Result<(), Refusal> {
+        let last = self.next.cluster.vip_release;
+        if last.is_some_and(|last| last.term < term) {
+            Arc::make_mut(&mut self.next.cluster).vip_release = None;
             self.changed = true;
         }
         Ok(())

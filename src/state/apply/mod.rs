@@ -165,6 +165,9 @@ impl Work<'_> {
             Change::AddMember { token, member } => self.add_member(token, member),
             Change::RetireMember { id } => self.retire_member(*id),
             Change::RotateCa { ca } => self.rotate_ca(ca),
+            Change::SetProfile { profile } => self.set_profile(*profile),
+            Change::ReleaseVips { to, term } => self.release_vips(*to, *term),
+            Change::TakeVips { term } => self.take_vips(*term),
             Change::SetFeatureLevel { level } => self.set_feature_level(*level),
         }
     }
@@ -231,6 +234,9 @@ fn feature_level(change: &Change) -> u32 {
         | Change::AddMember { .. }
         | Change::RetireMember { .. }
         | Change::RotateCa { .. }
+        | Change::SetProfile { .. }
+        | Change::ReleaseVips { .. }
+        | Change::TakeVips { .. }
         | Change::SetFeatureLevel { .. } => FIRST_FEATURE_LEVEL,
     }
 }

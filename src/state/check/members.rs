@@ -2,7 +2,7 @@
 
 use super::{invalid, too_many};
 use crate::{
-    model::node::ClusterId,
+    model::{node::ClusterId, timing::Profile},
     state::{
         command::{JoinToken, NewMember, Secret},
         limits,
@@ -44,6 +44,14 @@ pub fn ca(ca: &Secret) -> Result<(), Refusal> {
         return Err(too_many("cluster ca", problem));
     }
     Ok(())
+}
+
+/// That the numbers go together; what a disk takes is for whoever proposes it to find out.
+pub fn profile(profile: Profile) -> Result<(), Refusal> {
+    profile
+        .timing()
+        .check(None)
+        .map_err(|fault| invalid("cluster profile", fault, ""))
 }
 
 pub fn member(member: &NewMember) -> Result<(), Refusal> {

@@ -88,6 +88,8 @@ pub fn change(change: &Change) -> Result<(), Refusal> {
         Change::DeleteToken { .. } | Change::RetireMember { .. } => Ok(()),
         Change::AddMember { member, .. } => members::member(member),
         Change::RotateCa { ca } => members::ca(ca),
+        Change::SetProfile { profile } => members::profile(*profile),
+        Change::ReleaseVips { .. } | Change::TakeVips { .. } => Ok(()),
         Change::SetFeatureLevel { .. } => Ok(()),
     }
 }

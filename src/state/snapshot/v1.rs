@@ -18,12 +18,13 @@ use crate::{
         rrset::{RecordType, Rrset},
         serial::Serial,
         snapshot::{DnsPolicy, Snapshot},
+        timing::{Profile, Timing},
         vip::Vip,
         zone::{Node, Zone},
     },
     state::{
         DecodeError, State,
-        cluster::Cluster,
+        cluster::{Cluster, VipRelease},
         command::{JoinToken, RequestId, Secret, UnixMillis},
         deleted::DeletedZones,
         diff::SetChange,
@@ -707,6 +708,8 @@ impl Stored for Cluster {
             members,
             tokens,
             feature_level,
+            profile,
+            vip_release,
         } = self;
         write_optional(id.as_ref(), out, |id, out| out.put_text(&id.0));
         out.put_text(&ca.0);
@@ -721,6 +724,19 @@ impl Stored for Cluster {
         for token in tokens.values() {
             token.write(out);
         }
+        let Timing {
+            heartbeat,
+            election_timeout_min,
+            election_timeout_max,
+        } = profile.timing();
+        for time in [heartbeat, election_timeout_min, election_timeout_max] {
+            out.put_duration(time);
+        }
+        write_optional(vip_release.as_ref(), out, |release, out| {
+            let VipRelease { to, term } = release;
+            out.put_number(to.0);
+            out.put_number(*term);
+        });
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -733,6 +749,16 @@ impl Stored for Cluster {
         let feature_level = reader.number_as("feature level")?;
         let members = read_shared::<Member>(reader, "members")?;
         let tokens = read_shared::<JoinToken>(reader, "tokens")?;
+        let timing = Timing {
+            heartbeat: reader.duration()?,
+            election_timeout_min: reader.duration()?,
+            election_timeout_max: reader.duration()?,
+        };
+        let vip_release = read_optional(reader, |r| {
+            let to = NodeId(r.number()?);
+            let term = r.number()?;
+            Ok(VipRelease { to, term })
+        })?;
         Ok(Self {
             id,
             ca,
@@ -741,6 +767,8 @@ impl Stored for Cluster {
             members: keyed(members, |m| m.id),
             tokens: keyed(tokens, |t| t.id.clone()),
             feature_level,
+            profile: Profile::of_timing(timing),
+            vip_release,
         })
     }
 }

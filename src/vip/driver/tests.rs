@@ -36,6 +36,7 @@ impl Fixture {
             term,
             leader: Some(NodeId(1)),
             lease_until: Some(Instant::now() + lease),
+            heir: None,
         });
     }
 
@@ -106,6 +107,7 @@ async fn the_snapshot_says_which_vips_there_are() {
         term: 2,
         leader: Some(NodeId(2)),
         lease_until: None,
+        heir: None,
     });
     node.held(&[]).await;
 }

@@ -22,6 +22,7 @@ fn leading(term: u64, until: Instant) -> Event {
         term,
         leader: Some(NodeId(1)),
         lease_until: Some(until),
+        heir: None,
     })
 }
 
@@ -30,6 +31,7 @@ fn following(term: u64) -> Event {
         term,
         leader: Some(NodeId(2)),
         lease_until: None,
+        heir: None,
     })
 }
 
@@ -403,6 +405,7 @@ fn being_leader_without_a_lease_permits_nothing() {
         term: 3,
         leader: Some(NodeId(1)),
         lease_until: None,
+        heir: None,
     };
     machine.handle(Event::Leadership(leader), now);
     assert!(drain(&mut machine).is_empty());
