@@ -55,6 +55,7 @@ pub fn leading(term: u64, lease: Duration) -> Leadership {
         leader: Some(NodeId(1)),
         lease_until: Some(Instant::now() + lease),
         heir: None,
+        granted_in: None,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,15 +20,15 @@ use super::{
     core::{Core, Metrics, lock},
     membership::{Group, MAX_VOTERS, Step},
     messages::{
-        AdministerRequest, Administered, Change, ChangeRefused, GroupChange, ProposalRefused,
-        Proposed,
+        AdministerRequest, Administered, Change, ChangeRefused, GrantRequest, GroupChange, Offer,
+        ProposalRefused, Proposed,
     },
     network::{CallError, Rpc},
     propose::{ProposeError, wait_ms},
     types::{EncodedCommand, Peer},
 };
 use crate::{
-    model::node::NodeId,
+    model::{node::NodeId, vip::VipFacts},
     state::{
         command::{Change as StateChange, Command, RequestId, UnixMillis},
         outcome::{Outcome, RefusalKind},
@@ -234,9 +235,7 @@ impl Core {
                 None => self.successor(metrics, group),
             })
             .await?;
-        let metrics = self.leading()?;
-        let term = metrics.current_term;
-        self.give_up_lease(term).await;
+        let term = self.hand_over_vips(to, deadline).await?;
         tracing::info!(%to, term, "handing leadership over");
         let ended = |fatal: openraft::errors::Fatal<_>| NotDone::Unfinished(fatal.to_string());
         self.raft
@@ -263,6 +262,98 @@ impl Core {
         }
     }
 
+    /// Gives the VIPs to `to`, ahead of leadership: commits that it may take them, lets them go, and grants it what is left
+    /// of this node's lease. Returns the term, in which this node holds nothing any more.
+    async fn hand_over_vips(&self, to: NodeId, deadline: Instant) -> Result<u64, NotDone> {
+        self.wait_for_lease(deadline).await?;
+        let term = self.leading()?.current_term;
+        let deadline = deadline.min(Instant::now() + HAND_OVER);
+        let release = StateChange::ReleaseVips { to, term };
+        let committed = tokio::select! {
+            committed = self.commit_change(release, deadline) => committed?,
+            () = self.deserted() => {
+                return Err(NotDone::Unfinished("no other node answers any more".into()));
+            }
+        };
+        let (index, outcome) = committed;
+        if let Outcome::Refused(refusal) = outcome {
+            return Err(NotDone::Unfinished(refusal.to_string()));
+        }
+        self.wait_applied(index, deadline)
+            .await
+            .map_err(|_| NotDone::Unfinished("the release was not applied in time".into()))?;
+        // It notes the time before the lease is looked at here, so that it cannot take the grant for longer than it is.
+        let offer = Offer { term };
+        let noted: Option<u64> = self.call_successor(to, Rpc::Offer, &offer).await;
+        let noted_by = Instant::now();
+        let lapses = self.give_up_lease(term).await;
+        let left = lapses.and_then(|at| at.checked_duration_since(noted_by));
+        if let (Some(noted), Some(left)) = (noted, left) {
+            let grant = GrantRequest {
+                term,
+                noted,
+                // For clocks that run at different rates.
+                lasts: left * 9 / 10,
+                facts: VipFacts {
+                    // What of these carries nothing is no longer said to be served with the next report.
+                    serving: self.served_vips(),
+                    ..lock(&self.vip_facts).clone()
+                },
+            };
+            let taken: Option<bool> = self.call_successor(to, Rpc::Grant, &grant).await;
+            if taken != Some(true) {
+                tracing::info!(%to, "the grant was not taken: the VIPs move with leadership");
+            }
+        }
+        Ok(term)
+    }
+
+    /// A leader that may hold nothing yet gives nothing away either: what an earlier leader granted may last.
+    async fn wait_for_lease(&self, deadline: Instant) -> Result<(), NotDone> {
+        let patience = self.timing().election_timeout_max * 3 + SECOND_LOOK;
+        let until = deadline.min(Instant::now() + patience);
+        loop {
+            let standing = self.standing(&self.leading()?);
+            let now = Instant::now();
+            let lease = lock(&self.leases).lease(&standing, now);
+            if lease.is_some_and(|until| now < until)
+                || lock(&self.leases).has_abdicated(standing.term)
+            {
+                return Ok(());
+            }
+            if now >= until {
+                return Err(NotDone::Unfinished(
+                    "a majority does not answer in time: this node has no lease to hand over"
+                        .into(),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn served_vips(&self) -> BTreeSet<IpAddr> {
+        let states = self.publication.states();
+        let state = states.borrow().state.clone();
+        state.snapshot().vips.keys().copied().collect()
+    }
+
+    async fn call_successor<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
+        &self,
+        to: NodeId,
+        rpc: Rpc,
+        request: &Q,
+    ) -> Option<A> {
+        const LIMIT: Duration = Duration::from_millis(500);
+        let answer = self.links.call(self.target_of(to)?, rpc, request, LIMIT);
+        match answer.await {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                tracing::info!(%error, "the VIPs are not handed over ahead of leadership");
+                None
+            }
+        }
+    }
+
     /// Ends when this node leads and has heard from none of the others for a while: all of them are stopping too, perhaps.
     async fn deserted(&self) {
         loop {
@@ -283,16 +374,17 @@ impl Core {
     }
 
     /// Ends this node's lease in `term` for good, and waits until nothing relies on it: until the VIPs are reported
-    /// released, or the last lease given out has lapsed.
-    async fn give_up_lease(&self, term: u64) {
+    /// released, or the last lease given out has lapsed. Returns the end of that lease.
+    async fn give_up_lease(&self, term: u64) -> Option<Instant> {
         let lapses = lock(&self.leases).abdicate(term);
         self.observe(&self.metrics());
-        let Some(lapses) = lapses else { return };
+        let at = lapses?;
         let mut released = self.released.subscribe();
         tokio::select! {
             _ = released.wait_for(|released| *released >= term) => {}
-            () = tokio::time::sleep_until(lapses.into()) => {}
+            () = tokio::time::sleep_until(at.into()) => {}
         }
+        Some(at)
     }
 
     /// The end of everything: no lease, no leader.
@@ -451,23 +543,32 @@ impl Core {
 
     /// Ends a member in the state, so that its id is never used again and its removal is finished whoever leads.
     async fn retire(&self, id: NodeId, deadline: Instant) -> Result<(), NotDone> {
+        let change = StateChange::RetireMember { id };
+        match self.commit_change(change, deadline).await? {
+            (_, Outcome::Refused(refusal)) if refusal.kind != RefusalKind::NotFound => {
+                Err(NotDone::Unfinished(refusal.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Commits a change of this node's own as the leader. Returns its log index and what came of it.
+    pub(super) async fn commit_change(
+        &self,
+        change: StateChange,
+        deadline: Instant,
+    ) -> Result<(u64, Outcome), NotDone> {
         let command = Command {
             request: RequestId(rand::random()),
             born: self.publication.states().borrow().state.snapshot().revision,
             proposed_at: UnixMillis(unix_millis()),
             author: format!("node-{}", self.id),
             preconditions: Vec::new(),
-            changes: vec![StateChange::RetireMember { id }],
+            changes: vec![change],
         };
         let encoded = EncodedCommand(wire::command::encode(&command));
         match self.propose_here(encoded, deadline).await {
-            Proposed::Done {
-                outcome: Outcome::Refused(refusal),
-                ..
-            } if refusal.kind != RefusalKind::NotFound => {
-                Err(NotDone::Unfinished(refusal.to_string()))
-            }
-            Proposed::Done { .. } => Ok(()),
+            Proposed::Done { index, outcome } => Ok((index, outcome)),
             Proposed::NotTaken { .. } => Err(NotDone::NotLeading),
             Proposed::Refused(refused) => Err(NotDone::Unfinished(refused.to_string())),
             Proposed::Perhaps(problem) => Err(NotDone::Unfinished(problem)),

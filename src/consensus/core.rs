@@ -19,8 +19,10 @@ use super::{
     Timing,
     gate::VoteGate,
     health::StorageHealth,
-    leadership::{LeaseBook, Standing},
-    messages::{LowSpace, NodeState, PeerReport, ProposalRefused, Proposed, ReadIndex},
+    leadership::{Grant, LeaseBook, Standing},
+    messages::{
+        GrantRequest, LowSpace, NodeState, PeerReport, ProposalRefused, Proposed, ReadIndex,
+    },
     network::{PeerLinks, Target},
     promise::{self, Ledger, Promise},
     publication::Publication,
@@ -33,12 +35,16 @@ use crate::{
     model::{
         leadership::Leadership,
         node::{ClusterId, NodeId},
+        vip::{VipFacts, VipPeers},
     },
     wire::command::MAX_ENTRY,
 };
 
 /// Commands that may wait for their commit at one time on this node.
 pub const MAX_PROPOSALS: usize = 4096;
+
+/// How long a question to a peer may have been under way when its answer comes.
+const ASKED: Duration = Duration::from_secs(1);
 
 /// Pause before a proposal or a read that found no leader is tried again, when nothing tells of one earlier.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -80,10 +86,25 @@ pub struct Core {
     pub(super) log_lost: watch::Sender<bool>,
     pub(super) peers: Mutex<Peers>,
     pub(super) proposals: Semaphore,
+    /// What this node says of its VIPs.
+    pub(super) vip_facts: Mutex<VipFacts>,
+    /// What the others say of theirs.
+    pub(super) vip_peers: watch::Sender<VipPeers>,
+    /// The last offer of a lease: its number, who made it in which term, when it arrived.
+    pub(super) offered: Mutex<Option<Offered>>,
     /// One change of the group at a time on this node.
     pub(super) changing: tokio::sync::Mutex<()>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
+}
+
+/// An offer of a lease.
+#[derive(Clone, Copy, Debug)]
+pub struct Offered {
+    pub number: u64,
+    pub by: NodeId,
+    pub term: u64,
+    pub at: Instant,
 }
 
 /// What the peers last said of themselves, and what came of comparing it.
@@ -94,6 +115,8 @@ pub struct Peers {
     pub own_hashes: std::collections::VecDeque<(u64, [u8; 16])>,
     /// Nodes whose state differed from ours at the same index, and that index.
     pub diverged: BTreeMap<NodeId, u64>,
+    /// Who granted its lease to this node last, and when.
+    pub granted: Option<(NodeId, Instant)>,
 }
 
 /// A peer's last answer.
@@ -408,6 +431,89 @@ impl Core {
         }
     }
 
+    /// Notes the time at which the leader of `term` offered its lease.
+    pub(super) fn note_offer(&self, by: NodeId, term: u64) -> u64 {
+        let offered = Offered {
+            number: rand::random(),
+            by,
+            term,
+            at: Instant::now(),
+        };
+        *lock(&self.offered) = Some(offered);
+        offered.number
+    }
+
+    /// Takes what is left of the lease of the leader that this node follows. Whether it did.
+    pub(super) fn take_grant(&self, by: NodeId, grant: GrantRequest) -> bool {
+        let offered = lock(&self.offered).take();
+        let Some(offered) = offered.filter(|offered| {
+            (offered.number, offered.by, offered.term) == (grant.noted, by, grant.term)
+        }) else {
+            return false;
+        };
+        let metrics = self.metrics();
+        if metrics.current_term != grant.term || metrics.current_leader != Some(by.0) {
+            return false;
+        }
+        {
+            let mut peers = lock(&self.peers);
+            peers.granted = Some((by, Instant::now()));
+        }
+        // Where the old holder is must be known before the right to hold is.
+        self.vip_peers.send_modify(|peers| {
+            peers.facts.insert(by, grant.facts);
+            peers.given_by = Some(by);
+        });
+        lock(&self.leases).take_grant(
+            Grant {
+                term: grant.term,
+                until: offered.at + grant.lasts,
+            },
+            metrics.current_term,
+        );
+        self.observe(&metrics);
+        tracing::info!(%by, term = grant.term, lasts = ?grant.lasts, "the lease of the VIPs was granted");
+        true
+    }
+
+    /// Passes on what the members say of their VIPs.
+    pub(super) fn publish_vip_peers(&self) {
+        let members = self.members().unwrap_or_default();
+        let facts: BTreeMap<NodeId, VipFacts> = {
+            let peers = lock(&self.peers);
+            let fresh = peers.reports.iter().filter_map(|(id, heard)| {
+                let facts = heard.fresh_report()?.vips.clone();
+                // An answer from before the grant says nothing of what its giver serves since.
+                let old = peers
+                    .granted
+                    .is_some_and(|(by, at)| by == *id && heard.at.is_none_or(|h| h < at + ASKED));
+                Some((*id, facts, old))
+            });
+            let known = self.vip_peers.borrow();
+            fresh
+                .map(|(id, facts, old)| {
+                    let kept = known.facts.get(&id).filter(|_| old).cloned();
+                    (id, kept.unwrap_or(facts))
+                })
+                .collect()
+        };
+        let addresses = members
+            .values()
+            .flat_map(|peer| [peer.raft_address.ip(), peer.api_address.ip()])
+            .collect();
+        self.vip_peers.send_if_modified(|known| {
+            let given_by = known.given_by;
+            let news = VipPeers {
+                facts,
+                addresses,
+                given_by,
+            };
+            let differs = *known != news;
+            *known = news;
+            differs
+        });
+    }
+
     /// What this node says of itself.
     pub(super) fn report(&self) -> PeerReport {
         let metrics = self.metrics();
@@ -430,6 +536,7 @@ impl Core {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             problem: self.problem(&metrics, recovery),
             low_space: self.own_low_space(),
+            vips: lock(&self.vip_facts).clone(),
         }
     }
 
@@ -610,6 +717,7 @@ mod tests {
             version: String::new(),
             problem: None,
             low_space: None,
+            vips: VipFacts::default(),
         }
     }
 

@@ -57,6 +57,8 @@ pub struct LeaseBook {
     /// The newest term that this node led, and when it was first seen to.
     elected: Option<(u64, Instant)>,
     grant: Option<Grant>,
+    /// A term that this node leads, and that of the grant which lasted until its own lease began.
+    unbroken: Option<(u64, u64)>,
 }
 
 impl LeaseBook {
@@ -67,6 +69,7 @@ impl LeaseBook {
             given_until: None,
             elected: None,
             grant: None,
+            unbroken: None,
         }
     }
 
@@ -83,8 +86,15 @@ impl LeaseBook {
             self.elected = Some((standing.term, now));
         }
         self.drop_grant(standing, now);
-        let granted = self.grant.map(|grant| grant.until);
-        let lease_until = self.lease(standing, now).max(granted);
+        let own = self.lease(standing, now);
+        if let Some(grant) = self.grant.filter(|_| own.is_some()) {
+            self.unbroken = Some((standing.term, grant.term));
+        }
+        let lease_until = own.max(self.grant.map(|grant| grant.until));
+        let granted_in = match own {
+            Some(_) => self.unbroken.filter(|(term, _)| *term == standing.term),
+            None => self.grant.map(|grant| (standing.term, grant.term)),
+        };
         self.given_until = self.given_until.max(lease_until);
         Leadership {
             term: standing.term,
@@ -94,6 +104,7 @@ impl LeaseBook {
                 .release
                 .filter(|r| r.term == standing.term && self.abdicated >= Some(r.term))
                 .map(|release| release.to),
+            granted_in: granted_in.map(|(_, term)| term),
         }
     }
 

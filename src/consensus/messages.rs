@@ -1,11 +1,16 @@
 //! What nodes ask of each other beside the protocol of openraft. Encoded by postcard: a change of shape raises
 //! `network::PROTOCOL`.
 
+use std::time::Duration;
+
 use super::{
     membership::RemovalRefused,
     types::{EncodedCommand, Peer},
 };
-use crate::{model::node::NodeId, state::outcome::Outcome};
+use crate::{
+    model::{node::NodeId, vip::VipFacts},
+    state::outcome::Outcome,
+};
 
 /// A command for the leader.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -60,6 +65,22 @@ pub enum ReadIndex {
     Index(u64),
     /// That node does not lead, or cannot tell.
     NotLeading { leader: Option<NodeId> },
+}
+
+/// Asks a node to note the time, before it is granted a lease. The answer is a number for the time it noted.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Offer {
+    pub term: u64,
+}
+
+/// Grants what is left of the leader's lease, counted from the time that was noted.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct GrantRequest {
+    pub term: u64,
+    pub noted: u64,
+    pub lasts: Duration,
+    /// What the leader goes on serving.
+    pub facts: VipFacts,
 }
 
 /// Asks the leader to change the group.
@@ -170,6 +191,7 @@ pub struct PeerReport {
     /// Why it is not well.
     pub problem: Option<String>,
     pub low_space: Option<LowSpace>,
+    pub vips: VipFacts,
 }
 
 /// A disk with too little space for new entries.

@@ -90,6 +90,7 @@ use crate::{
         node::{ClusterId, NodeId},
         snapshot::Snapshot,
         timing::SHORTEST_REFUSAL,
+        vip::{VipFacts, VipPeers},
     },
     state::{State, command::Command, outcome::Outcome},
 };
@@ -210,6 +211,9 @@ impl Consensus {
             log_lost: watch::Sender::new(false),
             peers: Default::default(),
             proposals: Semaphore::new(MAX_PROPOSALS),
+            vip_facts: Default::default(),
+            vip_peers: watch::Sender::new(VipPeers::default()),
+            offered: Default::default(),
             changing: Default::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -315,6 +319,16 @@ impl Consensus {
             *released = (*released).max(term);
             news
         });
+    }
+
+    /// What the other members say of the VIPs on their devices. The latest value counts.
+    pub fn vip_peers(&self) -> watch::Receiver<VipPeers> {
+        self.core.vip_peers.subscribe()
+    }
+
+    /// What the other members are to know of the VIPs on this node.
+    pub fn tell_of_vips(&self, facts: VipFacts) {
+        *core::lock(&self.core.vip_facts) = facts;
     }
 
     pub fn id(&self) -> NodeId {

@@ -43,7 +43,7 @@ use super::{
 use crate::model::node::{ClusterId, NodeId};
 
 /// Version of the payloads' encoding. Raised when a message changes its shape.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Largest message on a peer link, in bytes: one command of the largest size and its envelope. Larger ones are refused by
 /// both sides.
@@ -303,6 +303,8 @@ impl PeerLinks {
                 Rpc::Propose => client.propose(message).await,
                 Rpc::ReadIndex => client.read_index(message).await,
                 Rpc::Administer => client.administer(message).await,
+                Rpc::Offer => client.offer(message).await,
+                Rpc::Grant => client.grant(message).await,
                 Rpc::Status => client.status(message).await,
             }
         };
@@ -352,13 +354,20 @@ pub enum Rpc {
     Propose,
     ReadIndex,
     Administer,
+    Offer,
+    Grant,
     Status,
 }
 
 impl Rpc {
     fn lane(self) -> Lane {
         match self {
-            Self::Heartbeat | Self::Vote | Self::PreVote | Self::Transfer => Lane::Heartbeat,
+            Self::Heartbeat
+            | Self::Vote
+            | Self::PreVote
+            | Self::Transfer
+            | Self::Offer
+            | Self::Grant => Lane::Heartbeat,
             Self::Propose | Self::ReadIndex | Self::Administer | Self::Status => Lane::Call,
         }
     }

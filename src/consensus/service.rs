@@ -31,7 +31,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use super::{
     core::{Core, lock},
     gate::Gate,
-    messages::{AdministerRequest, ProposeRequest, ReadIndexRequest},
+    messages::{AdministerRequest, GrantRequest, Offer, ProposeRequest, ReadIndexRequest},
     network::{Identity, MESSAGE_LIMIT, PROTOCOL, REMOVED_KEY, SNAPSHOT_LIMIT, SnapshotHead},
     recovery::StopReason,
     types::{Snapshot, SnapshotData, TypeConfig},
@@ -316,6 +316,20 @@ impl RaftRpc for RaftService {
         let request: AdministerRequest = self.open(request)?;
         let deadline = deadline(request.wait_ms);
         self.reply(&self.core.administer_here(request.change, deadline).await)
+    }
+
+    async fn offer(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let from = NodeId(request.get_ref().from);
+        let offer: Offer = self.open(request)?;
+        self.takes_part()?;
+        self.reply(&self.core.note_offer(from, offer.term))
+    }
+
+    async fn grant(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let from = NodeId(request.get_ref().from);
+        let grant: GrantRequest = self.open(request)?;
+        self.takes_part()?;
+        self.reply(&self.core.take_grant(from, grant))
     }
 
     async fn status(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {

@@ -22,7 +22,7 @@ use super::{
     recovery::{Evidence, Recovery, StopReason, judge},
     types::Vote,
 };
-use crate::model::node::NodeId;
+use crate::{model::node::NodeId, state::command::Change as StateChange};
 
 /// How often peers are asked how they are.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -377,6 +377,7 @@ async fn ask_peers(core: &Core) {
         while let Some((id, answer)) = answers.next().await {
             note(core, id, answer);
         }
+        core.publish_vip_peers();
     }
 }
 
@@ -441,6 +442,7 @@ async fn keep_group(core: &Core) {
             readiness.clear();
             continue;
         }
+        settle_release(core, &metrics).await;
         let now = Instant::now();
         let lately = made_way.is_some_and(|at| now < at + MAKE_WAY_EVERY);
         if !lately && core.others_have_more_room() {
@@ -463,6 +465,26 @@ async fn keep_group(core: &Core) {
             );
             // The same obstacle will be there for a while.
             tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+}
+
+/// A leader with a lease of its own says so after a hand-over: the next leader then need not wait.
+async fn settle_release(core: &Core, metrics: &Metrics) {
+    let standing = core.standing(metrics);
+    let earlier = standing.release.is_some_and(|r| r.term < standing.term);
+    let leased = lock(&core.leases)
+        .lease(&standing, Instant::now())
+        .is_some();
+    if earlier && leased {
+        let change = StateChange::TakeVips {
+            term: standing.term,
+        };
+        if let Err(problem) = core
+            .commit_change(change, Instant::now() + STEP_LIMIT)
+            .await
+        {
+            tracing::debug!(%problem, "the hand-over is not settled yet");
         }
     }
 }

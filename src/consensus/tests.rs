@@ -512,9 +512,6 @@ async fn a_refusal_is_told_as_one_and_a_retry_is_applied_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_exactly_once_while_leaders_are_lost() {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter("info")
-        .with_test_writer()
     let cluster = Arc::new(Cluster::of(3).await);
     let leader = cluster.leader().await;
     let writer = cluster.ids().into_iter().find(|id| *id != leader).unwrap();

@@ -16,6 +16,9 @@ pub struct Leadership {
     /// Set while this node has given its lease of `term` away: to whom. Its VIPs are to be left to that node, and the
     /// connections it has through them served to their end.
     pub heir: Option<NodeId>,
+    /// The term in which the right to hold was granted by another leader, if it has been unbroken since: nobody else can have
+    /// held in between, whatever the term is now.
+    pub granted_in: Option<u64>,
 }
 
 impl Leadership {

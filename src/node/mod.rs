@@ -45,7 +45,7 @@ use crate::{
     },
     dns::DnsServer,
     enrol::{IdentityError, IdentityFile, StoredIdentity},
-    model::snapshot::Snapshot,
+    model::{snapshot::Snapshot, vip::VipFacts},
     telemetry::{
         http,
         log::{Log, LogError},
@@ -348,11 +348,14 @@ impl Node {
             &self.runtimes.dns,
             to_front,
             consensus.leadership(),
+            consensus.vip_peers(),
         )?;
         // Without a change of threads: only the front door has to be woken, and only for what concerns it.
         let names = services.observed().dns;
         let feeding = feed(consensus.snapshots(), names, front);
         self.tasks.spawn_on(feeding, &self.runtimes.consensus);
+        let told = tell_of_vips(consensus.clone(), services.vip_facts());
+        self.tasks.spawn(told);
         self.control.serving(Some(services.observed()));
         tracing::info!("serving DNS and listeners");
         Ok(services)
@@ -377,11 +380,8 @@ impl Node {
             () = self.stop.cancelled() => tracing::info!("stopping"),
             () = releases => {}
         }
-        let term = consensus.leadership().borrow().term;
-        let withdrawn = services.withdraw().await;
-        consensus.acknowledge_release(term);
         if self.stop.is_cancelled() && consensus.present_leader() == Some(consensus.id()) {
-            // Before draining: the next leader can claim the VIPs while our connections end.
+            // Before the rest: the VIPs go with leadership, and connections through them are served until they are drained.
             match consensus
                 .transfer(None, Instant::now() + CONSENSUS_STOP)
                 .await
@@ -390,6 +390,9 @@ impl Node {
                 Err(error) => tracing::warn!(%error, "leadership was not handed over"),
             }
         }
+        let term = consensus.leadership().borrow().term;
+        let withdrawn = services.withdraw().await;
+        consensus.acknowledge_release(term);
         self.control.serving(None);
         withdrawn.stop().await;
     }
@@ -580,6 +583,18 @@ async fn report_releases(consensus: Consensus, mut released: watch::Receiver<u64
     }
 }
 
+/// Tells the other members what this node says of its VIPs. Ends with the services.
+async fn tell_of_vips(consensus: Consensus, mut facts: watch::Receiver<VipFacts>) {
+    loop {
+        let newest = facts.borrow_and_update().clone();
+        consensus.tell_of_vips(newest);
+        if facts.changed().await.is_err() {
+            return consensus.tell_of_vips(VipFacts::default());
+        }
+    }
+}
+
+/// The first published snapshot.
 async fn first_snapshot(consensus: &Consensus) -> Arc<Snapshot> {
     let mut published = consensus.snapshots();
     match published.wait_for(Option::is_some).await {

@@ -12,10 +12,15 @@ use tokio::{runtime::Handle, sync::watch};
 use crate::{
     config::{node::NodeConfig, reserved::Reserved},
     dns::{self, CacheLimits, DnsConfig, DnsServer, ForwardLimits, Identity, TcpLimits},
-    model::{leadership::Leadership, snapshot::Snapshot},
+    model::{
+        leadership::Leadership,
+        snapshot::Snapshot,
+        vip::{VipFacts, VipPeers},
+    },
     proxy::{self, Proxy, ProxyConfig, ProxyLimits, ProxyObserver, VipBinding},
     vip::{
-        driver::{FenceWish, Mode, Notified, VipConfig, VipDriver, VipError, VipStatus},
+        self,
+        driver::{FenceWish, Mode, VipConfig, VipDriver, VipError, VipStatus},
         notify::NotifyCommand,
     },
 };
@@ -60,8 +65,13 @@ impl Services {
         dns_runtime: &Handle,
         front: watch::Receiver<Arc<Snapshot>>,
         leadership: watch::Receiver<Leadership>,
+        peers: watch::Receiver<VipPeers>,
     ) -> Result<Self, ServicesError> {
-        let vip = VipDriver::start(vip_config(config), leadership, front.clone())?;
+        let vip_config = VipConfig {
+            peers: Some(peers),
+            ..vip_config(config)
+        };
+        let vip = VipDriver::start(vip_config, leadership, front.clone())?;
         let proxy = Proxy::start(proxy_config(config, &vip), front.clone())?;
         let _dns_runtime = dns_runtime.enter();
         let dns = DnsServer::start(dns_config(config, &vip), front)?;
@@ -81,6 +91,11 @@ impl Services {
         }
     }
 
+    /// What the other members are to know of the VIPs here.
+    pub(super) fn vip_facts(&self) -> watch::Receiver<VipFacts> {
+        self.vip.facts()
+    }
+
     /// The last term whose lease was taken back and under which nothing is held any more.
     pub(super) fn released(&self) -> watch::Receiver<u64> {
         self.vip.released()
@@ -88,9 +103,9 @@ impl Services {
 
     /// Withdraws the VIPs; what comes back serves on without them.
     pub(super) async fn withdraw(self) -> Withdrawn {
-        let notified = self.vip.stop().await;
+        let vip = self.vip.withdraw().await;
         Withdrawn {
-            notified,
+            vip,
             dns: self.dns,
             proxy: self.proxy,
             drain: self.drain,
@@ -100,7 +115,7 @@ impl Services {
 
 /// Services after their VIPs are gone.
 pub(super) struct Withdrawn {
-    notified: Notified,
+    vip: vip::driver::Withdrawn,
     dns: Arc<DnsServer>,
     proxy: Proxy,
     drain: Duration,
@@ -110,8 +125,9 @@ impl Withdrawn {
     /// Finishes what is under way and frees every port.
     pub(super) async fn stop(self) {
         let proxy = self.proxy.stop(Instant::now() + self.drain);
-        let notified = self.notified.wait(NOTIFY_DRAIN);
-        let (dns_in_time, (), ()) = tokio::join!(self.dns.stop(DNS_DRAIN), proxy, notified);
+        let (dns_in_time, ()) = tokio::join!(self.dns.stop(DNS_DRAIN), proxy);
+        // Until here connections through a VIP that was handed over were served.
+        self.vip.end().await.wait(NOTIFY_DRAIN).await;
         if !dns_in_time {
             tracing::warn!("DNS did not finish within {DNS_DRAIN:?}");
         }

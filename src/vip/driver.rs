@@ -28,7 +28,12 @@ use super::{
     machine::{Action, Event, Fencing, Machine, Phase, Target, Timing},
     notify::{Notice, Notifier, NotifyCommand, Turn},
 };
-use crate::model::{label::Label, leadership::Leadership, snapshot::Snapshot};
+use crate::model::{
+    label::Label,
+    leadership::Leadership,
+    snapshot::Snapshot,
+    vip::{VipFacts, VipPeers},
+};
 
 /// How long `stop` goes on trying to remove an address that the kernel will not let go.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -67,6 +72,8 @@ pub struct VipConfig {
     /// The device behind each logical interface name.
     pub interfaces: BTreeMap<Label, String>,
     pub timing: Timing,
+    /// What the other members say of their VIPs; none: there are none.
+    pub peers: Option<watch::Receiver<VipPeers>>,
 }
 
 /// What keeps others from hearing this node when its lease has lapsed and its process cannot act.
@@ -119,7 +126,10 @@ pub struct VipDriver {
     status: watch::Receiver<Vec<VipStatus>>,
     held: watch::Receiver<BTreeSet<IpAddr>>,
     released: watch::Receiver<u64>,
+    facts: watch::Receiver<VipFacts>,
+    withdrawn: CancellationToken,
     stop: DropGuard,
+    end: DropGuard,
     ended: CancellationToken,
     thread: JoinHandle<()>,
     notified: Notified,
@@ -154,12 +164,19 @@ impl VipDriver {
         let (status_sender, status) = watch::channel(Vec::new());
         let (held_sender, held) = watch::channel(BTreeSet::new());
         let (released_sender, released) = watch::channel(0);
+        let (facts_sender, facts) = watch::channel(VipFacts::default());
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let (end, withdrawn) = (CancellationToken::new(), CancellationToken::new());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(VipError::Thread)?;
-        let (stopping, end) = (stop.clone(), ended.clone().drop_guard());
+        let orders = Orders {
+            stop: stop.clone(),
+            end: end.clone(),
+            withdrawn: withdrawn.clone(),
+        };
+        let over = ended.clone().drop_guard();
         let (notifier, notified) = match config.notify.clone() {
             Some(command) => Notifier::start(command)
                 .map(|(notifier, done)| (Some(notifier), Some(done)))
@@ -167,16 +184,17 @@ impl VipDriver {
             None => (None, None),
         };
         let run = move || {
-            let _end = end; // also when this panics
+            let _over = over; // also when this panics
             prefer_this_thread();
             runtime.block_on(async {
                 let reports = Reports {
                     status: status_sender,
                     held: held_sender,
                     released: released_sender,
+                    facts: facts_sender,
                 };
                 let driver = Driver::new(config, leadership, reports, notifier);
-                driver.run(snapshots, stopping).await;
+                driver.run(snapshots, orders).await;
             });
         };
         let thread = std::thread::Builder::new()
@@ -187,7 +205,10 @@ impl VipDriver {
             status,
             held,
             released,
+            facts,
+            withdrawn,
             stop: stop.drop_guard(),
+            end: end.drop_guard(),
             ended,
             thread,
             notified: Notified(notified),
@@ -210,19 +231,67 @@ impl VipDriver {
         self.released.clone()
     }
 
-    /// Withdraws every VIP, then ends. Returns when done, at the latest after `STOP_WITHIN` and a second.
-    pub async fn stop(self) -> Notified {
+    /// What the other members are to know.
+    pub fn facts(&self) -> watch::Receiver<VipFacts> {
+        self.facts.clone()
+    }
+
+    /// Withdraws every VIP and claims none any more. Connections through those that were given away by plan are served on, until
+    /// `Withdrawn::end`. Returns when done, at the latest after `STOP_WITHIN` and a second.
+    pub async fn withdraw(self) -> Withdrawn {
         drop(self.stop);
+        let patience = STOP_WITHIN + Duration::from_secs(1);
+        let done = async {
+            tokio::select! {
+                () = self.withdrawn.cancelled() => {}
+                () = self.ended.cancelled() => {}
+            }
+        };
+        if tokio::time::timeout(patience, done).await.is_err() {
+            error!("VIPs were not withdrawn within {patience:?}: the kernel drops their addresses");
+        }
+        Withdrawn {
+            end: self.end,
+            ended: self.ended,
+            thread: self.thread,
+            notified: self.notified,
+        }
+    }
+
+    /// Withdraws every VIP, then ends. Returns when done, at the latest after twice `STOP_WITHIN` and a second.
+    pub async fn stop(self) -> Notified {
+        self.withdraw().await.end().await
+    }
+}
+
+/// A driver that holds nothing any more, and serves what is left of connections.
+#[derive(Debug)]
+pub struct Withdrawn {
+    end: DropGuard,
+    ended: CancellationToken,
+    thread: JoinHandle<()>,
+    notified: Notified,
+}
+
+impl Withdrawn {
+    /// Serves nothing any more, then ends.
+    pub async fn end(self) -> Notified {
+        drop(self.end);
         let patience = STOP_WITHIN + Duration::from_secs(1);
         match tokio::time::timeout(patience, self.ended.cancelled()).await {
             Ok(()) if self.thread.join().is_err() => error!("the thread that holds VIPs panicked"),
             Ok(()) => {}
-            Err(_) => error!(
-                "VIPs were not withdrawn within {patience:?}: the kernel drops their addresses"
-            ),
+            Err(_) => error!("the thread that holds VIPs has not ended within {patience:?}"),
         }
         self.notified
     }
+}
+
+/// What a driver is told from outside, and tells.
+struct Orders {
+    stop: CancellationToken,
+    end: CancellationToken,
+    withdrawn: CancellationToken,
 }
 
 /// Asks for a better place in the scheduler: a late withdrawal costs more than anything else a busy node does late. Needs a
@@ -250,6 +319,7 @@ struct Driver {
     /// What the machine was told of the fence.
     told: BTreeMap<Label, Fencing>,
     notifier: Option<Notifier>,
+    peers: Option<watch::Receiver<VipPeers>>,
 }
 
 /// What others may know.
@@ -257,11 +327,14 @@ struct Reports {
     status: watch::Sender<Vec<VipStatus>>,
     held: watch::Sender<BTreeSet<IpAddr>>,
     released: watch::Sender<u64>,
+    facts: watch::Sender<VipFacts>,
 }
 
 /// What woke the task.
 enum Wake {
     Stop,
+    End,
+    Peers,
     Leadership,
     LeadershipEnded,
     Snapshot,
@@ -302,10 +375,11 @@ impl Driver {
             configured: BTreeSet::new(),
             told: BTreeMap::new(),
             notifier,
+            peers: config.peers,
         }
     }
 
-    async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, stop: CancellationToken) {
+    async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, orders: Orders) {
         // The fence first: an address that an earlier process left is then unheard before it is gone.
         self.configured = configured(&mut snapshots);
         self.hands.look().await;
@@ -313,13 +387,22 @@ impl Driver {
         self.hands.sweep().await;
         let (mut leadership_open, mut snapshots_open) = (true, true);
         let mut give_up_at = None;
+        let mut ending = false;
         self.handle(Event::Configured(self.configured.clone()))
             .await;
         self.leadership.mark_changed();
-        while give_up_at
-            .is_none_or(|at: Instant| !self.machine.is_withdrawn() && Instant::now() < at)
-        {
-            let deadline = [self.machine.next_deadline(Instant::now()), give_up_at]
+        loop {
+            if let Some(at) = give_up_at {
+                let withdrawn = self.machine.is_withdrawn() || Instant::now() >= at;
+                if withdrawn {
+                    orders.withdrawn.cancel();
+                }
+                if withdrawn && ending {
+                    break;
+                }
+            }
+            let waiting = give_up_at.filter(|_| !orders.withdrawn.is_cancelled());
+            let deadline = [self.machine.next_deadline(Instant::now()), waiting]
                 .into_iter()
                 .flatten()
                 .min();
@@ -327,7 +410,8 @@ impl Driver {
             // Every branch may be dropped: each waits for a condition that is still there the next time.
             let wake = tokio::select! {
                 biased;
-                () = stop.cancelled(), if give_up_at.is_none() => Wake::Stop,
+                () = orders.stop.cancelled(), if give_up_at.is_none() => Wake::Stop,
+                () = orders.end.cancelled(), if !ending && give_up_at.is_some() => Wake::End,
                 changed = self.leadership.changed(), if leadership_open => {
                     changed.map_or(Wake::LeadershipEnded, |()| Wake::Leadership)
                 }
@@ -337,12 +421,18 @@ impl Driver {
                     changed.map_or(Wake::SnapshotsEnded, |()| Wake::Snapshot)
                 }
                 () = sleep_until(fence_due) => Wake::FenceDue,
+                () = changed(&mut self.peers) => Wake::Peers,
             };
             match wake {
                 Wake::Stop => {
                     give_up_at = Some(Instant::now() + STOP_WITHIN);
                     self.handle(Event::Stop).await;
                 }
+                Wake::End => {
+                    ending = true;
+                    self.handle(Event::End).await;
+                }
+                Wake::Peers => self.keep_chance(),
                 Wake::Leadership => {
                     let event = Event::Leadership(*self.leadership.borrow_and_update());
                     self.handle(event).await;
@@ -422,6 +512,7 @@ impl Driver {
         loop {
             self.look_at_the_lease();
             self.publish();
+            self.keep_chance();
             let Some(action) = self.machine.poll_action() else {
                 break;
             };
@@ -476,6 +567,12 @@ impl Driver {
                 }
                 None
             }
+            Action::Serve(target) => self.serve(target).await,
+            Action::EndServe(target) => {
+                self.hands.end_serve(&target).await;
+                info!(vip = %target.address, "no connection through the VIP is served any more");
+                None
+            }
             Action::Remove(target) => Some(self.remove(target).await),
             Action::Announce(target) => {
                 if self.machine.may_announce(&target, Instant::now()) {
@@ -487,6 +584,49 @@ impl Driver {
                 None
             }
         }
+    }
+
+    async fn serve(&mut self, target: Target) -> Option<Event> {
+        if !self.machine.may_serve(&target) {
+            return None;
+        }
+        let peers = self.known_peers();
+        match self.hands.serve(&target, &peers).await {
+            Ok(true) => None,
+            Ok(false) => Some(Event::Quiet(target)),
+            Err(problem) => {
+                warn!(vip = %target.address, %problem, "connections through the VIP are not kept");
+                Some(Event::Quiet(target))
+            }
+        }
+    }
+
+    fn known_peers(&self) -> VipPeers {
+        let peers = self.peers.as_ref();
+        peers.map_or_else(VipPeers::default, |peers| peers.borrow().clone())
+    }
+
+    /// Has the connections of the old holder passed on to it, before this node is heard, for as long as there are any.
+    fn keep_chance(&mut self) {
+        let entitled = self.machine.entitled(Instant::now());
+        let peers = self.known_peers();
+        let here = self.machine.phases().filter(|(_, phase)| {
+            matches!(
+                phase,
+                Phase::Adding
+                    | Phase::Permitting { .. }
+                    | Phase::Silent { .. }
+                    | Phase::Held { .. }
+            )
+        });
+        let old_holders = here
+            .filter(|_| entitled)
+            .filter_map(|(target, _)| {
+                let mac = peers.old_holder(target.address, &target.interface)?;
+                Some((target.clone(), mac))
+            })
+            .collect();
+        self.hands.keep_chance(&old_holders, &peers);
     }
 
     async fn add(&mut self, target: Target) -> Event {
@@ -611,6 +751,13 @@ impl Driver {
         self.reports
             .held
             .send_if_modified(|old| replace(old, addresses));
+        let facts = VipFacts {
+            macs: self.hands.macs(),
+            serving: self.machine.served().map(|t| t.address).collect(),
+        };
+        self.reports
+            .facts
+            .send_if_modified(|old| replace(old, facts));
         if let Some(term) = self.machine.released() {
             self.reports
                 .released
@@ -688,6 +835,16 @@ impl Problems {
     fn of(&self, target: &Target) -> Option<String> {
         self.0.get(target).cloned()
     }
+}
+
+/// Waits for news, if any can come.
+async fn changed(peers: &mut Option<watch::Receiver<VipPeers>>) {
+    if let Some(open) = peers
+        && open.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {

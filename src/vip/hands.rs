@@ -7,19 +7,26 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use tracing::{error, info, warn};
 
 use super::{
-    announce::{Announcer, announcement},
+    announce::{Announcer, Mac, announcement},
+    connections,
     driver::FenceWish,
-    fence::{Ensured, Fence, FenceError, ruleset::Ruleset, socket::TableWatch},
+    fence::{
+        Ensured, Fence, FenceError,
+        chance::{Chance, Passing, Port},
+        ruleset::Ruleset,
+        socket::TableWatch,
+    },
     interface::{Change, Changes, Device, InterfaceError, Interfaces, VALID_FOR},
-    machine::{Fencing, Target},
+    machine::{Fencing, SERVE_LASTS, Target},
 };
-use crate::model::label::Label;
+use crate::model::{label::Label, vip::VipPeers};
 
 /// Between attempts to open the change socket again after it failed.
 const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -172,6 +179,39 @@ impl Hands {
         }
     }
 
+    /// Answers for a VIP on behalf of its holder, for a moment. Whether there was a connection left, as far as was looked.
+    pub async fn serve(&mut self, target: &Target, peers: &VipPeers) -> Result<bool, Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.serve(target, peers).await,
+            Hands::StandIn => Ok(false),
+        }
+    }
+
+    pub async fn end_serve(&mut self, target: &Target) {
+        if let Hands::Kernel(kernel) = self {
+            kernel.end_serve(target).await;
+        }
+    }
+
+    /// Passes on what belongs to connections of the old holder of these VIPs, whose Ethernet address stands beside each.
+    pub fn keep_chance(&mut self, old_holders: &BTreeMap<Target, [u8; 6]>, peers: &VipPeers) {
+        if let Hands::Kernel(kernel) = self {
+            kernel.keep_chance(old_holders, peers);
+        }
+    }
+
+    /// The Ethernet address of the device behind each logical interface.
+    pub fn macs(&self) -> BTreeMap<String, Mac> {
+        match self {
+            Hands::Kernel(kernel) => kernel
+                .devices
+                .iter()
+                .filter_map(|(interface, device)| Some((interface.to_string(), device.mac?)))
+                .collect(),
+            Hands::StandIn => BTreeMap::new(),
+        }
+    }
+
     pub fn announce(&mut self, target: &Target) -> Result<(), Problem> {
         match self {
             Hands::Kernel(kernel) => kernel.announce(target),
@@ -229,6 +269,13 @@ pub struct Kernel {
     announcer: Option<Announcer>,
     /// What was added and not removed, and the device it was added to: a device may be given another index or name.
     ours: BTreeMap<Target, Device>,
+    /// VIPs on `lo`, which this node serves on behalf of their holder.
+    served: BTreeSet<Target>,
+    /// What `arp_ignore` and `arp_announce` of a device were before a VIP was served there.
+    arp: BTreeMap<String, [(&'static str, String); 2]>,
+    chance: Option<Chance>,
+    /// What was wrong with it, when it was said last.
+    no_chance: Option<String>,
 }
 
 impl Kernel {
@@ -242,11 +289,133 @@ impl Kernel {
             guard,
             announcer: None,
             ours: BTreeMap::new(),
+            served: BTreeSet::new(),
+            arp: BTreeMap::new(),
+            chance: None,
+            no_chance: None,
         }
+    }
+
+    async fn serve(&mut self, target: &Target, peers: &VipPeers) -> Result<bool, Problem> {
+        let device = self.look_up(&target.interface).await?;
+        let first = self.served.insert(target.clone());
+        if first {
+            self.quiet_arp(&device.name);
+        }
+        let (vips, macs) = ([target.address].into(), peers.macs());
+        self.guard.permit_serving(&vips, &macs, &peers.addresses)?;
+        self.interfaces()?
+            .renew(target.address, &loopback())
+            .await?;
+        // At first there is no time to look.
+        Ok(first || connections::at(target.address).is_ok_and(|found| !found.is_empty()))
+    }
+
+    async fn end_serve(&mut self, target: &Target) {
+        if !self.served.remove(target) {
+            return;
+        }
+        if let Err(problem) = self.guard.forbid_serving(&[target.address].into()) {
+            warn!(vip = %target.address, %problem, "serving ends by itself");
+        }
+        let removed = match self.interfaces() {
+            Ok(interfaces) => interfaces.remove(target.address, &loopback()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            warn!(vip = %target.address, %error, "the address on lo goes by itself");
+        }
+        if !self.served.iter().any(|t| t.interface == target.interface)
+            && let Some(device) = self.names.get(&target.interface).cloned()
+        {
+            self.restore_arp(&device);
+        }
+    }
+
+    /// While a VIP is on `lo`, the host neither answers ARP for it on the device nor names it as sender.
+    fn quiet_arp(&mut self, device: &str) {
+        let settings = [("arp_ignore", "1"), ("arp_announce", "2")];
+        let set = settings.map(|(name, value)| {
+            let before = read_arp(device, name).unwrap_or_default();
+            if before.parse::<u8>().ok() < value.parse().ok()
+                && let Err(error) = write_arp(device, name, value)
+            {
+                warn!(device, name, %error, "cannot be set: connections through a VIP that moves may be lost");
+            }
+            (name, before)
+        });
+        self.arp.entry(device.to_owned()).or_insert(set);
+    }
+
+    fn restore_arp(&mut self, device: &str) {
+        for (name, value) in self.arp.remove(device).into_iter().flatten() {
+            if !value.is_empty()
+                && let Err(error) = write_arp(device, name, &value)
+            {
+                warn!(device, name, value, %error, "cannot be restored");
+            }
+        }
+    }
+
+    fn keep_chance(&mut self, old_holders: &BTreeMap<Target, Mac>, peers: &VipPeers) {
+        let devices = old_holders.keys().filter_map(|target| {
+            let device = self.devices.get(&target.interface)?;
+            Some(Port {
+                name: device.name.clone(),
+                index: device.index,
+                mac: device.mac?,
+            })
+        });
+        let passing = Passing {
+            ports: devices.collect(),
+            old_holders: old_holders
+                .iter()
+                .map(|(t, mac)| (t.address, *mac))
+                .collect(),
+            members: peers.macs(),
+        };
+        if let Err(error) = self.pass_on(&passing) {
+            let text = error.to_string();
+            if self.no_chance.as_ref() != Some(&text) {
+                warn!(problem = %text, "connections through the old holder of a VIP are lost");
+                self.no_chance = Some(text);
+            }
+        }
+    }
+
+    fn pass_on(&mut self, passing: &Passing) -> Result<(), FenceError> {
+        if passing.is_empty() {
+            return match self.chance.take() {
+                Some(chance) => {
+                    info!("no connection of an old holder is left");
+                    chance.end()
+                }
+                None => Ok(()),
+            };
+        }
+        if self.chance.as_ref().is_some_and(|c| c.passing() == passing) {
+            return Ok(());
+        }
+        // Only what was served here can have connections here.
+        let served = self.served.iter().map(|t| t.address);
+        let mine: Vec<_> = served
+            .filter(|vip| passing.old_holders.contains_key(vip))
+            .flat_map(|vip| connections::at(vip).unwrap_or_default())
+            .collect();
+        match &mut self.chance {
+            Some(chance) => chance.update(passing, &mine)?,
+            None => self.chance = Some(Chance::begin(passing, &mine)?),
+        }
+        self.no_chance = None;
+        info!(vips = ?passing.old_holders.keys(), "passing on what belongs to connections of the old holder");
+        Ok(())
     }
 
     /// Removes what an earlier process left. What cannot be removed expires by itself.
     async fn sweep(&mut self) {
+        if let Err(problem) = self.sweep_device(&loopback()).await {
+            warn!(%problem, "could not look for addresses that an earlier process had left on lo");
+        }
         for interface in self.names.keys().cloned().collect::<Vec<_>>() {
             let swept = match self.look_up(&interface).await {
                 Ok(device) => self.sweep_device(&device).await,
@@ -453,6 +622,30 @@ impl Kernel {
             empty => Ok(empty.insert(Interfaces::open()?)),
         }
     }
+}
+
+/// The device of addresses that no frame is answered for by itself.
+fn loopback() -> Device {
+    Device {
+        name: "lo".to_owned(),
+        index: 1,
+        mac: None,
+        ready: true,
+    }
+}
+
+fn arp_setting(device: &str, name: &str) -> PathBuf {
+    Path::new("/proc/sys/net/ipv4/conf").join(device).join(name)
+}
+
+fn read_arp(device: &str, name: &str) -> io::Result<String> {
+    Ok(std::fs::read_to_string(arp_setting(device, name))?
+        .trim()
+        .to_owned())
+}
+
+fn write_arp(device: &str, name: &str, value: &str) -> io::Result<()> {
+    std::fs::write(arp_setting(device, name), value)
 }
 
 /// Whether the device is usable and was not, as far as known, or must be announced anew.
@@ -687,6 +880,27 @@ impl Guard {
             self.permitted.insert(address, lease_until);
         }
         Ok(())
+    }
+
+    fn permit_serving(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        macs: &BTreeSet<Mac>,
+        members: &BTreeSet<IpAddr>,
+    ) -> Result<(), Problem> {
+        match &mut self.fence {
+            Some(fence) if fence.is_made() => {
+                Ok(fence.permit_serving(vips, macs, members, SERVE_LASTS)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn forbid_serving(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), Problem> {
+        match &mut self.fence {
+            Some(fence) if fence.is_made() => Ok(fence.forbid_serving(vips)?),
+            _ => Ok(()),
+        }
     }
 
     fn forbid(&mut self, target: &Target) -> Result<(), Problem> {

@@ -9,6 +9,10 @@
 //! renewed in the same term; sessions that survive the gap live on. Where there is no fence, the address goes. Where a fence
 //! has to stand and does not, nothing is claimed and what is held is withdrawn.
 //!
+//! **Giving away by plan** (`Leadership::heir`). The connections that this node has through a VIP go on: before the address
+//! leaves the device, `Serve` puts it on `lo` and permits the answers, and goes on doing so until the connections have ended, the
+//! deadline passes or the VIP comes back. That is apart from `Phase`: a VIP that is served so is withdrawn all the same.
+//!
 //! Actions are carried out in the order in which they were given; each `Add`, `Renew` and `Remove` is answered by one event. The machine never
 //! blocks, never reads a clock, and assumes nothing about an address between its request and the answer: an address that
 //! *may* be on the interface is removed.
@@ -62,8 +66,12 @@ pub enum Event {
     Permitted(BTreeSet<Target>),
     /// They are not, or not for longer than before.
     PermitFailed(BTreeSet<Target>),
-    /// No more claims; what is held is withdrawn.
+    /// No connection is left through a VIP that is served, or it cannot be served.
+    Quiet(Target),
+    /// No more claims; what is held is withdrawn. What is served goes on being served.
     Stop,
+    /// Nothing is served any more.
+    End,
     /// Time passed.
     Deadline,
 }
@@ -86,7 +94,15 @@ pub enum Action {
     },
     /// Let the kernel pass the frames of this one no more. No answer.
     Silence(Target),
+    /// Answer for what the holder passes on, for `SERVE_LASTS` from now: the VIP on `lo`, its answers permitted. Answered by
+    /// `Quiet`, or not.
+    Serve(Target),
+    /// No more of that. No answer.
+    EndServe(Target),
 }
+
+/// How long the kernel lets a VIP be served after the last `Serve`.
+pub const SERVE_LASTS: Duration = Duration::from_secs(2);
 
 /// Whether frames of a VIP on an interface are held back by the kernel when the lease is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +123,8 @@ pub enum Reason {
     NotConfigured,
     /// The fence has to stand on its interface, and does not.
     NoFence,
+    /// It was given to another node, by plan.
+    GivenAway,
     /// This node has no lease.
     NotLeading,
     /// The lease was not renewed in time: a quorum is slow or out of reach, or this node is.
@@ -121,6 +139,7 @@ impl Reason {
             Reason::Stopping => "the node stops",
             Reason::NotConfigured => "it is not configured any more",
             Reason::NoFence => "the fence does not stand",
+            Reason::GivenAway => "it was handed over",
             Reason::NotLeading => "this node does not lead",
             Reason::LeaseRunsOut => "the lease was not renewed in time",
             Reason::ToBeTakenAnew => "it is to be taken anew",
@@ -151,6 +170,10 @@ pub struct Timing {
     pub permit_step: Duration,
     /// Between tries to permit.
     pub permit_again: Duration,
+    /// Between renewals of what is served; well below `SERVE_LASTS`.
+    pub serve_every: Duration,
+    /// How long connections through a VIP that was given away may last; zero: they are not kept.
+    pub second_chance: Duration,
 }
 
 impl Default for Timing {
@@ -166,6 +189,8 @@ impl Default for Timing {
             retry_at_most: Duration::from_secs(5),
             permit_step: Duration::from_millis(5),
             permit_again: Duration::from_millis(10),
+            serve_every: Duration::from_millis(500),
+            second_chance: Duration::from_secs(600),
         }
     }
 }
@@ -234,7 +259,7 @@ impl Machine {
     /// Takes in an event. Afterwards drain `poll_action`, then wait until `next_deadline`.
     pub fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Leadership(leadership) => self.handle_leadership(leadership),
+            Event::Leadership(leadership) => self.handle_leadership(leadership, now),
             Event::Configured(targets) => self.handle_configured(targets),
             Event::Added(target) => self.handle_answer(&target, Answer::Added, now),
             Event::AddFailed(target) => self.handle_answer(&target, Answer::AddFailed, now),
@@ -250,7 +275,13 @@ impl Machine {
                 self.permitted_until = None;
                 self.handle_permit(&targets, Answer::PermitFailed, now);
             }
+            Event::Quiet(target) => self.end_serving(&target),
             Event::Stop => self.stopping = true,
+            Event::End => {
+                self.stopping = true;
+                let all: Vec<Target> = self.entries.keys().cloned().collect();
+                all.iter().for_each(|target| self.end_serving(target));
+            }
             Event::Deadline => {}
         }
         self.settle(now);
@@ -323,6 +354,7 @@ impl Machine {
         match self.leadership.lease_until {
             _ if self.stopping => Reason::Stopping,
             _ if !wanted => Reason::NotConfigured,
+            _ if self.leadership.heir.is_some() => Reason::GivenAway,
             _ if self.fencing_of(target) == Fencing::Down => Reason::NoFence,
             None => Reason::NotLeading,
             Some(_) if !self.entitled(now) => Reason::LeaseRunsOut,
@@ -344,6 +376,23 @@ impl Machine {
             .all(|entry| matches!(entry.phase, Phase::Withdrawn { .. }))
     }
 
+    /// The VIPs that this node answers for on behalf of their holder.
+    pub fn served(&self) -> impl Iterator<Item = &Target> {
+        let served = |entry: &Entry| entry.serving.is_some();
+        self.entries
+            .iter()
+            .filter_map(move |(target, entry)| served(entry).then_some(target))
+    }
+
+    /// Whether `target` may be served at `now`.
+    pub fn may_serve(&self, target: &Target) -> bool {
+        let serving = self
+            .entries
+            .get(target)
+            .is_some_and(|e| e.serving.is_some());
+        serving && self.fencing_of(target) == Fencing::Standing
+    }
+
     /// The last term under whose lease VIPs could be held, once that lease was taken back (not merely lapsed) or its term is
     /// over, and none is held any more: leadership may then be handed over at once.
     pub fn released(&self) -> Option<u64> {
@@ -354,18 +403,71 @@ impl Machine {
     }
 
     /// A signal of a term older than one already seen is late and says nothing.
-    fn handle_leadership(&mut self, leadership: Leadership) {
+    fn handle_leadership(&mut self, leadership: Leadership, now: Instant) {
         if leadership.term < self.leadership.term {
             return;
         }
-        let higher_term = leadership.term > self.leadership.term;
-        self.leadership = leadership;
+        let before = std::mem::replace(&mut self.leadership, leadership);
         if leadership.lease_until.is_some() {
             self.leased = Some(leadership.term);
         }
-        if higher_term {
+        if leadership.heir.is_some() && before.heir.is_none() && before.term == leadership.term {
+            self.give_away(now);
+        }
+        let unbroken = leadership
+            .granted_in
+            .is_some_and(|term| term >= before.term);
+        if leadership.term > before.term && !unbroken {
             self.withdraw_all();
         }
+    }
+
+    /// Before the VIPs go: what they carry is served on.
+    fn give_away(&mut self, now: Instant) {
+        let lasts = self.timing.second_chance;
+        let again = now + self.timing.serve_every;
+        for (target, entry) in &mut self.entries {
+            let there = matches!(
+                entry.phase,
+                Phase::Held { .. } | Phase::Permitting { .. } | Phase::Silent { .. }
+            );
+            let told = self.fencing.get(&target.interface);
+            let fencing = told.copied().unwrap_or(self.unless_told);
+            if there && entry.wanted && fencing == Fencing::Standing && !lasts.is_zero() {
+                entry.serving = Some(Serving {
+                    renew_at: again,
+                    until: now + lasts,
+                });
+                self.actions.push_back(Action::Serve(target.clone()));
+            }
+        }
+    }
+
+    fn end_serving(&mut self, target: &Target) {
+        let entry = self.entries.get_mut(target);
+        if entry.is_some_and(|entry| entry.serving.take().is_some()) {
+            self.actions.push_back(Action::EndServe(target.clone()));
+        }
+    }
+
+    /// Renews what is served, and ends what need not or may not be.
+    fn serve(&mut self, now: Instant) {
+        let (every, mut over) = (self.timing.serve_every, vec![]);
+        for (target, entry) in &mut self.entries {
+            let Some(serving) = &mut entry.serving else {
+                continue;
+            };
+            let told = self.fencing.get(&target.interface);
+            let fencing = told.copied().unwrap_or(self.unless_told);
+            let held = matches!(entry.phase, Phase::Held { .. });
+            if held || !entry.wanted || serving.until <= now || fencing != Fencing::Standing {
+                over.push(target.clone());
+            } else if serving.renew_at <= now {
+                serving.renew_at = now + every;
+                self.actions.push_back(Action::Serve(target.clone()));
+            }
+        }
+        over.iter().for_each(|target| self.end_serving(target));
     }
 
     fn handle_configured(&mut self, targets: BTreeSet<Target>) {
@@ -377,6 +479,7 @@ impl Machine {
                 phase: Phase::Withdrawn { not_before: None },
                 wanted: true,
                 failures: 0,
+                serving: None,
             });
         }
     }
@@ -429,6 +532,7 @@ impl Machine {
         for target in places.keys() {
             self.announce(target, now);
         }
+        self.serve(now);
         self.entries
             .retain(|_, entry| entry.wanted || !matches!(entry.phase, Phase::Withdrawn { .. }));
     }
@@ -512,6 +616,12 @@ impl Machine {
     }
 
     fn entry_deadline(&self, entry: &Entry, claimable: bool) -> Option<Instant> {
+        let serving = entry.serving.map(|s| s.renew_at.min(s.until));
+        let phase = self.phase_deadline(entry, claimable);
+        [serving, phase].into_iter().flatten().min()
+    }
+
+    fn phase_deadline(&self, entry: &Entry, claimable: bool) -> Option<Instant> {
         match entry.phase {
             Phase::Withdrawn { not_before } => not_before.filter(|_| claimable && entry.wanted),
             Phase::Adding => self.withdraw_at(),
@@ -558,6 +668,15 @@ struct Entry {
     wanted: bool,
     /// Failures since the address was last on the interface.
     failures: u32,
+    /// What it carried when it was given away is still served.
+    serving: Option<Serving>,
+}
+
+/// Answering for a VIP on behalf of its holder.
+#[derive(Clone, Copy, Debug)]
+struct Serving {
+    renew_at: Instant,
+    until: Instant,
 }
 
 /// What became of an address: an event about one target.

@@ -5,6 +5,7 @@
 //! neighbours; `hands` has all three in hand for `driver`, which carries decisions out and reports. Nothing here calls consensus: leadership and the snapshot come in over channels.
 
 pub mod announce;
+mod connections;
 pub mod driver;
 pub mod fence;
 mod hands;

@@ -37,6 +37,7 @@ impl Fixture {
             leader: Some(NodeId(1)),
             lease_until: Some(Instant::now() + lease),
             heir: None,
+            granted_in: None,
         });
     }
 
@@ -108,6 +109,7 @@ async fn the_snapshot_says_which_vips_there_are() {
         leader: Some(NodeId(2)),
         lease_until: None,
         heir: None,
+        granted_in: None,
     });
     node.held(&[]).await;
 }

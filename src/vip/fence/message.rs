@@ -224,6 +224,58 @@ pub enum Step {
     NotIn(String),
     Accept,
     Drop,
+    /// As `Load`, into another register than the first.
+    LoadInto {
+        register: Register,
+        base: Base,
+        offset: u32,
+        length: u32,
+    },
+    /// What was loaded, less the bits that are not in the mask.
+    Mask(Vec<u8>),
+    /// What is in the register, as long as a key of the set, is an element of it.
+    KeyIn {
+        set: String,
+        register: Register,
+    },
+    /// What is in the register is a key of the map; its value goes into another register.
+    Mapped {
+        map: String,
+        from: Register,
+        to: Register,
+    },
+    /// Adds what is in the register to the set; fails when the set is full.
+    Remember {
+        set: String,
+        register: Register,
+    },
+    /// Puts octets into a register.
+    Value {
+        register: Register,
+        octets: Vec<u8>,
+    },
+    /// Writes a register into the frame.
+    Store {
+        register: Register,
+        base: Base,
+        offset: u32,
+        length: u32,
+    },
+    /// Sends the frame out of the device whose index is in the register.
+    Forward(Register),
+}
+
+/// A place of 4 octets; longer values take those behind it too. 0 to 15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Register(pub u32);
+
+impl Register {
+    /// Where `Load` loads to.
+    pub const FIRST: Self = Self(0);
+
+    fn number(self) -> u32 {
+        self.0 + 8
+    }
 }
 
 const REGISTER: u32 = 1;
@@ -275,6 +327,74 @@ impl Step {
             Step::NotIn(set) => expression("lookup", lookup(set).number(5, INVERTED)),
             Step::Drop => verdict(0),
             Step::Accept => verdict(1),
+            Step::LoadInto {
+                register,
+                base,
+                offset,
+                length,
+            } => {
+                let data = Attributes::default()
+                    .number(1, register.number())
+                    .number(2, *base as u32)
+                    .number(3, *offset)
+                    .number(4, *length);
+                expression("payload", data)
+            }
+            Step::Mask(mask) => {
+                let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+                let data = Attributes::default()
+                    .number(1, REGISTER)
+                    .number(2, REGISTER)
+                    .number(3, length)
+                    .nest(4, Attributes::default().octets(1, mask))
+                    .nest(5, Attributes::default().octets(1, &vec![0; mask.len()]));
+                expression("bitwise", data)
+            }
+            Step::KeyIn { set, register } => {
+                let data = Attributes::default()
+                    .text(1, set)
+                    .number(2, register.number());
+                expression("lookup", data)
+            }
+            Step::Mapped { map, from, to } => {
+                let data = Attributes::default()
+                    .text(1, map)
+                    .number(2, from.number())
+                    .number(3, to.number());
+                expression("lookup", data)
+            }
+            Step::Remember { set, register } => {
+                const UPDATE: u32 = 1;
+                let data = Attributes::default()
+                    .text(1, set)
+                    .number(3, UPDATE)
+                    .number(4, register.number());
+                expression("dynset", data)
+            }
+            Step::Value { register, octets } => {
+                let value = Attributes::default().octets(1, octets);
+                let data = Attributes::default()
+                    .number(1, register.number())
+                    .nest(2, value);
+                expression("immediate", data)
+            }
+            Step::Store {
+                register,
+                base,
+                offset,
+                length,
+            } => {
+                let data = Attributes::default()
+                    .number(2, *base as u32)
+                    .number(3, *offset)
+                    .number(4, *length)
+                    .number(5, register.number());
+                expression("payload", data)
+            }
+            Step::Forward(register) => {
+                let data = Attributes::default().number(1, register.number());
+                expression("fwd", data)
+            }
         }
     }
 
@@ -394,6 +514,55 @@ impl Table<'_> {
             .number(5, key.length())
             .number(10, number);
         self.request(Kind::NewSet, CREATE, rest, format!("create set {name}"))
+    }
+
+    /// A set that rules add to, of at most `size` elements, each for `lasts` after it was added last.
+    pub fn create_remembering_set(
+        self,
+        name: &str,
+        key: (u32, u32),
+        size: u32,
+        lasts: Duration,
+        number: u32,
+    ) -> Request {
+        const ADDED_BY_RULES: u32 = 0x20;
+        let (shown_as, length) = key;
+        let rest = Attributes::default()
+            .text(2, name)
+            .number(3, SET_TIMED | ADDED_BY_RULES)
+            .number(4, shown_as)
+            .number(5, length)
+            .nest(9, Attributes::default().number(1, size))
+            .number(10, number)
+            .long(11, milliseconds(lasts));
+        self.request(Kind::NewSet, CREATE, rest, format!("create set {name}"))
+    }
+
+    /// A map from keys to Ethernet addresses.
+    pub fn create_map(self, name: &str, key: Key, number: u32) -> Request {
+        const MAP: u32 = 8;
+        let rest = Attributes::default()
+            .text(2, name)
+            .number(3, MAP)
+            .number(4, key.shown_as())
+            .number(5, key.length())
+            .number(6, Key::Ethernet.shown_as())
+            .number(7, Key::Ethernet.length())
+            .number(10, number);
+        self.request(Kind::NewSet, CREATE, rest, format!("create map {name}"))
+    }
+
+    pub fn add_mapped(self, map: &str, pairs: &[(Vec<u8>, Vec<u8>)]) -> Request {
+        let list = pairs
+            .iter()
+            .fold(Attributes::default(), |list, (key, value)| {
+                let element = Attributes::default()
+                    .nest(1, Attributes::default().octets(1, key))
+                    .nest(2, Attributes::default().octets(1, value));
+                list.nest(1, element)
+            });
+        let rest = Attributes::default().text(2, map).nest(3, list);
+        self.request(Kind::NewElements, CREATE, rest, format!("add to map {map}"))
     }
 
     pub fn read_sets(self) -> Request {

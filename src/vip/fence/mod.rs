@@ -12,6 +12,7 @@
 //!
 //! Rules are replaced in one transaction and never absent. They stay when the process ends; only `uninstall` takes them away.
 
+pub mod chance;
 pub mod message;
 pub mod ruleset;
 pub mod socket;
@@ -323,6 +324,28 @@ impl Fence {
             }
         }
         Err(FenceError::TooSlow)
+    }
+
+    /// Permits the answers to frames about these VIPs that another member passes on, for `lasts`.
+    pub fn permit_serving(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        macs: &BTreeSet<[u8; 6]>,
+        members: &BTreeSet<IpAddr>,
+        lasts: Duration,
+    ) -> Result<(), FenceError> {
+        let requests = ruleset::serve(vips, macs, members, lasts);
+        match self.transactions.commit(&requests) {
+            // An element expired while the transaction was prepared.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {
+                Ok(self.transactions.commit(&requests)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    pub fn forbid_serving(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), FenceError> {
+        self.forbid(Addresses::Serving, vips)
     }
 
     /// Forbids the frames of these VIPs at once.

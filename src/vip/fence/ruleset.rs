@@ -223,6 +223,39 @@ pub fn forbid(which: Addresses, addresses: &BTreeSet<IpAddr>) -> Vec<Request> {
     requests
 }
 
+/// Lets VIPs be served for `lasts` from now: frames to them are taken from these Ethernet addresses, but not if one of the
+/// members' own addresses is their source.
+pub fn serve(
+    vips: &BTreeSet<IpAddr>,
+    macs: &BTreeSet<[u8; 6]>,
+    members: &BTreeSet<IpAddr>,
+    lasts: std::time::Duration,
+) -> Vec<Request> {
+    let table = Table(TABLE);
+    let mut requests = vec![];
+    for (which, addresses) in [(Addresses::Serving, vips), (Addresses::Members, members)] {
+        let timed = || addresses.iter().map(|address| (*address, Some(lasts)));
+        let bare = addresses.iter().map(|address| (*address, None));
+        requests.extend(requests_by_set(which, timed(), |set, chunk| {
+            table.add_elements(set, chunk)
+        }));
+        requests.extend(requests_by_set(which, bare, |set, chunk| {
+            table.delete_elements(set, chunk)
+        }));
+        requests.extend(requests_by_set(which, timed(), |set, chunk| {
+            table.add_elements(set, chunk)
+        }));
+    }
+    let timed: Vec<Element> = macs.iter().map(|mac| (mac.to_vec(), Some(lasts))).collect();
+    let bare: Vec<Element> = macs.iter().map(|mac| (mac.to_vec(), None)).collect();
+    for (timed, bare) in timed.chunks(CHUNK).zip(bare.chunks(CHUNK)) {
+        requests.push(table.add_elements("members", timed));
+        requests.push(table.delete_elements("members", bare));
+        requests.push(table.add_elements("members", timed));
+    }
+    requests
+}
+
 /// A place in a frame where an address is.
 fn load(base: Base, offset: u32, length: u32) -> Step {
     Step::Load {

@@ -23,6 +23,7 @@ fn leading(term: u64, until: Instant) -> Event {
         leader: Some(NodeId(1)),
         lease_until: Some(until),
         heir: None,
+        granted_in: None,
     })
 }
 
@@ -32,6 +33,17 @@ fn following(term: u64) -> Event {
         leader: Some(NodeId(2)),
         lease_until: None,
         heir: None,
+        granted_in: None,
+    })
+}
+
+fn giving_away(term: u64) -> Event {
+    Event::Leadership(Leadership {
+        term,
+        leader: Some(NodeId(1)),
+        lease_until: None,
+        heir: Some(NodeId(2)),
+        granted_in: None,
     })
 }
 
@@ -235,6 +247,8 @@ fn letters(actions: &[Action]) -> String {
             Action::Announce(_) => 'G',
             Action::Permit { .. } => 'P',
             Action::Silence(_) => 'S',
+            Action::Serve(_) => 'V',
+            Action::EndServe(_) => 'E',
         })
         .collect()
 }
@@ -406,6 +420,7 @@ fn being_leader_without_a_lease_permits_nothing() {
         leader: Some(NodeId(1)),
         lease_until: None,
         heir: None,
+        granted_in: None,
     };
     machine.handle(Event::Leadership(leader), now);
     assert!(drain(&mut machine).is_empty());
@@ -454,6 +469,110 @@ fn a_higher_term_withdraws_before_it_claims_again() {
     assert_eq!(drain(&mut machine), [Action::Remove(target(0))]);
     machine.handle(Event::Removed(target(0)), now);
     assert_eq!(drain(&mut machine), [Action::Add(target(0))]);
+}
+
+#[test]
+fn a_grant_that_goes_over_into_a_lease_of_ones_own_is_held_on() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Timing::default(), Fencing::Unfenced);
+    machine.handle(Event::Configured([target(0)].into()), now);
+    let granted = |term, granted_in| {
+        Event::Leadership(Leadership {
+            term,
+            leader: Some(NodeId(2)),
+            lease_until: Some(now + LEASE),
+            heir: None,
+            granted_in,
+        })
+    };
+    machine.handle(granted(5, Some(5)), now);
+    assert_eq!(drain(&mut machine), [Action::Add(target(0))]);
+    machine.handle(Event::Added(target(0)), now);
+    assert_eq!(letters(&drain(&mut machine)), "G");
+    machine.handle(granted(6, Some(5)), now);
+    assert!(drain(&mut machine).is_empty(), "held on");
+    machine.handle(granted(8, Some(5)), now);
+    assert_eq!(
+        drain(&mut machine),
+        [Action::Remove(target(0))],
+        "not across a term that was granted by nobody"
+    );
+}
+
+#[test]
+fn what_a_vip_carries_is_served_on_when_it_is_given_away() {
+    let now = Instant::now();
+    let mut machine = held_behind_a_fence(now);
+    machine.handle(giving_away(5), now);
+    assert_eq!(
+        drain(&mut machine),
+        [Action::Serve(target(0)), Action::Remove(target(0))],
+        "served before it goes"
+    );
+    machine.handle(Event::Removed(target(0)), now);
+    assert_eq!(machine.released(), Some(5));
+    let mut at = now;
+    for _ in 0..4 {
+        at = machine.next_deadline(at).unwrap();
+        machine.handle(Event::Deadline, at);
+        assert_eq!(drain(&mut machine), [Action::Serve(target(0))]);
+    }
+    assert!(at - now < SERVE_LASTS * 2);
+    machine.handle(following(6), at);
+    machine.handle(Event::Stop, at);
+    assert!(
+        machine.may_serve(&target(0)),
+        "on, beyond the stop of claims"
+    );
+    machine.handle(Event::Quiet(target(0)), at);
+    assert_eq!(drain(&mut machine), [Action::EndServe(target(0))]);
+    assert_eq!(machine.next_deadline(at), None);
+}
+
+#[test]
+fn serving_ends_by_the_deadline_at_the_end_and_when_the_vip_comes_back() {
+    let now = Instant::now();
+    let served = || {
+        let mut machine = held_behind_a_fence(now);
+        machine.handle(giving_away(5), now);
+        machine.handle(Event::Removed(target(0)), now);
+        drain(&mut machine);
+        machine
+    };
+    let late = now + Timing::default().second_chance;
+    for (event, at) in [
+        (Event::Deadline, late),
+        (Event::End, now),
+        (Event::Configured([].into()), now),
+        (Event::Fenced("vip".parse().unwrap(), Fencing::Down), now),
+    ] {
+        let mut machine = served();
+        machine.handle(event.clone(), at);
+        assert_eq!(
+            drain(&mut machine),
+            [Action::EndServe(target(0))],
+            "{event:?}"
+        );
+        assert_eq!(machine.served().count(), 0);
+    }
+    let mut machine = served();
+    machine.handle(leading(6, now + LEASE), now);
+    assert_eq!(drain(&mut machine), [Action::Add(target(0))]);
+    machine.handle(Event::Added(target(0)), now);
+    assert_eq!(letters(&drain(&mut machine)), "P");
+    assert_eq!(machine.served().count(), 1, "until it is held");
+    machine.handle(Event::Permitted([target(0)].into()), now);
+    assert!(drain(&mut machine).contains(&Action::EndServe(target(0))));
+}
+
+fn held_behind_a_fence(now: Instant) -> Machine {
+    let mut machine = Machine::new(Timing::default(), Fencing::Standing);
+    machine.handle(Event::Configured([target(0)].into()), now);
+    machine.handle(leading(5, now + LEASE), now);
+    machine.handle(Event::Added(target(0)), now);
+    machine.handle(Event::Permitted([target(0)].into()), now);
+    drain(&mut machine);
+    machine
 }
 
 #[test]
@@ -608,6 +727,14 @@ enum Step {
     Depose {
         new_term: bool,
     },
+    /// The lease is given away by plan; nothing is left of what the VIPs carry, or something.
+    GiveAway {
+        quiet: bool,
+    },
+    /// The lease of another leader is granted, and goes over into one of this node's own.
+    Granted {
+        lasts: u16,
+    },
     Configure(BTreeSet<u8>),
     DeletedByOthers(u8),
     LinkReady,
@@ -626,6 +753,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0u16..400).prop_map(Step::Pass),
         6 => (0u16..500, proptest::bool::weighted(0.1)).prop_map(|(lasts, new_term)| Step::Lease { lasts, new_term }),
         1 => any::<bool>().prop_map(|new_term| Step::Depose { new_term }),
+        1 => any::<bool>().prop_map(|quiet| Step::GiveAway { quiet }),
+        1 => (0u16..500).prop_map(|lasts| Step::Granted { lasts }),
         2 => proptest::collection::btree_set(0u8..4, 0..4).prop_map(Step::Configure),
         1 => (0u8..4).prop_map(Step::DeletedByOthers),
         1 => Just(Step::LinkReady),
@@ -652,6 +781,10 @@ struct World {
     stands: bool,
     /// The kernel's timed set: until when frames pass.
     permitted: BTreeMap<Target, Instant>,
+    /// Its other one: until when answers on behalf of the holder pass.
+    served: BTreeMap<Target, Instant>,
+    /// Nothing that is served carries a connection.
+    quiet: bool,
 }
 
 impl World {
@@ -666,6 +799,8 @@ impl World {
             fenced: fencing == Fencing::Standing,
             stands: true,
             permitted: BTreeMap::new(),
+            served: BTreeMap::new(),
+            quiet: false,
             now: Instant::now(),
             lateness,
             term: 1,
@@ -746,6 +881,19 @@ impl World {
                     Event::Permitted(targets)
                 }
             }
+            Action::Serve(t) => {
+                assert!(self.fenced && self.stands, "served without a fence");
+                self.served.insert(t.clone(), self.now + SERVE_LASTS);
+                if self.quiet {
+                    Event::Quiet(t)
+                } else {
+                    return;
+                }
+            }
+            Action::EndServe(t) => {
+                self.served.remove(&t);
+                return;
+            }
             Action::Announce(t) => {
                 assert!(
                     self.lease_is_fresh() && self.present.contains(&t),
@@ -758,6 +906,23 @@ impl World {
     }
 
     fn check(&self) {
+        for target in self.machine.served() {
+            assert!(
+                self.fenced && self.stands,
+                "{target:?} is served without a fence"
+            );
+            assert!(
+                !matches!(self.machine.phase(target), Some(Phase::Held { .. })),
+                "{target:?} is served and held"
+            );
+        }
+        let served: BTreeSet<_> = self.machine.served().cloned().collect();
+        assert!(
+            self.served
+                .keys()
+                .all(|t| served.contains(t) || !self.stands),
+            "served on though the machine has ended it"
+        );
         if self.fenced {
             self.check_fenced();
         } else {
@@ -839,6 +1004,26 @@ impl World {
                 self.term += u64::from(new_term);
                 self.lease_until = None;
                 self.feed(following(self.term));
+            }
+            Step::GiveAway { quiet } => {
+                self.quiet = quiet;
+                self.lease_until = None;
+                self.feed(giving_away(self.term));
+            }
+            Step::Granted { lasts } => {
+                let until = self.now + Duration::from_millis(lasts.into());
+                self.lease_until = Some(until);
+                let granted_in = Some(self.term);
+                for term in [self.term, self.term + 1] {
+                    self.feed(Event::Leadership(Leadership {
+                        term,
+                        leader: None,
+                        lease_until: Some(until),
+                        heir: None,
+                        granted_in,
+                    }));
+                }
+                self.term += 1;
             }
             Step::Configure(vips) => {
                 self.wanted = vips.into_iter().map(target).collect();

@@ -133,6 +133,7 @@ impl World {
                 Step::NotIn(set) => (!self.has(set, &register)).then_some(())?,
                 Step::Accept => return Some(true),
                 Step::Drop => return Some(false),
+                other => panic!("the fence makes no such step: {other:?}"),
             }
         }
         None
