@@ -44,12 +44,21 @@ const JSON: &[(&str, &str)] = &[
             "state": "leader" | "follower" | "candidate" | "learner" | "starting" | "failed" | "unreachable",
             "applied": 57 | null, "lag": 0 | null, "address": "10.0.0.1:7401", "raft_address": "10.0.0.1:7400",
             "state_hash": "c0..." | null, "stale": false, "pid": 1234 | null,
-            "version": "0.1.0" | null, "problem": "..." | null}],
+            "version": "0.1.0" | null, "problem": "..." | null, "election_timeout_max_ms": 280 | null, "flush_us": 1900 | null}],
  "vips": [{"address": "192.0.2.10", "interface": "vip", "holder": 1 | null, "fence": "kernel" | "none" | "loopback" | null}],
- "alarms": ["..."], "answered_by": 1}"#,
+ "alarms": ["..."], "answered_by": 1,
+ "timing": {"profile": "lan", "heartbeat_ms": 40, "election_timeout_min_ms": 200, "election_timeout_max_ms": 280, "lease_ms": 252}}"#,
     ),
     ("cluster transfer", r#"{"leader": 2, "term": 4}"#),
     ("cluster promote", r#"{"node": 4, "changed": true}"#),
+    (
+        "cluster profile show",
+        r#"{"profile": "lan" | "fast" | "wan" | "custom", "heartbeat_ms": 40, "election_timeout_min_ms": 200, "election_timeout_max_ms": 280, "lease_ms": 252}"#,
+    ),
+    (
+        "cluster profile set",
+        r#"{"profile": "fast", "heartbeat_ms": 20, "election_timeout_min_ms": 100, "election_timeout_max_ms": 180, "lease_ms": 162}"#,
+    ),
     (
         "cluster ca rotate",
         r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon"}"#,
@@ -136,6 +145,7 @@ const JSON: &[(&str, &str)] = &[
         r#"{"revision": 42, "stale": false,
  "vips": [{"address": "192.0.2.10", "interface": "vip", "holder": 1 | null, "fence": "kernel" | "none" | "loopback" | null}]}"#,
     ),
+    ("vip move", r#"{"leader": 2, "term": 4}"#),
     (
         "vip uninstall",
         r#"{"addresses": ["192.0.2.10"], "fence": true | false}"#,
