@@ -8,8 +8,8 @@ use jepsen_like::lab;
 use serde_json::Value;
 
 /// Of each family one that is quick: frames are dropped, rules are flushed, a disk stalls, an address is taken.
-/// Not `transfer`: a planned move does not keep the sessions through the VIP yet, and the run finds that.
-const FAULTS: &str = "partition-halves,partition-one-way,loss,flush,slow-disk,address-stolen";
+const FAULTS: &str =
+    "transfer,partition-halves,partition-one-way,loss,flush,slow-disk,address-stolen";
 
 fn jepsen_like(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));

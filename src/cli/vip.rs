@@ -62,7 +62,7 @@ pub struct List {}
 /// Move the virtual addresses, all of them, to another node
 ///
 /// They go with leadership: this is `pontoon cluster transfer`. Connections through the old holder go on until they end, or
-/// until its `second_chance` has passed (`[vip]` in node.toml).
+/// until its `second_chance` has passed (`[vip]` in its node.toml).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  pontoon vip move\n  pontoon vip move 2")]
 pub struct Move {

@@ -67,6 +67,8 @@ pub struct VipSettings {
     pub notify: Option<PathBuf>,
     /// After this the command is killed; 100 ms to 10 minutes.
     pub notify_timeout: Duration,
+    /// How long connections through a VIP that was given away by plan may last; zero: they are not kept. At most a day.
+    pub second_chance: Duration,
 }
 
 /// Where the log goes and how much of it there is.
@@ -260,7 +262,14 @@ differing_keys!(
     http,
     socket
 );
-differing_keys!(VipSettings, "vip", require_fence, notify, notify_timeout);
+differing_keys!(
+    VipSettings,
+    "vip",
+    require_fence,
+    notify,
+    notify_timeout,
+    second_chance
+);
 differing_keys!(
     DnsLimits,
     "dns",
@@ -420,6 +429,11 @@ fn read_vip(mut section: Section<'_>, dev: bool) -> VipSettings {
             "notify_timeout",
             secs(10),
             duration_within(Duration::from_millis(100), secs(600)),
+        ),
+        second_chance: section.text(
+            "second_chance",
+            secs(600),
+            duration_within(Duration::ZERO, secs(86_400)),
         ),
     };
     section.finish();
@@ -688,6 +702,7 @@ mod tests {
         assert!(config.vip.require_fence);
         assert_eq!(config.vip.notify, None);
         assert_eq!(config.vip.notify_timeout, secs(10));
+        assert_eq!(config.vip.second_chance, secs(600));
         assert_eq!(
             config.addresses.socket,
             Path::new("/var/lib/pontoon/pontoon.sock")
@@ -697,13 +712,14 @@ mod tests {
     #[test]
     fn how_vips_are_held_can_be_said() {
         let text = format!(
-            "{MINIMAL}\n[vip]\nrequire_fence = false\nnotify = \"/usr/lib/notify\"\nnotify_timeout = \"2s\""
+            "{MINIMAL}\n[vip]\nrequire_fence = false\nnotify = \"/usr/lib/notify\"\nnotify_timeout = \"2s\"\nsecond_chance = \"0s\""
         );
         let vip = NodeConfig::parse(&text).expect("valid").vip;
         let expected = VipSettings {
             require_fence: false,
             notify: Some("/usr/lib/notify".into()),
             notify_timeout: secs(2),
+            second_chance: secs(0),
         };
         assert_eq!(vip, expected);
         let dev = MINIMAL.replace("10.0.0.1", "127.0.0.1");

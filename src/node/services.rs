@@ -21,6 +21,7 @@ use crate::{
     vip::{
         self,
         driver::{FenceWish, Mode, VipConfig, VipDriver, VipError, VipStatus},
+        machine::Timing,
         notify::NotifyCommand,
     },
 };
@@ -153,6 +154,10 @@ fn vip_config(config: &NodeConfig) -> VipConfig {
             timeout: settings.notify_timeout,
         }),
         interfaces: config.interfaces.clone(),
+        timing: Timing {
+            second_chance: settings.second_chance,
+            ..Timing::default()
+        },
         ..VipConfig::default()
     }
 }
