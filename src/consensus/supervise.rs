@@ -217,7 +217,10 @@ async fn follow_profile(core: &Core) {
         let present = core.timing().election_timeout_max;
         (Instant::now() + promised * 2, present)
     });
-    while !core.fixed_timing {
+    if core.fixed_timing {
+        return;
+    }
+    loop {
         let wanted = states.borrow_and_update().state.profile().timing();
         let present = core.timing();
         if wanted != present {
