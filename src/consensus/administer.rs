@@ -590,8 +590,12 @@ impl Core {
                 Ok(Err(error)) => error,
             };
             match error {
+                // openraft takes changes only while a quorum has answered a moment ago: on a busy machine that may take a while.
                 RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
-                    return Err(NotDone::NotLeading);
+                    let term = self.leading()?.current_term;
+                    if lock(&self.leases).has_abdicated(term) || !self.pause(deadline).await {
+                        return Err(NotDone::NotLeading);
+                    }
                 }
                 RaftError::APIError(ClientWriteError::ChangeMembershipError(
                     ChangeMembershipError::InProgress(_)
