@@ -119,21 +119,30 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
         let message = self
             .links
             .envelope(self.target.id, self.target.encode(request)?);
+        // No later than it can arrive there: what the answer promises is counted from it.
+        let sent = Instant::now();
         if let Some(requests) = &self.requests {
             // When the stream has ended meanwhile, the answers say why.
             let _ = requests.send(message).await;
         }
-        self.in_flight.push_back(Instant::now());
+        self.in_flight.push_back(sent);
         Ok(())
     }
 
     fn answered(mut self, answer: Result<Option<RaftMessage>, Status>) -> (Appended, Option<Self>) {
+        let sent = self.in_flight.pop_front();
         let answer = match answer {
-            Ok(Some(message)) => self.target.decode(&message.payload),
+            Ok(Some(message)) => {
+                if let Some(sent) = sent {
+                    let refusal_ms = message.election_timeout_max_ms;
+                    self.links
+                        .note_promise(self.target.id, sent.into_std(), refusal_ms);
+                }
+                self.target.decode(&message.payload)
+            }
             Ok(None) => Err(self.target.no_answer("it ended the stream".into())),
             Err(status) => Err(self.target.failed(&status)),
         };
-        self.in_flight.pop_front();
         match answer {
             Ok(appended @ Ok(_)) => (Ok(appended), Some(self)),
             // The peer's log or vote is another than thought: openraft decides how to go on.

@@ -159,15 +159,20 @@ impl Core {
         *self.timing.borrow()
     }
 
-    /// Promises the leader of `term`, whose message has just arrived, to elect nobody else for what is returned. One of a term
-    /// that is over is promised nothing.
-    pub(super) fn promise(&self, term: u64) -> Duration {
-        let refusal = self.links.refusal();
+    /// Promises the leader of `term`, whose message has just arrived, to elect nobody else for a time. One of a term that is
+    /// over is promised nothing.
+    pub(super) fn promise(&self, term: u64) {
         let current = self.raft.metrics().borrow_watched().current_term;
         if term >= current {
-            lock(&self.promise).renew(Instant::now(), refusal);
+            // Looked up under the lock: what is stated last is what was promised last.
+            let mut promise = lock(&self.promise);
+            promise.renew(Instant::now(), self.links.refusal());
         }
-        refusal
+    }
+
+    /// What an answer to a leader states: see `Promise::stated`.
+    pub(super) fn stated(&self) -> Duration {
+        lock(&self.promise).stated()
     }
 
     /// For how much longer this node votes for nobody: it promised so to a leader, or leads and was acknowledged lately.

@@ -215,7 +215,7 @@ impl PeerLinks {
     }
 
     /// Answers overtake each other: what was asked last counts.
-    fn note_promise(&self, by: NodeId, sent: Instant, refusal_ms: u32) {
+    pub(super) fn note_promise(&self, by: NodeId, sent: Instant, refusal_ms: u32) {
         let refusal = Duration::from_millis(refusal_ms.into());
         let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = promised.entry(by).or_insert((sent, refusal));
@@ -313,7 +313,7 @@ impl PeerLinks {
             .map_err(|_| target.no_answer(format!("nothing within {limit:?}")))?
             .map_err(|status| target.failed(&status))?
             .into_inner();
-        if matches!(rpc, Rpc::Append | Rpc::Heartbeat) {
+        if rpc == Rpc::Heartbeat {
             self.note_promise(target.id, sent, answer.election_timeout_max_ms);
         }
         target.decode(&answer.payload)

@@ -18,12 +18,20 @@ use std::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Promise {
     until: Option<Instant>,
+    /// The length of the last one that was made; zero before.
+    stated: Duration,
 }
 
 impl Promise {
     /// A leader spoke at `now`. An earlier promise that was longer is kept.
     pub fn renew(&mut self, now: Instant, refusal: Duration) {
         self.until = self.until.max(Some(now + refusal));
+        self.stated = refusal;
+    }
+
+    /// What an answer states: the last promise, which was made when the message arrived that is answered, or after.
+    pub fn stated(&self) -> Duration {
+        self.stated
     }
 
     /// For how much longer it binds.
