@@ -143,8 +143,11 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
             Ok(None) => Err(self.target.no_answer("it ended the stream".into())),
             Err(status) => Err(self.target.failed(&status)),
         };
+        // The end of the requests is none of the peer's: openraft would take it for a fault, and give up the request that it
+        // meanwhile has ready.
+        let has_more = self.input.is_some() || !self.in_flight.is_empty();
         match answer {
-            Ok(appended @ Ok(_)) => (Ok(appended), Some(self)),
+            Ok(appended @ Ok(_)) => (Ok(appended), has_more.then_some(self)),
             // The peer's log or vote is another than thought: openraft decides how to go on.
             Ok(refused @ Err(_)) => (Ok(refused), None),
             Err(error) => (Err(failed(self.links, error)), None),

@@ -20,6 +20,7 @@ use super::{
     gate::VoteGate,
     health::StorageHealth,
     leadership::{Grant, LeaseBook, Standing},
+    log_store::LogEnd,
     messages::{
         GrantRequest, LowSpace, NodeState, PeerReport, ProposalRefused, Proposed, ReadIndex,
     },
@@ -69,6 +70,7 @@ pub struct Core {
     pub started: Instant,
     pub gate: VoteGate,
     pub raft: Raft,
+    pub(super) log_end: LogEnd,
     pub links: Arc<PeerLinks>,
     pub publication: Publication,
     pub health: watch::Receiver<StorageHealth>,
@@ -134,8 +136,10 @@ impl Core {
         self.raft.metrics().borrow_watched().clone()
     }
 
+    /// A snapshot that is being installed may be the end before the log says so.
     pub(super) fn last_log_index(&self) -> Option<u64> {
-        self.raft.metrics().borrow_watched().last_log_index
+        let reported = self.raft.metrics().borrow_watched().last_log_index;
+        reported.max(self.log_end.last_index())
     }
 
     /// A leader spoke just now.

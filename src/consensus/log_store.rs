@@ -84,6 +84,18 @@ struct Recent {
     bytes: usize,
 }
 
+/// Where the log ends, for those who only want to know that.
+#[derive(Clone, Debug)]
+pub struct LogEnd(Arc<Mutex<View>>);
+
+impl LogEnd {
+    /// Index of the last entry, or of the snapshot that took its place. Never behind what this node has acknowledged,
+    /// unlike openraft's metrics: those are reported once in a round of its loop.
+    pub fn last_index(&self) -> Option<u64> {
+        lock(&self.0).last_index()
+    }
+}
+
 /// A stored entry or number is not what was written.
 #[derive(Debug, thiserror::Error)]
 pub enum CorruptLog {
@@ -273,6 +285,10 @@ impl LogStore {
                 writer,
             }),
         }
+    }
+
+    pub fn end(&self) -> LogEnd {
+        LogEnd(Arc::clone(&self.shared.view))
     }
 
     /// Entries from `range.start` on: at least one if there is one, then as many as fit in `READ` bytes.

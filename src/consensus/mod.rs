@@ -163,6 +163,7 @@ impl Consensus {
             None => LogAtStart::Empty,
             Some(_) => LogAtStart::Present,
         };
+        let log_end = log.end();
         let started = Instant::now();
         let of_log = handles.publication.states().borrow().state.profile();
         let timing = config.timing.unwrap_or(of_log.timing());
@@ -198,6 +199,7 @@ impl Consensus {
             started,
             gate,
             raft: raft.clone(),
+            log_end,
             links,
             publication: handles.publication.clone(),
             health: handles.health.clone(),

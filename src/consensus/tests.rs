@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
+use openraft::raft::AppendEntriesRequest;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -484,6 +486,33 @@ async fn any_node_takes_writes_and_shows_them_at_once() {
         }
     }
     cluster.same_state().await;
+    cluster.stop().await;
+}
+
+/// openraft takes an error at the end for a fault of the request that it has ready by then; two that wait for each other's
+/// answers then replicate the same entries for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_entries_ends_with_the_answer_to_its_last_request() {
+    let cluster = Cluster::of(3).await;
+    let leader = &cluster.node(cluster.leader().await).core;
+    let follower = NodeId(cluster.followers().await[0]);
+    let request = AppendEntriesRequest {
+        vote: leader.metrics().vote,
+        prev_log_id: None,
+        entries: vec![],
+        leader_commit: None,
+    };
+    for count in 1..4 {
+        let requests = stream::iter(vec![request.clone(); count]);
+        let target = leader.target_of(follower).unwrap();
+        let opened = append_stream::open(&leader.links, target, requests).await;
+        let answers: Vec<_> = opened.unwrap().collect().await;
+        assert_eq!(answers.len(), count, "{answers:?}");
+        assert!(
+            answers.iter().all(|answer| matches!(answer, Ok(Ok(_)))),
+            "{answers:?}"
+        );
+    }
     cluster.stop().await;
 }
 
