@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     network::{CallError, Lane, PeerLinks, Target, rpc_error},
-    types::TypeConfig,
+    types::{TypeConfig, Vote},
 };
 
 /// What came of one request.
@@ -80,8 +80,8 @@ struct Session<'s, S> {
     /// Into the stream; closed with the input.
     requests: Option<mpsc::Sender<RaftMessage>>,
     answers: Streaming<RaftMessage>,
-    /// When the requests were sent that have no answer yet.
-    in_flight: VecDeque<Instant>,
+    /// The requests that have no answer yet: when they were sent, and by which leadership.
+    in_flight: VecDeque<(Instant, Vote)>,
 }
 
 impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
@@ -91,7 +91,7 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
             let oldest = self.in_flight.front().copied();
             let late = async {
                 match oldest {
-                    Some(sent) => tokio::time::sleep_until(sent + ANSWER_LIMIT).await,
+                    Some((sent, _)) => tokio::time::sleep_until(sent + ANSWER_LIMIT).await,
                     None => std::future::pending().await,
                 }
             };
@@ -116,29 +116,45 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
     }
 
     async fn send(&mut self, request: &Append) -> Result<(), CallError> {
-        let message = self
-            .links
-            .envelope(self.target.id, self.target.encode(request)?);
+        let payload = self.target.encode(request)?;
+        let mut message = self.links.envelope(self.target.id, payload);
+        // The entries may be feeling their way: they name none that must be there.
+        message.acknowledged = self.links.acknowledged(self.target.id, &request.vote);
         // No later than it can arrive there: what the answer promises is counted from it.
         let sent = Instant::now();
         if let Some(requests) = &self.requests {
             // When the stream has ended meanwhile, the answers say why.
             let _ = requests.send(message).await;
         }
-        self.in_flight.push_back(sent);
+        self.in_flight.push_back((sent, request.vote));
         Ok(())
     }
 
+    /// What an answer promises and acknowledges.
+    fn note(
+        &self,
+        answer: &RaftMessage,
+        appended: &Result<StreamAppendResult<TypeConfig>, CallError>,
+        sent: Instant,
+        vote: Vote,
+    ) {
+        let peer = self.target.id;
+        let refusal_ms = answer.election_timeout_max_ms;
+        self.links.note_promise(peer, sent.into_std(), refusal_ms);
+        if let Ok(Ok(Some(last))) = appended {
+            self.links.note_acknowledged(peer, vote, last.index);
+        }
+    }
+
     fn answered(mut self, answer: Result<Option<RaftMessage>, Status>) -> (Appended, Option<Self>) {
-        let sent = self.in_flight.pop_front();
+        let request = self.in_flight.pop_front();
         let answer = match answer {
             Ok(Some(message)) => {
-                if let Some(sent) = sent {
-                    let refusal_ms = message.election_timeout_max_ms;
-                    self.links
-                        .note_promise(self.target.id, sent.into_std(), refusal_ms);
+                let appended = self.target.decode(&message.payload);
+                if let Some((sent, vote)) = request {
+                    self.note(&message, &appended, sent, vote);
                 }
-                self.target.decode(&message.payload)
+                appended
             }
             Ok(None) => Err(self.target.no_answer("it ended the stream".into())),
             Err(status) => Err(self.target.failed(&status)),

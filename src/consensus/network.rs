@@ -184,6 +184,8 @@ pub struct PeerLinks {
     refusal_ms: AtomicU32,
     /// What each peer promised with the newest entries or heartbeat of ours that it answered, and when those were sent.
     promised: Mutex<HashMap<NodeId, (Instant, Duration)>>,
+    /// The last entry that each peer acknowledged, and to which leadership of this node.
+    acknowledged: Mutex<HashMap<NodeId, (Vote, u64)>>,
 }
 
 impl PeerLinks {
@@ -195,6 +197,7 @@ impl PeerLinks {
             voters: Mutex::default(),
             refusal_ms: AtomicU32::new(0),
             promised: Mutex::default(),
+            acknowledged: Mutex::default(),
         }
     }
 
@@ -255,6 +258,10 @@ impl PeerLinks {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|id, _| is_member(*id));
+        self.acknowledged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|id, _| is_member(*id));
     }
 
     /// Whom this node counts among the voters from now on.
@@ -280,7 +287,24 @@ impl PeerLinks {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .contains(&to),
+            acknowledged: None,
         }
+    }
+
+    /// The last entry that `by` acknowledged to this node as the leader that `vote` names.
+    pub(super) fn acknowledged(&self, by: NodeId, vote: &Vote) -> Option<u64> {
+        let acknowledged = (self.acknowledged.lock()).unwrap_or_else(PoisonError::into_inner);
+        let (to, index) = acknowledged.get(&by)?;
+        (to == vote).then_some(*index)
+    }
+
+    pub(super) fn note_acknowledged(&self, by: NodeId, vote: Vote, index: u64) {
+        let mut acknowledged = (self.acknowledged.lock()).unwrap_or_else(PoisonError::into_inner);
+        let last = acknowledged.entry(by).or_insert((vote, index));
+        *last = match last.0 == vote {
+            true => (vote, last.1.max(index)),
+            false => (vote, index),
+        };
     }
 
     /// Calls a peer and waits at most `limit` for its answer.

@@ -160,8 +160,9 @@ impl RaftService {
         let requests = stream::unfold(start, |mut state| async move {
             let (service, extensions, messages, refusal) = &mut state;
             let checked = match messages.message().await {
-                // An append may be feeling its way: what it names need not be here.
-                Ok(Some(message)) => service.check_append(extensions, &message, |_| None),
+                Ok(Some(message)) => {
+                    service.check_append(extensions, &message, |_| message.acknowledged)
+                }
                 Ok(None) => return None,
                 Err(status) => Err(status),
             };
@@ -540,6 +541,7 @@ mod tests {
             payload: Bytes::new(),
             election_timeout_max_ms: 300,
             to_is_voter: true,
+            acknowledged: None,
         };
         let node = |cluster: &str, id| {
             Some(Caller::Identified(Certified::node(

@@ -274,6 +274,8 @@ pub struct Kernel {
     /// What `arp_ignore` and `arp_announce` of a device were before a VIP was served there.
     arp: BTreeMap<String, [(&'static str, String); 2]>,
     chance: Option<Chance>,
+    /// VIPs that were let go, or fell silent: connections of theirs may still end here.
+    let_go: BTreeSet<IpAddr>,
     /// What was wrong with it, when it was said last.
     no_chance: Option<String>,
 }
@@ -292,6 +294,7 @@ impl Kernel {
             served: BTreeSet::new(),
             arp: BTreeMap::new(),
             chance: None,
+            let_go: BTreeSet::new(),
             no_chance: None,
         }
     }
@@ -387,7 +390,8 @@ impl Kernel {
         if passing.is_empty() {
             return match self.chance.take() {
                 Some(chance) => {
-                    info!("no connection of an old holder is left");
+                    info!("nothing is passed on to an old holder any more");
+                    self.let_go.extend(chance.passing().old_holders.keys());
                     chance.end()
                 }
                 None => Ok(()),
@@ -396,9 +400,10 @@ impl Kernel {
         if self.chance.as_ref().is_some_and(|c| c.passing() == passing) {
             return Ok(());
         }
-        // Only what was served here can have connections here.
         let served = self.served.iter().map(|t| t.address);
-        let mine: Vec<_> = served
+        let earlier: BTreeSet<_> = served.chain(self.let_go.iter().copied()).collect();
+        let mine: Vec<_> = earlier
+            .into_iter()
             .filter(|vip| passing.old_holders.contains_key(vip))
             .flat_map(|vip| connections::at(vip).unwrap_or_default())
             .collect();
@@ -470,6 +475,7 @@ impl Kernel {
         }
         self.interfaces()?.remove(target.address, &device).await?;
         self.ours.remove(target);
+        self.let_go.insert(target.address);
         Ok(true)
     }
 
