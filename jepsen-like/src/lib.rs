@@ -6,6 +6,7 @@
 
 pub mod arp;
 pub mod backend;
+pub mod census;
 pub mod check;
 pub mod checker;
 pub mod failover;
@@ -19,5 +20,6 @@ pub mod recorder;
 pub mod report;
 pub mod responders;
 pub mod run;
+pub mod traffic;
 pub mod witness;
 pub mod workload;

@@ -344,12 +344,21 @@ impl Core {
         request: &Q,
     ) -> Option<A> {
         const LIMIT: Duration = Duration::from_millis(500);
-        let answer = self.links.call(self.target_of(to)?, rpc, request, LIMIT);
-        match answer.await {
-            Ok(answer) => Some(answer),
-            Err(error) => {
-                tracing::info!(%error, "the VIPs are not handed over ahead of leadership");
-                None
+        const AGAIN_AFTER: Duration = Duration::from_millis(20);
+        let began = Instant::now();
+        let target = self.target_of(to)?;
+        loop {
+            let left = LIMIT.saturating_sub(began.elapsed());
+            match self.links.call(target, rpc, request, left).await {
+                Ok(answer) => return Some(answer),
+                // A connection that was lost is only noticed by who uses it next.
+                Err(CallError::Unreached { .. }) if AGAIN_AFTER < left => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                Err(error) => {
+                    tracing::info!(%error, "the VIPs are not handed over ahead of leadership");
+                    return None;
+                }
             }
         }
     }
