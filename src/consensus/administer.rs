@@ -23,7 +23,7 @@ use super::{
         AdministerRequest, Administered, Change, ChangeRefused, GrantRequest, GroupChange, Offer,
         ProposalRefused, Proposed,
     },
-    network::{CallError, Rpc},
+    network::{CallError, Rpc, Target},
     propose::{ProposeError, wait_ms},
     types::{EncodedCommand, Peer},
 };
@@ -47,6 +47,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// Silence of all others after which a leader waits for no successor. Well above what a busy machine causes.
 const DESERTED: Duration = Duration::from_secs(3);
+
+/// Who takes over, and has answered an offer.
+struct Heir {
+    at: Target,
+    term: u64,
+    /// What it calls the time that it noted.
+    noted: u64,
+    /// When it had noted it for certain, by this node's clock.
+    noted_by: Instant,
+}
 
 /// The group was not changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -229,13 +239,14 @@ impl Core {
             return Ok(Change::Unneeded);
         }
         let chosen = to;
-        let to = self
-            .once_fit(deadline, |metrics, group| match chosen {
-                Some(id) => self.check_successor(metrics, group, id).map(|()| id),
-                None => self.successor(metrics, group),
-            })
-            .await?;
-        let term = self.hand_over_vips(to, deadline).await?;
+        let heir = tokio::select! {
+            heir = self.find_heir(chosen, deadline) => heir?,
+            () = self.deserted() => {
+                return Err(NotDone::Unfinished("no other node answers any more".into()));
+            }
+        };
+        let (to, term) = (heir.at.id, heir.term);
+        self.hand_over_vips(&heir, deadline).await?;
         tracing::info!(%to, term, "handing leadership over");
         let ended = |fatal: openraft::errors::Fatal<_>| NotDone::Unfinished(fatal.to_string());
         self.raft
@@ -262,11 +273,44 @@ impl Core {
         }
     }
 
-    /// Gives the VIPs to `to`, ahead of leadership: commits that it may take them, lets them go, and grants it what is left
-    /// of this node's lease. Returns the term, in which this node holds nothing any more.
-    async fn hand_over_vips(&self, to: NodeId, deadline: Instant) -> Result<u64, NotDone> {
-        self.wait_for_lease(deadline).await?;
-        let term = self.leading()?.current_term;
+    /// Who takes over, and has answered: one that cannot be told where connections of this node are would end them. Nothing
+    /// is given up before.
+    async fn find_heir(&self, chosen: Option<NodeId>, deadline: Instant) -> Result<Heir, NotDone> {
+        let until = deadline.min(Instant::now() + HAND_OVER);
+        loop {
+            let fit = |metrics: &Metrics, group: &Group| match chosen {
+                Some(id) => self.check_successor(metrics, group, id).map(|()| id),
+                None => self.successor(metrics, group),
+            };
+            let id = self.once_fit(deadline, fit).await?;
+            self.wait_for_lease(deadline).await?;
+            let term = self.leading()?.current_term;
+            let at = self.target_of(id).ok_or_else(|| self.no_member(id))?;
+            match self.call_heir(at, Rpc::Offer, &Offer { term }).await {
+                Ok(noted) => {
+                    return Ok(Heir {
+                        at,
+                        term,
+                        noted,
+                        noted_by: Instant::now(),
+                    });
+                }
+                Err(error) if Instant::now() < until => {
+                    tracing::debug!(%error, "the heir is asked again");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                Err(error) => {
+                    let problem = format!("nothing was handed over: {error}");
+                    return Err(NotDone::Unfinished(problem));
+                }
+            }
+        }
+    }
+
+    /// Gives the VIPs to the heir, ahead of leadership: commits that it may take them, lets them go, and grants it what is
+    /// left of this node's lease. From then on this node holds nothing any more in this term.
+    async fn hand_over_vips(&self, heir: &Heir, deadline: Instant) -> Result<(), NotDone> {
+        let (to, term) = (heir.at.id, heir.term);
         let deadline = deadline.min(Instant::now() + HAND_OVER);
         let release = StateChange::ReleaseVips { to, term };
         let committed = tokio::select! {
@@ -282,16 +326,12 @@ impl Core {
         self.wait_applied(index, deadline)
             .await
             .map_err(|_| NotDone::Unfinished("the release was not applied in time".into()))?;
-        // It notes the time before the lease is looked at here, so that it cannot take the grant for longer than it is.
-        let offer = Offer { term };
-        let noted: Option<u64> = self.call_successor(to, Rpc::Offer, &offer).await;
-        let noted_by = Instant::now();
+        // The heir noted the time before the lease is looked at here: it cannot take the grant for longer than it is.
         let lapses = self.give_up_lease(term).await;
-        let left = lapses.and_then(|at| at.checked_duration_since(noted_by));
-        if let (Some(noted), Some(left)) = (noted, left) {
+        if let Some(left) = lapses.and_then(|at| at.checked_duration_since(heir.noted_by)) {
             let grant = GrantRequest {
                 term,
-                noted,
+                noted: heir.noted,
                 // For clocks that run at different rates.
                 lasts: left * 9 / 10,
                 facts: VipFacts {
@@ -300,12 +340,17 @@ impl Core {
                     ..lock(&self.vip_facts).clone()
                 },
             };
-            let taken: Option<bool> = self.call_successor(to, Rpc::Grant, &grant).await;
-            if taken != Some(true) {
-                tracing::info!(%to, "the grant was not taken: the VIPs move with leadership");
+            match self.call_heir(heir.at, Rpc::Grant, &grant).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::info!(%to, "the grant was not taken: the VIPs move with leadership");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the VIPs move with leadership: connections may be lost");
+                }
             }
         }
-        Ok(term)
+        Ok(())
     }
 
     /// A leader that may hold nothing yet gives nothing away either: what an earlier leader granted may last.
@@ -337,28 +382,23 @@ impl Core {
         state.snapshot().vips.keys().copied().collect()
     }
 
-    async fn call_successor<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
+    async fn call_heir<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
         &self,
-        to: NodeId,
+        to: Target,
         rpc: Rpc,
         request: &Q,
-    ) -> Option<A> {
+    ) -> Result<A, CallError> {
         const LIMIT: Duration = Duration::from_millis(500);
         const AGAIN_AFTER: Duration = Duration::from_millis(20);
         let began = Instant::now();
-        let target = self.target_of(to)?;
         loop {
             let left = LIMIT.saturating_sub(began.elapsed());
-            match self.links.call(target, rpc, request, left).await {
-                Ok(answer) => return Some(answer),
+            match self.links.call(to, rpc, request, left).await {
                 // A connection that was lost is only noticed by who uses it next.
                 Err(CallError::Unreached { .. }) if AGAIN_AFTER < left => {
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
-                Err(error) => {
-                    tracing::info!(%error, "the VIPs are not handed over ahead of leadership");
-                    return None;
-                }
+                answered => return answered,
             }
         }
     }
