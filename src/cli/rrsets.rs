@@ -167,6 +167,9 @@ pub fn mailbox(text: &str, zone: &Name) -> Result<Name, Failure> {
             "give it as admin@example.com, or as a domain name such as admin.example.com.",
         )
     };
+    if local.contains('@') {
+        return Err(wrong("it has more than one @".into()));
+    }
     let domain: Name = domain.parse().map_err(|e| wrong(format!("{e}")))?;
     match domain.is_root() {
         true => Err(wrong("it has no domain".into())),
@@ -309,7 +312,7 @@ mod tests {
         ] {
             assert_eq!(mailbox(text, &zone).ok(), Some(name(expected)), "{text}");
         }
-        for bad in ["@m.test", "a@", "a@.", "a@b..c"] {
+        for bad in ["@m.test", "a@", "a@.", "a@b..c", "a@@b", "a@b@c"] {
             assert!(mailbox(bad, &zone).is_err(), "{bad}");
         }
     }
