@@ -311,7 +311,16 @@ impl Kernel {
             .renew(target.address, &loopback())
             .await?;
         // At first there is no time to look.
-        Ok(first || connections::at(target.address).is_ok_and(|found| !found.is_empty()))
+        if first {
+            return Ok(true);
+        }
+        match connections::at(&[target.address].into()) {
+            Ok(found) if found.is_empty() => {
+                self.let_go.remove(&target.address);
+                Ok(false)
+            }
+            found => Ok(found.is_ok()),
+        }
     }
 
     async fn end_serve(&mut self, target: &Target) {
@@ -402,11 +411,9 @@ impl Kernel {
         }
         let served = self.served.iter().map(|t| t.address);
         let earlier: BTreeSet<_> = served.chain(self.let_go.iter().copied()).collect();
-        let mine: Vec<_> = earlier
-            .into_iter()
-            .filter(|vip| passing.old_holders.contains_key(vip))
-            .flat_map(|vip| connections::at(vip).unwrap_or_default())
-            .collect();
+        let moved = |vip: &IpAddr| passing.old_holders.contains_key(vip);
+        let mine = connections::at(&earlier.into_iter().filter(moved).collect());
+        let mine = mine.unwrap_or_default();
         match &mut self.chance {
             Some(chance) => chance.update(passing, &mine)?,
             None => self.chance = Some(Chance::begin(passing, &mine)?),

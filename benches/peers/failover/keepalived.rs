@@ -82,9 +82,13 @@ impl Pair {
 
     /// Waits until the preferred host alone has the VIP.
     pub fn wait_until_settled(&self) -> Result<(), LabError> {
-        wait_for("the VIP on the master alone", BACK_WITHIN, || {
+        let settled = wait_for("the VIP on the master alone", BACK_WITHIN, || {
             let [first, second] = self.holders()?;
             Ok((first && !second).then_some(()))
+        });
+        settled.map_err(|error| LabError::WithLogs {
+            error: Box::new(error),
+            logs: self.logs(),
         })
     }
 
@@ -93,6 +97,14 @@ impl Pair {
             let [_, second] = self.holders()?;
             Ok(second.then_some(()))
         })
+    }
+
+    fn logs(&self) -> String {
+        let log = |daemon: &Daemon| {
+            let text = fs::read_to_string(daemon.log()).unwrap_or_default();
+            format!("\n--- {}\n{text}", daemon.name)
+        };
+        self.daemons.iter().map(log).collect()
     }
 
     fn holders(&self) -> Result<[bool; 2], LabError> {
@@ -111,9 +123,14 @@ impl Pair {
     pub fn inject(&mut self, fault: Fault) -> Result<(), LabError> {
         match fault {
             Fault::Kill => {
+                // First held, then killed: neither its two processes may see the other end, and say farewell.
+                self.master()?.signal(Signal::SIGSTOP);
                 self.master()?.signal(Signal::SIGKILL);
                 self.master()?.wait();
-                Ok(())
+                let host = self.master()?.host.clone();
+                wait_for("the end of keepalived", BACK_WITHIN, || {
+                    Ok(host.processes().is_empty().then_some(()))
+                })
             }
             Fault::Pause => {
                 self.master()?.signal(Signal::SIGSTOP);
@@ -150,16 +167,28 @@ impl Pair {
 }
 
 impl Daemon {
+    fn log(&self) -> String {
+        format!("{}.log", self.config)
+    }
+
     fn start(&mut self) -> Result<(), LabError> {
         let mut command = self.host.command("keepalived")?;
+        let mut log = fs::File::options();
+        log.create(true).append(true);
+        let log = log.open(self.log());
+        let log = log.map_err(LabError::Directory)?;
+        for kind in ["main", "vrrp"] {
+            // Of one that was killed, and that it would take for one that runs.
+            let _ = fs::remove_file(format!("{}.{kind}.pid", self.config));
+        }
         let pid = |kind: &str| format!("{}.{kind}.pid", self.config);
         command
             .args(["--dont-fork", "--vrrp", "--log-console", "--use-file"])
             .arg(&self.config)
             .args(["--pid", &pid("main"), "--vrrp_pid", &pid("vrrp")])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stdout(log.try_clone().map_err(LabError::Directory)?)
+            .stderr(log);
         let process = command.spawn().map_err(|source| LabError::Start {
             command: format!("keepalived of {}", self.name),
             source,
@@ -175,6 +204,7 @@ impl Daemon {
         }
     }
 
+    /// SIGTERM, and waits for the end.
     fn stop(&mut self) {
         if let Some(process) = &self.process {
             let pid = nix::unistd::Pid::from_raw(process.id() as i32);

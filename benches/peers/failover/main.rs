@@ -20,12 +20,12 @@ use jepsen_like::{
     lab::{
         self, LabError,
         cluster::{BACKEND, Cluster, Fault, NAME, dns_at, vip4, wait_for},
-        network,
+        network, program,
     },
     probe::Prober,
     traffic::{self, Traffic},
 };
-use pontoon::{model::timing::Profile, state::command::Change};
+use pontoon::model::timing::Profile;
 
 use keepalived::Pair;
 
@@ -54,6 +54,9 @@ struct Options {
     /// Without keepalived.
     #[arg(long)]
     alone: bool,
+    /// Only keepalived.
+    #[arg(long)]
+    peer_only: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -121,7 +124,7 @@ fn main() -> Result<(), LabError> {
         "{:<20}{:<14}{:>5}{:>9}{:>9}{:>9}{:>9}{:>12}{:>16}",
         "subject", "fault", "runs", "median", "worst", "median", "worst", "ms", "lost"
     );
-    for profile in PROFILES {
+    for profile in PROFILES.into_iter().filter(|_| !options.peer_only) {
         of_pontoon(&options, profile)?;
     }
     let has_keepalived = std::process::Command::new("keepalived")
@@ -162,9 +165,14 @@ fn of_pontoon(options: &Options, profile: Profile) -> Result<(), LabError> {
         .host(BACKEND)?
         .enter(|| TcpListener::bind(backend))?;
     traffic::serve_echo(listener.map_err(LabError::Directory)?);
-    let client = cluster.leader()?.client();
-    client.propose(&traffic::echo_site(ECHO, backend), PATIENCE)?;
-    client.propose(&[Change::SetProfile { profile }], PATIENCE)?;
+    let leader = cluster.leader()?;
+    let site = traffic::echo_site(ECHO, backend);
+    leader.client().propose(&site, PATIENCE)?;
+    let pontoon = program::pontoon()?.display().to_string();
+    let name = profile.to_string();
+    let socket = format!("unix:{}", leader.client().socket().display());
+    let set = ["cluster", "profile", "set", &name, "--endpoints", &socket];
+    leader.host().output(&pontoon, &set)?;
     let subject = format!("pontoon {profile}");
     for (fault, name) in FAULTS {
         let mut row = Row::new(subject.clone(), name);
