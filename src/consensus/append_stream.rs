@@ -3,6 +3,11 @@
 //! A call for each append would cost both sides several times the work of the append itself. On the stream the next
 //! requests go out while earlier ones are being made durable; answers come in the order of the requests. It ends at the
 //! first fault, and openraft begins another.
+//!
+//! openraft takes an answer for that to *every* request under way whose last entry it acknowledges, and counts the lease and
+//! linearizable reads from when the newest of them was sent. One without entries, which only tells of a commit, has the last entry
+//! of the request before it: the answer to the earlier one, which may have waited here for as long as this process was stopped,
+//! would pass for one to the later. So such an answer is kept to itself; that to the later request acknowledges as much.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,6 +17,7 @@ use futures::{
 };
 use openraft::{
     RPCTypes,
+    entry::RaftEntry,
     errors::RPCError,
     raft::{AppendEntriesRequest, StreamAppendResult},
 };
@@ -22,7 +28,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     network::{CallError, Lane, PeerLinks, Target, rpc_error},
-    types::{TypeConfig, Vote},
+    types::{LogId, TypeConfig, Vote},
 };
 
 /// What came of one request.
@@ -80,8 +86,31 @@ struct Session<'s, S> {
     /// Into the stream; closed with the input.
     requests: Option<mpsc::Sender<RaftMessage>>,
     answers: Streaming<RaftMessage>,
-    /// The requests that have no answer yet: when they were sent, and by which leadership.
-    in_flight: VecDeque<(Instant, Vote)>,
+    /// The requests that have no answer yet.
+    in_flight: VecDeque<InFlight>,
+}
+
+/// A request that has no answer yet.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    sent: Instant,
+    /// By which leadership.
+    vote: Vote,
+    /// The last entry that an answer acknowledges.
+    last: Option<LogId>,
+}
+
+/// Whether the answer to an earlier request would be taken for the answer to one of these.
+fn passes_for_a_later_one<'a>(
+    appended: &StreamAppendResult<TypeConfig>,
+    later: impl IntoIterator<Item = &'a InFlight>,
+) -> bool {
+    let Ok(acknowledged) = appended else {
+        return false;
+    };
+    later
+        .into_iter()
+        .any(|request| request.last <= *acknowledged)
 }
 
 impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
@@ -91,13 +120,18 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
             let oldest = self.in_flight.front().copied();
             let late = async {
                 match oldest {
-                    Some((sent, _)) => tokio::time::sleep_until(sent + ANSWER_LIMIT).await,
+                    Some(oldest) => tokio::time::sleep_until(oldest.sent + ANSWER_LIMIT).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 // Both streams keep what they were at when their `next` is dropped.
-                answer = self.answers.message() => return Some(self.answered(answer)),
+                answer = self.answers.message() => match self.answered(answer) {
+                    Some(Ok(appended @ Ok(_))) => return Some((Ok(appended), self.has_more().then_some(self))),
+                    // The peer's log or vote is another than thought: openraft decides how to go on.
+                    Some(refused_or_failed) => return Some((refused_or_failed, None)),
+                    None => {}
+                },
                 request = next_of(&mut self.input), if self.in_flight.len() < WINDOW => match request {
                     Some(request) => if let Err(error) = self.send(&request).await {
                         return Some((Err(failed(self.links, error)), None));
@@ -126,7 +160,15 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
             // When the stream has ended meanwhile, the answers say why.
             let _ = requests.send(message).await;
         }
-        self.in_flight.push_back((sent, request.vote));
+        self.in_flight.push_back(InFlight {
+            sent,
+            vote: request.vote,
+            last: request
+                .entries
+                .last()
+                .map(RaftEntry::log_id)
+                .or(request.prev_log_id),
+        });
         Ok(())
     }
 
@@ -146,12 +188,13 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
         }
     }
 
-    fn answered(mut self, answer: Result<Option<RaftMessage>, Status>) -> (Appended, Option<Self>) {
+    /// What came of the oldest request; none if that of a later one will say so.
+    fn answered(&mut self, answer: Result<Option<RaftMessage>, Status>) -> Option<Appended> {
         let request = self.in_flight.pop_front();
         let answer = match answer {
             Ok(Some(message)) => {
                 let appended = self.target.decode(&message.payload);
-                if let Some((sent, vote)) = request {
+                if let Some(InFlight { sent, vote, .. }) = request {
                     self.note(&message, &appended, sent, vote);
                 }
                 appended
@@ -159,15 +202,16 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
             Ok(None) => Err(self.target.no_answer("it ended the stream".into())),
             Err(status) => Err(self.target.failed(&status)),
         };
-        // The end of the requests is none of the peer's: openraft would take it for a fault, and give up the request that it
-        // meanwhile has ready.
-        let has_more = self.input.is_some() || !self.in_flight.is_empty();
         match answer {
-            Ok(appended @ Ok(_)) => (Ok(appended), has_more.then_some(self)),
-            // The peer's log or vote is another than thought: openraft decides how to go on.
-            Ok(refused @ Err(_)) => (Ok(refused), None),
-            Err(error) => (Err(failed(self.links, error)), None),
+            Ok(appended) if passes_for_a_later_one(&appended, &self.in_flight) => None,
+            answer => Some(answer.map_err(|error| failed(self.links, error))),
         }
+    }
+
+    /// The end of the requests is none of the peer's: openraft would take it for a fault, and give up the request that it
+    /// meanwhile has ready.
+    fn has_more(&self) -> bool {
+        self.input.is_some() || !self.in_flight.is_empty()
     }
 }
 
@@ -176,5 +220,51 @@ async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
     match input {
         Some(input) => input.next().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{
+        raft::StreamAppendError,
+        vote::{RaftLeaderId, RaftVote},
+    };
+
+    use super::*;
+
+    type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
+
+    fn log_id(index: u64) -> LogId {
+        LogId::new(LeaderId::new(1, 1).to_committed(), index)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_never_taken_for_that_to_a_later_request() {
+        let request = |last: Option<u64>| InFlight {
+            sent: Instant::now(),
+            vote: Vote::from_leader_id(LeaderId::new(1, 1), true),
+            last: last.map(log_id),
+        };
+        // (acknowledged, last entries of later requests, would pass for one of them)
+        let cases = [
+            (Some(11), vec![], false),
+            (Some(11), vec![Some(12)], false),
+            (Some(11), vec![Some(11)], true),
+            (Some(11), vec![Some(12), Some(12)], false),
+            (Some(11), vec![None], true),
+            (None, vec![None], true),
+            (None, vec![Some(1)], false),
+        ];
+        for (acknowledged, later, passes) in cases {
+            let later: Vec<_> = later.into_iter().map(request).collect();
+            let appended = Ok(acknowledged.map(log_id));
+            assert_eq!(
+                passes_for_a_later_one(&appended, &later),
+                passes,
+                "{acknowledged:?} {later:?}"
+            );
+        }
+        let conflict = Err(StreamAppendError::Conflict(log_id(11)));
+        assert!(!passes_for_a_later_one(&conflict, &[request(Some(11))]));
     }
 }
