@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod consensus;
+pub mod defect;
 pub mod dev;
 pub mod dns;
 pub mod enrol;

@@ -20,6 +20,7 @@ pub mod recorder;
 pub mod report;
 pub mod responders;
 pub mod run;
+pub mod selftest;
 pub mod traffic;
 pub mod witness;
 pub mod workload;

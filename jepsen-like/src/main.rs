@@ -22,8 +22,10 @@ use jepsen_like::{
     },
     nemesis::Kind,
     run::{self, Plan},
+    selftest,
     workload::Workload,
 };
+use pontoon::defect::Defect;
 
 /// The fault laboratory of Pontoon: network namespaces, real nodes, real links to cut.
 #[derive(Debug, Parser)]
@@ -86,7 +88,22 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
-    /// Names the workloads, the faults and the checkers.
+    /// Shows that the checkers can fail: nodes with one deliberate defect at a time, each of which has to be caught.
+    #[command(after_help = SELF_TEST_HELP)]
+    SelfTest {
+        /// `all`, or defects with commas between them.
+        #[arg(long, value_name = "NAMES", default_value = "all")]
+        defect: String,
+        /// A pontoon built with the feature `defects`; default: built below the workspace's target directory.
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// A new directory for the histories, the reports and the nodes' logs; default: runs/self-test-TIME.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Names the workloads, the faults, the checkers and the defects.
     List,
     /// Removes the namespaces of labs whose process was killed.
     Clean,
@@ -163,6 +180,20 @@ Exit code:
   2  the arguments are wrong
   4  no violation, but something is undecided";
 
+const SELF_TEST_HELP: &str = "\
+Examples:
+  jepsen-like self-test
+      every defect; a line each with the checker that caught it
+  jepsen-like self-test --defect bare-transfer,apply-twice -o json
+      one line a defect: {\"defect\":\"bare-transfer\",\"caught\":true,\"caught_by\":\"one responder\",...}
+
+Each scenario is run without a defect too, where every checker has to hold.
+
+Exit code:
+  0  every defect was caught
+  1  at least one was not, or the test could not be made
+  2  the arguments are wrong";
+
 const CHECK_HELP: &str = "\
 Examples:
   jepsen-like check history.jsonl
@@ -230,6 +261,12 @@ fn execute_command(command: Command) -> Result<ExitCode, Box<dyn std::error::Err
             allow_skip,
             output,
         } => return replay(&file, out, allow_skip, output),
+        Command::SelfTest {
+            defect,
+            program,
+            out,
+            output,
+        } => return self_test(&defect, program, out, output),
         Command::List => list(),
         Command::Clean => {
             for name in lab::clean()? {
@@ -321,11 +358,56 @@ fn replay(
     execute(&Plan::of(&history.run, out, allow_skip)?, output)
 }
 
+/// A line for each defect, as soon as it is known.
+fn self_test(
+    defects: &str,
+    program: Option<PathBuf>,
+    out: Option<PathBuf>,
+    output: Output,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let defects = names::<Defect>(defects, Defect::ALL)?;
+    selftest::require()?;
+    let interrupted = interruption()?;
+    let options = selftest::Options {
+        defects,
+        program: match program {
+            Some(program) => program,
+            None => lab::program::defective()?,
+        },
+        out: out.unwrap_or_else(|| PathBuf::from("runs").join(format!("self-test-{}", now()))),
+    };
+    eprintln!(
+        "{} defects, histories in {}",
+        options.defects.len(),
+        options.out.display()
+    );
+    let mut missed = 0;
+    selftest::test(&options, &|| interrupted.is_over(), |caught| {
+        missed += usize::from(!caught.caught);
+        match output {
+            Output::Table => print!("{caught}"),
+            Output::Json => println!("{}", serde_json::json!(caught)),
+        }
+    })?;
+    if output == Output::Table {
+        let all = options.defects.len();
+        println!("{} of {all} defects caught", all - missed);
+    }
+    Ok(match missed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
 /// A directory that no earlier run has.
 fn out_of(seed: u64) -> PathBuf {
+    PathBuf::from("runs").join(format!("{seed}-{}", now()))
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seconds = now.unwrap_or_default().as_secs();
-    PathBuf::from("runs").join(format!("{seed}-{seconds}"))
+    now.unwrap_or_default().as_secs()
 }
 
 /// `all`, `none`, or names with commas between them.
@@ -390,6 +472,10 @@ fn list() {
     println!("Checkers:");
     for (name, about) in checker::ABOUT {
         println!("  {name:<18}{about}");
+    }
+    println!("Defects (self-test):");
+    for defect in Defect::ALL {
+        println!("  {:<26}{}", defect.name(), defect.about());
     }
 }
 

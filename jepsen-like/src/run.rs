@@ -40,7 +40,7 @@ const THIEF: &str = "thief";
 const ECHO: u16 = 8081;
 /// After the cluster is whole again clients go on for so long: recovery is judged by what they get.
 const AFTERMATH: Duration = Duration::from_secs(2);
-/// For the final reads of every node.
+/// For the final reads of every node, at most; no longer than what is allowed for recovery.
 const LAST_READS: Duration = Duration::from_secs(30);
 /// For the search for orders, and its memory (100 bytes each).
 const SEARCH: Duration = Duration::from_secs(120);
@@ -177,23 +177,42 @@ fn faketime() -> Option<PathBuf> {
     libraries.find(|library| library.is_file())
 }
 
+/// Does faults and undoes all of them.
+pub type Course<'a> = dyn Fn(&mut Nemesis<'_>, &dyn Fn() -> bool) -> Result<(), LabError> + 'a;
+
 /// Runs a plan. `is_over` ends it early, and properly.
 pub fn run(plan: &Plan, is_over: &dyn Fn() -> bool) -> Result<Finished, RunError> {
+    let missing = missing(&plan.nemeses);
+    let is_possible = |kind: Kind| plan.nemeses.contains(&kind) && !missing.contains_key(&kind);
+    let options = cluster::Options {
+        nodes: plan.nodes,
+        spares: u8::from(is_possible(Kind::Join)),
+        has_disks: is_possible(Kind::DiskFull) || is_possible(Kind::SlowDisk),
+        faketime: faketime().filter(|_| is_possible(Kind::ClockStep)),
+        ..cluster::Options::default()
+    };
+    let course = |nemesis: &mut Nemesis<'_>, is_over: &dyn Fn() -> bool| {
+        nemesis.run(&plan.faults(), plan.time, is_over)
+    };
+    run_course(plan, &options, missing, &course, is_over)
+}
+
+/// Runs a plan on nodes as `options` say, with the faults of `course` instead of those that the seed draws.
+pub fn run_course(
+    plan: &Plan,
+    options: &cluster::Options,
+    missing: BTreeMap<Kind, String>,
+    course: &Course<'_>,
+    is_over: &dyn Fn() -> bool,
+) -> Result<Finished, RunError> {
     let file_error = |path: &Path| {
         let path = path.to_owned();
         move |source| RunError::File { path, source }
     };
     fs::create_dir_all(&plan.out).map_err(file_error(&plan.out))?;
-    let missing = missing(&plan.nemeses);
-    let is_possible = |kind: Kind| plan.nemeses.contains(&kind) && !missing.contains_key(&kind);
-    let mut cluster = Cluster::start_with(&cluster::Options {
-        nodes: plan.nodes,
-        spares: u8::from(is_possible(Kind::Join)),
-        has_disks: is_possible(Kind::DiskFull) || is_possible(Kind::SlowDisk),
-        faketime: faketime().filter(|_| is_possible(Kind::ClockStep)),
-    })?;
+    let mut cluster = Cluster::start_with(options)?;
     let path = plan.out.join("history.jsonl");
-    let ended = record(plan, &mut cluster, missing, &path, is_over);
+    let ended = record(plan, &mut cluster, missing, &path, course, is_over);
     let copied = copy_logs(&cluster, &plan.out);
     if let Err(error) = ended {
         return Err(match error {
@@ -235,6 +254,7 @@ fn record(
     cluster: &mut Cluster,
     missing: BTreeMap<Kind, String>,
     path: &Path,
+    course: &Course<'_>,
     is_over: &dyn Fn() -> bool,
 ) -> Result<(), RunError> {
     let outside = Outside {
@@ -275,7 +295,7 @@ fn record(
         &mut people.clients,
     )?;
     drop(inside);
-    nemesis.run(&plan.faults(), plan.time, is_over)?;
+    course(&mut nemesis, is_over)?;
     tracing::info!("all faults are healed");
     let healed = Instant::now();
     while healed.elapsed() < plan.recovery_bound && !is_over() {
@@ -390,7 +410,7 @@ impl People {
 
     /// What every node owes when all is over. What cannot be had is missing, and found missing by the checkers.
     fn last_reads(&self, plan: &Plan) {
-        let deadline = Instant::now() + LAST_READS;
+        let deadline = Instant::now() + LAST_READS.min(plan.recovery_bound);
         self.runtime.block_on(async {
             self.wait_for_one_state(deadline).await;
             for target in &self.context.targets {

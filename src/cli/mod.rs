@@ -41,7 +41,7 @@ use self::{
     endpoint::Endpoints,
     output::{Format, Out},
 };
-use crate::{config::units::parse_duration, model::quoted::quoted, wire::error::Failure};
+use crate::{config::units::parse_duration, defect, model::quoted::quoted, wire::error::Failure};
 
 /// What is used when nothing says how long to try: longer than a node takes to restart or a cluster to elect a leader, and
 /// short enough for a person to wait.
@@ -210,6 +210,9 @@ pub struct Context {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Err(wrong) = defect::chosen() {
+        return wrong_switch(&wrong, &arguments);
+    }
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return usage_error(&error, &arguments),
@@ -236,6 +239,17 @@ pub fn main() -> ExitCode {
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     let matches = Cli::command().try_get_matches_from(arguments)?;
     Cli::from_arg_matches(&matches)
+}
+
+/// Before anything else is looked at: not even help is given under a switch that is refused.
+fn wrong_switch(wrong: &defect::SwitchError, arguments: &[OsString]) -> ExitCode {
+    let format = match output::asks_for_json(arguments) {
+        true => Format::Json,
+        false => Format::Table,
+    };
+    let failure = exit::wrong_argument(defect::VARIABLE, wrong, wrong.hint());
+    Out::new(format, false).failure(&failure);
+    ExitCode::from(exit::USAGE)
 }
 
 /// Help and version are no errors; everything else is wrong usage.

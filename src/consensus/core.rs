@@ -33,6 +33,7 @@ use super::{
     types::{EncodedCommand, Peer, Raft, TypeConfig},
 };
 use crate::{
+    defect::{self, Defect},
     model::{
         leadership::Leadership,
         node::{ClusterId, NodeId},
@@ -361,6 +362,9 @@ impl Core {
                 in_flight: MAX_PROPOSALS,
             });
         };
+        if defect::is(Defect::AcknowledgeBeforeCommit) {
+            return self.acknowledge_early(command);
+        }
         let write = self.raft.client_write(command);
         match tokio::time::timeout_at(deadline.into(), write).await {
             Err(_) => Proposed::Perhaps("it was not committed in time".into()),
@@ -378,6 +382,20 @@ impl Core {
             }
             Ok(Err(error)) => Proposed::Perhaps(error.to_string()),
         }
+    }
+
+    /// What `Defect::AcknowledgeBeforeCommit` does: says what would come of the command, and does not wait for it.
+    fn acknowledge_early(&self, command: EncodedCommand) -> Proposed {
+        let applied = self.publication.states().borrow().clone();
+        let index = applied.log_id.map_or(0, |id| id.index);
+        let Ok(decoded) = crate::wire::command::decode(&command.0) else {
+            return Proposed::Perhaps("the command cannot be read".into());
+        };
+        let outcome = (*applied.state).clone().apply(index + 1, &decoded);
+        let raft = self.raft.clone();
+        self.tasks
+            .spawn(async move { drop(raft.client_write(command).await) });
+        Proposed::Done { index, outcome }
     }
 
     /// Why no quorum has room for the command, unless it makes some.

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::defect::{self, Defect};
+
 /// From when on this process may take part in elections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteGate {
@@ -34,6 +36,7 @@ impl VoteGate {
     pub fn new(started: Instant, election_timeout_max: Duration, log: LogAtStart) -> Self {
         let wait = match log {
             LogAtStart::Empty => Duration::ZERO,
+            LogAtStart::Present if defect::is(Defect::VoteAfterRestart) => Duration::ZERO,
             LogAtStart::Present => election_timeout_max + election_timeout_max / 10,
         };
         Self {

@@ -12,6 +12,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
+    defect::{self, Defect},
     model::{leadership::Leadership, node::NodeId, timing::lease_of},
     state::cluster::VipRelease,
 };
@@ -116,7 +117,7 @@ impl LeaseBook {
             && self.abdicated < Some(standing.term)
             && self.may_claim(standing, now);
         let refusal = standing.refusal.filter(|_| entitled)?;
-        let from = match standing.sole_voter {
+        let from = match standing.sole_voter || defect::is(Defect::VipWithoutLease) {
             true => now,
             false => standing.quorum_acked?,
         };

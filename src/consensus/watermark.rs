@@ -20,6 +20,7 @@ use super::{
     record::{self, Identity},
     types::{LogId, Vote},
 };
+use crate::defect::{self, Defect};
 
 /// Far enough apart that no disk writes both at once.
 const SLOT: u64 = 4096;
@@ -93,7 +94,9 @@ impl WatermarkFile {
         let length = u16::try_from(sealed.len()).map_err(io::Error::other)?;
         let bytes = [&length.to_le_bytes()[..], &sealed].concat();
         self.file.write_all_at(&bytes, slot * SLOT)?;
-        self.file.sync_data()?;
+        if !defect::is(Defect::BarrierWithoutFsync) {
+            self.file.sync_data()?;
+        }
         self.sequence = sequence;
         self.current = watermark;
         Ok(())

@@ -36,6 +36,7 @@ use self::{
     requests::{Remembered, Requests},
     snapshot::v1::{self, Stored},
 };
+use crate::defect::{self, Defect};
 use crate::model::{
     name::Name,
     node::{ClusterId, Member, NodeId},
@@ -84,7 +85,9 @@ impl State {
     ///
     /// A request id that is remembered gets its first outcome again and changes nothing.
     pub fn apply(&mut self, revision: u64, command: &Command) -> Outcome {
-        if let Some(first) = self.requests.find(command.request) {
+        if let Some(first) = self.requests.find(command.request)
+            && !defect::is(Defect::ApplyTwice)
+        {
             return first.clone();
         }
         if self.requests.may_have_forgotten(command.born) {

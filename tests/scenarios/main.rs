@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod defects;
 mod dev;
 mod disks;
 mod kills;

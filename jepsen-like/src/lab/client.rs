@@ -7,10 +7,11 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use pontoon::state::command::Change;
+use pontoon::{model::timing::Timing, state::command::Change};
 use pontoon_proto::v1::{
-    CreateTokenRequest, LeaveRequest, ProposeRequest, RemoveRequest, StatusReply, StatusRequest,
-    TransferRequest, admin_client::AdminClient, cluster_client::ClusterClient,
+    CreateTokenRequest, LeaveRequest, ProposeRequest, RemoveRequest, SetProfileRequest,
+    StatusReply, StatusRequest, TransferRequest, admin_client::AdminClient,
+    cluster_client::ClusterClient,
 };
 use rand::RngExt;
 use tokio::{net::UnixStream, runtime::Runtime};
@@ -73,6 +74,19 @@ impl Client {
         let request = TransferRequest::default();
         let reply = self.call(patience, async move { client.transfer(request).await })?;
         Ok(reply.leader)
+    }
+
+    /// Sets how the group counts time.
+    pub fn set_timing(&self, timing: &Timing, patience: Duration) -> Result<(), Status> {
+        let request_id: [u8; 16] = rand::rng().random();
+        let request = SetProfileRequest {
+            profile: String::new(),
+            timing: Some((*timing).into()),
+            request_id: request_id.to_vec().into(),
+        };
+        let mut client = ClusterClient::new(self.channel.clone());
+        self.call(patience, async move { client.set_profile(request).await })
+            .map(drop)
     }
 
     /// Makes this node leave; its process ends.

@@ -30,7 +30,13 @@ use pontoon::{
 };
 use pontoon_proto::v1::{Role, StatusReply};
 
-use super::{Lab, LabError, client::Client, disk::Disk, namespace::Namespace, network, program};
+use super::{
+    Lab, LabError,
+    client::Client,
+    disk::Disk,
+    namespace::{self, Namespace},
+    network, program,
+};
 use crate::backend::Backend;
 
 /// The name every node answers for.
@@ -73,6 +79,7 @@ pub struct Node {
     directory: PathBuf,
     client: Client,
     process: Option<Child>,
+    program: PathBuf,
     environment: Vec<(String, String)>,
     disk: Option<Disk>,
 }
@@ -156,21 +163,26 @@ impl Node {
 
     /// `pontoon ARGS --config node.toml` on the host, to its end.
     fn run(&self, arguments: &[&str]) -> Result<String, LabError> {
-        let program = program::pontoon()?;
         let config = self.config();
-        let files = ["--config", path_text(&config)];
-        self.host
-            .output(path_text(&program), &[arguments, &files].concat())
+        let arguments = [arguments, &["--config", path_text(&config)]].concat();
+        let mut command = self.host.command(&self.program)?;
+        command.args(&arguments).envs(self.variables());
+        namespace::finish(command, path_text(&self.program), &arguments)
+    }
+
+    fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.environment.iter();
+        pairs.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// Starts the process. It is ended with the lab.
     pub fn start(&mut self) -> Result<(), LabError> {
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.map_err(LabError::Directory)?;
-        let mut command = self.host.command(program::pontoon()?)?;
+        let mut command = self.host.command(&self.program)?;
         command
             .args(["node", "--config", path_text(&self.config())])
-            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .envs(self.variables())
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(LabError::Directory)?)
             .stderr(log);
@@ -255,6 +267,27 @@ pub struct Options {
     pub has_disks: bool,
     /// libfaketime, for wall clocks that can be set (see [`Cluster::set_clock`]).
     pub faketime: Option<PathBuf>,
+    /// What the nodes run, if it is not the program of this source as [`program::pontoon`] finds it.
+    pub program: Option<PathBuf>,
+    /// Set for every process of a node.
+    pub environment: Vec<(String, String)>,
+    /// Further sections of each `node.toml`.
+    pub configuration: String,
+}
+
+impl Default for Options {
+    /// Three nodes and nothing else.
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            spares: 0,
+            has_disks: false,
+            faketime: None,
+            program: None,
+            environment: vec![],
+            configuration: String::new(),
+        }
+    }
 }
 
 /// A running cluster with its hosts.
@@ -273,21 +306,23 @@ impl Cluster {
     pub fn start(count: u8) -> Result<Self, LabError> {
         Self::start_with(&Options {
             nodes: count,
-            spares: 0,
-            has_disks: false,
-            faketime: None,
+            ..Options::default()
         })
     }
 
     /// As `start`.
     pub fn start_with(options: &Options) -> Result<Self, LabError> {
-        program::pontoon()?; // built before anything is measured in time
+        // Built before anything is measured in time.
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => program::pontoon()?,
+        };
         let mut lab = Lab::create()?;
         let client = lab.add_host(CLIENT, 200)?;
         let backend_host = lab.add_host(BACKEND, 210)?;
         let backend = Backend::serve(&backend_host, (network::ipv4(210), 8080).into(), "backend")?;
         let mut nodes = (1..=options.nodes + options.spares)
-            .map(|number| prepare(&mut lab, number, options))
+            .map(|number| prepare(&mut lab, number, &program, options))
             .collect::<Result<Vec<_>, _>>()?;
         let spares = nodes.split_off(options.nodes.into());
         let mut cluster = Self {
@@ -529,7 +564,7 @@ impl Cluster {
 }
 
 /// A host with a configuration for its node.
-fn prepare(lab: &mut Lab, number: u8, options: &Options) -> Result<Node, LabError> {
+fn prepare(lab: &mut Lab, number: u8, program: &Path, options: &Options) -> Result<Node, LabError> {
     let name = format!("n{number}");
     let host = lab.add_host(&name, 10 + number)?;
     let directory = lab.directory().join(&name);
@@ -542,12 +577,13 @@ fn prepare(lab: &mut Lab, number: u8, options: &Options) -> Result<Node, LabErro
         )?),
         false => None,
     };
-    let environment = match &options.faketime {
-        Some(library) => faked_clock(library, &directory)?,
-        None => vec![],
-    };
+    let mut environment = options.environment.clone();
+    if let Some(library) = &options.faketime {
+        environment.extend(faked_clock(library, &directory)?);
+    }
     let node = Node {
         disk,
+        program: program.to_owned(),
         environment,
         client: Client::to(&socket)?,
         name,
@@ -555,7 +591,8 @@ fn prepare(lab: &mut Lab, number: u8, options: &Options) -> Result<Node, LabErro
         directory,
         process: None,
     };
-    let text = configuration(&node, number, &socket);
+    let mut text = configuration(&node, number, &socket);
+    text.push_str(&options.configuration);
     fs::write(node.config(), text).map_err(LabError::Directory)?;
     Ok(node)
 }

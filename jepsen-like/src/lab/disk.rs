@@ -15,6 +15,7 @@ const FILLER: &str = "filler";
 /// A mounted disk. Dropping it unmounts it; the file goes with the lab's directory.
 #[derive(Debug)]
 pub struct Disk {
+    image: PathBuf,
     mounted_on: PathBuf,
 }
 
@@ -38,13 +39,18 @@ impl Disk {
         let file = File::create(image).map_err(LabError::Directory)?;
         file.set_len(SIZE).map_err(LabError::Directory)?;
         fs::create_dir_all(on).map_err(LabError::Directory)?;
-        let (image, directory) = (text(image), text(on));
-        run("mkfs.ext4", &["-q", "-m", "0", image])?;
-        run("mount", &["-o", "loop", image, directory])?;
+        run("mkfs.ext4", &["-q", "-m", "0", text(image)])?;
+        run("mount", &["-o", "loop", text(image), text(on)])?;
         fs::remove_dir(on.join("lost+found")).map_err(LabError::Directory)?;
         Ok(Self {
+            image: image.to_owned(),
             mounted_on: on.to_owned(),
         })
+    }
+
+    /// The file that holds what the disk was given.
+    pub fn image(&self) -> &Path {
+        &self.image
     }
 
     /// Writes until nothing more fits.

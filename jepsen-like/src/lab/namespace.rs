@@ -132,7 +132,7 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String, LabError>
     finish(command, program, arguments)
 }
 
-pub(super) fn finish(
+pub(crate) fn finish(
     mut command: Command,
     program: &str,
     arguments: &[&str],

@@ -18,8 +18,34 @@ pub fn pontoon() -> Result<PathBuf, LabError> {
     built.clone().map_err(LabError::Program)
 }
 
+/// The path of a `pontoon` that has deliberate defects: it lies in a target directory of its own, where nobody takes it for
+/// another, and is made up to date by cargo. Never a release build.
+pub fn defective() -> Result<PathBuf, LabError> {
+    let source = source();
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => PathBuf::from(target),
+        None => source.join("target"),
+    };
+    let target = target.join("defects");
+    let program = target.join("debug").join("pontoon");
+    if is_current(&program, &source) {
+        return Ok(program);
+    }
+    tracing::info!(target = %target.display(), "building pontoon with deliberate defects");
+    let mut command = cargo(&source);
+    command
+        .args(["--package", "pontoon", "--features", "defects"])
+        .arg("--target-dir")
+        .arg(&target);
+    built_by(command)
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 fn build() -> Result<PathBuf, LabError> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let source = source();
     if let Some(beside) = beside_us().filter(|program| is_current(program, &source)) {
         return Ok(beside);
     }
@@ -28,19 +54,24 @@ fn build() -> Result<PathBuf, LabError> {
     } else {
         "dev"
     };
+    let mut command = cargo(&source);
+    // The same features as `cargo test --workspace`: nothing is built twice.
+    command.args(["--workspace", "--profile", profile]);
+    built_by(command)
+}
+
+fn cargo(source: &Path) -> Command {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
     command
-        .current_dir(&source)
-        .args([
-            "build",
-            "--quiet",
-            "--workspace", // the same features as `cargo test --workspace`: nothing is built twice
-            "--bin",
-            "pontoon",
-        ])
-        .args(["--profile", profile])
+        .current_dir(source)
+        .args(["build", "--quiet", "--bin", "pontoon"])
         .arg("--message-format=json-render-diagnostics");
+    command
+}
+
+/// Runs cargo; the executable that it made or found made.
+fn built_by(command: Command) -> Result<PathBuf, LabError> {
     let printed = super::namespace::finish(command, "cargo build", &["--bin", "pontoon"])?;
     executable_in(&printed).ok_or_else(|| LabError::Output {
         command: "cargo build".to_owned(),

@@ -176,6 +176,15 @@ impl<'a> Nemesis<'a> {
         self.cluster
     }
 
+    /// For one who does and undoes faults himself, in an order of his own.
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        self.cluster
+    }
+
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
     fn names(&self) -> Vec<String> {
         let nodes = self.cluster.nodes().iter();
         nodes.map(|node| node.name().to_owned()).collect()
@@ -560,7 +569,8 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    fn publish_processes(&self) {
+    /// Tells those who look at processes which there are now.
+    pub fn publish_processes(&self) {
         for node in self.cluster.nodes().iter().chain(self.cluster.spares()) {
             let pid = node.pid().and_then(|pid| pid.as_raw().try_into().ok());
             self.board.set_pid(node.name(), pid);

@@ -16,6 +16,8 @@ use crate::lab::client::lazy_channel;
 
 /// The node is given so much less time than the client waits: its own word is better than silence.
 const MARGIN: Duration = Duration::from_millis(300);
+/// One change in so many is asked for twice.
+const ASKED_AGAIN: u32 = 8;
 /// For questions that concern one node only.
 const SHORT: Duration = Duration::from_millis(500);
 
@@ -50,6 +52,38 @@ fn classify(status: &Status) -> Failed {
     }
 }
 
+/// A change that was not done.
+#[derive(Debug)]
+struct Said {
+    failed: Failed,
+    /// By the state machine, once and for all.
+    is_decided: bool,
+}
+
+/// Whether the state machine looked at the change and refused it.
+fn is_decided(status: &Status) -> bool {
+    let failure = Failure::from_details(status.details());
+    failure.is_some_and(|failure| failure.code == FailureCode::PreconditionFailed)
+}
+
+/// What became of a change that was asked for twice under one request id. The second answer stands for a first that was lost:
+/// a state machine that remembers requests says the same.
+fn outcome_of(
+    first: Result<Applied, Said>,
+    again: Result<Applied, Said>,
+) -> Result<Applied, Failed> {
+    match (first, again) {
+        (_, Ok(applied)) => Ok(applied),
+        (Ok(_), Err(refused)) if refused.is_decided => Err(Failed::Nothing(format!(
+            "asked again under the same request id: {}",
+            refused.failed
+        ))),
+        (Ok(applied), Err(_)) => Ok(applied),
+        // That the second was not taken says nothing of the first.
+        (Err(said), Err(_)) => Err(said.failed),
+    }
+}
+
 fn is_connect_error(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
@@ -78,24 +112,49 @@ impl NodeApi {
         }
     }
 
-    /// Commits changes if all preconditions hold.
+    /// Commits changes if all preconditions hold. Now and then it asks again under the same request id, as a client does that
+    /// got no answer: what it is told then is the outcome of the first.
     pub async fn propose(
         &self,
         preconditions: Vec<Precondition>,
         changes: Vec<Change>,
     ) -> Result<Applied, Failed> {
-        let request_id: [u8; 16] = rand::rng().random();
-        let mut request = Request::new(ProposeRequest {
+        let (request_id, asks_again): ([u8; 16], _) = {
+            let mut rng = rand::rng();
+            (rng.random(), rng.random_ratio(1, ASKED_AGAIN))
+        };
+        let request = ProposeRequest {
             request_id: request_id.to_vec().into(),
             born: 0,
             preconditions,
             changes,
-        });
+        };
+        let first = self.propose_once(request.clone()).await;
+        match asks_again {
+            true => outcome_of(first, self.propose_once(request).await),
+            false => first.map_err(|said| said.failed),
+        }
+    }
+
+    async fn propose_once(&self, request: ProposeRequest) -> Result<Applied, Said> {
+        let mut request = Request::new(request);
         request.set_timeout(PATIENCE - MARGIN);
         let mut client = AdminClient::new(self.channel.clone());
-        let reply = bounded(PATIENCE, client.propose(request)).await?;
-        let applied = reply.applied;
-        applied.ok_or_else(|| Failed::Perhaps("an empty reply".to_owned()))
+        let empty = || Said {
+            failed: Failed::Perhaps("an empty reply".to_owned()),
+            is_decided: false,
+        };
+        match tokio::time::timeout(PATIENCE, client.propose(request)).await {
+            Ok(Ok(reply)) => reply.into_inner().applied.ok_or_else(empty),
+            Ok(Err(status)) => Err(Said {
+                is_decided: is_decided(&status),
+                failed: classify(&status),
+            }),
+            Err(_) => Err(Said {
+                failed: Failed::Perhaps("no answer in time".to_owned()),
+                is_decided: false,
+            }),
+        }
     }
 
     /// The records of a zone, or of one name of it, of one state.
@@ -267,6 +326,36 @@ mod tests {
                 classify(&Status::new(code, "")),
                 Failed::Perhaps(_)
             ));
+        }
+    }
+
+    #[test]
+    fn the_answer_to_a_retry_stands_for_one_that_was_lost() {
+        let applied = |revision| Applied {
+            revision,
+            ..Applied::default()
+        };
+        let said = |failed: &str, is_decided| Said {
+            failed: match failed.strip_prefix('?') {
+                Some(why) => Failed::Perhaps(why.to_owned()),
+                None => Failed::Nothing(failed.to_owned()),
+            },
+            is_decided,
+        };
+        assert_eq!(outcome_of(Ok(applied(1)), Ok(applied(1))), Ok(applied(1)));
+        assert_eq!(
+            outcome_of(Err(said("?", false)), Ok(applied(1))),
+            Ok(applied(1))
+        );
+        assert_eq!(
+            outcome_of(Ok(applied(1)), Err(said("no leader", false))),
+            Ok(applied(1))
+        );
+        let refused = outcome_of(Ok(applied(1)), Err(said("held 5", true))).unwrap_err();
+        assert!(matches!(&refused, Failed::Nothing(why) if why.ends_with("held 5")));
+        for is_decided in [true, false] {
+            let both = outcome_of(Err(said("?lost", false)), Err(said("no", is_decided)));
+            assert_eq!(both, Err(Failed::Perhaps("lost".to_owned())));
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     Context, Target,
     api::NodeApi,
     query::{self, Answer},
-    register,
+    register, zones,
 };
 use crate::{
     history::{Call, Outcome, Reply},
@@ -153,7 +153,7 @@ pub(super) async fn look_up(
     let call = Call::Lookup {
         key: key.to_owned(),
     };
-    let rtype = match key == register::ZONE {
+    let rtype = match key == register::ZONE || zones::is_apex(key) {
         true => query::SOA,
         false => query::TXT,
     };

@@ -12,6 +12,7 @@ pub mod query;
 pub mod register;
 pub mod sessions;
 pub mod set;
+pub mod zones;
 
 use std::{
     fmt,
@@ -75,6 +76,7 @@ workloads! {
     Dns = "dns", "DNS queries for registers and serials at each node (with `register`)";
     Vip = "vip", "the same at the VIPs, and an ARP and ND question for each VIP every 5 ms";
     Sessions = "sessions", "TCP connections with traffic through the proxy of the VIP and of each node";
+    Zones = "zones", "zones are made, changed, deleted and made again; every node is asked for their serials";
     Acme = "acme", "a TXT record is added, seen from every node, and deleted";
 }
 
@@ -229,6 +231,7 @@ pub fn start(
             Workload::Dns => dns::start_nodes(context, tasks)?,
             Workload::Sessions => sessions::start(context, tasks),
             Workload::Acme => acme::start(context, tasks)?,
+            Workload::Zones => zones::start(context, tasks)?,
             Workload::Register | Workload::Set | Workload::Append => {
                 for target in &context.targets {
                     let client = Client::of(target, context);

@@ -2,6 +2,7 @@
 
 use super::{Work, draft::ZoneDraft, exists, merged, not_found, over_limit};
 use crate::{
+    defect::{self, Defect},
     model::{
         name::{Name, NameKey},
         rrset::{RecordType, Rrset},
@@ -185,7 +186,12 @@ impl Work<'_> {
             return Ok(false);
         }
         let base = draft.base().map(|zone| zone.serial);
-        let last = base.or_else(|| self.next.deleted.serial(name));
+        let deleted = self
+            .next
+            .deleted
+            .serial(name)
+            .filter(|_| !defect::is(Defect::SerialRestarts));
+        let last = base.or(deleted);
         let serial = draft.serial_after(last);
         let zone = records
             .clone()

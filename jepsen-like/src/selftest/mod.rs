@@ -1,0 +1,315 @@
+//! `self-test`: the checkers can fail. Nodes with one deliberate defect at a time (`pontoon::defect`) are run through a scenario
+//! that brings it out, and a checker has to find it.
+//!
+//! Each scenario is also run with the same program and no defect: there every checker has to hold. A scenario that fails anyway
+//! proves nothing, and what it would have caught counts as not caught.
+
+pub mod scenario;
+mod stage;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use pontoon::defect::{Defect, NONE, VARIABLE};
+use serde::Serialize;
+
+use crate::{
+    checker::{self, Conclusion, Verdict},
+    lab::LabError,
+    nemesis::Kind,
+    run::{self, Plan, RunError},
+};
+use scenario::Scenario;
+
+/// What is to be tested.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub defects: BTreeSet<Defect>,
+    /// A `pontoon` with the feature `defects`.
+    pub program: PathBuf,
+    /// New; a directory for each run.
+    pub out: PathBuf,
+}
+
+/// What became of one defect.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Caught {
+    pub defect: &'static str,
+    pub caught: bool,
+    /// The checker that had to find it, and did.
+    pub caught_by: Option<&'static str>,
+    /// Its first finding; or why the defect counts as not caught.
+    pub finding: String,
+    /// Every checker that found something.
+    pub violated: Vec<&'static str>,
+    pub scenario: &'static str,
+    /// What came of the scenario without the defect: `holds`, or what was wrong.
+    pub control: String,
+    /// Of the run with the defect.
+    pub seconds: f64,
+    pub history: PathBuf,
+}
+
+/// One run: its verdicts, or why there are none.
+type Judged = Result<Vec<Verdict>, String>;
+
+/// Why nothing can be tested here.
+pub fn missing() -> Option<String> {
+    let kinds = BTreeSet::from([Kind::PartitionLeader, Kind::SlowDisk]);
+    let missing = run::missing(&kinds);
+    crate::lab::missing().or_else(|| missing.into_values().next())
+}
+
+/// Tests one defect after the other and hands each result on.
+///
+/// # Errors
+/// When `is_over` before all were tested.
+pub fn test(
+    options: &Options,
+    is_over: &dyn Fn() -> bool,
+    mut each: impl FnMut(&Caught),
+) -> Result<(), Interrupted> {
+    let mut controls: BTreeMap<Scenario, Judged> = BTreeMap::new();
+    for defect in &options.defects {
+        let scenario = Scenario::of(*defect);
+        let control = controls.entry(scenario).or_insert_with(|| {
+            tracing::info!(%scenario, "without a defect");
+            perform(options, scenario, None, is_over)
+        });
+        tracing::info!(%scenario, defect = defect.name(), "with a defect");
+        let began = Instant::now();
+        let defective = perform(options, scenario, Some(*defect), is_over);
+        if is_over() {
+            return Err(Interrupted);
+        }
+        let mut caught = judge(*defect, control, &defective);
+        caught.seconds = began.elapsed().as_secs_f64();
+        caught.history = directory(options, scenario, Some(*defect)).join("history.jsonl");
+        each(&caught);
+    }
+    Ok(())
+}
+
+/// The test was ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+fn directory(options: &Options, scenario: Scenario, defect: Option<Defect>) -> PathBuf {
+    let name = match defect {
+        Some(defect) => defect.name().to_owned(),
+        None => format!("control-{scenario}"),
+    };
+    options.out.join(name)
+}
+
+fn perform(
+    options: &Options,
+    scenario: Scenario,
+    defect: Option<Defect>,
+    is_over: &dyn Fn() -> bool,
+) -> Judged {
+    let plan = Plan {
+        nodes: scenario.nodes(),
+        workloads: scenario.workloads(),
+        nemeses: BTreeSet::new(),
+        time: Duration::ZERO,
+        seed: 0,
+        recovery_bound: scenario::RECOVERY,
+        out: directory(options, scenario, defect),
+        allow_skip: false,
+    };
+    let mut cluster = scenario.cluster();
+    cluster.program = Some(options.program.clone());
+    let name = defect.map_or(NONE, Defect::name);
+    cluster.environment = vec![(VARIABLE.to_owned(), name.to_owned())];
+    let course = scenario.course();
+    let finished = run::run_course(&plan, &cluster, BTreeMap::new(), &course, is_over);
+    finished
+        .map(|finished| finished.verdicts)
+        .map_err(|error: RunError| error.to_string())
+}
+
+/// The checkers that have to find a defect; one of them is enough.
+fn expected(defect: Defect) -> &'static [&'static str] {
+    match defect {
+        Defect::AcknowledgeBeforeCommit
+        | Defect::BarrierWithoutFsync
+        | Defect::VoteNotPersisted => &["set", "linearizability"],
+        Defect::StaleReads | Defect::ApplyTwice => &["linearizability"],
+        Defect::VipWithoutLease
+        | Defect::FenceNeverExpires
+        | Defect::VoteAfterRestart
+        | Defect::BareTransfer => &["one responder"],
+        Defect::SerialRestarts => &["serials"],
+        Defect::SnapshotMissesMap => &["state hashes"],
+    }
+}
+
+fn judge(defect: Defect, control: &Judged, defective: &Judged) -> Caught {
+    let control = described(control);
+    let (finder, violated) = match defective {
+        Ok(verdicts) => (finder(expected(defect), verdicts), violated(verdicts)),
+        Err(_) => (None, vec![]),
+    };
+    let found = finder.and_then(|verdict| Some((verdict.checker, verdict.findings.first()?)));
+    let is_sound = control == HOLDS;
+    let finding = match (found, defective) {
+        (Some(_), _) if !is_sound => "the scenario fails without the defect too".to_owned(),
+        (Some((_, finding)), _) => format!("{}: {}", finding.kind, finding.text),
+        (None, Ok(_)) => format!("nothing was found by: {}", expected(defect).join(", ")),
+        (None, Err(problem)) => problem.clone(),
+    };
+    let caught_by = found.filter(|_| is_sound).map(|(checker, _)| checker);
+    Caught {
+        defect: defect.name(),
+        caught: caught_by.is_some(),
+        caught_by,
+        finding,
+        violated,
+        scenario: Scenario::of(defect).name(),
+        control,
+        seconds: 0.0,
+        history: PathBuf::new(),
+    }
+}
+
+const HOLDS: &str = "holds";
+
+/// The first of the expected checkers that found something.
+fn finder<'a>(expected: &[&str], verdicts: &'a [Verdict]) -> Option<&'a Verdict> {
+    expected.iter().find_map(|name| {
+        let mut verdicts = verdicts.iter();
+        verdicts
+            .find(|verdict| verdict.checker == *name && verdict.conclusion == Conclusion::Violated)
+    })
+}
+
+fn violated(verdicts: &[Verdict]) -> Vec<&'static str> {
+    let violated = verdicts
+        .iter()
+        .filter(|verdict| verdict.conclusion == Conclusion::Violated);
+    violated.map(|verdict| verdict.checker).collect()
+}
+
+/// `holds`, or what is wrong with a run.
+fn described(judged: &Judged) -> String {
+    let verdicts = match judged {
+        Ok(verdicts) if checker::conclusion(verdicts) == Conclusion::Holds => {
+            return HOLDS.to_owned();
+        }
+        Ok(verdicts) => verdicts,
+        Err(problem) => return problem.clone(),
+    };
+    let wrong = verdicts
+        .iter()
+        .filter(|verdict| verdict.conclusion != Conclusion::Holds);
+    let texts = wrong.map(|verdict| match verdict.findings.first() {
+        Some(finding) => format!("{}: {}: {}", verdict.checker, finding.kind, finding.text),
+        None => format!("{}: undecided: {}", verdict.checker, verdict.summary),
+    });
+    texts.collect::<Vec<_>>().join("; ")
+}
+
+impl fmt::Display for Caught {
+    /// A line of the table, then why it is so.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = self.caught_by.unwrap_or("NOT CAUGHT");
+        writeln!(
+            f,
+            "{:<26} {by:<16} {:>5.1} s  {}",
+            self.defect, self.seconds, self.scenario
+        )?;
+        if self.control != HOLDS {
+            writeln!(f, "    control: {}", self.control)?;
+        }
+        writeln!(f, "    {}", self.finding)
+    }
+}
+
+/// Where and why nothing can be tested, for the command line.
+///
+/// # Errors
+/// The reason.
+pub fn require() -> Result<(), LabError> {
+    missing().map_or(Ok(()), |reason| Err(LabError::Missing(reason)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::{ABOUT, Finding};
+
+    fn verdict(checker: &'static str, found: Option<&str>) -> Verdict {
+        let findings = found.map(|text| Finding::new("two responders", text.to_owned()));
+        Verdict::of(checker, String::new(), findings.into_iter().collect())
+    }
+
+    #[test]
+    fn every_defect_has_a_checker_that_exists() {
+        for defect in Defect::ALL {
+            assert!(!expected(*defect).is_empty());
+            for checker in expected(*defect) {
+                assert!(ABOUT.iter().any(|(name, _)| name == checker), "{checker}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_defect_is_caught_by_the_checker_that_has_to_find_it_and_by_no_other() {
+        let sound = Ok(vec![verdict("one responder", None), verdict("set", None)]);
+        let two = Ok(vec![
+            verdict("one responder", Some("n1, n2")),
+            verdict("set", None),
+        ]);
+        let lost = Ok(vec![
+            verdict("one responder", None),
+            verdict("set", Some("9")),
+        ]);
+        let caught = judge(Defect::VipWithoutLease, &sound, &two);
+        assert_eq!(caught.caught_by, Some("one responder"));
+        assert_eq!(caught.finding, "two responders: n1, n2");
+        assert_eq!(caught.control, "holds");
+
+        let other = judge(Defect::VipWithoutLease, &sound, &lost);
+        assert!(!other.caught && other.violated == ["set"], "{other:?}");
+        let nothing = judge(Defect::VipWithoutLease, &sound, &sound);
+        assert!(!nothing.caught && nothing.violated.is_empty());
+        let failed = judge(Defect::VipWithoutLease, &sound, &Err("no leader".into()));
+        assert_eq!(
+            (failed.caught, failed.finding.as_str()),
+            (false, "no leader")
+        );
+    }
+
+    #[test]
+    fn a_scenario_that_fails_anyway_catches_nothing() {
+        let two = Ok(vec![verdict("one responder", Some("n1, n2"))]);
+        let undecided = verdict("set", None).unless_undecided(Some("too much".into()));
+        for control in [
+            two.clone(),
+            Ok(vec![verdict("logs", Some("panic"))]),
+            Ok(vec![undecided]),
+            Err("no namespaces".to_owned()),
+        ] {
+            let caught = judge(Defect::FenceNeverExpires, &control, &two);
+            assert!(!caught.caught && caught.caught_by.is_none(), "{caught:?}");
+            assert_ne!(caught.control, "holds");
+        }
+    }
+
+    #[test]
+    fn a_result_is_one_line_of_json() {
+        let sound = Ok(vec![verdict("serials", None)]);
+        let caught = judge(Defect::SerialRestarts, &sound, &sound);
+        let json = serde_json::to_value(&caught).unwrap();
+        assert_eq!(json["defect"], "serial-restarts");
+        assert_eq!(json["caught"], false);
+        assert_eq!(json["caught_by"], serde_json::Value::Null);
+        assert!(!serde_json::to_string(&caught).unwrap().contains('\n'));
+    }
+}

@@ -1,0 +1,289 @@
+//! The hands of a scenario that does its faults in an order of its own. What a fault does is done to nodes by name, and noted in
+//! the history by `begin` and `end`.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use pontoon::{
+    model::{
+        name::Name,
+        rdata,
+        rrset::{RecordType, Rrset},
+        timing::Timing,
+    },
+    state::command::Change,
+};
+
+use crate::{
+    history::{Entry, Fault},
+    lab::{
+        LabError,
+        cluster::{Node, vip4, vip6, wait_for},
+        namespace,
+        network::DEVICE,
+    },
+    nemesis::{Kind, inject::Nemesis},
+};
+
+/// For whatever a scenario waits for.
+const PATIENCE: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_secs(5);
+/// The table that drops frames on a node's host.
+const TABLE: &str = "selftest";
+/// Records of one large write: more than a snapshot waits for.
+const MUCH: u32 = 3000;
+
+pub struct Stage<'a, 'b> {
+    nemesis: &'a mut Nemesis<'b>,
+    is_over: &'a dyn Fn() -> bool,
+}
+
+impl<'a, 'b> Stage<'a, 'b> {
+    pub fn new(nemesis: &'a mut Nemesis<'b>, is_over: &'a dyn Fn() -> bool) -> Self {
+        Self { nemesis, is_over }
+    }
+
+    /// Clients go on for so long, and what ends by itself is started again.
+    pub fn go_on(&mut self, time: Duration) -> Result<(), LabError> {
+        self.nemesis.publish_processes();
+        self.nemesis.rest(time, self.is_over)
+    }
+
+    pub fn begin<'n>(
+        &self,
+        kind: Kind,
+        nodes: impl IntoIterator<Item = &'n String>,
+        hit_leader: bool,
+    ) -> Fault {
+        self.begin_named(kind.name(), nodes, hit_leader)
+    }
+
+    pub fn begin_named<'n>(
+        &self,
+        kind: &str,
+        nodes: impl IntoIterator<Item = &'n String>,
+        hit_leader: bool,
+    ) -> Fault {
+        let nodes = nodes.into_iter().cloned().collect();
+        tracing::info!(kind, ?nodes, "inject");
+        Fault {
+            kind: kind.to_owned(),
+            nodes,
+            began: self.nemesis.recorder().now(),
+            healed: None,
+            hit_leader,
+            skipped: None,
+        }
+    }
+
+    pub fn end(&self, fault: Fault) {
+        tracing::info!(kind = fault.kind, "heal");
+        let healed = Some(self.nemesis.recorder().now());
+        let fault = Fault { healed, ..fault };
+        self.nemesis.recorder().append(&Entry::Fault(fault));
+    }
+
+    /// Who leads, and the rest.
+    pub fn leader_and_others(&self) -> Result<(String, Vec<String>), LabError> {
+        let leader = self.nemesis.cluster().leader()?.name().to_owned();
+        Ok(self.others_of(leader, None))
+    }
+
+    /// Who leads and has the VIPs, and the rest.
+    pub fn holder_and_others(&self) -> Result<(String, Vec<String>), LabError> {
+        let cluster = self.nemesis.cluster();
+        let leader = wait_for("a leader that holds the VIPs", PATIENCE, || {
+            let Some(leader) = cluster.leader_now() else {
+                return Ok(None);
+            };
+            let holds = leader.has_address(vip4())? && leader.has_address(vip6())?;
+            Ok(holds.then(|| leader.name().to_owned()))
+        })?;
+        Ok(self.others_of(leader, None))
+    }
+
+    /// Who leads in the place of `former`, and who is neither.
+    pub fn leader_other_than(&self, former: &str) -> Result<(String, Vec<String>), LabError> {
+        let leader = wait_for("another leader", PATIENCE, || {
+            let leader = self.nemesis.cluster().leader_now().map(Node::name);
+            Ok(leader.filter(|name| *name != former).map(str::to_owned))
+        })?;
+        Ok(self.others_of(leader, Some(former)))
+    }
+
+    fn others_of(&self, leader: String, former: Option<&str>) -> (String, Vec<String>) {
+        let names = self.nemesis.cluster().nodes().iter().map(Node::name);
+        let others = names.filter(|name| *name != leader && Some(*name) != former);
+        let others = others.map(str::to_owned).collect();
+        (leader, others)
+    }
+
+    pub fn first(&self, nodes: &[String]) -> Result<String, LabError> {
+        nodes.first().cloned().ok_or(LabError::NoNode)
+    }
+
+    pub fn kill(&mut self, node: &str) -> Result<(), LabError> {
+        self.nemesis.cluster_mut().node_mut(node)?.kill()
+    }
+
+    pub fn pause(&self, node: &str) -> Result<(), LabError> {
+        self.nemesis.cluster().node(node)?.pause()
+    }
+
+    pub fn resume(&self, node: &str) -> Result<(), LabError> {
+        self.nemesis.cluster().node(node)?.resume()
+    }
+
+    pub fn start(&mut self, node: &str) -> Result<(), LabError> {
+        self.nemesis.cluster_mut().node_mut(node)?.start()
+    }
+
+    /// The node's link passes nothing.
+    pub fn cut(&self, node: &str) -> Result<(), LabError> {
+        self.nemesis.cluster().lab().network().cut(node)
+    }
+
+    /// Undoes `cut`.
+    pub fn mend(&self, node: &str) -> Result<(), LabError> {
+        self.nemesis.cluster().lab().network().heal(node)
+    }
+
+    /// A node and some others hear nothing of each other; clients and witnesses go on hearing all.
+    pub fn part(&self, node: &str, others: &[String]) -> Result<(), LabError> {
+        let this = [node.to_owned()];
+        others
+            .iter()
+            .try_for_each(|other| self.deafen(other, &this))?;
+        self.deafen(node, others)
+    }
+
+    /// A node hears nothing of some others.
+    pub fn deafen(&self, node: &str, unheard: &[String]) -> Result<(), LabError> {
+        let cluster = self.nemesis.cluster();
+        let macs = unheard
+            .iter()
+            .map(|name| cluster.node(name)?.host().mac(DEVICE));
+        let macs = macs.collect::<Result<Vec<_>, _>>()?.join(", ");
+        let text = format!(
+            "add table netdev {TABLE}; \
+             add chain netdev {TABLE} in {{ type filter hook ingress device \"{DEVICE}\" priority -400; policy accept; }}; \
+             add rule netdev {TABLE} in ether saddr {{ {macs} }} drop"
+        );
+        cluster.node(node)?.host().output("nft", &[&text]).map(drop)
+    }
+
+    /// Everybody hears everybody.
+    pub fn unpart(&self) -> Result<(), LabError> {
+        let text = format!("add table netdev {TABLE}; delete table netdev {TABLE}");
+        let nodes = self.nemesis.cluster().nodes().iter();
+        nodes
+            .map(Node::host)
+            .try_for_each(|host| host.output("nft", &[&text]).map(drop))
+    }
+
+    /// A leader that cannot, or says so, is as well.
+    pub fn transfer(&self, leader: &str) -> Result<(), LabError> {
+        let client = self.nemesis.cluster().node(leader)?.client();
+        if let Err(refused) = client.transfer(Duration::from_secs(2)) {
+            tracing::info!(%refused, "transfer");
+        }
+        Ok(())
+    }
+
+    /// From now on the cluster counts time so.
+    pub fn set_timing(&self, timing: &Timing) -> Result<(), LabError> {
+        let cluster = self.nemesis.cluster();
+        cluster.leader()?.client().set_timing(timing, SHORT)?;
+        let refusal = timing.election_timeout_max.as_millis();
+        wait_for("every node to count time anew", PATIENCE, || {
+            let Some(leader) = cluster.leader_now() else {
+                return Ok(None);
+            };
+            let Ok(status) = leader.client().status(SHORT) else {
+                return Ok(None);
+            };
+            let mut nodes = status.nodes.iter();
+            let follows = nodes.all(|node| u128::from(node.election_timeout_max_ms) == refusal);
+            Ok(follows.then_some(()))
+        })
+    }
+
+    /// One write that is large enough for a snapshot to be due.
+    pub fn write_much(&self) -> Result<(), LabError> {
+        let apex = name("much.test.");
+        let mut records = vec![
+            (
+                apex.clone(),
+                record(
+                    RecordType::SOA,
+                    "ns.much.test. admin.much.test. 1 3600 600 86400 60",
+                ),
+            ),
+            (apex.clone(), record(RecordType::NS, "ns.much.test.")),
+            (name("ns.much.test."), record(RecordType::A, "10.77.0.11")),
+        ];
+        records.extend((0..MUCH).map(|number| {
+            let text = format!("\"{number:040}\"");
+            (
+                name(&format!("r{number}.much.test.")),
+                record(RecordType::TXT, &text),
+            )
+        }));
+        let change = Change::CreateZone {
+            zone: apex,
+            records,
+        };
+        let leader = self.nemesis.cluster().leader()?;
+        leader.client().propose(&[change], SHORT)?;
+        Ok(())
+    }
+
+    /// Until a node says that it wrote one.
+    pub fn wait_for_snapshot(&self, node: &str) -> Result<(), LabError> {
+        let log = self.nemesis.cluster().node(node)?.log();
+        wait_for(&format!("a snapshot of {node}"), PATIENCE, || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            Ok(text.contains("snapshot written").then_some(()))
+        })
+    }
+
+    /// The power of a node's disk and processor goes at one instant: what the kernel had not given to the disk is gone. The node
+    /// is not running afterwards.
+    pub fn lose_power(&mut self, node: &str) -> Result<(), LabError> {
+        let node = self.nemesis.cluster_mut().node_mut(node)?;
+        let disk = node.disk().ok_or(LabError::NoNode)?;
+        let (image, mounted) = (disk.image().to_owned(), node.data());
+        let frozen = image.with_extension("frozen");
+        node.pause()?;
+        let began = Instant::now();
+        tool("cp", &["--sparse=always", text(&image), text(&frozen)])?;
+        tracing::info!(took = ?began.elapsed(), "the disk as it is without power");
+        node.kill()?;
+        tool("umount", &[text(&mounted)])?;
+        fs::rename(&frozen, &image).map_err(LabError::Directory)?;
+        tool("mount", &["-o", "loop", text(&image), text(&mounted)])
+    }
+}
+
+fn tool(program: &str, arguments: &[&str]) -> Result<(), LabError> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    namespace::finish(command, program, arguments).map(drop)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the lab's own paths are ASCII")
+}
+
+fn record(rtype: RecordType, text: &str) -> Rrset {
+    let data = rdata::parse(rtype, text, &Name::root()).expect("a record written in this file");
+    Rrset::new(rtype, 60, [data]).expect("a set of one record")
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text, &Name::root()).expect("a name written in this file")
+}
