@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fs,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,6 +32,7 @@ const FRESH: Duration = Duration::from_millis(1000);
 #[derive(Debug, Default)]
 pub struct Board {
     seen: Mutex<Seen>,
+    is_quiet: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +45,15 @@ struct Seen {
 impl Board {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether clients hold back from now on: what is under way ends, nothing else is begun.
+    pub fn set_quiet(&self, is_quiet: bool) {
+        self.is_quiet.store(is_quiet, Ordering::Relaxed);
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.is_quiet.load(Ordering::Relaxed)
     }
 
     /// The node that last said it leads in the newest term.

@@ -93,4 +93,14 @@ fn what_can_be_run_is_listed_and_anything_else_refused() {
         let refused = jepsen_like(&[&["run"], &wrong[..]].concat());
         assert!(!refused.status.success());
     }
+    for defect in pontoon::defect::Defect::ALL {
+        assert!(text.contains(&format!("  {} ", defect.name())), "{text}");
+    }
+    let refused = jepsen_like(&["self-test", "--defect", "bare-transfr"]);
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        said.contains("bare-transfr") && said.contains("jepsen-like list"),
+        "{said}"
+    );
 }

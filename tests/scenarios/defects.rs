@@ -20,7 +20,7 @@ fn every_switch_is_refused_at_once() {
     let names: Vec<_> = Defect::ALL.iter().map(|defect| defect.name()).collect();
     assert!(names.len() >= 11, "{names:?}");
     let node = ["node", "--config", "/nonexistent/node.toml"];
-    let dev = ["dev", "--data-dir", "/nonexistent/dev"];
+    let dev = ["dev", "--dir", "/nonexistent/dev"];
     let status = ["cluster", "status", "-o", "json"];
     for switch in names.into_iter().chain([NONE, "", "no-such-defect"]) {
         for arguments in [&node[..], &dev[..], &status[..], &["--version"]] {

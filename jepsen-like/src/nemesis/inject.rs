@@ -181,6 +181,10 @@ impl<'a> Nemesis<'a> {
         self.cluster
     }
 
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }

@@ -21,6 +21,9 @@ const fn ms(milliseconds: u64) -> Duration {
 /// Before the first fault of a scenario.
 const CALM: Duration = ms(1500);
 
+/// Before the power goes.
+const LARGE_WRITES: usize = 15;
+
 /// Leases that a busy machine does not lose every second, and promises that end well before the kernel forgets an address
 /// that is renewed no more (3 s).
 const STEADY: Timing = Timing {
@@ -166,6 +169,7 @@ fn snapshot(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
 /// The former leader never hears of the new one. A voter that remembers its vote tells it; one that forgot follows it again, and
 /// what they write together is overwritten by the new leader as soon as that is back.
 fn vote(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
+    stage.set_timing(&STEADY)?;
     stage.go_on(CALM)?;
     let (former, _) = stage.leader_and_others()?;
     let first = stage.begin(Kind::PartitionLeader, [&former], true);
@@ -213,11 +217,14 @@ fn transfer(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
     stage.set_timing(&Timing::WAN)?;
     stage.go_on(CALM)?;
     let (leader, others) = stage.leader_and_others()?;
+    // A node that lacks anything of the leader's does not take over.
+    stage.hush()?;
     let deaf = stage.begin(Kind::PartitionOneWay, [&leader], true);
-    stage.deafen(&leader, &others)?;
     let moved = stage.begin(Kind::Transfer, [&leader], true);
+    stage.deafen(&leader, &others)?;
     stage.transfer(&leader)?;
     stage.end(moved);
+    stage.resound();
     stage.go_on(ms(3000))?;
     stage.unpart()?;
     stage.end(deaf);
@@ -225,8 +232,14 @@ fn transfer(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
 }
 
 fn power(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
-    stage.go_on(ms(3000))?;
     let (node, _) = stage.leader_and_others()?;
+    stage.keep_back(&node)?;
+    stage.go_on(CALM)?;
+    // The file of the log has to grow: what lies where something lay before needs no word of the file system.
+    for _ in 0..LARGE_WRITES {
+        stage.write_much()?;
+        stage.go_on(ms(100))?;
+    }
     let fault = stage.begin_named("lost-writes", [&node], true);
     stage.lose_power(&node)?;
     stage.start(&node)?;

@@ -32,10 +32,12 @@ use crate::{
 /// For whatever a scenario waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(5);
+/// Operations under way end within this.
+const HUSHED: Duration = Duration::from_millis(700);
 /// The table that drops frames on a node's host.
 const TABLE: &str = "selftest";
-/// Records of one large write: more than a snapshot waits for.
-const MUCH: u32 = 3000;
+/// Records of one large write, some 150 octets each: more than a snapshot waits for in its scenario.
+const MUCH: u32 = 1000;
 
 pub struct Stage<'a, 'b> {
     nemesis: &'a mut Nemesis<'b>,
@@ -51,6 +53,16 @@ impl<'a, 'b> Stage<'a, 'b> {
     pub fn go_on(&mut self, time: Duration) -> Result<(), LabError> {
         self.nemesis.publish_processes();
         self.nemesis.rest(time, self.is_over)
+    }
+
+    /// Clients end what they are at, and begin nothing until told to go on.
+    pub fn hush(&mut self) -> Result<(), LabError> {
+        self.nemesis.board().set_quiet(true);
+        self.go_on(HUSHED)
+    }
+
+    pub fn resound(&self) {
+        self.nemesis.board().set_quiet(false);
     }
 
     pub fn begin<'n>(
@@ -212,26 +224,22 @@ impl<'a, 'b> Stage<'a, 'b> {
         })
     }
 
-    /// One write that is large enough for a snapshot to be due.
+    /// One large write, which can hardly be compressed.
     pub fn write_much(&self) -> Result<(), LabError> {
-        let apex = name("much.test.");
+        let number: u32 = rand::random();
+        let apex = name(&format!("much{number}.test."));
+        let soa = format!("ns.{apex} admin.{apex} 1 3600 600 86400 60");
+        let ns = format!("ns.{apex}");
         let mut records = vec![
-            (
-                apex.clone(),
-                record(
-                    RecordType::SOA,
-                    "ns.much.test. admin.much.test. 1 3600 600 86400 60",
-                ),
-            ),
-            (apex.clone(), record(RecordType::NS, "ns.much.test.")),
-            (name("ns.much.test."), record(RecordType::A, "10.77.0.11")),
+            (apex.clone(), record(RecordType::SOA, &soa)),
+            (apex.clone(), record(RecordType::NS, &ns)),
+            (name(&ns), record(RecordType::A, "10.77.0.11")),
         ];
         records.extend((0..MUCH).map(|number| {
-            let text = format!("\"{number:040}\"");
-            (
-                name(&format!("r{number}.much.test.")),
-                record(RecordType::TXT, &text),
-            )
+            let noise = [rand::random::<u128>(), rand::random(), rand::random()];
+            let text = noise.map(|part| format!("{part:032x}")).concat();
+            let owner = name(&format!("r{number}.{apex}"));
+            (owner, record(RecordType::TXT, &format!("\"{text}\"")))
         }));
         let change = Change::CreateZone {
             zone: apex,
@@ -249,6 +257,12 @@ impl<'a, 'b> Stage<'a, 'b> {
             let text = fs::read_to_string(&log).unwrap_or_default();
             Ok(text.contains("snapshot written").then_some(()))
         })
+    }
+
+    /// The file system of a node keeps to itself for minutes what nobody told it to give to the disk.
+    pub fn keep_back(&self, node: &str) -> Result<(), LabError> {
+        let mounted = self.nemesis.cluster().node(node)?.data();
+        tool("mount", &["-o", "remount,commit=300", text(&mounted)])
     }
 
     /// The power of a node's disk and processor goes at one instant: what the kernel had not given to the disk is gone. The node

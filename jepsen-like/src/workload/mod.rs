@@ -110,6 +110,8 @@ const TTL: u32 = 60;
 const TXT: u32 = 16;
 /// A client waits so long for the answer to a write or a linearizable read.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks whether clients may go on.
+const QUIET: Duration = Duration::from_millis(10);
 /// After a request that failed: a node that refuses at once is not asked thousands of times.
 const REST: Duration = Duration::from_millis(50);
 
@@ -211,6 +213,9 @@ impl Context {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = self.end.cancelled() => {}
+        }
+        while self.board.is_quiet() && !self.is_over() {
+            tokio::time::sleep(QUIET).await;
         }
     }
 
