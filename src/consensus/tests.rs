@@ -510,7 +510,8 @@ async fn a_stream_of_entries_ends_with_the_answer_to_its_last_request() {
         let target = leader.target_of(follower).unwrap();
         let opened = append_stream::open(&leader.links, target, requests).await;
         let answers: Vec<_> = opened.unwrap().collect().await;
-        assert_eq!(answers.len(), count, "{answers:?}");
+        // All end at the same entry: an answer that would pass for one to a later request is kept back.
+        assert!((1..=count).contains(&answers.len()), "{answers:?}");
         assert!(
             answers.iter().all(|answer| matches!(answer, Ok(Ok(_)))),
             "{answers:?}"
