@@ -246,7 +246,7 @@ impl<'a, 'b> Stage<'a, 'b> {
             records,
         };
         let leader = self.nemesis.cluster().leader()?;
-        leader.client().propose(&[change], SHORT)?;
+        leader.client().propose(&[change], PATIENCE)?;
         Ok(())
     }
 
