@@ -120,9 +120,10 @@ impl<'a, 'b> Stage<'a, 'b> {
 
     /// Who leads in the place of `former`, and who is neither.
     pub fn leader_other_than(&self, former: &str) -> Result<(String, Vec<String>), LabError> {
+        // By what each node says of itself: a status of the cluster takes its time while a node is out of reach.
         let leader = wait_for("another leader", PATIENCE, || {
-            let leader = self.nemesis.cluster().leader_now().map(Node::name);
-            Ok(leader.filter(|name| *name != former).map(str::to_owned))
+            let leader = self.nemesis.board().leader();
+            Ok(leader.filter(|name| name != former))
         })?;
         Ok(self.others_of(leader, Some(former)))
     }
