@@ -3,7 +3,7 @@
 //! Needs root; says `skipped` without, and fails where `CI=true`.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, UdpSocket},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -11,12 +11,17 @@ use std::{
 };
 
 use jepsen_like::{
-    hold::{config_on, leading, snapshot_with, unfenced_on},
+    hold::{INTERFACE, config_on, leading, snapshot_with, unfenced_on},
     lab::{self, Lab, namespace::Namespace, network},
     witness::Witness,
 };
 use pontoon::{
-    model::{leadership::Leadership, snapshot::Snapshot},
+    model::{
+        leadership::Leadership,
+        node::NodeId,
+        snapshot::Snapshot,
+        vip::{VipFacts, VipPeers},
+    },
     vip::{
         VipConfig, VipDriver,
         announce::{announcement, gratuitous_arp},
@@ -76,6 +81,11 @@ impl Node {
             term,
             ..Leadership::default()
         });
+    }
+
+    fn holds(&self) -> bool {
+        let status = self.driver.status().borrow().clone();
+        status.iter().all(|vip| vip.held)
     }
 
     fn problem(&self) -> Option<String> {
@@ -311,6 +321,62 @@ fn a_link_that_comes_back_is_announced_on_and_a_late_device_is_used() {
     });
     assert!(took < Duration::from_millis(200), "took {took:?}");
     assert_eq!(late.problem(), None);
+}
+
+/// A connection that began at the new holder is not passed on to the old one, whatever becomes of the lease.
+#[test]
+fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
+    let Some(mut lab) = two_hosts() else { return };
+    lab.add_host("n2", 12).unwrap();
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let (_peers, receiver) = watch::channel(VipPeers {
+        facts: [(
+            NodeId(2),
+            VipFacts {
+                macs: [(INTERFACE.to_owned(), mac_of(lab.host("n2").unwrap()))].into(),
+                serving: [vip4()].into(),
+            },
+        )]
+        .into(),
+        addresses: [network::ipv4(11), network::ipv4(12)]
+            .map(IpAddr::from)
+            .into(),
+        given_by: Some(NodeId(2)),
+    });
+    let config = VipConfig {
+        peers: Some(receiver),
+        ..config_on(network::DEVICE)
+    };
+    let node = Node::start_with(host, config, &[vip4()]);
+    node.lead(1, LONG);
+    wait_until("the address", SOON, || has(host, vip4()));
+    let at = std::net::SocketAddr::new(vip4(), 7007);
+    let bind = || std::net::TcpListener::bind(at);
+    let listener = host.enter(bind).unwrap().unwrap();
+    let connect = || std::net::TcpStream::connect_timeout(&at, SOON);
+    let mut asks = client.enter(connect).unwrap().unwrap();
+    let (mut answers, _) = listener.accept().unwrap();
+    asks.set_read_timeout(Some(SOON)).unwrap();
+    answers.set_read_timeout(Some(SOON)).unwrap();
+    let mut exchange = |what: &str| {
+        let mut came = [0];
+        let done = (asks.write_all(&[7]))
+            .and_then(|()| answers.read_exact(&mut came))
+            .and_then(|()| answers.write_all(&came))
+            .and_then(|()| asks.read_exact(&mut came));
+        done.unwrap_or_else(|error| panic!("{what}: {error}"));
+    };
+    exchange("at first");
+    for round in 0..3 {
+        node.lead(1, Duration::ZERO);
+        wait_until("silence", SOON, || !node.holds());
+        let tables = host.output("nft", &["list", "tables"]).unwrap();
+        assert!(tables.contains("pontoon_second_chance"), "{tables}");
+        node.lead(1, LONG);
+        wait_until("the VIP again", SOON, || node.holds());
+        exchange(&format!("after lapse {round}"));
+    }
+    node.stop();
 }
 
 #[test]

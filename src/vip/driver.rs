@@ -610,17 +610,14 @@ impl Driver {
     fn keep_chance(&mut self) {
         let entitled = self.machine.entitled(Instant::now());
         let peers = self.known_peers();
-        let here = self.machine.phases().filter(|(_, phase)| {
-            matches!(
-                phase,
-                Phase::Adding
-                    | Phase::Permitting { .. }
-                    | Phase::Silent { .. }
-                    | Phase::Held { .. }
-            )
+        // A lease that has just lapsed changes nothing here: the fence may be open for milliseconds yet, and what comes through would be
+        // answered with a reset. Behind the closed one nothing comes here.
+        let here = self.machine.phases().filter(|(_, phase)| match phase {
+            Phase::Adding | Phase::Permitting { .. } => entitled,
+            Phase::Silent { .. } | Phase::Held { .. } => true,
+            _ => false,
         });
         let old_holders = here
-            .filter(|_| entitled)
             .filter_map(|(target, _)| {
                 let mac = peers.old_holder(target.address, &target.interface)?;
                 Some((target.clone(), mac))
