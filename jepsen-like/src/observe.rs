@@ -122,14 +122,7 @@ pub async fn observe(
             let status = status.into_inner();
             note(&node, &status, &board, &recorder);
             if looks.is_multiple_of(SELDOM) {
-                let again =
-                    tokio::time::timeout(PATIENCE, client.status(NodeStatusRequest {})).await;
-                let again = again
-                    .ok()
-                    .and_then(Result::ok)
-                    .map(tonic::Response::into_inner);
-                let hash =
-                    again.and_then(|again| state_hash(&node, [&status, &again], false, &recorder));
+                let hash = state_hash(&node, &status, false, &recorder);
                 hash.into_iter()
                     .for_each(|hash| recorder.append(&Entry::Hash(hash)));
             }
@@ -163,17 +156,16 @@ fn note(node: &str, status: &NodeStatusReply, board: &Board, recorder: &Recorder
 /// The hash in a node's status, with the log index that it is of.
 ///
 /// By its revision it could not be compared: a command that is refused changes the state (its request id is remembered) and leaves the
-/// revision. A status gives the index applied beside the hash, not as one; of two in a row with the same both, the hash is of that index.
+/// revision.
 pub fn state_hash(
     node: &str,
-    [first, second]: [&NodeStatusReply; 2],
+    status: &NodeStatusReply,
     is_final: bool,
     recorder: &Recorder,
 ) -> Option<StateHash> {
-    let (first, summary) = (first.node.as_ref()?, second.node.as_ref()?);
+    let summary = status.node.as_ref()?;
     let digits = |octet: &u8| format!("{octet:02x}");
-    let is_steady = (first.applied, &first.state_hash) == (summary.applied, &summary.state_hash);
-    (is_steady && !summary.state_hash.is_empty()).then_some(StateHash {
+    (!summary.state_hash.is_empty()).then_some(StateHash {
         at: recorder.now(),
         node: node.to_owned(),
         index: summary.applied?,

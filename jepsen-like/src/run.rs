@@ -22,10 +22,11 @@ use crate::{
         cluster::{self, BACKEND, CLIENT, Cluster, service_address, vip4, vip6},
         disk::Disk,
         network::{self, DEVICE},
+        switch::Switch,
     },
     nemesis::{
         Kind,
-        inject::{Nemesis, Outside},
+        inject::{Nemesis, Outside, WITNESS},
         schedule::{self, Planned},
     },
     observe::{self, Board},
@@ -35,7 +36,6 @@ use crate::{
     workload::{self, Client, Context, Target, Workload, api::NodeApi, sessions, set},
 };
 
-const WITNESS: &str = "witness";
 const THIEF: &str = "thief";
 const ECHO: u16 = 8081;
 /// After the cluster is whole again clients go on for so long: recovery is judged by what they get.
@@ -134,19 +134,21 @@ pub fn missing(kinds: &BTreeSet<Kind>) -> BTreeMap<Kind, String> {
     let nft = cluster_tool("nft");
     let disks = kinds.iter().any(|kind| kind.needs_disks());
     let disks = disks.then(Disk::missing).flatten();
+    let switch = kinds.iter().any(|kind| kind.needs_switch());
+    let switch = switch.then(Switch::missing).flatten();
     let clock = faketime()
         .is_none()
         .then(|| "libfaketime.so.1 (package libfaketime) is not installed".to_owned());
     let reason = |kind: Kind| match kind {
-        Kind::ClockStep => clock.clone(),
-        Kind::DiskFull | Kind::SlowDisk => disks.clone(),
+        _ if kind.needs_clocks() => clock.clone(),
+        _ if kind.needs_disks() => disks.clone(),
+        _ if kind.needs_switch() => nft.clone().or_else(|| switch.clone()),
         Kind::PartitionLeader
         | Kind::PartitionHalves
         | Kind::PartitionRing
         | Kind::PartitionBridge
         | Kind::PartitionOneWay
         | Kind::PartitionClient
-        | Kind::Loss
         | Kind::Flush => nft.clone(),
         _ => None,
     };
@@ -187,8 +189,11 @@ pub fn run(plan: &Plan, is_over: &dyn Fn() -> bool) -> Result<Finished, RunError
     let options = cluster::Options {
         nodes: plan.nodes,
         spares: u8::from(is_possible(Kind::Join)),
-        has_disks: is_possible(Kind::DiskFull) || is_possible(Kind::SlowDisk),
-        faketime: faketime().filter(|_| is_possible(Kind::ClockStep)),
+        has_disks: (Kind::ALL.iter()).any(|kind| kind.needs_disks() && is_possible(*kind)),
+        faketime: faketime().filter(|_| {
+            let mut kinds = Kind::ALL.iter();
+            kinds.any(|kind| kind.needs_clocks() && is_possible(*kind))
+        }),
         ..cluster::Options::default()
     };
     let course = |nemesis: &mut Nemesis<'_>, is_over: &dyn Fn() -> bool| {
@@ -430,9 +435,8 @@ impl People {
             let mut hashes = vec![];
             for target in &self.context.targets {
                 let api = NodeApi::to(&target.socket);
-                if let (Ok(status), Ok(again)) = (api.status().await, api.status().await) {
-                    let both = [&status, &again];
-                    let hash = observe::state_hash(&target.name, both, true, &self.recorder);
+                if let Ok(status) = api.status().await {
+                    let hash = observe::state_hash(&target.name, &status, true, &self.recorder);
                     hashes.extend(hash);
                 }
             }

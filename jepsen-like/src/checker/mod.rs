@@ -7,6 +7,7 @@ pub mod append;
 pub mod dns;
 pub mod linearizable;
 pub mod nodes;
+pub mod recovery;
 pub mod register;
 pub mod responder;
 pub mod run;
@@ -168,10 +169,13 @@ pub const ABOUT: [(&str, &str); 12] = [
     ),
     ("serials", "no observer sees a serial go back"),
     ("one responder", "no two nodes answer for a VIP"),
-    ("state hashes", "nodes at one index have one state"),
+    (
+        "state hashes",
+        "nodes at one index have one state, and end at one index",
+    ),
     (
         "recovery",
-        "writes and VIPs are back within the bound after the last fault",
+        "writes and VIPs are back, and every node has what was committed, within the bound after the last fault",
     ),
     (
         "sessions",
@@ -192,7 +196,7 @@ pub fn check(history: &History, bounds: &Bounds, limits: &Limits<'_>) -> Vec<Ver
         dns::check_serials(history),
         responder::check(history, bounds),
         nodes::check_hashes(history),
-        run::check_recovery(history),
+        recovery::check_recovery(history),
         run::check_sessions(history),
         nodes::check_notices(history),
         nodes::check_growth(history, bounds),

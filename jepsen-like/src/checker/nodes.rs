@@ -1,6 +1,6 @@
 //! The nodes themselves: equal states, no panic, no growth without bound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Bounds, Finding, Verdict};
 use crate::history::{History, NoticeKind, StateHash, Usage};
@@ -8,7 +8,7 @@ use crate::history::{History, NoticeKind, StateHash, Usage};
 /// Samples of a process below which nothing is said about its growth.
 const FEWEST_SAMPLES: usize = 10;
 
-/// At one index all nodes have one state.
+/// At one index all nodes have one state, and at the end they are all at one.
 pub fn check_hashes(history: &History) -> Verdict {
     let mut at_index: BTreeMap<u64, &StateHash> = BTreeMap::new();
     let mut findings = vec![];
@@ -31,19 +31,23 @@ pub fn check_hashes(history: &History) -> Verdict {
         })
         .cloned()
         .collect();
-    let last: BTreeMap<_, _> = (history.hashes.iter())
+    let last: Vec<_> = (history.hashes.iter())
         .filter(|hash| hash.is_final)
-        .map(|hash| (hash.index, &hash.node))
         .collect();
-    let reason = if !missing.is_empty() {
-        Some(format!("no final hash of {}", missing.join(", ")))
-    } else if last.len() > 1 {
-        Some(format!(
-            "the final hashes are of different indexes: {last:?}"
-        ))
-    } else {
-        None
-    };
+    let indexes: BTreeSet<u64> = last.iter().map(|hash| hash.index).collect();
+    if indexes.len() > 1 {
+        let shown = last
+            .iter()
+            .map(|hash| format!("{} at {}", hash.node, hash.index));
+        let shown: Vec<_> = shown.collect();
+        let text = format!(
+            "nobody wrote any more, and the nodes were of different indexes: {}",
+            shown.join(", ")
+        );
+        let at = last.iter().map(|hash| hash.at).max().unwrap_or_default();
+        findings.push(Finding::new("final indexes differ", text).at(at));
+    }
+    let reason = (!missing.is_empty()).then(|| format!("no final hash of {}", missing.join(", ")));
     let summary = format!(
         "{} hashes at {} indexes",
         history.hashes.len(),
@@ -155,10 +159,9 @@ mod tests {
             hashes(&[("n1", 5, "x"), ("n2", 5, "y")]).conclusion,
             Conclusion::Violated
         );
-        assert_eq!(
-            hashes(&[("n1", 5, "x"), ("n2", 6, "y")]).conclusion,
-            Conclusion::Undecided
-        );
+        let apart = hashes(&[("n1", 5, "x"), ("n2", 6, "y")]);
+        assert_eq!(apart.findings[0].kind, "final indexes differ");
+        assert!(apart.findings[0].text.ends_with("n1 at 5, n2 at 6"));
         assert_eq!(hashes(&[("n1", 5, "x")]).conclusion, Conclusion::Undecided);
     }
 

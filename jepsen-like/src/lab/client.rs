@@ -89,6 +89,27 @@ impl Client {
             .map(drop)
     }
 
+    /// Moves leadership, and with it the VIPs, to a voter by its id (`pontoon vip move`).
+    pub fn move_to(&self, node_id: u64, patience: Duration) -> Result<u64, Status> {
+        let mut client = ClusterClient::new(self.channel.clone());
+        let request = TransferRequest { to: Some(node_id) };
+        let reply = self.call(patience, async move { client.transfer(request).await })?;
+        Ok(reply.leader)
+    }
+
+    /// Sets the timing profile: `lan`, `fast` or `wan`.
+    pub fn set_profile(&self, profile: &str, patience: Duration) -> Result<(), Status> {
+        let request_id: [u8; 16] = rand::rng().random();
+        let request = SetProfileRequest {
+            profile: profile.to_owned(),
+            timing: None,
+            request_id: request_id.to_vec().into(),
+        };
+        let mut client = ClusterClient::new(self.channel.clone());
+        self.call(patience, async move { client.set_profile(request).await })
+            .map(drop)
+    }
+
     /// Makes this node leave; its process ends.
     pub fn leave(&self, patience: Duration) -> Result<(), Status> {
         let mut client = ClusterClient::new(self.channel.clone());

@@ -466,10 +466,10 @@ impl Cluster {
     }
 
     /// Sets the wall clock of a node so many seconds before or after the true one. Needs `Options::faketime`.
-    pub fn set_clock(&self, name: &str, offset: i64) -> Result<(), LabError> {
+    pub fn set_clock(&self, name: &str, offset: f64) -> Result<(), LabError> {
         let file = clock_file(&self.node(name)?.directory);
         let new = file.with_extension("new");
-        fs::write(&new, format!("{offset:+}\n")).map_err(LabError::Directory)?;
+        fs::write(&new, format!("{offset:+.3}\n")).map_err(LabError::Directory)?;
         fs::rename(new, file).map_err(LabError::Directory)
     }
 

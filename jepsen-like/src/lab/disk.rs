@@ -1,4 +1,5 @@
-//! A disk of one node: an ext4 file system in a file, mounted on the node's data directory. It can fill up and it can stall.
+//! A disk of one node: an ext4 file system in a file, mounted on the node's data directory. It can fill up, it can stall, and it can lose
+//! what was written to it and not brought to it by fsync.
 
 use std::{
     fs::{self, File},
@@ -11,6 +12,9 @@ use super::{LabError, namespace::run};
 /// Enough for the log of a long run, little enough to be filled in a second.
 const SIZE: u64 = 256 << 20;
 const FILLER: &str = "filler";
+/// The journal is written when somebody asks for it (fsync), and else so seldom that no run sees it: a copy of the file is then of one
+/// instant as far as anything durable goes, though taking it takes time.
+const OPTIONS: &str = "loop,commit=3600";
 
 /// A mounted disk. Dropping it unmounts it; the file goes with the lab's directory.
 #[derive(Debug)]
@@ -40,12 +44,31 @@ impl Disk {
         file.set_len(SIZE).map_err(LabError::Directory)?;
         fs::create_dir_all(on).map_err(LabError::Directory)?;
         run("mkfs.ext4", &["-q", "-m", "0", text(image)])?;
-        run("mount", &["-o", "loop", text(image), text(on)])?;
-        fs::remove_dir(on.join("lost+found")).map_err(LabError::Directory)?;
-        Ok(Self {
+        let disk = Self {
             image: image.to_owned(),
             mounted_on: on.to_owned(),
-        })
+        };
+        disk.attach()?;
+        fs::remove_dir(on.join("lost+found")).map_err(LabError::Directory)?;
+        Ok(disk)
+    }
+
+    fn attach(&self) -> Result<(), LabError> {
+        let (image, directory) = (text(&self.image), text(&self.mounted_on));
+        run("mount", &["-o", OPTIONS, image, directory]).map(drop)
+    }
+
+    /// The power fails: what the kernel still held of it is gone, what was durable is there. Nobody may have a file of it open.
+    ///
+    /// The file is copied as it is; what unmounting writes goes to the old one. Only what the file system still had in memory is lost
+    /// this way: what it gave to the disk without asking for durability stays, as with a disk that has no cache.
+    pub fn lose_power(&self) -> Result<(), LabError> {
+        let kept = self.image.with_extension("kept");
+        let copy = ["--sparse=always", "--", text(&self.image), text(&kept)];
+        run("cp", &copy)?;
+        run("umount", &[text(&self.mounted_on)])?;
+        fs::rename(&kept, &self.image).map_err(LabError::Directory)?;
+        self.attach()
     }
 
     /// The file that holds what the disk was given.
@@ -108,4 +131,45 @@ fn unmount(place: &Path) {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("the lab's own paths are ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root and loop devices; says `skipped` without, and fails where `CI=true`.
+    #[test]
+    fn what_was_not_synced_is_lost_with_the_power_and_what_was_is_not() {
+        let missing = match nix::unistd::geteuid().is_root() {
+            true => Disk::missing(),
+            false => Some("mounting needs root".to_owned()),
+        };
+        if let Some(reason) = missing {
+            let is_ci = std::env::var("CI").as_deref() == Ok("true");
+            assert!(!is_ci, "this test must not be skipped in CI: {reason}");
+            return println!("skipped: {reason}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (image, data) = (directory.path().join("disk"), directory.path().join("data"));
+        let disk = Disk::mount(&image, &data).unwrap();
+        for round in 0..3 {
+            let (safe, lost) = (data.join(format!("safe{round}")), data.join("lost"));
+            let mut file = File::create(&safe).unwrap();
+            file.write_all(&[round; 100_000]).unwrap();
+            file.sync_all().unwrap();
+            File::open(&data).unwrap().sync_all().unwrap();
+            drop(file);
+            // Overwritten in place, and a file of its own: neither synced.
+            let mut file = File::options().append(true).open(&safe).unwrap();
+            file.write_all(&[0xff; 1000]).unwrap();
+            drop(file);
+            fs::write(&lost, [1; 100_000]).unwrap();
+
+            disk.lose_power().unwrap();
+            assert_eq!(fs::read(&safe).unwrap(), [round; 100_000]);
+            assert!(!lost.exists());
+        }
+        drop(disk);
+        assert!(fs::read_dir(&data).unwrap().next().is_none());
+    }
 }

@@ -7,9 +7,11 @@
 pub mod client;
 pub mod cluster;
 pub mod disk;
+pub mod freeze;
 pub mod namespace;
 pub mod network;
 pub mod program;
+pub mod switch;
 
 use std::{
     collections::BTreeMap,
@@ -49,6 +51,8 @@ pub enum LabError {
     Missing(String),
     #[error("no host named {0} in this lab")]
     NoHost(String),
+    #[error("cannot stop threads of process {pid}: {source}")]
+    Freeze { pid: i32, source: io::Error },
     #[error("lab directory: {0}")]
     Directory(#[source] io::Error),
     #[error("{what} did not happen within {seconds} s")]

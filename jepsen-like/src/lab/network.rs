@@ -1,6 +1,9 @@
 //! One network segment: a bridge in a namespace of its own, a cable to every host.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use super::{LabError, LabName, namespace::Namespace};
 
@@ -21,12 +24,12 @@ pub fn ipv6(host: u8) -> Ipv6Addr {
 /// A bridge. The machine's own network knows nothing of it.
 #[derive(Debug)]
 pub struct Network {
-    switch: Namespace,
+    switch: Arc<Namespace>,
 }
 
 impl Network {
     pub(super) fn create(lab: &LabName) -> Result<Self, LabError> {
-        let switch = Namespace::create(lab.namespace("switch"))?;
+        let switch = Arc::new(Namespace::create(lab.namespace("switch"))?);
         switch.ip(&[
             "link",
             "add",
@@ -41,7 +44,7 @@ impl Network {
     }
 
     /// Where the ports of all hosts are; each port has its host's name.
-    pub fn switch(&self) -> &Namespace {
+    pub fn switch(&self) -> &Arc<Namespace> {
         &self.switch
     }
 

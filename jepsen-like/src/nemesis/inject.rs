@@ -21,13 +21,19 @@ use crate::{
     lab::{
         LabError,
         cluster::{BACKEND, CLIENT, Cluster, vip4, wait_for},
+        freeze::Frozen,
         namespace::Namespace,
         network::DEVICE,
+        switch::Switch,
     },
     observe::Board,
     recorder::Recorder,
 };
 
+/// The host of the witness.
+pub const WITNESS: &str = "witness";
+/// The profile of a cluster that was told no other.
+const USUAL_PROFILE: &str = "lan";
 /// The table of ours that drops frames on a node's host.
 const TABLE: &str = "jepsen";
 const TICK: Duration = Duration::from_millis(20);
@@ -37,6 +43,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const REVIVAL: Duration = Duration::from_secs(30);
 /// Between a fault that was healed and the next.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Between two steps of a clock that runs wrong.
+const CLOCK_STEP: Duration = Duration::from_millis(250);
+/// For one call that may be made again.
+const CALL: Duration = Duration::from_secs(5);
 /// Between two starts of a process that ends by itself.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
@@ -52,6 +62,8 @@ pub struct Outside {
 struct Open {
     kind: Kind,
     heal_at: Duration,
+    /// What cannot be healed by then ends the run.
+    heal_by: Duration,
     fault: Fault,
     undo: Undo,
 }
@@ -74,6 +86,33 @@ enum Undo {
     /// Started, or replaced if its files are too damaged.
     Revive(String),
     ResetClock(String),
+    /// A clock that goes wrong more and more.
+    ResetSkew(Skew),
+    /// Held only to be dropped.
+    Thaw(Frozen),
+    Unswitch(Switch),
+    /// The usual timing profile is set again.
+    ResetProfile,
+}
+
+/// A wall clock that runs at a rate of its own.
+///
+/// libfaketime can do rates, but then it stretches every wait of the process as well, those by the monotonic clock too (and fails some of
+/// them): no wall clock ever did that. So its offset is moved in small steps.
+#[derive(Debug)]
+struct Skew {
+    node: String,
+    /// 1 is right.
+    rate: f64,
+    since: Instant,
+    moved: Instant,
+}
+
+impl Skew {
+    /// How far it is off, in seconds.
+    fn offset(&self, now: Instant) -> f64 {
+        (self.rate - 1.0) * now.saturating_duration_since(self.since).as_secs_f64()
+    }
 }
 
 /// Injects faults into a cluster.
@@ -107,7 +146,7 @@ impl<'a> Nemesis<'a> {
         for host in [CLIENT, BACKEND] {
             macs.insert(host.to_owned(), cluster.lab().host(host)?.mac(DEVICE)?);
         }
-        macs.insert("witness".to_owned(), outside.witness.mac(DEVICE)?);
+        macs.insert(WITNESS.to_owned(), outside.witness.mac(DEVICE)?);
         let nemesis = Self {
             cluster,
             outside,
@@ -135,6 +174,7 @@ impl<'a> Nemesis<'a> {
             let now = self.recorder.began().elapsed();
             let is_ending = is_over() || self.recorder.has_failed();
             self.watch_processes(true)?;
+            self.move_clocks()?;
             if let Some(place) =
                 (self.open.iter()).position(|open| open.heal_at <= now || is_ending)
             {
@@ -227,6 +267,7 @@ impl<'a> Nemesis<'a> {
             kind: planned.kind,
             // From the end of the injection: one that took long lasts as long as any other.
             heal_at: self.recorder.began().elapsed() + planned.lasts,
+            heal_by: self.recorder.began().elapsed() + planned.lasts + PATIENCE,
             fault,
             undo,
         });
@@ -280,20 +321,51 @@ impl<'a> Nemesis<'a> {
                 }
                 (only, Undo::Start(vec![one]))
             }
+            Kind::RollingRestart => {
+                for name in targets::upgrade_order(planned, &names, leader) {
+                    self.upgrade(&name)?;
+                }
+                (BTreeSet::new(), Undo::Nothing)
+            }
+            Kind::PowerLoss => {
+                let node = self.cluster.node_mut(&one)?;
+                if node.is_running() {
+                    node.kill()?;
+                }
+                self.disk(&one)?.lose_power()?;
+                (only, Undo::Start(vec![one]))
+            }
+            Kind::DnsHang => {
+                let pid = self.cluster.node(&one)?.pid();
+                let frozen = pid.map(|pid| Frozen::threads(pid, |name| name.starts_with("dns-")));
+                match frozen.transpose()? {
+                    Some(frozen) => (only, Undo::Thaw(frozen)),
+                    None => (only, Undo::Nothing), // it has just ended by itself, which is noted
+                }
+            }
             Kind::Transfer => (self.transfer(leader), Undo::Nothing),
+            Kind::VipMove => (self.move_vips(planned, &names, leader), Undo::Nothing),
+            Kind::ProfileChange => {
+                let profile = targets::profile(planned);
+                // Refused is as well: there may be no leader, or a disk too slow for it.
+                if let Err(refused) = self.set_profile(profile) {
+                    tracing::info!(profile, %refused, "profile");
+                }
+                (BTreeSet::new(), Undo::ResetProfile)
+            }
             Kind::PartitionLeader
             | Kind::PartitionHalves
             | Kind::PartitionRing
             | Kind::PartitionBridge
             | Kind::PartitionOneWay
             | Kind::PartitionClient => self.partition(planned, &names, leader)?,
-            Kind::Loss => {
-                let (percent, hit) = targets::loss(planned, &names, leader);
-                let rule = format!("numgen random mod 100 < {percent} drop");
-                for name in &hit {
-                    self.filter(name, &rule)?;
-                }
-                (hit.iter().cloned().collect(), Undo::Filters(hit))
+            Kind::Loss | Kind::Delay => {
+                let others = [CLIENT, BACKEND, WITNESS].map(str::to_owned);
+                let (rules, hit) = targets::links(planned, &names, leader, &others);
+                tracing::info!(?hit, rule = ?rules.first(), rules = rules.len(), "switch");
+                let bridge = self.cluster.lab().network().switch();
+                let switch = Switch::start(bridge, &self.macs, &rules, planned.draw)?;
+                (hit, Undo::Unswitch(switch))
             }
             Kind::Interface => {
                 self.cluster.lab().network().unplug(&one)?;
@@ -335,7 +407,7 @@ impl<'a> Nemesis<'a> {
                 (only, Undo::ResumeDisk(one))
             }
             Kind::BitFlip => {
-                self.note_fault(Kind::Kill, &one);
+                self.note_brief(Kind::Kill, &one);
                 let node = self.cluster.node_mut(&one)?;
                 if node.is_running() {
                     node.kill()?;
@@ -344,20 +416,41 @@ impl<'a> Nemesis<'a> {
                 (only, Undo::Revive(one))
             }
             Kind::ClockStep => {
-                let day = 24 * 3600;
+                let day: i32 = 24 * 3600;
                 let offset = StdRng::seed_from_u64(planned.draw).random_range(-day..=day);
-                self.cluster.set_clock(&one, offset)?;
+                self.cluster.set_clock(&one, f64::from(offset))?;
                 (only, Undo::ResetClock(one))
+            }
+            Kind::ClockSkew => {
+                let now = Instant::now();
+                let skew = Skew {
+                    node: one,
+                    rate: targets::clock_rate(planned),
+                    since: now,
+                    moved: now,
+                };
+                (only, Undo::ResetSkew(skew))
             }
         })
     }
 
     fn heal(&mut self, open: Open) -> Result<(), LabError> {
         tracing::info!(kind = %open.kind, "heal");
-        match &open.undo {
+        match open.undo {
             Undo::Nothing => {}
+            Undo::Thaw(frozen) => drop(frozen),
+            Undo::Unswitch(switch) => {
+                tracing::info!(counts = ?switch.counts(), "switch");
+                drop(switch);
+            }
+            Undo::ResetSkew(skew) => self.cluster.set_clock(&skew.node, 0.0)?,
+            Undo::ResetProfile => {
+                if let Err(refused) = self.set_profile(USUAL_PROFILE) {
+                    return self.heal_later(open, &refused);
+                }
+            }
             Undo::Start(names) => {
-                for name in names {
+                for name in &names {
                     let node = self.cluster.node_mut(name)?;
                     if !node.is_running() {
                         node.start()?;
@@ -365,30 +458,30 @@ impl<'a> Nemesis<'a> {
                 }
             }
             Undo::Resume(name) => {
-                let node = self.cluster.node(name)?;
+                let node = self.cluster.node(&name)?;
                 if node.is_running() {
                     node.resume()?;
                 }
             }
             Undo::Filters(names) => {
-                for name in names {
+                for name in &names {
                     self.unfilter(name)?;
                 }
             }
-            Undo::Plug(name) => self.cluster.lab().network().plug(name)?,
+            Undo::Plug(name) => self.cluster.lab().network().plug(&name)?,
             Undo::ReleaseAddress => self.release_address()?,
             Undo::Unjoin(name) => {
-                self.leave(name)?;
-                self.cluster.retire(name)?;
+                self.leave(&name)?;
+                self.cluster.retire(&name)?;
             }
-            Undo::Admit(name) => self.admit(name)?,
+            Undo::Admit(name) => self.admit(&name)?,
             Undo::EmptyDisk(name) => {
-                self.disk(name)?.empty()?;
-                self.restart(name)?;
+                self.disk(&name)?.empty()?;
+                self.restart(&name)?;
             }
-            Undo::ResumeDisk(name) => self.disk(name)?.resume()?,
-            Undo::Revive(name) => self.revive(name)?,
-            Undo::ResetClock(name) => self.cluster.set_clock(name, 0)?,
+            Undo::ResumeDisk(name) => self.disk(&name)?.resume()?,
+            Undo::Revive(name) => self.revive(&name)?,
+            Undo::ResetClock(name) => self.cluster.set_clock(&name, 0.0)?,
         }
         self.publish_processes();
         self.healed = Some(Instant::now());
@@ -399,12 +492,92 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
+    /// What needs a leader waits for one, while other faults are healed.
+    fn heal_later(&mut self, open: Open, why: &tonic::Status) -> Result<(), LabError> {
+        let now = self.recorder.began().elapsed();
+        if now > open.heal_by {
+            return Err(LabError::Call(why.clone()));
+        }
+        tracing::info!(kind = %open.kind, %why, "heal later");
+        std::thread::sleep(TICK);
+        self.open.push(Open {
+            heal_at: now + PAUSE,
+            ..open
+        });
+        Ok(())
+    }
+
+    fn set_profile(&self, profile: &str) -> Result<(), tonic::Status> {
+        let leader = self.board.leader();
+        let mut running = self.cluster.nodes().iter().filter(|node| node.is_running());
+        let node = leader
+            .and_then(|name| self.cluster.node(&name).ok())
+            .or_else(|| running.next());
+        let node = node.ok_or_else(|| tonic::Status::unavailable("no node runs"))?;
+        node.client().set_profile(profile, CALL)
+    }
+
+    /// SIGTERM, end and start; done when the node is a member that keeps up.
+    fn upgrade(&mut self, name: &str) -> Result<(), LabError> {
+        let began = self.recorder.now();
+        let node = self.cluster.node_mut(name)?;
+        if node.ended().is_none() && node.is_running() {
+            node.stop()?;
+        }
+        node.start()?;
+        self.publish_processes();
+        self.cluster.wait_for_member(name, PATIENCE)?;
+        self.note_fault(Kind::Restart, name, began, self.recorder.now());
+        Ok(())
+    }
+
+    /// Wall clocks that run wrong are moved on.
+    fn move_clocks(&mut self) -> Result<(), LabError> {
+        let now = Instant::now();
+        for open in &mut self.open {
+            if let Undo::ResetSkew(skew) = &mut open.undo
+                && now.saturating_duration_since(skew.moved) >= CLOCK_STEP
+            {
+                skew.moved = now;
+                self.cluster.set_clock(&skew.node, skew.offset(now))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As `transfer`, to a node that is drawn.
+    fn move_vips(
+        &self,
+        planned: &Planned,
+        names: &[String],
+        leader: Option<&str>,
+    ) -> BTreeSet<String> {
+        let spared = Planned {
+            at_leader: false,
+            ..*planned
+        };
+        let moved = || -> Option<_> {
+            let from = self.cluster.node(leader?).ok()?;
+            let to = targets::node(&spared, names, leader)?;
+            let status = from.client().status(CALL).ok()?;
+            let id = status.nodes.iter().find(|node| node.name == to)?.id;
+            Some((from.name(), to, from.client().move_to(id, CALL)))
+        };
+        let Some((from, to, moved)) = moved() else {
+            return BTreeSet::new();
+        };
+        if let Err(refused) = moved {
+            tracing::info!(to, %refused, "vip move");
+        }
+        [from.to_owned()].into()
+    }
+
     /// Refused is as well: the cluster may just be without a leader.
     fn transfer(&self, leader: Option<&str>) -> BTreeSet<String> {
         let Some(node) = leader.and_then(|name| self.cluster.node(name).ok()) else {
             return BTreeSet::new();
         };
-        if let Err(refused) = node.client().transfer(Duration::from_secs(5)) {
+        if let Err(refused) = node.client().transfer(CALL) {
             tracing::info!(%refused, "transfer");
         }
         [node.name().to_owned()].into()
@@ -416,7 +589,7 @@ impl<'a> Nemesis<'a> {
         names: &[String],
         leader: Option<&str>,
     ) -> Result<(BTreeSet<String>, Undo), LabError> {
-        let clients = [CLIENT, "witness"].map(str::to_owned);
+        let clients = [CLIENT, WITNESS].map(str::to_owned);
         let deaf = targets::deaf(planned, names, leader, &clients);
         for (to, from) in &deaf {
             let macs: Vec<&str> = (from.iter())
@@ -518,7 +691,7 @@ impl<'a> Nemesis<'a> {
 
     /// A storage error is for the life of the process: after one it is started anew.
     fn restart(&mut self, name: &str) -> Result<(), LabError> {
-        self.note_fault(Kind::Restart, name);
+        self.note_brief(Kind::Restart, name);
         let node = self.cluster.node_mut(name)?;
         if node.ended().is_none() && node.is_running() {
             node.stop()?;
@@ -527,13 +700,17 @@ impl<'a> Nemesis<'a> {
     }
 
     /// What one fault does to sessions beyond its name.
-    fn note_fault(&self, kind: Kind, name: &str) {
+    fn note_brief(&self, kind: Kind, name: &str) {
         let now = self.recorder.now();
+        self.note_fault(kind, name, now, Moment(now.0 + 1_000_000_000));
+    }
+
+    fn note_fault(&self, kind: Kind, name: &str, began: Moment, healed: Moment) {
         self.recorder.append(&Entry::Fault(Fault {
             kind: kind.name().to_owned(),
             nodes: [name.to_owned()].into(),
-            began: now,
-            healed: Some(Moment(now.0 + 1_000_000_000)),
+            began,
+            healed: Some(healed),
             hit_leader: false,
             skipped: None,
         }));

@@ -57,14 +57,20 @@ kinds! {
     KillAll = "kill-all", Alone, (200, 2000), "kill -9 of every node's process at once";
     Pause = "pause", Process, (200, 10_000), "SIGSTOP of one node's process for 0.2 s to 10 s, the leader's more often than not";
     Restart = "restart", Process, (0, 1000), "SIGTERM, end and start of one node";
+    RollingRestart = "rolling-restart", Alone, (0, 500), "SIGTERM, end and start of every node in turn, each when the one before is well again";
+    PowerLoss = "power-loss", Process, (300, 3000), "kill -9 of one node, and its disk keeps only what was made durable";
+    DnsHang = "dns-hang", Process, (2000, 14_000), "the DNS threads of one node stand still while the others go on, the leader's more often than not";
     Transfer = "transfer", Process, (200, 500), "leadership and VIPs are moved by plan";
+    VipMove = "vip-move", Process, (200, 500), "`pontoon vip move` to a node that is named";
+    ProfileChange = "profile-change", Process, (500, 6000), "another timing profile is set under load, and `lan` again";
     PartitionLeader = "partition-leader", Network, (500, 6000), "the leader and the other nodes hear nothing of each other";
     PartitionHalves = "partition-halves", Network, (500, 6000), "a majority and a minority hear nothing of each other";
     PartitionRing = "partition-ring", Network, (500, 6000), "each node hears its neighbours in a ring only (three nodes: one link less)";
     PartitionBridge = "partition-bridge", Network, (500, 6000), "two halves that only one node hears both of";
     PartitionOneWay = "partition-one-way", Network, (500, 6000), "the leader hears nobody, or nobody hears it";
     PartitionClient = "partition-client", Network, (500, 6000), "the leader hears no client, but every node";
-    Loss = "loss", Network, (500, 6000), "a share of the frames that reach one node, or every node, is lost";
+    Loss = "loss", Network, (500, 6000), "5 to 30 % of the frames are lost: to a node, from a node, between all";
+    Delay = "delay", Network, (500, 6000), "frames take 10 to 200 ms: to a node, from a node, between all";
     Interface = "interface", Network, (200, 4000), "a node's link loses its carrier";
     Flush = "flush", Network, (200, 500), "somebody runs `nft flush ruleset` on a node";
     AddressStolen = "address-stolen", Network, (300, 2000), "a foreign host takes a VIP and announces it";
@@ -75,12 +81,23 @@ kinds! {
     SlowDisk = "slow-disk", Process, (300, 4000), "the data disk of one node takes no write for up to 4 s";
     BitFlip = "bit-flip", Alone, (200, 1000), "bits flip in one node's data while it is down; what does not recover is replaced";
     ClockStep = "clock-step", Process, (500, 8000), "the wall clock of one node jumps by up to a day, and back";
+    ClockSkew = "clock-skew", Process, (2000, 8000), "the wall clock of one node runs at half to twice the rate, and is set right again";
 }
 
 impl Kind {
     /// The data disks must be file systems of their own.
     pub fn needs_disks(self) -> bool {
-        matches!(self, Self::DiskFull | Self::SlowDisk)
+        matches!(self, Self::DiskFull | Self::SlowDisk | Self::PowerLoss)
+    }
+
+    /// The nodes' wall clocks must be ours to set.
+    pub fn needs_clocks(self) -> bool {
+        matches!(self, Self::ClockStep | Self::ClockSkew)
+    }
+
+    /// Frames pass a switch of ours.
+    pub fn needs_switch(self) -> bool {
+        matches!(self, Self::Loss | Self::Delay)
     }
 }
 

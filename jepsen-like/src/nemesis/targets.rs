@@ -1,8 +1,14 @@
 //! Which nodes a fault hits, and who no longer hears whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{Kind, schedule::Planned};
+use crate::lab::switch::Rule;
 
 /// Who drops the frames of whom.
 pub type Deaf = BTreeMap<String, BTreeSet<String>>;
@@ -76,16 +82,72 @@ pub fn cut_off(planned: &Planned, deaf: &Deaf) -> BTreeSet<String> {
     }
 }
 
-/// A node's share of lost frames in percent, and who is hit: one node or all of them.
-pub fn loss(planned: &Planned, nodes: &[String], leader: Option<&str>) -> (u64, Vec<String>) {
-    let percent = 5 + planned.draw % 26;
-    match planned.draw & (1 << 32) {
-        0 => (percent, nodes.to_vec()),
-        _ => {
-            let one = node(planned, nodes, leader);
-            (percent, one.map(str::to_owned).into_iter().collect())
-        }
+/// Lost frames and late ones: the rules of the switch, and the nodes that are hit (empty: all of them). `others` are the hosts
+/// outside of the cluster.
+pub fn links(
+    planned: &Planned,
+    nodes: &[String],
+    leader: Option<&str>,
+    others: &[String],
+) -> (Vec<Rule>, BTreeSet<String>) {
+    let mut draws = StdRng::seed_from_u64(planned.draw);
+    let delay = Duration::from_millis(draws.random_range(10..=200));
+    let (delay, jitter, loss_percent) = match planned.kind {
+        Kind::Delay => (delay, delay.mul_f64(draws.random_range(0.0..0.3)), 0),
+        _ => (Duration::ZERO, Duration::ZERO, draws.random_range(5..=30)),
+    };
+    let one = node(planned, nodes, leader).unwrap_or_default();
+    let (is_from, is_to, is_all) = match draws.random_range(0..4) {
+        0 => (true, false, false),
+        1 => (false, true, false),
+        2 => (true, true, false),
+        _ => (false, false, true),
+    };
+    let hosts = || nodes.iter().chain(others);
+    let pairs = hosts().flat_map(|from| hosts().map(move |to| (from, to)));
+    let is_hit = |(from, to): &(&String, &String)| {
+        let is_one = (is_from && *from == one) || (is_to && *to == one);
+        let is_inside = nodes.contains(from) && nodes.contains(to);
+        from != to && (is_one || (is_all && is_inside))
+    };
+    let rule = |(from, to): (&String, &String)| Rule {
+        from: from.clone(),
+        to: to.clone(),
+        delay,
+        jitter,
+        loss_percent,
+    };
+    let hit = match is_all {
+        true => BTreeSet::new(),
+        false => [one.to_owned()].into(),
+    };
+    (pairs.filter(is_hit).map(rule).collect(), hit)
+}
+
+/// The rate at which a wall clock runs, 1 being right: half to twice, and never nearly right.
+pub fn clock_rate(planned: &Planned) -> f64 {
+    let mut draws = StdRng::seed_from_u64(planned.draw);
+    match draws.random_bool(0.5) {
+        true => draws.random_range(0.5..0.9),
+        false => draws.random_range(1.1..2.0),
     }
+}
+
+/// The profile that is set in the place of `lan`.
+pub fn profile(planned: &Planned) -> &'static str {
+    match planned.draw & 1 {
+        0 => "fast",
+        _ => "wan",
+    }
+}
+
+/// In which order nodes are upgraded: one after the other from the drawn one, the leader last.
+pub fn upgrade_order(planned: &Planned, nodes: &[String], leader: Option<&str>) -> Vec<String> {
+    let mut order = nodes.to_vec();
+    let first = planned.draw.checked_rem(nodes.len() as u64).unwrap_or(0);
+    order.rotate_left(first as usize);
+    order.sort_by_key(|node| Some(node.as_str()) == leader);
+    order
 }
 
 /// For all ordered pairs (who hears, who speaks).
@@ -106,7 +168,6 @@ fn place(nodes: &[&str], node: &str) -> usize {
 }
 
 fn shuffled(nodes: &[String], draw: u64) -> Vec<&str> {
-    use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
     let mut order: Vec<_> = nodes.iter().map(String::as_str).collect();
     order.shuffle(&mut StdRng::seed_from_u64(draw));
     order
@@ -114,8 +175,6 @@ fn shuffled(nodes: &[String], draw: u64) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -209,13 +268,64 @@ mod tests {
         }
     }
 
+    #[test]
+    fn each_direction_comes_to_be_hit_alone() {
+        let nodes = nodes(3);
+        let drawn = (0..40).map(|draw| {
+            let planned = planned(Kind::Delay, true, draw);
+            let (rules, who) = links(&planned, &nodes, Some("n1"), &clients());
+            let from = rules.iter().all(|rule| rule.from == "n1");
+            let to = rules.iter().all(|rule| rule.to == "n1");
+            (from, to, who.is_empty())
+        });
+        let drawn: BTreeSet<_> = drawn.collect();
+        let all = [
+            (true, false, false),
+            (false, true, false),
+            (false, false, false),
+            (false, false, true),
+        ];
+        assert_eq!(drawn, all.into());
+        let profiles: BTreeSet<_> = (0..4)
+            .map(|draw| profile(&planned(Kind::ProfileChange, true, draw)))
+            .collect();
+        assert_eq!(profiles, ["fast", "wan"].into());
+    }
+
     proptest! {
         #[test]
-        fn losses_are_moderate_and_hit_somebody(draw: u64, at_leader: bool) {
-            let nodes = nodes(3);
-            let (percent, hit) = loss(&planned(Kind::Loss, at_leader, draw), &nodes, Some("n3"));
-            prop_assert!((5..=30).contains(&percent));
-            prop_assert!(hit.len() == 1 || hit.len() == 3);
+        fn losses_and_delays_are_moderate_and_hit_somebody(draw: u64, at_leader: bool, count in 3usize..=5) {
+            let nodes = nodes(count);
+            let hit = |kind| links(&planned(kind, at_leader, draw), &nodes, Some("n3"), &clients());
+            let (rules, _) = hit(Kind::Loss);
+            prop_assert!(rules.iter().all(|rule| (5..=30).contains(&rule.loss_percent) && rule.delay.is_zero()));
+            let (rules, who) = hit(Kind::Delay);
+            for rule in &rules {
+                prop_assert!((10..=200).contains(&rule.delay.as_millis()) && rule.jitter < rule.delay);
+                prop_assert_eq!(rule.loss_percent, 0);
+                prop_assert_ne!(&rule.from, &rule.to);
+                prop_assert!(who.is_empty() || who.contains(&rule.from) || who.contains(&rule.to));
+            }
+            let pairs: BTreeSet<_> = rules.iter().map(|rule| (&rule.from, &rule.to)).collect();
+            prop_assert_eq!(pairs.len(), rules.len());
+            // One node's to or from its peers and the client, or both; or all between nodes.
+            let expected = if who.is_empty() { vec![count * (count - 1)] } else { vec![count, 2 * count] };
+            prop_assert!(expected.contains(&rules.len()), "{}", rules.len());
+            prop_assert_eq!(!who.is_empty() && at_leader, who.contains("n3"));
+        }
+
+        #[test]
+        fn clocks_are_clearly_wrong_and_not_absurdly(draw: u64) {
+            let rate = clock_rate(&planned(Kind::ClockSkew, false, draw));
+            prop_assert!((0.5..0.9).contains(&rate) || (1.1..2.0).contains(&rate));
+        }
+
+        #[test]
+        fn an_upgrade_reaches_every_node_and_the_leader_last(draw: u64) {
+            let nodes = nodes(5);
+            let order = upgrade_order(&planned(Kind::RollingRestart, true, draw), &nodes, Some("n2"));
+            prop_assert_eq!(order.last().map(String::as_str), Some("n2"));
+            prop_assert_eq!(order.into_iter().collect::<BTreeSet<_>>(), nodes.into_iter().collect());
         }
     }
 }

@@ -1,0 +1,342 @@
+//! Recovery: after the last fault was healed, the cluster is as good as new within the run's bound. Writes succeed, VIPs answer, and every
+//! member has what had been committed by then: a node whose replication is stuck serves old answers for ever, and no client notices.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Conclusion, Finding, Verdict};
+use crate::history::{Call, Fault, History, Micro, Moment, Operation, Reply, Responder};
+
+/// Writes succeed, VIPs answer again and every member catches up within the bound after the last fault was healed.
+pub fn check_recovery(history: &History) -> Verdict {
+    let name = "recovery";
+    let bound = Duration::from_millis(history.run.recovery_bound_ms);
+    if let Some(fault) = injected(history).find(|fault| fault.healed.is_none()) {
+        let reason = format!("{} was never healed", fault.kind);
+        return Verdict::of(name, format!("bound {bound:?}"), vec![])
+            .unless_undecided(Some(reason));
+    }
+    let Some(healed) = injected(history).filter_map(|fault| fault.healed).max() else {
+        return Verdict::of(name, "no fault to recover from".to_owned(), vec![]);
+    };
+    let mut judged = vec![judge_writes(history, healed, bound)];
+    judged.extend(judge_vips(history, healed, bound));
+    let nodes = judge_nodes(history, healed, bound);
+
+    let mut texts = vec![format!("bound {bound:?} after {healed}")];
+    let mut findings = vec![];
+    let mut reason = None;
+    let judged = judged.into_iter().map(|judged| ("too late", judged));
+    let nodes = nodes.into_iter().map(|judged| ("node left behind", judged));
+    for (kind, (conclusion, text)) in judged.chain(nodes) {
+        match conclusion {
+            Conclusion::Holds => texts.push(text),
+            Conclusion::Undecided => reason = Some(text),
+            Conclusion::Violated => findings.push(Finding::new(kind, text).at(healed)),
+        }
+    }
+    Verdict::of(name, texts.join(", "), findings).unless_undecided(reason)
+}
+
+fn injected(history: &History) -> impl Iterator<Item = &Fault> {
+    let faults = history.faults.iter();
+    faults.filter(|fault| fault.skipped.is_none())
+}
+
+fn judge_writes(history: &History, healed: Moment, bound: Duration) -> (Conclusion, String) {
+    let is_after =
+        |operation: &&Operation| is_write(&operation.call) && operation.invoked >= healed;
+    let written = (history.operations.iter())
+        .filter(|operation| is_after(operation) && operation.is_ok())
+        .filter_map(|operation| operation.completed)
+        .min();
+    let was_tried = history.operations.iter().any(|one| is_after(&one));
+    judge("write", written, healed, bound, was_tried)
+}
+
+fn judge_vips(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclusion, String)> {
+    let mut vips: BTreeMap<&str, Option<Moment>> = BTreeMap::new();
+    for answer in &history.answers {
+        let first = vips.entry(&answer.vip).or_default();
+        if answer.earliest >= healed && matches!(answer.by, Responder::Node(_)) {
+            *first = Some(first.map_or(answer.latest, |first| first.min(answer.latest)));
+        }
+    }
+    vips.iter()
+        .map(|(vip, first)| judge(&format!("answer for {vip}"), *first, healed, bound, true))
+        .collect()
+}
+
+/// What had been committed by a moment, and how that is known.
+struct Committed {
+    index: u64,
+    known_by: String,
+}
+
+/// The highest index that is known to have been committed: a node had applied it, or a client had its write acknowledged.
+fn committed(history: &History, by: Moment) -> Option<Committed> {
+    let leader = (history.leaders.iter())
+        .filter(|seen| seen.at <= by)
+        .max_by_key(|seen| seen.term);
+    let applied = (history.hashes.iter())
+        .filter(|hash| hash.at <= by)
+        .max_by_key(|hash| {
+            let leads = leader.is_some_and(|leader| leader.node == hash.node);
+            (hash.index, leads)
+        });
+    let applied = applied.map(|hash| Committed {
+        index: hash.index,
+        known_by: match leader {
+            Some(leader) if leader.node == hash.node => {
+                format!("the leader, {}, had applied", hash.node)
+            }
+            _ => format!("{} had applied", hash.node),
+        },
+    });
+    let acknowledged = (history.operations.iter())
+        .filter(|operation| operation.is_ok() && operation.completed.is_some_and(|at| at <= by))
+        .filter_map(|operation| match operation.reply {
+            Some(Reply::Committed { revision, .. }) => Some((revision, operation)),
+            _ => None,
+        })
+        .max_by_key(|(revision, _)| *revision)
+        .map(|(index, operation)| Committed {
+            index,
+            known_by: match leader {
+                Some(leader) => format!(
+                    "the leader, {}, had acknowledged (operation {})",
+                    leader.node, operation.id
+                ),
+                None => format!("operation {} had been acknowledged at", operation.id),
+            },
+        });
+    // Of two that are equal the one that names a node.
+    [acknowledged, applied]
+        .into_iter()
+        .flatten()
+        .max_by_key(|committed| committed.index)
+}
+
+/// Every member reaches what had been committed as the last fault was healed.
+fn judge_nodes(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclusion, String)> {
+    let observed_until = history.hashes.iter().map(|hash| hash.at).max();
+    let (Some(goal), Some(observed_until)) = (committed(history, healed), observed_until) else {
+        return vec![]; // of a history without hashes `state hashes` is undecided
+    };
+    let is_long_enough = observed_until.since(healed) >= bound;
+    let judge_node = |node: &String| {
+        let of_node = || history.hashes.iter().filter(|hash| hash.node == *node);
+        // What it had before its last look is no proof: its data may have been lost since.
+        let before = of_node().map(|hash| hash.at).filter(|at| *at <= healed);
+        let from = before.max().unwrap_or(healed);
+        let reached = of_node()
+            .filter(|hash| hash.index >= goal.index && hash.at >= from)
+            .map(|hash| hash.at)
+            .min();
+        let last = of_node()
+            .max_by_key(|hash| hash.at)
+            .map(|last| format!("index {} at {}", last.index, last.at));
+        let last = last.unwrap_or_else(|| "never seen".to_owned());
+        let goal_text = format!("{} index {} at {healed}", goal.known_by, goal.index);
+        match reached.map(|reached| reached.since(healed)) {
+            Some(took) if took <= bound => (
+                Conclusion::Holds,
+                format!("{node} caught up after {took:?}"),
+            ),
+            Some(took) => (
+                Conclusion::Violated,
+                format!("{node} caught up {took:?} after the last fault only: {goal_text}"),
+            ),
+            None if is_long_enough || history.is_complete => (
+                Conclusion::Violated,
+                format!("{node} did not catch up: {last}, {goal_text}"),
+            ),
+            None => (
+                Conclusion::Undecided,
+                format!("{node} was not observed long enough: {last}, {goal_text}"),
+            ),
+        }
+    };
+    history.run.nodes.iter().map(judge_node).collect()
+}
+
+fn judge(
+    what: &str,
+    first: Option<Moment>,
+    healed: Moment,
+    bound: Duration,
+    was_tried: bool,
+) -> (Conclusion, String) {
+    match first.map(|first| first.since(healed)) {
+        Some(took) if took <= bound => (Conclusion::Holds, format!("{what} after {took:?}")),
+        Some(took) => (
+            Conclusion::Violated,
+            format!("first {what} {took:?} after the last fault"),
+        ),
+        None if was_tried => (
+            Conclusion::Violated,
+            format!("no {what} after the last fault"),
+        ),
+        None => (
+            Conclusion::Undecided,
+            format!("no {what} was tried after the last fault"),
+        ),
+    }
+}
+
+fn is_write(call: &Call) -> bool {
+    match call {
+        Call::Write { .. }
+        | Call::CompareAndSet { .. }
+        | Call::Add { .. }
+        | Call::Remove { .. } => true,
+        Call::Transaction { members } => members
+            .iter()
+            .any(|member| matches!(member, Micro::Append { .. })),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checker::fixture::*,
+        history::{Answer, LeaderSeen, StateHash},
+    };
+
+    /// Times in nanoseconds; the bound is a millisecond.
+    fn tried(healed: u64, operations: Vec<Operation>) -> History {
+        let mut history = history(operations);
+        history.run.recovery_bound_ms = 1;
+        history.faults = vec![Fault {
+            kind: "kill".into(),
+            nodes: ["n1".to_owned()].into(),
+            began: Moment(5),
+            healed: Some(Moment(healed)),
+            hit_leader: true,
+            skipped: None,
+        }];
+        history.is_complete = true;
+        history
+    }
+
+    fn written_soon() -> Vec<Operation> {
+        vec![ok(
+            0,
+            1_000_010,
+            1_000_020,
+            write("a", "1"),
+            committed_as(7),
+        )]
+    }
+
+    fn committed_as(revision: u64) -> Reply {
+        crate::checker::fixture::committed(revision)
+    }
+
+    fn kinds(verdict: &Verdict) -> Vec<&'static str> {
+        let findings = verdict.findings.iter();
+        findings.map(|finding| finding.kind).collect()
+    }
+
+    fn hash(node: &str, at: u64, index: u64) -> StateHash {
+        StateHash {
+            at: Moment(at),
+            node: node.into(),
+            index,
+            hash: "x".into(),
+            is_final: false,
+        }
+    }
+
+    #[test]
+    fn recovery_is_measured_from_the_last_heal() {
+        let at = |invoked| ok(0, invoked, invoked + 10, write("a", "1"), committed_as(1));
+        let judged = |operations| check_recovery(&tried(1_000_000, operations)).conclusion;
+        assert_eq!(judged(vec![at(1_500_000)]), Conclusion::Holds);
+        assert_eq!(judged(vec![at(2_500_000)]), Conclusion::Violated);
+        assert_eq!(
+            judged(vec![unknown(0, 1_500_000, 9_000_000, write("a", "1"))]),
+            Conclusion::Violated
+        );
+        assert_eq!(judged(vec![at(1000)]), Conclusion::Undecided);
+        let mut endless = tried(1_000_000, vec![at(1_500_000)]);
+        endless.faults[0].healed = None;
+        assert_eq!(check_recovery(&endless).conclusion, Conclusion::Undecided);
+    }
+
+    #[test]
+    fn a_vip_that_never_answers_again_is_found() {
+        let mut history = tried(1_000_000, written_soon());
+        let answer = |at| Answer {
+            vip: "v".into(),
+            by: Responder::Node("n1".into()),
+            earliest: Moment(at),
+            latest: Moment(at),
+            kind: "arp".into(),
+        };
+        history.answers = vec![answer(0)];
+        assert_eq!(kinds(&check_recovery(&history)), ["too late"]);
+        history.answers.push(answer(1_000_500));
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
+    }
+
+    #[test]
+    fn a_node_that_stays_behind_is_named_with_its_index_and_the_leaders() {
+        let judged = |of_n2: &[(u64, u64)]| {
+            let mut history = tried(1_000_000, written_soon());
+            history.run.nodes = ["n1", "n2"].map(str::to_owned).into();
+            history.leaders = vec![LeaderSeen {
+                at: Moment(10),
+                node: "n1".into(),
+                term: 3,
+            }];
+            history.hashes = vec![hash("n1", 900_000, 50), hash("n1", 2_900_000, 60)];
+            let of_n2 = of_n2.iter().map(|(at, index)| hash("n2", *at, *index));
+            history.hashes.extend(of_n2);
+            check_recovery(&history)
+        };
+        // Caught up in time, or never behind: 60 was committed later.
+        for good in [
+            [(900_000, 20), (1_900_000, 50)],
+            [(900_000, 50), (2_900_000, 50)],
+        ] {
+            assert_eq!(judged(&good).conclusion, Conclusion::Holds, "{good:?}");
+        }
+        for bad in [
+            &[(900_000, 20), (1_900_000, 49), (2_900_000, 49)][..],
+            &[(900_000, 20), (2_900_000, 60)],
+            &[],
+        ] {
+            let verdict = judged(bad);
+            assert_eq!(kinds(&verdict), ["node left behind"], "{bad:?}");
+            let text = &verdict.findings[0].text;
+            let is_told =
+                text.contains("n2") && text.contains("the leader, n1, had applied index 50");
+            assert!(is_told, "{text}");
+            assert!(bad.len() < 3 || text.contains("index 49"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_was_told_is_committed_binds_too() {
+        let early = ok(1, 900_000, 950_000, write("a", "2"), committed_as(70));
+        let mut history = tried(1_000_000, [written_soon(), vec![early]].concat());
+        history.run.nodes = ["n1".to_owned()].into();
+        history.hashes = vec![hash("n1", 900_000, 50), hash("n1", 2_900_000, 60)];
+        assert_eq!(kinds(&check_recovery(&history)), ["node left behind"]);
+        history.hashes.push(hash("n1", 1_500_000, 70));
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
+    }
+
+    #[test]
+    fn a_run_that_broke_off_too_early_decides_nothing_about_its_nodes() {
+        let mut history = tried(1_000_000, written_soon());
+        history.run.nodes = ["n1".to_owned()].into();
+        history.is_complete = false;
+        history.hashes = vec![hash("n2", 900_000, 50), hash("n1", 1_100_000, 40)];
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Undecided);
+        history.is_complete = true;
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Violated);
+    }
+}
