@@ -215,8 +215,11 @@ pub fn run_course(
         move |source| RunError::File { path, source }
     };
     fs::create_dir_all(&plan.out).map_err(file_error(&plan.out))?;
-    let mut cluster = Cluster::start_with(options)?;
     let path = plan.out.join("history.jsonl");
+    if path.exists() {
+        return Err(file_error(&path)(io::ErrorKind::AlreadyExists.into()));
+    }
+    let mut cluster = Cluster::start_with(options)?;
     let ended = record(plan, &mut cluster, missing, &path, course, is_over);
     let copied = copy_logs(&cluster, &plan.out);
     if let Err(error) = ended {
@@ -268,12 +271,13 @@ fn record(
     };
     let echo = (network::ipv4(210), ECHO).into();
     let changes = workload::site(echo);
+    // Open before anybody looks for it: nodes wait seconds before they look again for a backend that was down.
+    let echo = sessions::echo(cluster.lab().host(BACKEND)?, echo)?;
     cluster
         .leader()?
         .client()
         .propose(&changes, Duration::from_secs(10))
         .map_err(LabError::Call)?;
-    let echo = sessions::echo(cluster.lab().host(BACKEND)?, echo)?;
 
     let recorder = Recorder::create(path).map_err(|source| RunError::File {
         path: path.to_owned(),

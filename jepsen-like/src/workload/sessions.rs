@@ -83,7 +83,8 @@ async fn run(place: Option<(String, std::net::Ipv4Addr)>, context: Arc<Context>)
         .as_ref()
         .map_or(vip4(), |(_, address)| (*address).into());
     while !context.is_over() {
-        let Ok(stream) = connect(&context.host, SocketAddr::new(address, ECHO_PORT)).await else {
+        let Ok(mut stream) = connect(&context.host, SocketAddr::new(address, ECHO_PORT)).await
+        else {
             // Whether a new connection is taken is not judged here: a fault may forbid it.
             context.think(Duration::from_millis(100)).await;
             continue;
@@ -91,7 +92,15 @@ async fn run(place: Option<(String, std::net::Ipv4Addr)>, context: Arc<Context>)
         let holder = || context.board.holder().unwrap_or_default();
         let node = place.as_ref().map_or_else(holder, |(name, _)| name.clone());
         let opened = context.recorder.now();
-        let (end, longest_gap) = live(stream, &context).await;
+        // One that brings nothing back at first is no session yet: nor is that judged here.
+        let (end, longest_gap) = match exchange(&mut stream).await {
+            Ok(_) => live(stream, &context).await,
+            Err((end @ SessionEnd::Corrupt(_), took)) => (end, took),
+            Err(_) => {
+                context.think(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         context.recorder.append(&Entry::Session(Session {
             id: context.unique(),
             node,
@@ -119,32 +128,30 @@ async fn live(mut stream: TcpStream, context: &Context) -> (SessionEnd, Duration
     let end = Instant::now() + lives;
     let mut longest = Duration::ZERO;
     while Instant::now() < end && !context.is_over() {
-        let sent: [u8; 64] = rand::rng().random();
-        let began = Instant::now();
-        let mut came = [0; 64];
-        let exchange = async {
-            stream.write_all(&sent).await?;
-            stream.read_exact(&mut came).await
-        };
-        let exchanged = tokio::time::timeout(SILENCE, exchange).await;
-        longest = longest.max(began.elapsed());
-        match exchanged {
-            Ok(Ok(_)) if came == sent => {}
-            Ok(Ok(_)) => {
-                return (
-                    SessionEnd::Corrupt("other octets came back".into()),
-                    longest,
-                );
-            }
-            Ok(Err(error)) => return (SessionEnd::Broken(error.to_string()), longest),
-            Err(_) => {
-                return (
-                    SessionEnd::Broken(format!("silent for {SILENCE:?}")),
-                    longest,
-                );
-            }
+        match exchange(&mut stream).await {
+            Ok(took) => longest = longest.max(took),
+            Err((end, took)) => return (end, longest.max(took)),
         }
         context.think(BETWEEN).await;
     }
     (SessionEnd::Closed, longest)
+}
+
+/// Sends something and compares what comes back; how long it took.
+async fn exchange(stream: &mut TcpStream) -> Result<Duration, (SessionEnd, Duration)> {
+    let sent: [u8; 64] = rand::rng().random();
+    let began = Instant::now();
+    let mut came = [0; 64];
+    let exchange = async {
+        stream.write_all(&sent).await?;
+        stream.read_exact(&mut came).await
+    };
+    let exchanged = tokio::time::timeout(SILENCE, exchange).await;
+    let took = began.elapsed();
+    match exchanged {
+        Ok(Ok(_)) if came == sent => Ok(took),
+        Ok(Ok(_)) => Err((SessionEnd::Corrupt("other octets came back".into()), took)),
+        Ok(Err(error)) => Err((SessionEnd::Broken(error.to_string()), took)),
+        Err(_) => Err((SessionEnd::Broken(format!("silent for {SILENCE:?}")), took)),
+    }
 }
