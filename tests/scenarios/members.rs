@@ -53,9 +53,14 @@ fn a_new_authority_takes_over_while_all_run() {
     processes.push(set.join_by(4, 3, &token));
     set.wait_voters(4);
     for node in 1..=3 {
-        eventually("a certificate of the new authority", || {
-            (certificate(&set, node) != before[node - 1]).then_some(())
+        // Said once it is in use, which is after it was kept.
+        eventually("a certificate of the new authority in use", || {
+            let log = set.configs[node - 1].with_extension("log");
+            let told = std::fs::read_to_string(log).ok()?;
+            let renewed = "this node's certificate was renewed";
+            told.contains(renewed).then_some(())
         });
+        assert_ne!(certificate(&set, node), before[node - 1]);
     }
     // One of before the rotation says why it is of no use, once everybody has gone over.
     let refused = eventually("the end of the old authority", || {
