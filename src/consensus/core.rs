@@ -482,6 +482,9 @@ impl Core {
         if metrics.current_term != grant.term || metrics.current_leader != Some(by.0) {
             return false;
         }
+        let Some(until) = offered.at.checked_add(grant.lasts) else {
+            return false; // no lease is that long
+        };
         {
             let mut peers = lock(&self.peers);
             peers.granted = Some((by, Instant::now()));
@@ -494,7 +497,7 @@ impl Core {
         lock(&self.leases).take_grant(
             Grant {
                 term: grant.term,
-                until: offered.at + grant.lasts,
+                until,
             },
             metrics.current_term,
         );

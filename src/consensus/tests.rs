@@ -25,6 +25,7 @@ use super::{
     administer::AdministerError,
     engine_memory::MemoryEngine,
     membership::RemovalRefused,
+    messages::GrantRequest,
     network::{dial, peer_endpoint},
     storage::{Storage, StorageOptions},
     *,
@@ -546,6 +547,22 @@ async fn the_stream_of_entries_tells_a_node_what_it_has_lost() {
     let stopped = Recovery::Stopped(StopReason::LogLost);
     let told = recovery.wait_for(|recovery| *recovery == stopped);
     tokio::time::timeout(LONG, told).await.unwrap().unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_no_clock_reaches_is_not_taken() {
+    let cluster = Cluster::of(3).await;
+    let leader = NodeId(cluster.leader().await);
+    let heir = &cluster.node(cluster.followers().await[0]).core;
+    let term = heir.metrics().current_term;
+    let grant = GrantRequest {
+        term,
+        noted: heir.note_offer(leader, term),
+        lasts: Duration::MAX,
+        facts: Default::default(),
+    };
+    assert!(!heir.take_grant(leader, grant));
     cluster.stop().await;
 }
 
