@@ -291,26 +291,38 @@ pub fn send(host: &Namespace, device: &str, frame: &[u8]) -> Result<(), LabError
 
 /// Sends one frame from the device with this number.
 pub fn send_on(socket: &OwnedFd, device: u32, frame: &[u8]) -> std::io::Result<()> {
-    #[expect(
-        unsafe_code,
-        reason = "nix has no way to make an address of the packet family"
-    )]
-    // SAFETY: the address is a plain structure of integers, valid for its length, and the frame is valid for its own.
+    send_to(socket, &packet_address(device, 0), frame)
+}
+
+/// The address of a device in the packet family; `protocol` in the order of the network.
+pub fn packet_address(device: u32, protocol: u16) -> libc::sockaddr_ll {
+    libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol,
+        sll_ifindex: i32::try_from(device).unwrap_or(0),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    }
+}
+
+/// Sends one frame to an address of the packet family.
+pub fn send_to(socket: &OwnedFd, address: &libc::sockaddr_ll, frame: &[u8]) -> std::io::Result<()> {
+    #[expect(unsafe_code, reason = "nix sends to no packet address")]
+    // SAFETY: frame and address outlive the call and are as long as stated.
     let sent = unsafe {
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = device as i32;
         libc::sendto(
             socket.as_raw_fd(),
             frame.as_ptr().cast(),
             frame.len(),
             0,
-            (&raw const address).cast(),
+            (&raw const *address).cast(),
             size_of::<libc::sockaddr_ll>() as u32,
         )
     };
     match sent {
-        -1 => Err(std::io::Error::last_os_error()),
+        ..0 => Err(std::io::Error::last_os_error()),
         _ => Ok(()),
     }
 }

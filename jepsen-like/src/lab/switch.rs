@@ -29,7 +29,7 @@ use nix::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{LabError, namespace::Namespace};
-use crate::arp::{Mac, parse_mac};
+use crate::arp::{self, Mac, parse_mac};
 
 /// The bridge's table of ours.
 const TABLE: &str = "jepsen_switch";
@@ -232,12 +232,12 @@ impl Ports {
         for host in rules.iter().map(|rule| &rule.to).collect::<BTreeSet<_>>() {
             let mac = hosts.get(host).and_then(|mac| parse_mac(mac));
             let mac = mac.ok_or_else(|| LabError::NoHost(host.clone()))?;
-            let port = crate::arp::device_index(bridge, host)?;
+            let port = arp::device_index(bridge, host)?;
             sinks.insert(host.clone(), (port, mac));
         }
         let mut sources = BTreeMap::new();
         for host in rules.iter().map(|rule| &rule.from).collect::<BTreeSet<_>>() {
-            let port = crate::arp::device_index(bridge, host)?;
+            let port = arp::device_index(bridge, host)?;
             sources.insert(host.clone(), open(bridge, Some(port))?);
         }
         Ok(Self {
@@ -258,7 +258,7 @@ fn open(bridge: &Namespace, port: Option<u32>) -> Result<OwnedFd, LabError> {
         if let Some(port) = port {
             set(&socket, libc::PACKET_IGNORE_OUTGOING, 1)?;
             setsockopt(&socket, RcvBufForce, &RECEIVE)?;
-            let address = address(port, SockProtocol::EthAll as i32 as u16);
+            let address = arp::packet_address(port, SockProtocol::EthAll as i32 as u16);
             #[expect(unsafe_code, reason = "nix binds no packet sockets")]
             // SAFETY: the address outlives the call and is as long as stated.
             let bound = unsafe {
@@ -291,19 +291,6 @@ fn set(socket: &OwnedFd, option: i32, value: i32) -> nix::Result<()> {
         )
     };
     Errno::result(done).map(drop)
-}
-
-/// `protocol` in the order of the network.
-fn address(port: u32, protocol: u16) -> libc::sockaddr_ll {
-    libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: protocol,
-        sll_ifindex: i32::try_from(port).unwrap_or(0),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0; 8],
-    }
 }
 
 /// The thread's own.
@@ -417,26 +404,11 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
 
 fn send(socket: &OwnedFd, port: u32, frame: &[u8]) -> io::Result<()> {
     let protocol = frame.get(OFFLOAD + 12..).and_then(<[u8]>::first_chunk::<2>);
-    let address = address(
+    let address = arp::packet_address(
         port,
         protocol.map_or(0, |octets| u16::from_ne_bytes(*octets)),
     );
-    #[expect(unsafe_code, reason = "nix sends to no packet address")]
-    // SAFETY: frame and address outlive the call and are as long as stated.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as u32,
-        )
-    };
-    match sent {
-        ..0 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    arp::send_to(socket, &address, frame)
 }
 
 #[cfg(test)]
