@@ -26,6 +26,7 @@ use pontoon::{
         VipConfig, VipDriver,
         announce::{announcement, gratuitous_arp},
         interface::VALID_FOR,
+        lookout::LookoutTiming,
     },
 };
 use tokio::sync::watch;
@@ -377,6 +378,59 @@ fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
         exchange(&format!("after lapse {round}"));
     }
     node.stop();
+}
+
+#[test]
+fn a_foreign_host_with_the_address_is_told_and_defended_against_until_it_is_gone() {
+    let Some(mut lab) = two_hosts() else { return };
+    lab.add_host("thief", 220).unwrap();
+    let (host, thief) = (lab.host("n1").unwrap(), lab.host("thief").unwrap());
+    let client = lab.host("client").unwrap();
+    let config = VipConfig {
+        lookout: LookoutTiming {
+            probe_every: Duration::from_millis(200),
+            confirm: Duration::from_millis(300),
+            lasts: Duration::from_millis(1000),
+            ..LookoutTiming::default()
+        },
+        ..config_on(network::DEVICE)
+    };
+    let node = Node::start_with(host, config, &[vip4(), vip6()]);
+    node.lead(1, LONG);
+    wait_until("held", SOON, || has(host, vip4()) && has(host, vip6()));
+    let conflict = |vip: IpAddr| {
+        let status = node.driver.status().borrow().clone();
+        status
+            .iter()
+            .find(|s| s.address == vip)
+            .and_then(|s| s.conflict)
+    };
+    std::thread::sleep(Duration::from_millis(1500)); // past the burst of announcements
+    assert_eq!((conflict(vip4()), conflict(vip6())), (None, None));
+    let mac = mac_of(host);
+    for (vip, prefix) in [(vip4(), "32"), (vip6(), "128")] {
+        let witness = Witness::on(client).unwrap();
+        let text = format!("{vip}/{prefix}");
+        let mut add = vec!["address", "add", &text, "dev", network::DEVICE];
+        if vip.is_ipv6() {
+            add.push("nodad");
+        }
+        thief.ip(&add).unwrap();
+        wait_until("the thief is told", SOON, || {
+            conflict(vip) == Some(mac_of(thief))
+        });
+        let expected = announcement(vip, mac);
+        let defended = witness.frame(SOON, |frame| frame == expected);
+        assert!(defended.is_some(), "{vip} is not defended");
+        thief
+            .ip(&["address", "delete", &text, "dev", network::DEVICE])
+            .unwrap();
+        wait_until("the thief is forgotten", SOON, || conflict(vip).is_none());
+    }
+    assert!(
+        node.driver.held().borrow().contains(&vip4()),
+        "it is held all the same"
+    );
 }
 
 #[test]

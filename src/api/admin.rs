@@ -1,6 +1,9 @@
 //! The Admin service: proposals, and reads of what the cluster serves.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Instant,
+};
 
 use futures::future::join_all;
 use pontoon_proto::v1::{self, admin_server::Admin};
@@ -198,6 +201,7 @@ impl Admin for Api {
         Ok(Response::new(v1::ListVipsReply {
             header: Some(header),
             vips: vip_statuses(&state, &reports),
+            unfit: unfit(&reports),
         }))
     }
 
@@ -283,6 +287,15 @@ impl Api {
             .map(|member| self.ask_status(member, deadline));
         join_all(asked).await.into_iter().flatten().collect()
     }
+}
+
+/// The nodes that are unfit to hold VIPs, and why.
+fn unfit(reports: &[v1::NodeStatusReply]) -> HashMap<u64, String> {
+    let nodes = reports.iter().filter_map(|report| report.node.as_ref());
+    nodes
+        .filter(|node| !node.unfit.is_empty())
+        .map(|node| (node.id, node.unfit.clone()))
+        .collect()
 }
 
 /// Every VIP of the state with its holder.

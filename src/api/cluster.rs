@@ -308,6 +308,7 @@ impl Api {
             answered_by: standing.id.0,
             profile: state.profile().word().to_owned(),
             timing: Some(state.profile().timing().into()),
+            preference: state.preference().map(Into::into),
         }
     }
 }

@@ -83,6 +83,8 @@ pub struct Standing {
     pub stale: bool,
     /// Why consensus does not work here; empty: it does.
     pub problem: String,
+    /// Why this node is unfit to hold VIPs; empty: it is fit.
+    pub unfit: String,
     /// For how long this node refuses to elect another, at present; zero: not known.
     pub refusal: Duration,
     /// What a flush of its log takes on average; zero: not known.

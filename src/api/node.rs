@@ -147,6 +147,7 @@ impl Api {
             problem: problems.join("; "),
             election_timeout_max_ms: crate::wire::millis(standing.refusal),
             flush_us: u64::try_from(standing.flush.as_micros()).unwrap_or(u64::MAX),
+            unfit: standing.unfit,
         };
         v1::NodeStatusReply {
             node: Some(node),

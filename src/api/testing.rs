@@ -153,6 +153,7 @@ impl Group for MemoryGroup {
             voters: [NodeId(1)].into(),
             stale: false,
             problem: String::new(),
+            unfit: String::new(),
             refusal: std::time::Duration::from_millis(280),
             flush: std::time::Duration::from_millis(2),
         }

@@ -763,6 +763,22 @@ struct StatusJson {
     /// Id of the node that answered.
     answered_by: u64,
     timing: ProfileJson,
+    /// Null: the VIPs stay wherever they are.
+    preference: Option<PreferenceJson>,
+}
+
+#[derive(Serialize)]
+struct PreferenceJson {
+    node: u64,
+    cool_down_ms: u64,
+}
+
+impl PreferenceJson {
+    fn new(preference: v1::Preference) -> Option<Self> {
+        let node = preference.node?;
+        let cool_down_ms = preference.cool_down_ms;
+        Some(Self { node, cool_down_ms })
+    }
 }
 
 #[derive(Serialize)]
@@ -789,6 +805,8 @@ struct NodeJson {
     election_timeout_max_ms: Option<u64>,
     /// What a flush of its log takes on average, in microseconds; null when that is not known.
     flush_us: Option<u64>,
+    /// Why it is unfit to hold VIPs; null: it is fit, or there are none.
+    unfit: Option<String>,
 }
 
 impl From<v1::NodeSummary> for NodeJson {
@@ -814,6 +832,7 @@ impl From<v1::NodeSummary> for NodeJson {
             problem: Some(node.problem).filter(|p| !p.is_empty()),
             election_timeout_max_ms: Some(node.election_timeout_max_ms).filter(|ms| *ms > 0),
             flush_us: Some(node.flush_us).filter(|us| *us > 0),
+            unfit: Some(node.unfit).filter(|why| !why.is_empty()),
         }
     }
 }
@@ -845,6 +864,7 @@ async fn status(context: &Context) -> Result<(), Failure> {
         alarms: reply.alarms,
         answered_by: reply.answered_by,
         timing: ProfileJson::new(reply.profile, reply.timing),
+        preference: reply.preference.and_then(PreferenceJson::new),
     };
     context
         .out
@@ -892,6 +912,9 @@ fn status_text(context: &Context, status: &StatusJson) -> String {
     if !status.vips.is_empty() {
         text.push('\n');
         text.push_str(&vip::table(&context.out, &status.vips));
+        if let Some(PreferenceJson { node, .. }) = &status.preference {
+            text.push_str(&format!("they are to be on node {node}\n"));
+        }
     }
     for alarm in &status.alarms {
         text.push_str(&format!("\nalarm: {alarm}\n"));
@@ -900,7 +923,7 @@ fn status_text(context: &Context, status: &StatusJson) -> String {
 }
 
 /// A node given by id or by name.
-async fn node_id(client: &mut Client, node: &str) -> Result<u64, Failure> {
+pub async fn node_id(client: &mut Client, node: &str) -> Result<u64, Failure> {
     if let Ok(id) = node.parse() {
         return Ok(id);
     }

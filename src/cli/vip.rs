@@ -1,13 +1,20 @@
 //! `pontoon vip`.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Context, client::Client, cluster::transfer, output::or_dash, write::commit};
+use super::{
+    Context,
+    client::Client,
+    cluster::{node_id, transfer},
+    output::or_dash,
+    write::commit,
+};
 use crate::{
-    model::{label::Label, vip::Vip as Model},
+    config::units::parse_duration,
+    model::{label::Label, leadership::Preference, node::NodeId, vip::Vip as Model},
     state::command::Change,
     vip::{
         fence::FenceError,
@@ -32,6 +39,7 @@ pub enum Vip {
     Remove(Remove),
     List(List),
     Move(Move),
+    Prefer(Prefer),
     Uninstall(Uninstall),
 }
 
@@ -74,6 +82,26 @@ pub struct Move {
     to: Option<String>,
 }
 
+/// Say on which node the virtual addresses are to be
+///
+/// They go there, by a planned move, when that node has been fit and caught up for the cool-down, counted anew from every change of
+/// the leader: at most once a cool-down, however often something comes and goes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  pontoon vip prefer 2 --cool-down 5m\n  pontoon vip prefer --none"
+)]
+pub struct Prefer {
+    /// Node id or name
+    #[arg(value_name = "NODE", required_unless_present = "none")]
+    node: Option<String>,
+    /// How long that node has to have been fit and caught up, 5s to 1d
+    #[arg(long, default_value = "1m", value_parser = parse_duration)]
+    cool_down: Duration,
+    /// They stay wherever they are
+    #[arg(long, conflicts_with = "node")]
+    none: bool,
+}
+
 /// Remove the fence, and leftover addresses of VIPs, from this host
 ///
 /// The fence stays when a node stops, so that an address that is left behind is not heard. This takes it away for good. Stop
@@ -112,9 +140,30 @@ impl Vip {
             }
             Self::List(List {}) => list(context).await,
             Self::Move(Move { node, to }) => transfer(context, node.or(to)).await,
+            Self::Prefer(wanted) => prefer(context, wanted).await,
             Self::Uninstall(Uninstall {}) => uninstall(context).await,
         }
     }
+}
+
+async fn prefer(context: &Context, wanted: Prefer) -> Result<(), Failure> {
+    let preference = match wanted.node {
+        None => None,
+        Some(node) => {
+            let mut client = Client::connect(context).await?;
+            let node = NodeId(node_id(&mut client, &node).await?);
+            Some(Preference {
+                node,
+                cool_down: wanted.cool_down,
+            })
+        }
+    };
+    let done = match preference {
+        None => "the virtual addresses stay wherever they are".to_owned(),
+        Some(Preference { node, .. }) => format!("the virtual addresses are to be on node {node}"),
+    };
+    let change = Change::SetPreference { preference };
+    commit(context, "preferred holder", &done, vec![], vec![change]).await
 }
 
 async fn uninstall(context: &Context) -> Result<(), Failure> {
@@ -154,6 +203,8 @@ struct Vips {
     revision: u64,
     stale: bool,
     vips: Vec<VipJson>,
+    /// Nodes that are unfit to hold any, by id, and why.
+    unfit: BTreeMap<u64, String>,
 }
 
 /// A virtual address as JSON, here and in `cluster status`.
@@ -214,8 +265,13 @@ async fn list(context: &Context) -> Result<(), Failure> {
         revision: header.revision,
         stale: header.stale,
         vips: reply.vips.into_iter().map(Into::into).collect(),
+        unfit: reply.unfit.into_iter().collect(),
     };
-    context
-        .out
-        .result(&vips, || table(&context.out, &vips.vips))
+    context.out.result(&vips, || {
+        let mut text = table(&context.out, &vips.vips);
+        for (node, why) in &vips.unfit {
+            text.push_str(&format!("\nnode {node} is unfit to hold them: {why}\n"));
+        }
+        text
+    })
 }

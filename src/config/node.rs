@@ -69,6 +69,24 @@ pub struct VipSettings {
     pub notify_timeout: Duration,
     /// How long connections through a VIP that was given away by plan may last; zero: they are not kept. At most a day.
     pub second_chance: Duration,
+    /// Addresses in the clients' network, such as the router's: a node that none of them answers is unfit to hold VIPs.
+    pub reachable: Vec<IpAddr>,
+    /// A command of the operator's: a node where it fails is unfit to hold VIPs.
+    pub check: Option<CheckScript>,
+}
+
+/// A command that says by its exit status whether this node can serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckScript {
+    pub path: PathBuf,
+    /// From the start of a run to that of the next; 100 ms to an hour.
+    pub interval: Duration,
+    /// After this a run is killed, and counts as failed; 100 ms to 10 minutes.
+    pub timeout: Duration,
+    /// Failures in a row after which the node is unfit, 1 to 100.
+    pub fall: u32,
+    /// Passes in a row after which it is fit again, 1 to 100.
+    pub rise: u32,
 }
 
 /// Where the log goes and how much of it there is.
@@ -268,7 +286,9 @@ differing_keys!(
     require_fence,
     notify,
     notify_timeout,
-    second_chance
+    second_chance,
+    reachable,
+    check
 );
 differing_keys!(
     DnsLimits,
@@ -435,9 +455,54 @@ fn read_vip(mut section: Section<'_>, dev: bool) -> VipSettings {
             secs(600),
             duration_within(Duration::ZERO, secs(86_400)),
         ),
+        reachable: read_reachable(&mut section),
+        check: read_check(&mut section),
     };
     section.finish();
     settings
+}
+
+fn read_reachable(section: &mut Section<'_>) -> Vec<IpAddr> {
+    let reachable: Vec<IpAddr> = section.list("reachable", "an IPv4 or IPv6 address");
+    for address in &reachable {
+        if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+            section.fault(
+                "reachable",
+                format!("{address} is no address of another host"),
+            );
+        }
+    }
+    reachable
+}
+
+fn read_check(section: &mut Section<'_>) -> Option<CheckScript> {
+    const KEYS: [&str; 4] = [
+        "check_interval",
+        "check_timeout",
+        "check_fall",
+        "check_rise",
+    ];
+    let path = section.optional_text("check_script", absolute_path);
+    let given = KEYS.into_iter().find(|key| section.has(key));
+    if let (None, Some(key)) = (&path, given) {
+        section.fault(key, "is set, but check_script is not");
+    }
+    let tenth = Duration::from_millis(100);
+    let interval = section.text(
+        "check_interval",
+        secs(1),
+        duration_within(tenth, secs(3600)),
+    );
+    let timeout = section.text("check_timeout", secs(1), duration_within(tenth, secs(600)));
+    let fall = section.number("check_fall", 3, 1..=100);
+    let rise = section.number("check_rise", 3, 1..=100);
+    path.map(|path| CheckScript {
+        path,
+        interval,
+        timeout,
+        fall,
+        rise,
+    })
 }
 
 fn read_logging(mut section: Section<'_>) -> Logging {
@@ -720,6 +785,8 @@ mod tests {
             notify: Some("/usr/lib/notify".into()),
             notify_timeout: secs(2),
             second_chance: secs(0),
+            reachable: vec![],
+            check: None,
         };
         assert_eq!(vip, expected);
         let dev = MINIMAL.replace("10.0.0.1", "127.0.0.1");
@@ -732,6 +799,35 @@ mod tests {
         if let Ok(dev) = dev {
             assert!(!dev.vip.require_fence, "loopback needs none");
         }
+    }
+
+    #[test]
+    fn fitness_can_be_checked_by_a_command_and_by_addresses() {
+        let text = format!(
+            "{MINIMAL}\n[vip]\nreachable = [\"10.0.0.254\", \"fd00::1\"]\ncheck_script = \"/usr/lib/check\"\ncheck_fall = 2"
+        );
+        let vip = NodeConfig::parse(&text).expect("valid").vip;
+        assert_eq!(vip.reachable.len(), 2);
+        let expected = CheckScript {
+            path: "/usr/lib/check".into(),
+            interval: secs(1),
+            timeout: secs(1),
+            fall: 2,
+            rise: 3,
+        };
+        assert_eq!(vip.check, Some(expected));
+        let faulty = format!(
+            "{MINIMAL}\n[vip]\nreachable = [\"127.0.0.1\"]\ncheck_rise = 0\ncheck_timeout = \"1\""
+        );
+        let faults = NodeConfig::parse(&faulty).expect_err("faulty");
+        let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
+        let expected = [
+            "vip.reachable",
+            "vip.check_timeout",
+            "vip.check_timeout",
+            "vip.check_rise",
+        ];
+        assert_eq!(keys, expected);
     }
 
     #[test]

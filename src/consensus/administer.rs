@@ -25,6 +25,7 @@ use super::{
     },
     network::{CallError, Rpc, Target},
     propose::{ProposeError, wait_ms},
+    succession::{Candidate, Mover, Seen, Why, best},
     types::{EncodedCommand, Peer},
 };
 use crate::{
@@ -494,6 +495,9 @@ impl Core {
         if !group.alive.contains(&id) {
             return Err(ChangeRefused::Silent(id));
         }
+        if let Some(problem) = lock(&self.peers).unfit(id) {
+            return Err(ChangeRefused::Unfit { id, problem });
+        }
         match lag_of(metrics, id) {
             Some(lag) if lag <= FIT_LAG => Ok(()),
             lag => Err(ChangeRefused::Behind {
@@ -503,24 +507,59 @@ impl Core {
         }
     }
 
-    /// The voter with the longest log among those that are fit.
+    /// The best of the other voters: see `succession`.
     fn successor(&self, metrics: &Metrics, group: &Group) -> Result<NodeId, ChangeRefused> {
         let mut others = group.voters.iter().filter(|id| **id != self.id).peekable();
         if others.peek().is_none() {
             return Err(ChangeRefused::OnlyVoter(self.id));
         }
-        let fit = others
-            .filter(|id| group.alive.contains(id))
-            .filter_map(|id| {
-                let lag = lag_of(metrics, *id).filter(|lag| *lag <= FIT_LAG)?;
-                // One that missed several heartbeats may have died just now.
-                let missed = self.silence(metrics, *id)?.as_millis()
-                    / (4 * self.timing().heartbeat).as_millis().max(1);
-                Some((missed, lag, *id))
-            });
-        fit.min()
-            .map(|(_, _, id)| id)
-            .ok_or(ChangeRefused::NoSuccessor)
+        best(&self.candidates(metrics, group)).ok_or(ChangeRefused::NoSuccessor)
+    }
+
+    /// The other voters, as this leader sees them.
+    pub(super) fn candidates(&self, metrics: &Metrics, group: &Group) -> Vec<Candidate> {
+        // One that missed several heartbeats may have died just now.
+        let slack = (4 * self.timing().heartbeat).as_millis().max(1);
+        let peers = lock(&self.peers);
+        let others = group.voters.iter().filter(|id| **id != self.id);
+        let candidate = |id: &NodeId| {
+            let lag = lag_of(metrics, *id).filter(|lag| *lag <= FIT_LAG);
+            let silence = self.silence(metrics, *id).map(|s| s.as_millis() / slack);
+            Candidate {
+                id: *id,
+                ready: group.alive.contains(id) && lag.is_some() && silence.is_some(),
+                fit: peers.is_fit(*id),
+                missed: silence.map_or(u64::MAX, |s| u64::try_from(s).unwrap_or(u64::MAX)),
+                lag: lag.unwrap_or(u64::MAX),
+            }
+        };
+        others.map(candidate).collect()
+    }
+
+    /// To whom this leader is to give leadership of its own accord, and why.
+    pub(super) fn hand_over_due(
+        &self,
+        mover: &mut Mover,
+        metrics: &Metrics,
+        group: &Group,
+        now: Instant,
+    ) -> Option<(NodeId, Why)> {
+        let (preference, has_vips) = {
+            let states = self.publication.states();
+            let states = states.borrow();
+            (
+                states.state.preference(),
+                !states.state.snapshot().vips.is_empty(),
+            )
+        };
+        let seen = Seen {
+            me: self.id,
+            fit: !has_vips || self.unfit().is_none(),
+            leased: self.leadership.borrow().holds(now),
+            preference,
+            candidates: &self.candidates(metrics, group),
+        };
+        mover.decide(&seen, now)
     }
 
     fn no_member(&self, id: NodeId) -> ChangeRefused {

@@ -48,6 +48,9 @@ pub const MAX_PROPOSALS: usize = 4096;
 /// How long a question to a peer may have been under way when its answer comes.
 const ASKED: Duration = Duration::from_secs(1);
 
+/// What a node said of its fitness counts for so long.
+pub const FITNESS_LASTS: Duration = Duration::from_secs(5);
+
 /// Pause before a proposal or a read that found no leader is tried again, when nothing tells of one earlier.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -91,6 +94,8 @@ pub struct Core {
     pub(super) proposals: Semaphore,
     /// What this node says of its VIPs.
     pub(super) vip_facts: Mutex<VipFacts>,
+    /// What this node's own checks last said, and when: why it is unfit to hold VIPs.
+    pub(super) fitness: Mutex<Option<(Instant, Option<String>)>>,
     /// What the others say of theirs.
     pub(super) vip_peers: watch::Sender<VipPeers>,
     /// The last offer of a lease: its number, who made it in which term, when it arrived.
@@ -544,6 +549,25 @@ impl Core {
         });
     }
 
+    /// Why this node is unfit to hold VIPs; none: it is fit, or nobody checks.
+    pub(super) fn unfit(&self) -> Option<String> {
+        let (at, unfit) = lock(&self.fitness).clone()?;
+        let silent = at.elapsed();
+        match silent > FITNESS_LASTS {
+            true => Some(format!(
+                "its checks have not ended for {} s: it hangs",
+                silent.as_secs()
+            )),
+            false => unfit,
+        }
+    }
+
+    /// Whether one of these nodes said lately that it is fit to hold VIPs.
+    pub(super) fn is_any_fit(&self, ids: impl IntoIterator<Item = NodeId>) -> bool {
+        let peers = lock(&self.peers);
+        ids.into_iter().any(|id| peers.is_fit(id))
+    }
+
     /// What this node says of itself.
     pub(super) fn report(&self) -> PeerReport {
         let metrics = self.metrics();
@@ -567,6 +591,7 @@ impl Core {
             problem: self.problem(&metrics, recovery),
             low_space: self.own_low_space(),
             vips: lock(&self.vip_facts).clone(),
+            unfit: self.unfit(),
         }
     }
 
@@ -637,6 +662,20 @@ impl Peers {
             },
             low: report.and_then(|report| report.low_space),
         }
+    }
+
+    /// Why a node is unfit to hold VIPs, if it said so lately.
+    pub fn unfit(&self, id: NodeId) -> Option<String> {
+        let heard = self.reports.get(&id);
+        heard.and_then(Heard::fresh_report)?.unfit.clone()
+    }
+
+    /// It said so lately.
+    pub fn is_fit(&self, id: NodeId) -> bool {
+        let heard = self.reports.get(&id);
+        heard
+            .and_then(Heard::fresh_report)
+            .is_some_and(|report| report.unfit.is_none())
     }
 
     /// State hashes of this node that are kept for comparing.
@@ -748,6 +787,7 @@ mod tests {
             problem: None,
             low_space: None,
             vips: VipFacts::default(),
+            unfit: None,
         }
     }
 

@@ -141,6 +141,8 @@ pub enum ChangeRefused {
     Learner(NodeId),
     #[error("node {0} has not answered lately: start it, or choose another")]
     Silent(NodeId),
+    #[error("node {id} is unfit to hold the VIPs: {problem}; choose another, or mend it")]
+    Unfit { id: NodeId, problem: String },
     #[error("node {id} is {lag} log entries behind: wait until it has caught up")]
     Behind { id: NodeId, lag: u64 },
     #[error("there is no other voter that answers and has caught up")]
@@ -192,6 +194,8 @@ pub struct PeerReport {
     pub problem: Option<String>,
     pub low_space: Option<LowSpace>,
     pub vips: VipFacts,
+    /// Why it is unfit to hold VIPs.
+    pub unfit: Option<String>,
 }
 
 /// A disk with too little space for new entries.

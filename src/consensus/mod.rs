@@ -39,6 +39,7 @@ pub mod status;
 pub mod storage;
 #[cfg(test)]
 mod storage_tests;
+pub mod succession;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -214,6 +215,7 @@ impl Consensus {
             peers: Default::default(),
             proposals: Semaphore::new(MAX_PROPOSALS),
             vip_facts: Default::default(),
+            fitness: Default::default(),
             vip_peers: watch::Sender::new(VipPeers::default()),
             offered: Default::default(),
             changing: Default::default(),
@@ -331,6 +333,12 @@ impl Consensus {
     /// What the other members are to know of the VIPs on this node.
     pub fn tell_of_vips(&self, facts: VipFacts) {
         *core::lock(&self.core.vip_facts) = facts;
+    }
+
+    /// Says whether this node is fit to hold VIPs: none, or why it is not. To be said again within `FITNESS_LASTS`, or the node
+    /// counts as unfit; one that never says anything counts as fit.
+    pub fn tell_fitness(&self, unfit: Option<String>) {
+        *core::lock(&self.core.fitness) = Some((Instant::now(), unfit));
     }
 
     pub fn id(&self) -> NodeId {

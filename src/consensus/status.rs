@@ -51,6 +51,8 @@ pub struct NodeStatus {
     pub version: String,
     /// Why it is not well; empty: it is.
     pub problem: String,
+    /// Why it is unfit to hold VIPs; empty: it is fit, or that is not known.
+    pub unfit: String,
 }
 
 /// What a node does in the group.
@@ -125,6 +127,7 @@ fn described(id: NodeId, peer: &Peer, role: MemberRole, report: &PeerReport) -> 
         pid: Some(report.pid),
         version: report.version.clone(),
         problem: report.problem.clone().unwrap_or_default(),
+        unfit: report.unfit.clone().unwrap_or_default(),
     }
 }
 
@@ -147,6 +150,7 @@ fn peer_status(id: NodeId, peer: &Peer, role: MemberRole, heard: Option<&Heard>)
         pid: None,
         version: String::new(),
         problem: problem.unwrap_or_else(|| "it has not answered yet".into()),
+        unfit: String::new(),
     }
 }
 
@@ -171,5 +175,9 @@ fn alarms(nodes: &[NodeStatus], peers: &Peers) -> Vec<String> {
         .iter()
         .filter(|node| !node.problem.is_empty())
         .map(|node| format!("node {}: {}", node.id, node.problem));
-    diverged.chain(unwell).collect()
+    let unfit = nodes
+        .iter()
+        .filter(|node| !node.unfit.is_empty())
+        .map(|node| format!("node {} is unfit to hold the VIPs: {}", node.id, node.unfit));
+    diverged.chain(unwell).chain(unfit).collect()
 }

@@ -20,6 +20,7 @@ use super::{
     messages::PeerReport,
     network::{CallError, Rpc, Target},
     recovery::{Evidence, Recovery, StopReason, judge},
+    succession::{Mover, Why},
     types::Vote,
 };
 use crate::{model::node::NodeId, state::command::Change as StateChange};
@@ -120,6 +121,19 @@ async fn watch_leadership(core: &Core) {
     }
 }
 
+/// By how many ranks a node that is unfit to hold VIPs lets others go first, if one of them said lately that it is fit: enough for
+/// each of them to ask twice. When nobody is, it leads all the same.
+fn waits_for_the_fit(core: &Core, metrics: &Metrics, leader: Option<NodeId>) -> u32 {
+    let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().map(NodeId).collect();
+    let count = u32::try_from(voters.len()).unwrap_or(u32::MAX);
+    let others = voters.into_iter();
+    let others = others.filter(|v| *v != core.id && Some(*v) != leader);
+    match core.unfit().is_some() && core.is_any_fit(others) {
+        true => count.saturating_mul(2),
+        false => 0,
+    }
+}
+
 /// Has the leader send its heartbeats. One that gave leadership up sends none: it keeps nobody from being elected.
 async fn send_heartbeats(core: &Core) {
     let mut next = Instant::now();
@@ -166,7 +180,7 @@ async fn campaign(core: &Core) {
             opens_at: core.gate.opens_at(),
             heard: core.heard_at(&metrics),
             voted: votes.observe(&metrics, now),
-            rank: rank(&metrics, core.id, leader),
+            rank: rank(&metrics, core.id, leader) + waits_for_the_fit(core, &metrics, leader),
             alone: standing.sole_voter,
         };
         let due = attempts.due(&seen);
@@ -432,6 +446,7 @@ fn forget(core: &Core, targets: &[Target]) {
 async fn keep_group(core: &Core) {
     let mut readiness = Readiness::default();
     let mut made_way: Option<Instant> = None;
+    let mut mover = Mover::default();
     let mut tick = tokio::time::interval(STEP_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -443,6 +458,7 @@ async fn keep_group(core: &Core) {
         let leads = metrics.state == ServerState::Leader && core.standing(&metrics).running;
         if !leads {
             readiness.clear();
+            mover.clear();
             continue;
         }
         settle_release(core, &metrics).await;
@@ -454,6 +470,10 @@ async fn keep_group(core: &Core) {
             continue;
         }
         let mut group = core.group(&metrics);
+        if let Some((to, why)) = core.hand_over_due(&mut mover, &metrics, &group, now) {
+            give_away(core, to, why).await;
+            continue;
+        }
         let ready = ready_learners(&metrics, &group.learners, &group.alive);
         group.ready_since = readiness.observe(&ready, now).clone();
         let Some(step) = group.next_step(core.id, now) else {
@@ -497,6 +517,17 @@ async fn make_way(core: &Core) {
     tracing::warn!("little space is left on the disk of the leader: handing leadership over");
     if let Err(problem) = core.transfer_here(None, Instant::now() + STEP_LIMIT).await {
         tracing::warn!(%problem, "leadership was not handed over");
+    }
+}
+
+/// A leader that is unfit, or not where the VIPs are to be, hands over.
+async fn give_away(core: &Core, to: NodeId, why: Why) {
+    let problem = core.unfit().unwrap_or_default();
+    tracing::warn!(%to, %why, problem, "handing leadership and the VIPs over");
+    let _one_at_a_time = core.changing.lock().await;
+    let deadline = Instant::now() + STEP_LIMIT;
+    if let Err(problem) = core.transfer_here(Some(to), deadline).await {
+        tracing::warn!(%to, %problem, "leadership was not handed over");
     }
 }
 

@@ -1,8 +1,19 @@
 //! What `dns`, `proxy` and `vip` may know of consensus: a signal, received over a channel.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::node::NodeId;
+
+/// Where the VIPs are to be when that node can serve them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preference {
+    pub node: NodeId,
+    /// How long it has to have been fit and caught up before they go there; whole milliseconds, see `COOL_DOWN`.
+    pub cool_down: Duration,
+}
+
+/// Shortest and longest cool-down of a preference.
+pub const COOL_DOWN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
 
 /// This node's standing in its Raft group, as far as it knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -22,6 +22,8 @@ pub struct VipFacts {
     pub macs: BTreeMap<String, [u8; 6]>,
     /// VIPs whose old connections it still answers for, on behalf of their holder.
     pub serving: BTreeSet<IpAddr>,
+    /// Own addresses of the node on which services answer.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// The same of all other members that answer, as far as this node knows.
@@ -39,6 +41,13 @@ impl VipPeers {
     pub fn macs(&self) -> BTreeSet<[u8; 6]> {
         let all = self.facts.values();
         all.flat_map(|facts| facts.macs.values().copied()).collect()
+    }
+
+    /// Own addresses of the other members on which services answer.
+    pub fn service_addresses(&self) -> BTreeSet<IpAddr> {
+        let all = self.facts.values();
+        all.flat_map(|facts| facts.addresses.iter().copied())
+            .collect()
     }
 
     /// Where the node is that still serves what an earlier holder of `address` carried. Of several the one that gave it to

@@ -31,6 +31,7 @@ use crate::{
         Security,
         connect::{Link, channel_over},
     },
+    vip::neighbour::mac_text,
     wire::error::{Failure, FailureCode},
 };
 
@@ -329,6 +330,14 @@ impl Control {
                 .iter()
                 .filter_map(|vip| Some(format!("VIP {}: {}", vip.address, vip.problem.as_ref()?)));
             alarms.extend(problems);
+            let conflicts = vips.iter().filter_map(|vip| {
+                let host = mac_text(vip.conflict?);
+                Some(format!(
+                    "VIP {}: the foreign host {host} uses this address too: find it, and take the address from it",
+                    vip.address
+                ))
+            });
+            alarms.extend(conflicts);
             alarms.extend(lasting(&services));
         }
         if let Some(Security::Tls(shared)) = self.security.get() {

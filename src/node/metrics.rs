@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::{control::Control, services::Observed};
+use super::{control::Control, fitness::Report, services::Observed};
 use crate::{
     api::Api,
     consensus::{self, Consensus},
@@ -53,6 +53,7 @@ fn of_services(services: &Observed) -> Vec<Metric> {
     let mut metrics = dns::metrics::of(&services.dns.stats());
     metrics.extend(proxy::metrics::of(&services.proxy.status()));
     metrics.extend(of_vips(&services.vips.borrow()));
+    metrics.push(of_fitness(&services.fitness.borrow()));
     metrics
 }
 
@@ -106,7 +107,20 @@ fn of_alarms(count: usize) -> Metric {
     Metric::gauge("alarms", "Alarms that this node raises", count as f64)
 }
 
-fn of_vips(vips: &[VipStatus]) -> [Metric; 2] {
+fn of_fitness(fitness: &Report) -> Metric {
+    let samples = fitness.checks.iter().map(|(check, why)| {
+        let labels: Labels = vec![("check", check.name())];
+        (labels, f64::from(u8::from(why.is_none())))
+    });
+    Metric::labelled(
+        "vip_check",
+        "1 while the check passes that this node has to pass to be fit to hold VIPs",
+        Kind::Gauge,
+        samples.collect::<Vec<_>>(),
+    )
+}
+
+fn of_vips(vips: &[VipStatus]) -> [Metric; 3] {
     let by_address = |holds: fn(&VipStatus) -> bool| {
         let samples = vips.iter().map(move |vip| {
             let labels = vec![("address", vip.address.to_string())];
@@ -115,6 +129,12 @@ fn of_vips(vips: &[VipStatus]) -> [Metric; 2] {
         samples.collect::<Vec<_>>()
     };
     [
+        Metric::labelled(
+            "vip_conflict",
+            "1 while a host that is no member uses the VIP's address too",
+            Kind::Gauge,
+            by_address(|vip| vip.conflict.is_some()),
+        ),
         Metric::labelled(
             "vip_fenced",
             "1 while the kernel keeps this node silent about the VIP unless it holds it",
@@ -218,6 +238,7 @@ mod tests {
         metrics.extend(dns::metrics::of(&DnsStats::default()));
         metrics.extend(proxy::metrics::of(&proxy));
         metrics.extend(of_vips(&[]));
+        metrics.push(of_fitness(&Report::default()));
         metrics
     }
 

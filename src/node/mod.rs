@@ -7,6 +7,7 @@
 
 mod connector;
 mod control;
+mod fitness;
 mod group;
 mod lock;
 mod membership;
@@ -14,6 +15,8 @@ mod metrics;
 mod renewal;
 pub mod rescue;
 mod services;
+#[cfg(test)]
+mod simulation;
 
 use std::{
     io,
@@ -330,6 +333,7 @@ impl Node {
                 Err(error) => {
                     tracing::error!(%error, "DNS and listeners do not start; they are tried again");
                     self.control.not_started(error.to_string());
+                    consensus.tell_fitness(Some(error.to_string()));
                     // A port in use by something else may be free later.
                     let _ = tokio::time::timeout(START_AGAIN, stop.cancelled()).await;
                 }
@@ -355,6 +359,8 @@ impl Node {
         let feeding = feed(consensus.snapshots(), names, front);
         self.tasks.spawn_on(feeding, &self.runtimes.consensus);
         let told = tell_of_vips(consensus.clone(), services.vip_facts());
+        self.tasks.spawn(told);
+        let told = tell_fitness(consensus.clone(), services.fitness());
         self.tasks.spawn(told);
         self.control.serving(Some(services.observed()));
         tracing::info!("serving DNS and listeners");
@@ -592,6 +598,15 @@ async fn tell_of_vips(consensus: Consensus, mut facts: watch::Receiver<VipFacts>
             return consensus.tell_of_vips(VipFacts::default());
         }
     }
+}
+
+/// Tells consensus what the checks found, each time they end. Ends with the services.
+async fn tell_fitness(consensus: Consensus, mut fitness: watch::Receiver<fitness::Report>) {
+    while fitness.changed().await.is_ok() {
+        let unfit = fitness.borrow_and_update().unfit.clone();
+        consensus.tell_fitness(unfit);
+    }
+    consensus.tell_fitness(Some("DNS and listeners are stopped".into()));
 }
 
 /// The first published snapshot.

@@ -8,7 +8,9 @@ use std::{
 };
 
 use tokio::{runtime::Handle, sync::watch};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::fitness::{self, Report, Subjects};
 use crate::{
     config::{node::NodeConfig, reserved::Reserved},
     dns::{self, CacheLimits, DnsConfig, DnsServer, ForwardLimits, Identity, TcpLimits},
@@ -48,6 +50,9 @@ pub(super) struct Services {
     proxy: Proxy,
     vip: VipDriver,
     drain: Duration,
+    fitness: watch::Receiver<Report>,
+    /// Ends with this value.
+    _checks: AbortOnDropHandle<()>,
 }
 
 /// What others may look at while the services run.
@@ -56,6 +61,7 @@ pub(super) struct Observed {
     pub(super) dns: Arc<DnsServer>,
     pub(super) proxy: ProxyObserver,
     pub(super) vips: watch::Receiver<Vec<VipStatus>>,
+    pub(super) fitness: watch::Receiver<Report>,
 }
 
 impl Services {
@@ -74,13 +80,26 @@ impl Services {
         };
         let vip = VipDriver::start(vip_config, leadership, front.clone())?;
         let proxy = Proxy::start(proxy_config(config, &vip), front.clone())?;
-        let _dns_runtime = dns_runtime.enter();
-        let dns = DnsServer::start(dns_config(config, &vip), front)?;
+        let dns = {
+            let _dns_runtime = dns_runtime.enter();
+            DnsServer::start(dns_config(config, &vip), front)?
+        };
+        let subjects = Subjects {
+            proxy: proxy.observer(),
+            vips: vip.status(),
+            pulse: vip.pulse(),
+            outlook: vip.outlook(),
+        };
+        let (report, fitness) = watch::channel(Report::default());
+        let checks = fitness::run(config.clone(), subjects, report);
+        let checks = AbortOnDropHandle::new(tokio::spawn(checks));
         Ok(Self {
             dns: Arc::new(dns),
             proxy,
             vip,
             drain: config.proxy.drain,
+            fitness,
+            _checks: checks,
         })
     }
 
@@ -89,7 +108,13 @@ impl Services {
             dns: Arc::clone(&self.dns),
             proxy: self.proxy.observer(),
             vips: self.vip.status(),
+            fitness: self.fitness.clone(),
         }
+    }
+
+    /// What came of the checks, after each round of them.
+    pub(super) fn fitness(&self) -> watch::Receiver<Report> {
+        self.fitness.clone()
     }
 
     /// What the other members are to know of the VIPs here.
@@ -158,6 +183,14 @@ fn vip_config(config: &NodeConfig) -> VipConfig {
             second_chance: settings.second_chance,
             ..Timing::default()
         },
+        own_addresses: config
+            .addresses
+            .service
+            .iter()
+            .chain(&config.addresses.dns)
+            .copied()
+            .collect(),
+        reachable: settings.reachable.iter().copied().collect(),
         ..VipConfig::default()
     }
 }

@@ -35,7 +35,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, oneshot, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -152,7 +155,9 @@ impl Proxy {
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> Result<Self, StartError> {
         let limits = fit_limits(config.limits);
+        let workers = start_workers(config.workers)?;
         let observer = ProxyObserver {
+            workers: workers.iter().map(|w| w.runtime.clone()).collect(),
             directory: Arc::default(),
             budget: Arc::new(Budget::new(limits.connections)),
             pipes: PipePool::new(limits.pipes),
@@ -168,7 +173,7 @@ impl Proxy {
             },
             drain: limits.drain,
             seed: rand::random(),
-            workers: start_workers(config.workers)?,
+            workers,
             probes: Arc::new(Semaphore::new(
                 limits.probes.clamp(1, Semaphore::MAX_PERMITS),
             )),
@@ -234,9 +239,18 @@ pub struct ProxyObserver {
     directory: Arc<Directory>,
     budget: Arc<Budget>,
     pipes: Arc<PipePool>,
+    workers: Arc<[Handle]>,
 }
 
 impl ProxyObserver {
+    /// Whether every thread that forwards does something that it is given within this time.
+    pub async fn answers(&self, within: Duration) -> bool {
+        let given: Vec<_> = self.workers.iter().map(|w| w.spawn(async {})).collect();
+        let done = futures::future::join_all(given);
+        let done = tokio::time::timeout(within, done).await;
+        done.is_ok_and(|all| all.iter().all(Result::is_ok))
+    }
+
     pub fn status(&self) -> ProxyStatus {
         ProxyStatus::take(&self.directory, &self.budget, &self.pipes, Instant::now())
     }

@@ -6,6 +6,7 @@ use imbl::OrdMap;
 
 use super::command::{JoinToken, Secret};
 use crate::model::{
+    leadership::Preference,
     node::{ClusterId, Member, NodeId},
     timing::Profile,
 };
@@ -33,6 +34,8 @@ pub struct Cluster {
     pub profile: Profile,
     /// The last hand-over of the VIPs; none when the node that leads now has taken them under a lease of its own.
     pub vip_release: Option<VipRelease>,
+    /// Where the VIPs are to be; none: wherever they are.
+    pub preference: Option<Preference>,
 }
 
 /// The VIPs were given up in `term`, for `to` to take: the votes that make it the leader do not wait for the lease to lapse.
@@ -54,6 +57,7 @@ impl Default for Cluster {
             feature_level: FIRST_FEATURE_LEVEL,
             profile: Profile::default(),
             vip_release: None,
+            preference: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::model::{
     forwarder::Forwarder,
     label::Label,
+    leadership::Preference,
     listener::Listener,
     name::Name,
     node::{ClusterId, NodeId},
@@ -191,6 +192,10 @@ pub enum Change {
     /// The leader of `term` holds a lease of its own: a release of an earlier term says nothing any more.
     TakeVips {
         term: u64,
+    },
+    /// Sets where the VIPs are to be; none: wherever they are.
+    SetPreference {
+        preference: Option<Preference>,
     },
     /// Lifts the feature level, so that newer kinds of command may be proposed. Refused when it would fall.
     SetFeatureLevel {

@@ -38,6 +38,7 @@ use self::{
 };
 use crate::defect::{self, Defect};
 use crate::model::{
+    leadership::Preference,
     name::Name,
     node::{ClusterId, Member, NodeId},
     serial::Serial,
@@ -189,6 +190,11 @@ impl State {
     /// The last hand-over of the VIPs, unless a later leader has a lease of its own.
     pub fn vip_release(&self) -> Option<VipRelease> {
         self.cluster.vip_release
+    }
+
+    /// Where the VIPs are to be; none: wherever they are.
+    pub fn preference(&self) -> Option<Preference> {
+        self.cluster.preference
     }
 
     /// Kinds of command up to this level may be proposed.

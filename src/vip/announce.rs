@@ -69,7 +69,7 @@ pub fn unsolicited_advertisement(vip: Ipv6Addr, mac: Mac) -> Vec<u8> {
     frame
 }
 
-fn ethernet_header(to: Mac, from: Mac, ethertype: u16) -> Vec<u8> {
+pub(super) fn ethernet_header(to: Mac, from: Mac, ethertype: u16) -> Vec<u8> {
     let mut frame = Vec::with_capacity(86);
     frame.extend_from_slice(&to);
     frame.extend_from_slice(&from);
@@ -78,7 +78,7 @@ fn ethernet_header(to: Mac, from: Mac, ethertype: u16) -> Vec<u8> {
 }
 
 /// The checksum over pseudo-header and body (RFC 4443 section 2.3, RFC 8200 section 8.1).
-fn icmpv6_checksum(from: Ipv6Addr, to: Ipv6Addr, body: &[u8]) -> u16 {
+pub(super) fn icmpv6_checksum(from: Ipv6Addr, to: Ipv6Addr, body: &[u8]) -> u16 {
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let mut pseudo = Vec::with_capacity(40 + body.len());
     pseudo.extend_from_slice(&from.octets());

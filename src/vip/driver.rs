@@ -22,10 +22,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
 use super::{
+    announce::Mac,
     fence::ruleset::Ruleset,
     hands::{Hands, HandsChange, Problem},
     interface::Change,
+    lookout::{Lookout, LookoutTiming, Outlook, Sight, Watched},
     machine::{Action, Event, Fencing, Machine, Phase, Target, Timing},
+    neighbour::mac_text,
     notify::{Notice, Notifier, NotifyCommand, Turn},
 };
 use crate::model::{
@@ -37,6 +40,11 @@ use crate::model::{
 
 /// How long `stop` goes on trying to remove an address that the kernel will not let go.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// How long it is looked whether a foreign host has a VIP that is claimed for the first time: four questions, a quarter of a second apart.
+///
+/// DEVIATION from RFC 5227 section 2.1.1: shorter than its four to seven seconds, which are meant for hosts that switch on
+/// together behind slow switches.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// What holding a VIP means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -74,6 +82,12 @@ pub struct VipConfig {
     pub timing: Timing,
     /// What the other members say of their VIPs; none: there are none.
     pub peers: Option<watch::Receiver<VipPeers>>,
+    /// Own addresses of this node on which services answer.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// Addresses in the clients' network that answer as long as it is reached.
+    pub reachable: BTreeSet<IpAddr>,
+    /// What other hosts are to be looked for with.
+    pub lookout: LookoutTiming,
 }
 
 /// What keeps others from hearing this node when its lease has lapsed and its process cannot act.
@@ -109,6 +123,12 @@ pub struct VipStatus {
     pub fence: Fence,
     /// What keeps it from being held or announced, in a sentence for the operator.
     pub problem: Option<String>,
+    /// What is wrong with the device: this node could serve nobody through it.
+    pub device_problem: Option<String>,
+    /// Why the fence does not stand there, though it has to.
+    pub fence_problem: Option<String>,
+    /// The Ethernet address of a foreign host that uses this address too.
+    pub conflict: Option<Mac>,
 }
 
 /// The driver could not be started.
@@ -116,6 +136,8 @@ pub struct VipStatus {
 pub enum VipError {
     #[error("cannot start the thread that holds VIPs: {0}")]
     Thread(#[source] io::Error),
+    #[error("cannot start the thread that looks out for other hosts: {0}")]
+    Lookout(#[source] io::Error),
     #[error("cannot start the thread that runs the notify command: {0}")]
     Notify(#[source] io::Error),
 }
@@ -127,6 +149,8 @@ pub struct VipDriver {
     held: watch::Receiver<BTreeSet<IpAddr>>,
     released: watch::Receiver<u64>,
     facts: watch::Receiver<VipFacts>,
+    pulse: Pulse,
+    lookout: watch::Receiver<Outlook>,
     withdrawn: CancellationToken,
     stop: DropGuard,
     end: DropGuard,
@@ -165,6 +189,15 @@ impl VipDriver {
         let (held_sender, held) = watch::channel(BTreeSet::new());
         let (released_sender, released) = watch::channel(0);
         let (facts_sender, facts) = watch::channel(VipFacts::default());
+        let (asked_sender, asked) = watch::channel(0);
+        let (beat_sender, beat) = watch::channel(0);
+        let (sight_sender, sight) = watch::channel(Sight::default());
+        let lookout = match config.mode {
+            Mode::Kernel => Lookout::start(config.lookout, config.reachable.clone(), sight),
+            Mode::LoopbackStandIn => Ok(Lookout::none()),
+        };
+        let lookout = lookout.map_err(VipError::Lookout)?;
+        let outlook = lookout.outlook();
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let (end, withdrawn) = (CancellationToken::new(), CancellationToken::new());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -192,8 +225,10 @@ impl VipDriver {
                     held: held_sender,
                     released: released_sender,
                     facts: facts_sender,
+                    beat: beat_sender,
+                    sight: sight_sender,
                 };
-                let driver = Driver::new(config, leadership, reports, notifier);
+                let driver = Driver::new(config, leadership, reports, notifier, lookout, asked);
                 driver.run(snapshots, orders).await;
             });
         };
@@ -206,6 +241,11 @@ impl VipDriver {
             held,
             released,
             facts,
+            pulse: Pulse {
+                asked: asked_sender,
+                beat,
+            },
+            lookout: outlook,
             withdrawn,
             stop: stop.drop_guard(),
             end: end.drop_guard(),
@@ -236,6 +276,16 @@ impl VipDriver {
         self.facts.clone()
     }
 
+    /// Whether the thread lives.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// What is seen of other hosts on the segments of the VIPs.
+    pub fn outlook(&self) -> watch::Receiver<Outlook> {
+        self.lookout.clone()
+    }
+
     /// Withdraws every VIP and claims none any more. Connections through those that were given away by plan are served on, until
     /// `Withdrawn::end`. Returns when done, at the latest after `STOP_WITHIN` and a second.
     pub async fn withdraw(self) -> Withdrawn {
@@ -261,6 +311,26 @@ impl VipDriver {
     /// Withdraws every VIP, then ends. Returns when done, at the latest after twice `STOP_WITHIN` and a second.
     pub async fn stop(self) -> Notified {
         self.withdraw().await.end().await
+    }
+}
+
+/// Asks the thread of a driver whether it lives.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    asked: watch::Sender<u64>,
+    beat: watch::Receiver<u64>,
+}
+
+impl Pulse {
+    /// Whether it answers within this time.
+    pub async fn beats(&mut self, within: Duration) -> bool {
+        let mut number = 0;
+        self.asked.send_modify(|asked| {
+            *asked = asked.wrapping_add(1);
+            number = *asked;
+        });
+        let answered = self.beat.wait_for(|beat| *beat >= number);
+        matches!(tokio::time::timeout(within, answered).await, Ok(Ok(_)))
     }
 }
 
@@ -320,6 +390,11 @@ struct Driver {
     told: BTreeMap<Label, Fencing>,
     notifier: Option<Notifier>,
     peers: Option<watch::Receiver<VipPeers>>,
+    own_addresses: BTreeSet<IpAddr>,
+    lookout: Lookout,
+    asked: watch::Receiver<u64>,
+    /// VIPs that nobody held before, and until when it is looked whether a foreign host has them.
+    first_looks: BTreeMap<Target, Instant>,
 }
 
 /// What others may know.
@@ -328,6 +403,8 @@ struct Reports {
     held: watch::Sender<BTreeSet<IpAddr>>,
     released: watch::Sender<u64>,
     facts: watch::Sender<VipFacts>,
+    beat: watch::Sender<u64>,
+    sight: watch::Sender<Sight>,
 }
 
 /// What woke the task.
@@ -343,6 +420,10 @@ enum Wake {
     /// The fence that could not be made is to be tried again.
     FenceDue,
     Change(HandsChange),
+    /// Somebody asks whether this thread lives.
+    Asked,
+    /// Something was seen of another host.
+    Outlook,
 }
 
 impl Driver {
@@ -351,6 +432,8 @@ impl Driver {
         leadership: watch::Receiver<Leadership>,
         reports: Reports,
         notifier: Option<Notifier>,
+        lookout: Lookout,
+        asked: watch::Receiver<u64>,
     ) -> Self {
         let (owned, interfaces) = (!config.unowned_fence, config.interfaces);
         let (hands, unless_told) = match (config.mode, config.fence) {
@@ -376,6 +459,10 @@ impl Driver {
             told: BTreeMap::new(),
             notifier,
             peers: config.peers,
+            own_addresses: config.own_addresses,
+            lookout,
+            asked,
+            first_looks: BTreeMap::new(),
         }
     }
 
@@ -402,7 +489,9 @@ impl Driver {
                 }
             }
             let waiting = give_up_at.filter(|_| !orders.withdrawn.is_cancelled());
-            let deadline = [self.machine.next_deadline(Instant::now()), waiting]
+            let looked = self.first_looks.values().filter(|at| **at > Instant::now());
+            let looked = looked.min().copied();
+            let deadline = [self.machine.next_deadline(Instant::now()), waiting, looked]
                 .into_iter()
                 .flatten()
                 .min();
@@ -422,6 +511,8 @@ impl Driver {
                 }
                 () = sleep_until(fence_due) => Wake::FenceDue,
                 () = changed(&mut self.peers) => Wake::Peers,
+                Ok(()) = self.asked.changed() => Wake::Asked,
+                () = self.lookout.changed() => Wake::Outlook,
             };
             match wake {
                 Wake::Stop => {
@@ -432,7 +523,18 @@ impl Driver {
                     ending = true;
                     self.handle(Event::End).await;
                 }
-                Wake::Peers => self.keep_chance(),
+                Wake::Asked => {
+                    let number = *self.asked.borrow_and_update();
+                    self.reports.beat.send_replace(number);
+                }
+                Wake::Outlook => {
+                    self.handle_outlook();
+                    self.look_first().await;
+                }
+                Wake::Peers => {
+                    self.keep_chance();
+                    self.publish();
+                }
                 Wake::Leadership => {
                     let event = Event::Leadership(*self.leadership.borrow_and_update());
                     self.handle(event).await;
@@ -448,7 +550,10 @@ impl Driver {
                 }
                 Wake::Snapshot => self.handle_configured(configured(&mut snapshots)).await,
                 Wake::SnapshotsEnded => snapshots_open = false,
-                Wake::Deadline => self.handle(Event::Deadline).await,
+                Wake::Deadline => {
+                    self.handle(Event::Deadline).await;
+                    self.look_first().await;
+                }
                 Wake::FenceDue => self.keep_fence().await,
                 Wake::Change(change) => self.handle_change(change).await,
             }
@@ -457,11 +562,32 @@ impl Driver {
 
     /// A VIP is in the fence before it is claimed, and until it is withdrawn.
     async fn handle_configured(&mut self, targets: BTreeSet<Target>) {
+        if self.machine.entitled(Instant::now()) && self.lookout.sees() {
+            let until = Instant::now() + FIRST_LOOK;
+            let new = targets.difference(&self.configured);
+            self.first_looks.extend(new.map(|t| (t.clone(), until)));
+            self.look_first().await;
+        }
         self.configured.extend(targets.iter().cloned());
         self.keep_fence().await;
         self.configured.clone_from(&targets);
         self.handle(Event::Configured(targets)).await;
         self.keep_fence().await;
+    }
+
+    /// A VIP that was added just now, and that no node held before, is claimed when nobody speaks for it for a moment. Whoever
+    /// becomes the leader meanwhile takes it at once, as at every take-over.
+    async fn look_first(&mut self) {
+        if self.first_looks.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let entitled = self.machine.entitled(now);
+        let lookout = &self.lookout;
+        self.first_looks
+            .retain(|target, until| entitled && (now < *until || lookout.is_spoken_for(target)));
+        let withheld: BTreeSet<Target> = self.first_looks.keys().cloned().collect();
+        self.handle(Event::Withheld(withheld)).await;
     }
 
     /// Makes the fence what it has to be, and tells the machine where it stands.
@@ -583,6 +709,34 @@ impl Driver {
                 }
                 None
             }
+        }
+    }
+
+    /// Defends what is held against hosts that use it too, and tells of them.
+    fn handle_outlook(&mut self) {
+        for target in self.lookout.to_defend() {
+            if self.machine.may_announce(&target, Instant::now())
+                && let Err(problem) = self.hands.announce(&target)
+            {
+                self.announcing.note(&target, &problem);
+            }
+        }
+        self.publish();
+    }
+
+    /// What the lookout has to know.
+    fn sight(&self) -> Sight {
+        let peers = self.known_peers();
+        let targets = self.machine.phases().filter_map(|(target, phase)| {
+            let port = self.hands.port(&target.interface)?;
+            let held = matches!(phase, Phase::Held { .. });
+            let is_new = self.first_looks.contains_key(target);
+            Some((target.clone(), Watched { port, held, is_new }))
+        });
+        Sight {
+            targets: targets.collect(),
+            members: peers.macs(),
+            neighbours: peers.service_addresses(),
         }
     }
 
@@ -751,7 +905,12 @@ impl Driver {
         let facts = VipFacts {
             macs: self.hands.macs(),
             serving: self.machine.served().map(|t| t.address).collect(),
+            addresses: self.own_addresses.clone(),
         };
+        let sight = self.sight();
+        self.reports
+            .sight
+            .send_if_modified(|old| replace(old, sight));
         self.reports
             .facts
             .send_if_modified(|old| replace(old, facts));
@@ -784,6 +943,16 @@ impl Driver {
             .collect()
     }
 
+    /// Why a VIP is not claimed though nothing else hinders it.
+    fn withheld_from(&self, target: &Target) -> Option<String> {
+        let refused = self.first_looks.contains_key(target);
+        let mac = self.lookout.conflict(target).filter(|_| refused)?;
+        let host = mac_text(mac);
+        Some(format!(
+            "not taken: the host {host} has this address; choose another, or take it from that host"
+        ))
+    }
+
     fn status_of(&self, target: &Target) -> VipStatus {
         let since = self.since.get(target).map(|(_, wall)| *wall);
         let device = self.hands.device_of(&target.interface);
@@ -801,8 +970,12 @@ impl Driver {
                 .problems
                 .of(target)
                 .or_else(|| self.announcing.of(target))
+                .or_else(|| self.withheld_from(target))
                 // Told before this node leads: then it would be too late to find out.
                 .or_else(|| self.hands.obstacle(&target.interface)),
+            device_problem: self.hands.device_problem(&target.interface),
+            fence_problem: self.hands.fence_problem(&target.interface),
+            conflict: self.lookout.conflict(target),
             device,
         }
     }

@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::{
     announce::{Announcer, Mac, announcement},
-    connections,
+    arp_settings, connections,
     driver::FenceWish,
     fence::{
         Ensured, Fence, FenceError,
@@ -139,6 +138,30 @@ impl Hands {
     pub fn obstacle(&self, interface: &Label) -> Option<String> {
         match self {
             Hands::Kernel(kernel) => kernel.obstacle(interface),
+            Hands::StandIn => None,
+        }
+    }
+
+    /// What is wrong with the device behind an interface: this node could serve nobody through it.
+    pub fn device_problem(&self, interface: &Label) -> Option<String> {
+        match self {
+            Hands::Kernel(kernel) => kernel.device_problem(interface),
+            Hands::StandIn => None,
+        }
+    }
+
+    /// Why the fence does not stand on it, though it has to.
+    pub fn fence_problem(&self, interface: &Label) -> Option<String> {
+        match self {
+            Hands::Kernel(kernel) => kernel.fence_problem(interface),
+            Hands::StandIn => None,
+        }
+    }
+
+    /// The device behind an interface, if frames can be sent there.
+    pub fn port(&self, interface: &Label) -> Option<Port> {
+        match self {
+            Hands::Kernel(kernel) => kernel.port(interface),
             Hands::StandIn => None,
         }
     }
@@ -271,8 +294,6 @@ pub struct Kernel {
     ours: BTreeMap<Target, Device>,
     /// VIPs on `lo`, which this node serves on behalf of their holder.
     served: BTreeSet<Target>,
-    /// What `arp_ignore` and `arp_announce` of a device were before a VIP was served there.
-    arp: BTreeMap<String, [(&'static str, String); 2]>,
     chance: Option<Chance>,
     /// VIPs that were let go, or fell silent: connections of theirs may still end here.
     let_go: BTreeSet<IpAddr>,
@@ -292,7 +313,6 @@ impl Kernel {
             announcer: None,
             ours: BTreeMap::new(),
             served: BTreeSet::new(),
-            arp: BTreeMap::new(),
             chance: None,
             let_go: BTreeSet::new(),
             no_chance: None,
@@ -303,7 +323,8 @@ impl Kernel {
         let device = self.look_up(&target.interface).await?;
         let first = self.served.insert(target.clone());
         if first {
-            self.quiet_arp(&device.name);
+            // While a VIP is on `lo`, the host neither answers ARP for it on the device nor names it as sender.
+            arp_settings::make_strict(&device.name);
         }
         let (vips, macs) = ([target.address].into(), peers.macs());
         self.guard.permit_serving(&vips, &macs, &peers.addresses)?;
@@ -340,44 +361,14 @@ impl Kernel {
         if !self.served.iter().any(|t| t.interface == target.interface)
             && let Some(device) = self.names.get(&target.interface).cloned()
         {
-            self.restore_arp(&device);
-        }
-    }
-
-    /// While a VIP is on `lo`, the host neither answers ARP for it on the device nor names it as sender.
-    fn quiet_arp(&mut self, device: &str) {
-        let settings = [("arp_ignore", "1"), ("arp_announce", "2")];
-        let set = settings.map(|(name, value)| {
-            let before = read_arp(device, name).unwrap_or_default();
-            if before.parse::<u8>().ok() < value.parse().ok()
-                && let Err(error) = write_arp(device, name, value)
-            {
-                warn!(device, name, %error, "cannot be set: connections through a VIP that moves may be lost");
-            }
-            (name, before)
-        });
-        self.arp.entry(device.to_owned()).or_insert(set);
-    }
-
-    fn restore_arp(&mut self, device: &str) {
-        for (name, value) in self.arp.remove(device).into_iter().flatten() {
-            if !value.is_empty()
-                && let Err(error) = write_arp(device, name, &value)
-            {
-                warn!(device, name, value, %error, "cannot be restored");
-            }
+            arp_settings::restore(&device);
         }
     }
 
     fn keep_chance(&mut self, old_holders: &BTreeMap<Target, Mac>, peers: &VipPeers) {
-        let devices = old_holders.keys().filter_map(|target| {
-            let device = self.devices.get(&target.interface)?;
-            Some(Port {
-                name: device.name.clone(),
-                index: device.index,
-                mac: device.mac?,
-            })
-        });
+        let devices = old_holders
+            .keys()
+            .filter_map(|target| self.port(&target.interface));
         let passing = Passing {
             ports: devices.collect(),
             old_holders: old_holders
@@ -425,6 +416,7 @@ impl Kernel {
 
     /// Removes what an earlier process left. What cannot be removed expires by itself.
     async fn sweep(&mut self) {
+        arp_settings::restore_all();
         if let Err(problem) = self.sweep_device(&loopback()).await {
             warn!(%problem, "could not look for addresses that an earlier process had left on lo");
         }
@@ -538,17 +530,42 @@ impl Kernel {
     }
 
     fn obstacle(&self, interface: &Label) -> Option<String> {
+        let device = self.device_problem(interface);
+        device.or_else(|| self.guard.problem.clone())
+    }
+
+    fn device_problem(&self, interface: &Label) -> Option<String> {
         let Some(name) = self.names.get(interface) else {
             return Some(Problem::Unmapped(interface.clone()).to_string());
         };
-        if self.guard.is_off() {
-            return None;
+        match self.devices.get(interface) {
+            Some(device) if device.ready => None,
+            Some(device) => Some(format!("device {} is down or has no carrier", device.name)),
+            None if !self.watch.is_open() => None, // not known yet
+            None => {
+                let device = name.clone();
+                Some(InterfaceError::NoDevice { device }.to_string())
+            }
         }
-        if !self.devices.contains_key(interface) && self.watch.is_open() {
-            let device = name.clone();
-            return Some(InterfaceError::NoDevice { device }.to_string());
-        }
-        self.guard.problem.clone()
+    }
+
+    fn fence_problem(&self, interface: &Label) -> Option<String> {
+        let device = self.devices.get(interface)?;
+        let down = self.guard.fencing_on(&device.name) == Fencing::Down;
+        let problem = || {
+            let why = self.guard.problem.clone();
+            why.unwrap_or_else(|| format!("the fence does not stand on {}", device.name))
+        };
+        down.then(problem)
+    }
+
+    fn port(&self, interface: &Label) -> Option<Port> {
+        let device = self.devices.get(interface)?;
+        Some(Port {
+            name: device.name.clone(),
+            index: device.index,
+            mac: device.mac?,
+        })
     }
 
     /// Which devices there are.
@@ -645,20 +662,6 @@ fn loopback() -> Device {
         mac: None,
         ready: true,
     }
-}
-
-fn arp_setting(device: &str, name: &str) -> PathBuf {
-    Path::new("/proc/sys/net/ipv4/conf").join(device).join(name)
-}
-
-fn read_arp(device: &str, name: &str) -> io::Result<String> {
-    Ok(std::fs::read_to_string(arp_setting(device, name))?
-        .trim()
-        .to_owned())
-}
-
-fn write_arp(device: &str, name: &str, value: &str) -> io::Result<()> {
-    std::fs::write(arp_setting(device, name), value)
 }
 
 /// Whether the device is usable and was not, as far as known, or must be announced anew.

@@ -66,6 +66,8 @@ pub enum Event {
     Permitted(BTreeSet<Target>),
     /// They are not, or not for longer than before.
     PermitFailed(BTreeSet<Target>),
+    /// These are not to be claimed: it is not known yet whether a foreign host has them, or one has. What is held stays.
+    Withheld(BTreeSet<Target>),
     /// No connection is left through a VIP that is served, or it cannot be served.
     Quiet(Target),
     /// No more claims; what is held is withdrawn. What is served goes on being served.
@@ -237,6 +239,7 @@ pub struct Machine {
     /// Until when permissions were asked for.
     permitted_until: Option<Instant>,
     entries: BTreeMap<Target, Entry>,
+    withheld: BTreeSet<Target>,
     actions: VecDeque<Action>,
 }
 
@@ -252,6 +255,7 @@ impl Machine {
             fencing: BTreeMap::new(),
             permitted_until: None,
             entries: BTreeMap::new(),
+            withheld: BTreeSet::new(),
             actions: VecDeque::new(),
         }
     }
@@ -275,6 +279,7 @@ impl Machine {
                 self.permitted_until = None;
                 self.handle_permit(&targets, Answer::PermitFailed, now);
             }
+            Event::Withheld(targets) => self.withheld = targets,
             Event::Quiet(target) => self.end_serving(&target),
             Event::Stop => self.stopping = true,
             Event::End => {
@@ -541,6 +546,10 @@ impl Machine {
     fn place_of(&self, target: &Target, entry: &Entry, now: Instant) -> Place {
         let fencing = self.fencing_of(target);
         let lapsed = self.leadership.lease_until.is_some();
+        let unclaimed = matches!(entry.phase, Phase::Withdrawn { .. });
+        if unclaimed && self.withheld.contains(target) {
+            return Place::Off;
+        }
         if !entry.wanted || self.stopping || fencing == Fencing::Down {
             Place::Off
         } else if self.entitled(now) {

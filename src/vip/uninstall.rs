@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
+    arp_settings,
     fence::{self, FenceError},
     interface::{InterfaceError, Interfaces},
 };
@@ -28,6 +29,7 @@ pub enum UninstallError {
 pub async fn uninstall() -> Result<Uninstalled, UninstallError> {
     fence::may_uninstall()?;
     let addresses = Interfaces::open()?.sweep_all().await?;
+    arp_settings::restore_all();
     Ok(Uninstalled {
         addresses,
         fence: fence::uninstall()?,

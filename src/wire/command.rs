@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     model::{
+        leadership::Preference,
         name::Name,
         node::{ClusterId, NodeId},
         rrset::Rrset,
@@ -365,6 +366,9 @@ impl From<&Change> for v1::Change {
                 term: *term,
             }),
             Change::TakeVips { term } => Kind::TakeVips(v1::TakeVips { term: *term }),
+            Change::SetPreference { preference } => {
+                Kind::SetPreference(preference.map_or_else(v1::Preference::default, Into::into))
+            }
             Change::SetFeatureLevel { level } => {
                 Kind::SetFeatureLevel(v1::SetFeatureLevel { level: *level })
             }
@@ -502,6 +506,12 @@ impl TryFrom<v1::Change> for Change {
                 term,
             },
             Kind::TakeVips(v1::TakeVips { term }) => Self::TakeVips { term },
+            Kind::SetPreference(v1::Preference { node, cool_down_ms }) => Self::SetPreference {
+                preference: node.map(|node| Preference {
+                    node: NodeId(node),
+                    cool_down: Duration::from_millis(cool_down_ms),
+                }),
+            },
         })
     }
 }
@@ -611,6 +621,16 @@ fn zone_rrset_from(message: v1::ZoneRrset) -> Result<(Name, Name, Rrset), WireEr
     let v1::ZoneRrset { zone, name, rrset } = message;
     let rrset = required("rrset", rrset)?.try_into()?;
     Ok((zone_name(&zone)?, parsed("name", &name)?, rrset))
+}
+
+impl From<Preference> for v1::Preference {
+    fn from(preference: Preference) -> Self {
+        let Preference { node, cool_down } = preference;
+        Self {
+            node: Some(node.0),
+            cool_down_ms: super::millis(cool_down),
+        }
+    }
 }
 
 impl From<Timing> for v1::Timing {
@@ -917,6 +937,13 @@ mod tests {
                 term
             }),
             any::<u64>().prop_map(|term| Change::TakeVips { term }),
+            option::of((any::<u64>(), 0u64..100_000_000)).prop_map(|preference| {
+                let preference = preference.map(|(node, ms)| Preference {
+                    node: NodeId(node),
+                    cool_down: Duration::from_millis(ms),
+                });
+                Change::SetPreference { preference }
+            }),
         ]
     }
 

@@ -7,6 +7,7 @@ use imbl::OrdMap;
 use super::{Work, exists, not_found, over_limit};
 use crate::{
     model::{
+        leadership::Preference,
         node::{ClusterId, Member, NodeId},
         timing::Profile,
     },
@@ -141,6 +142,7 @@ impl Work<'_> {
             let hint = "`cluster status` lists the members";
             return Err(not_found(format!("node {id}"), hint));
         }
+        cluster.preference = cluster.preference.filter(|p| p.node != id);
         self.changed = true;
         Ok(())
     }
@@ -187,6 +189,22 @@ impl Work<'_> {
         let last = self.next.cluster.vip_release;
         if last.is_some_and(|last| last.term < term) {
             Arc::make_mut(&mut self.next.cluster).vip_release = None;
+            self.changed = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_preference(&mut self, preference: Option<Preference>) -> Result<(), Refusal> {
+        if let Some(Preference { node, .. }) = preference
+            && !self.next.cluster.members.contains_key(&node)
+        {
+            return Err(not_found(
+                format!("node {node}"),
+                "`cluster status` lists the members",
+            ));
+        }
+        if self.next.cluster.preference != preference {
+            Arc::make_mut(&mut self.next.cluster).preference = preference;
             self.changed = true;
         }
         Ok(())

@@ -2,7 +2,11 @@
 
 use super::{invalid, too_many};
 use crate::{
-    model::{node::ClusterId, timing::Profile},
+    model::{
+        leadership::{COOL_DOWN, Preference},
+        node::ClusterId,
+        timing::Profile,
+    },
     state::{
         command::{JoinToken, NewMember, Secret},
         limits,
@@ -52,6 +56,20 @@ pub fn profile(profile: Profile) -> Result<(), Refusal> {
         .timing()
         .check(None)
         .map_err(|fault| invalid("cluster profile", fault, ""))
+}
+
+/// That the cool-down is one that can be kept, in whole milliseconds.
+pub fn preference(preference: &Preference) -> Result<(), Refusal> {
+    let (shortest, longest) = COOL_DOWN;
+    let cool_down = preference.cool_down;
+    let whole = cool_down.subsec_nanos().is_multiple_of(1_000_000);
+    if whole && (shortest..=longest).contains(&cool_down) {
+        return Ok(());
+    }
+    let problem = format!(
+        "a cool-down of {cool_down:?}, expected whole milliseconds from {shortest:?} to {longest:?}"
+    );
+    Err(invalid("preferred holder", problem, ""))
 }
 
 pub fn member(member: &NewMember) -> Result<(), Refusal> {

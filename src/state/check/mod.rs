@@ -90,6 +90,9 @@ pub fn change(change: &Change) -> Result<(), Refusal> {
         Change::RotateCa { ca } => members::ca(ca),
         Change::SetProfile { profile } => members::profile(*profile),
         Change::ReleaseVips { .. } | Change::TakeVips { .. } => Ok(()),
+        Change::SetPreference { preference } => {
+            preference.as_ref().map_or(Ok(()), members::preference)
+        }
         Change::SetFeatureLevel { .. } => Ok(()),
     }
 }

@@ -10,6 +10,7 @@ use crate::{
         forwarder::Forwarder,
         health::{HealthCheck, Probe},
         label::Label,
+        leadership::Preference,
         listener::{ListenAddress, Listener},
         name::{MAX_NAME, Name, NameKey},
         network::Network,
@@ -710,6 +711,7 @@ impl Stored for Cluster {
             feature_level,
             profile,
             vip_release,
+            preference,
         } = self;
         write_optional(id.as_ref(), out, |id, out| out.put_text(&id.0));
         out.put_text(&ca.0);
@@ -737,6 +739,11 @@ impl Stored for Cluster {
             out.put_number(to.0);
             out.put_number(*term);
         });
+        write_optional(preference.as_ref(), out, |preference, out| {
+            let Preference { node, cool_down } = preference;
+            out.put_number(node.0);
+            out.put_duration(*cool_down);
+        });
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -759,6 +766,11 @@ impl Stored for Cluster {
             let term = r.number()?;
             Ok(VipRelease { to, term })
         })?;
+        let preference = read_optional(reader, |r| {
+            let node = NodeId(r.number()?);
+            let cool_down = r.duration()?;
+            Ok(Preference { node, cool_down })
+        })?;
         Ok(Self {
             id,
             ca,
@@ -769,6 +781,7 @@ impl Stored for Cluster {
             feature_level,
             profile: Profile::of_timing(timing),
             vip_release,
+            preference,
         })
     }
 }

@@ -1,0 +1,307 @@
+//! Decides to whom leadership goes, and when a leader gives it away of its own accord: to a fit voter when it is unfit to hold the
+//! VIPs, and to the preferred one when that has been fit and caught up for the cool-down.
+//!
+//! Leading and holding go together, so a node that cannot serve should not lead. It does all the same when no voter is fit: VIPs
+//! that answer badly are better than none, and an alarm says so.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use crate::model::{leadership::Preference, node::NodeId};
+
+/// Between two tries to give leadership away.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// A voter other than the leader, as the leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub id: NodeId,
+    /// It answered within the last second and has caught up.
+    pub ready: bool,
+    /// It said lately that it is fit to hold VIPs.
+    pub fit: bool,
+    /// Heartbeats that it seems to have missed, in units that a healthy voter never fills.
+    pub missed: u64,
+    /// Log entries it is behind.
+    pub lag: u64,
+}
+
+/// The best of those that are ready; fit ones before others.
+pub fn best(candidates: &[Candidate]) -> Option<NodeId> {
+    let ready = candidates.iter().filter(|c| c.ready);
+    ready
+        .min_by_key(|c| (!c.fit, c.missed, c.lag, c.id))
+        .map(|c| c.id)
+}
+
+/// What a leader sees.
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    pub me: NodeId,
+    /// This leader is fit to hold VIPs.
+    pub fit: bool,
+    /// It holds the right to: what it does not have it cannot give away.
+    pub leased: bool,
+    pub preference: Option<Preference>,
+    pub candidates: &'a [Candidate],
+}
+
+/// Why leadership is given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    Unfit,
+    Preferred,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::Unfit => "this node is unfit to hold the VIPs",
+            Why::Preferred => "the preferred node has been fit for the cool-down",
+        })
+    }
+}
+
+/// Follows what a leader sees, from its election on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mover {
+    /// Since when the preferred node has been fit and caught up, as far as this leader saw.
+    preferred: Option<(Preference, Instant)>,
+    tried: Option<Instant>,
+}
+
+impl Mover {
+    /// Whom to give leadership to now, if to anybody. A try that failed is repeated after a while.
+    pub fn decide(&mut self, seen: &Seen<'_>, now: Instant) -> Option<(NodeId, Why)> {
+        let ripe = self.ripe(seen, now);
+        let lately = self.tried.is_some_and(|at| now < at + TRY_AGAIN);
+        if lately || !seen.leased {
+            return None;
+        }
+        let unfit = best(seen.candidates).filter(|id| !seen.fit && is_fit(seen, *id));
+        let chosen = match (unfit, ripe) {
+            (Some(_), Some(preferred)) => (preferred, Why::Unfit),
+            (Some(any), None) => (any, Why::Unfit),
+            (None, Some(preferred)) => (preferred, Why::Preferred),
+            (None, None) => return None,
+        };
+        self.tried = Some(now);
+        Some(chosen)
+    }
+
+    /// This node does not lead, or does no more: what it saw says nothing about the next time.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The preferred node, if it has been ready and fit for the cool-down.
+    fn ripe(&mut self, seen: &Seen<'_>, now: Instant) -> Option<NodeId> {
+        let wanted = seen.preference.filter(|p| p.node != seen.me);
+        let Some(preference) = wanted.filter(|p| is_fit(seen, p.node)) else {
+            self.preferred = None;
+            return None;
+        };
+        let since = match self.preferred {
+            Some((known, since)) if known == preference => since,
+            _ => now,
+        };
+        self.preferred = Some((preference, since));
+        (now.saturating_duration_since(since) >= preference.cool_down).then_some(preference.node)
+    }
+}
+
+fn is_fit(seen: &Seen<'_>, id: NodeId) -> bool {
+    let mut candidates = seen.candidates.iter();
+    candidates.any(|c| c.id == id && c.ready && c.fit)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn voter(id: u64) -> Candidate {
+        Candidate {
+            id: NodeId(id),
+            ready: true,
+            fit: true,
+            missed: 0,
+            lag: 0,
+        }
+    }
+
+    fn prefer(id: u64) -> Option<Preference> {
+        Some(Preference {
+            node: NodeId(id),
+            cool_down: ms(10_000),
+        })
+    }
+
+    #[test]
+    fn the_fit_come_first_then_those_that_answer_then_those_that_keep_up() {
+        let not_ready = Candidate {
+            ready: false,
+            ..voter(2)
+        };
+        let unfit = Candidate {
+            fit: false,
+            ..voter(2)
+        };
+        let late = Candidate {
+            missed: 1,
+            ..voter(2)
+        };
+        let behind = Candidate { lag: 9, ..voter(2) };
+        // (candidates, best)
+        let cases = [
+            (vec![], None),
+            (vec![not_ready], None),
+            (vec![unfit], Some(2)),
+            (vec![unfit, voter(3)], Some(3)),
+            (vec![late, voter(3)], Some(3)),
+            (vec![behind, voter(3)], Some(3)),
+            (
+                vec![
+                    unfit,
+                    Candidate {
+                        lag: 900,
+                        ..voter(3)
+                    },
+                ],
+                Some(3),
+            ),
+            (vec![voter(3), voter(2)], Some(2)),
+        ];
+        for (candidates, expected) in cases {
+            assert_eq!(best(&candidates), expected.map(NodeId), "{candidates:?}");
+        }
+    }
+
+    #[test]
+    fn an_unfit_leader_gives_way_to_a_fit_one_and_else_stays() {
+        let now = Instant::now();
+        let unfit = Candidate {
+            fit: false,
+            ..voter(2)
+        };
+        // (this one fit, leased, candidates, goes to)
+        let cases = [
+            (true, true, vec![voter(2)], None),
+            (false, true, vec![voter(2)], Some(2)),
+            (false, false, vec![voter(2)], None),
+            (false, true, vec![unfit], None),
+            (false, true, vec![unfit, voter(3)], Some(3)),
+            (false, true, vec![], None),
+        ];
+        for (fit, leased, candidates, expected) in cases {
+            let seen = Seen {
+                me: NodeId(1),
+                fit,
+                leased,
+                preference: None,
+                candidates: &candidates,
+            };
+            let decided = Mover::default().decide(&seen, now);
+            let expected = expected.map(|id| (NodeId(id), Why::Unfit));
+            assert_eq!(decided, expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_try_is_repeated_after_a_while() {
+        let now = Instant::now();
+        let seen = Seen {
+            me: NodeId(1),
+            fit: false,
+            leased: true,
+            preference: None,
+            candidates: &[voter(2)],
+        };
+        let mut mover = Mover::default();
+        let tries: Vec<u64> = (0..5000)
+            .step_by(200)
+            .filter(|at| mover.decide(&seen, now + ms(*at)).is_some())
+            .collect();
+        assert_eq!(tries, [0, 2000, 4000]);
+    }
+
+    #[test]
+    fn the_preferred_node_gets_the_vips_after_the_cool_down_and_not_while_it_comes_and_goes() {
+        let start = Instant::now();
+        let ready = [voter(2), voter(3)];
+        let unfit = [
+            Candidate {
+                fit: false,
+                ..voter(2)
+            },
+            voter(3),
+        ];
+        let seen = |candidates| Seen {
+            me: NodeId(1),
+            fit: true,
+            leased: true,
+            preference: prefer(2),
+            candidates,
+        };
+        let mut mover = Mover::default();
+        for at in (0..9_000).step_by(200) {
+            assert_eq!(mover.decide(&seen(&ready), start + ms(at)), None);
+        }
+        assert_eq!(mover.decide(&seen(&unfit), start + ms(9_000)), None);
+        for at in (9_200..19_200).step_by(200) {
+            assert_eq!(mover.decide(&seen(&ready), start + ms(at)), None);
+        }
+        let ripe = Some((NodeId(2), Why::Preferred));
+        assert_eq!(mover.decide(&seen(&ready), start + ms(19_200)), ripe);
+        // Whoever is preferred itself stays.
+        let own = Seen {
+            preference: prefer(1),
+            ..seen(&ready)
+        };
+        assert_eq!(mover.decide(&own, start + ms(60_000)), None);
+    }
+
+    proptest! {
+        /// Three nodes whose interfaces come and go at random, each leader beginning anew: VIPs go to the preferred node at most once a
+        /// cool-down, and only to a node that is fit.
+        #[test]
+        fn at_most_one_move_by_preference_a_cool_down(turns in prop::collection::vec((0u64..3, any::<bool>()), 0..400)) {
+            let start = Instant::now();
+            let (mut leader, mut mover) = (1u64, Mover::default());
+            let mut fit = [true; 3];
+            let mut by_preference: Vec<u64> = vec![];
+            for (step, (node, is_fit)) in (0u64..).zip(turns) {
+                fit[usize::try_from(node).unwrap()] = is_fit;
+                let at = step * 700;
+                let candidates: Vec<Candidate> = (1..=3u64)
+                    .filter(|id| *id != leader)
+                    .map(|id| Candidate { fit: fit[usize::try_from(id - 1).unwrap()], ..voter(id) })
+                    .collect();
+                let seen = Seen {
+                    me: NodeId(leader),
+                    fit: fit[usize::try_from(leader - 1).unwrap()],
+                    leased: true,
+                    preference: prefer(2),
+                    candidates: &candidates,
+                };
+                if let Some((to, why)) = mover.decide(&seen, start + ms(at)) {
+                    prop_assert!(fit[usize::try_from(to.0 - 1).unwrap()]);
+                    prop_assert_ne!(to.0, leader);
+                    if why == Why::Preferred {
+                        prop_assert!(by_preference.last().is_none_or(|last| at - last >= 10_000));
+                        by_preference.push(at);
+                    }
+                    leader = to.0;
+                    mover.clear();
+                }
+            }
+        }
+    }
+}

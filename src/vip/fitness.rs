@@ -1,0 +1,221 @@
+//! Decides whether this node is fit to hold VIPs: what its checks found comes in, a verdict with its reasons goes out.
+//!
+//! A check counts as passed until it has failed `fall` times in a row, and then as failed until it has passed `rise` times in a
+//! row. `rise` is well above `fall` where a fault comes and goes: a VIP that follows each turn of it would move all the time.
+//! What becomes of an unfit node is decided elsewhere (`consensus::succession`).
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::model::label::Label;
+
+/// Something that a node needs to hold VIPs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Check {
+    /// DNS answers on the node's own addresses, over UDP and TCP.
+    Dns,
+    /// The threads of the listeners live, and their sockets are bound.
+    Listeners,
+    /// The thread that holds VIPs lives.
+    Holding,
+    /// The device behind an interface of a VIP is there and has carrier.
+    Interface(Label),
+    /// The fence stands on it, where it has to.
+    Fence(Label),
+    /// Another member, or one of the addresses that `reachable` names, answers there.
+    Segment,
+    /// The operator's own command.
+    Script,
+}
+
+impl Check {
+    /// The name in metrics and logs.
+    pub fn name(&self) -> String {
+        match self {
+            Check::Dns => "dns".to_owned(),
+            Check::Listeners => "listeners".to_owned(),
+            Check::Holding => "holding".to_owned(),
+            Check::Interface(label) => format!("interface {label}"),
+            Check::Fence(label) => format!("fence {label}"),
+            Check::Segment => "segment".to_owned(),
+            Check::Script => "script".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+/// After how many results in a row, at least one, a check changes sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub fall: u32,
+    pub rise: u32,
+}
+
+/// What one run of a check found: a failure says what is wrong.
+pub type Finding = Result<(), String>;
+
+/// A check that changed sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Failed(Check, String),
+    Passed(Check),
+}
+
+/// All checks of a node.
+#[derive(Clone, Debug, Default)]
+pub struct Fitness {
+    checks: BTreeMap<Check, Counter>,
+}
+
+/// One check.
+#[derive(Clone, Debug, Default)]
+struct Counter {
+    /// Results in a row that speak against the side it is on.
+    against: u32,
+    /// Why it counts as failed; none: it counts as passed.
+    failed: Option<String>,
+}
+
+impl Fitness {
+    /// Takes in what a check found.
+    pub fn observe(&mut self, check: &Check, counts: Counts, finding: Finding) -> Option<Turn> {
+        let counter = self.checks.entry(check.clone()).or_default();
+        match (&mut counter.failed, finding) {
+            (None, Ok(())) => counter.against = 0,
+            (Some(why), Err(problem)) => {
+                counter.against = 0;
+                *why = problem;
+            }
+            (None, Err(problem)) => {
+                counter.against = counter.against.saturating_add(1);
+                if counter.against >= counts.fall {
+                    counter.against = 0;
+                    counter.failed = Some(problem.clone());
+                    return Some(Turn::Failed(check.clone(), problem));
+                }
+            }
+            (Some(_), Ok(())) => {
+                counter.against = counter.against.saturating_add(1);
+                if counter.against >= counts.rise {
+                    *counter = Counter::default();
+                    return Some(Turn::Passed(check.clone()));
+                }
+            }
+        }
+        None
+    }
+
+    /// Forgets checks that are not made any more.
+    pub fn retain(&mut self, made: impl Fn(&Check) -> bool) {
+        self.checks.retain(|check, _| made(check));
+    }
+
+    /// Every check that was made, and why it counts as failed.
+    pub fn checks(&self) -> impl Iterator<Item = (&Check, Option<&str>)> {
+        let checks = self.checks.iter();
+        checks.map(|(check, counter)| (check, counter.failed.as_deref()))
+    }
+
+    /// Why the node is unfit; none: it is fit.
+    pub fn unfit(&self) -> Option<String> {
+        let failed: Vec<&str> = self.checks().filter_map(|(_, why)| why).collect();
+        (!failed.is_empty()).then(|| failed.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const COUNTS: Counts = Counts { fall: 3, rise: 2 };
+
+    fn finding(passes: bool) -> Finding {
+        match passes {
+            true => Ok(()),
+            false => Err("no answer".into()),
+        }
+    }
+
+    #[test]
+    fn results_in_a_row_turn_a_check() {
+        // (results, fit after each)
+        let cases = [
+            ("..", "++"),
+            ("!!!", "++-"),
+            ("!!.!!", "+++++"),
+            ("!!.!!!", "+++++-"),
+            ("!!!..", "++--+"),
+            ("!!!.!..", "++----+"),
+            ("!!!..!!!", "++--+++-"),
+        ];
+        for (results, expected) in cases {
+            let mut fitness = Fitness::default();
+            let mut seen = String::new();
+            for result in results.chars() {
+                fitness.observe(&Check::Dns, COUNTS, finding(result == '.'));
+                seen.push(if fitness.unfit().is_none() { '+' } else { '-' });
+            }
+            assert_eq!(seen, expected, "{results}");
+        }
+    }
+
+    #[test]
+    fn a_turn_is_told_once_and_names_its_reason() {
+        let mut fitness = Fitness::default();
+        let once = Counts { fall: 1, rise: 1 };
+        let lan = Check::Interface("lan".parse().unwrap());
+        let turns: Vec<_> = [Err("no carrier"), Err("no device"), Ok(()), Ok(())]
+            .into_iter()
+            .map(|f| fitness.observe(&lan, once, f.map_err(str::to_owned)))
+            .collect();
+        assert_eq!(
+            turns,
+            [
+                Some(Turn::Failed(lan.clone(), "no carrier".into())),
+                None,
+                Some(Turn::Passed(lan)),
+                None
+            ]
+        );
+    }
+
+    #[test]
+    fn one_failed_check_of_several_makes_the_node_unfit_until_it_is_made_no_more() {
+        let mut fitness = Fitness::default();
+        let once = Counts { fall: 1, rise: 1 };
+        let lan = Check::Fence("lan".parse().unwrap());
+        fitness.observe(&Check::Dns, once, Ok(()));
+        fitness.observe(&lan, once, Err("no fence".into()));
+        fitness.observe(&Check::Script, once, Err("it ended with 1".into()));
+        assert_eq!(
+            fitness.unfit().as_deref(),
+            Some("no fence; it ended with 1")
+        );
+        assert_eq!(fitness.checks().filter(|(_, why)| why.is_none()).count(), 1);
+        fitness.retain(|check| *check == Check::Dns);
+        assert_eq!(fitness.unfit(), None);
+    }
+
+    proptest! {
+        /// Whatever comes, a check is on the failed side exactly if the last turn of `fall` failures in a row is newer than that of
+        /// `rise` passes.
+        #[test]
+        fn sides_change_as_counted(results in prop::collection::vec(any::<bool>(), 0..60), fall in 1u32..5, rise in 1u32..5) {
+            let counts = Counts { fall, rise };
+            let (mut fitness, mut failed, mut row) = (Fitness::default(), false, (true, 0));
+            for passes in results {
+                row = if row.0 == passes { (passes, row.1 + 1) } else { (passes, 1) };
+                if !passes && row.1 >= fall { failed = true; }
+                if passes && row.1 >= rise { failed = false; }
+                fitness.observe(&Check::Listeners, counts, finding(passes));
+                prop_assert_eq!(fitness.unfit().is_some(), failed);
+            }
+        }
+    }
+}

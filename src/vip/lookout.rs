@@ -1,0 +1,452 @@
+//! Looks out for other hosts on the segments of the VIPs: foreign ones that use a VIP too, and those that show that the clients' side
+//! is reached. `neighbour` judges.
+//!
+//! A thread of its own, with two packet sockets that the kernel filters: a storm of ARP must not delay the thread that holds VIPs. It
+//! changes nothing and announces nothing; what is to be defended is for the driver to announce, which looks at the lease. It asks
+//! by frames that name no address of this node. Ends when the value is dropped.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{LinkAddr, recvfrom},
+};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{
+    announce::{Announcer, Mac},
+    fence::chance::Port,
+    machine::Target,
+    neighbour::{Conflicts, Reach, mac_text, question, spoken},
+};
+
+/// Longest wait for a frame: how late an order to stop, a VIP or a verdict may be.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Frames taken between two looks at the rest.
+const BATCH: usize = 256;
+const FRAME: usize = 256;
+/// Between tries to open sockets that could not be opened.
+const OPEN_AGAIN: Duration = Duration::from_secs(10);
+
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+
+/// When it asks, and how long silence may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookoutTiming {
+    /// Between two questions to each of those that show whether the clients' side is reached.
+    pub ask_every: Duration,
+    /// Silence of all of them after which it counts as cut off.
+    pub patience: Duration,
+    /// Between two questions for a VIP that this node holds. One is asked when it is taken, beside the announcements.
+    pub probe_every: Duration,
+    /// Between two questions for a VIP that is about to be claimed for the first time.
+    pub first_probes: Duration,
+    /// A conflict that is older raises an alarm. A member's new Ethernet address is known within a second.
+    pub confirm: Duration,
+    /// An alarm ends when its host was not heard for so long.
+    pub lasts: Duration,
+}
+
+impl Default for LookoutTiming {
+    fn default() -> Self {
+        Self {
+            ask_every: Duration::from_millis(900),
+            patience: Duration::from_millis(2800),
+            probe_every: Duration::from_secs(8),
+            first_probes: Duration::from_millis(250),
+            confirm: Duration::from_secs(2),
+            lasts: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A VIP on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    pub port: Port,
+    /// This node holds it.
+    pub held: bool,
+    /// It is about to be claimed for the first time.
+    pub is_new: bool,
+}
+
+/// What it has to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    pub targets: BTreeMap<Target, Watched>,
+    /// Ethernet addresses of other members.
+    pub members: BTreeSet<Mac>,
+    /// Their own addresses.
+    pub neighbours: BTreeSet<IpAddr>,
+}
+
+/// What it sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// VIPs that a foreign host uses too, and its Ethernet address.
+    pub conflicts: BTreeMap<Target, Mac>,
+    /// How often each VIP was to be defended so far.
+    pub defences: BTreeMap<Target, u64>,
+    /// VIPs that a foreign host spoke for lately, whether that raises an alarm yet or not.
+    pub spoken_for: BTreeSet<Target>,
+    /// Why the clients' side counts as cut off.
+    pub cut_off: Option<String>,
+}
+
+/// The running thread, and what it sees.
+#[derive(Debug)]
+pub struct Lookout {
+    outlook: watch::Receiver<Outlook>,
+    defended: BTreeMap<Target, u64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Lookout {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Lookout {
+    /// Watches the devices of the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When there can be no further thread. Without the privilege it sees nothing, says so in the log, and tries again.
+    pub fn start(
+        timing: LookoutTiming,
+        named: BTreeSet<IpAddr>,
+        sight: watch::Receiver<Sight>,
+    ) -> io::Result<Self> {
+        let (sender, outlook) = watch::channel(Outlook::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let now = Instant::now();
+        let mut eyes = Eyes {
+            timing,
+            named,
+            sight,
+            outlook: sender,
+            conflicts: Conflicts::new(timing.confirm, timing.lasts),
+            reach: Reach::new(now, timing.patience),
+            members: BTreeSet::new(),
+            sockets: None,
+            open_at: now,
+            ask_at: now,
+            probed: BTreeMap::new(),
+        };
+        std::thread::Builder::new()
+            .name("vip-lookout".to_owned())
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    eyes.look();
+                }
+            })?;
+        Ok(Self {
+            outlook,
+            defended: BTreeMap::new(),
+            stop,
+        })
+    }
+
+    /// One that sees nothing.
+    pub fn none() -> Self {
+        Self {
+            outlook: watch::channel(Outlook::default()).1,
+            defended: BTreeMap::new(),
+            stop: Arc::default(),
+        }
+    }
+
+    pub fn outlook(&self) -> watch::Receiver<Outlook> {
+        self.outlook.clone()
+    }
+
+    /// Returns when something else is seen; never, where nothing can be. Dropping the future loses nothing.
+    pub async fn changed(&mut self) {
+        if self.outlook.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// VIPs that are to be announced once, since this was last called.
+    pub fn to_defend(&mut self) -> Vec<Target> {
+        let defences = self.outlook.borrow_and_update().defences.clone();
+        let news = defences
+            .iter()
+            .filter(|(target, number)| self.defended.get(*target) != Some(*number));
+        let targets = news.map(|(target, _)| target.clone()).collect();
+        self.defended = defences;
+        targets
+    }
+
+    /// Whether a foreign host spoke for a VIP lately.
+    pub fn is_spoken_for(&self, target: &Target) -> bool {
+        self.outlook.borrow().spoken_for.contains(target)
+    }
+
+    /// Whether it sees anything at all.
+    pub fn sees(&self) -> bool {
+        self.outlook.has_changed().is_ok()
+    }
+
+    /// The foreign host that uses a VIP too.
+    pub fn conflict(&self, target: &Target) -> Option<Mac> {
+        self.outlook.borrow().conflicts.get(target).copied()
+    }
+}
+
+/// What the thread has.
+struct Eyes {
+    timing: LookoutTiming,
+    named: BTreeSet<IpAddr>,
+    sight: watch::Receiver<Sight>,
+    outlook: watch::Sender<Outlook>,
+    conflicts: Conflicts,
+    reach: Reach,
+    /// Every Ethernet address that a member was ever known by: one that is paused is still none of a foreign host.
+    members: BTreeSet<Mac>,
+    sockets: Option<Sockets>,
+    open_at: Instant,
+    ask_at: Instant,
+    /// When each VIP that this node holds was last asked for.
+    probed: BTreeMap<Target, Instant>,
+}
+
+impl Eyes {
+    /// Takes in what comes, for at most `LOOK_EVERY`.
+    fn look(&mut self) {
+        let sight = self.sight.borrow_and_update().clone();
+        self.members.extend(&sight.members);
+        if sight.targets.is_empty() || !self.open() {
+            std::thread::sleep(LOOK_EVERY);
+        } else {
+            self.ask(&sight);
+            self.probe(&sight);
+            self.listen(&sight);
+        }
+        self.tell(&sight);
+    }
+
+    fn open(&mut self) -> bool {
+        let now = Instant::now();
+        if self.sockets.is_none() && now >= self.open_at {
+            self.open_at = now + OPEN_AGAIN;
+            match Sockets::open() {
+                Ok(sockets) => {
+                    self.reach = Reach::new(now, self.timing.patience);
+                    self.sockets = Some(sockets);
+                }
+                Err(error) => {
+                    warn!(%error, "cannot look out for foreign hosts that use a VIP: CAP_NET_RAW is needed");
+                    self.open_at = now + OPEN_AGAIN * 360;
+                }
+            }
+        }
+        self.sockets.is_some()
+    }
+
+    /// Asks those that show whether the clients' side is reached.
+    fn ask(&mut self, sight: &Sight) {
+        let now = Instant::now();
+        if now < self.ask_at {
+            return;
+        }
+        self.ask_at = now + self.timing.ask_every;
+        let asked = match self.named.is_empty() {
+            true => &sight.neighbours,
+            false => &self.named,
+        };
+        let ports: BTreeSet<&Port> = sight.targets.values().map(|w| &w.port).collect();
+        for port in ports {
+            for address in asked {
+                self.send(*address, port);
+            }
+        }
+    }
+
+    /// Asks whether anybody else has what this node holds, or is about to claim for the first time.
+    fn probe(&mut self, sight: &Sight) {
+        let now = Instant::now();
+        self.probed
+            .retain(|target, _| sight.targets.get(target).is_some_and(is_probed));
+        for (target, watched) in sight.targets.iter().filter(|(_, w)| is_probed(w)) {
+            let every = match watched.held {
+                true => self.timing.probe_every,
+                false => self.timing.first_probes,
+            };
+            let due = self.probed.get(target).is_none_or(|at| now >= *at + every);
+            if due {
+                self.probed.insert(target.clone(), now);
+                self.send(target.address, &watched.port);
+            }
+        }
+    }
+
+    /// A frame that is lost, as on a device that is down, is asked for again.
+    fn send(&self, address: IpAddr, port: &Port) {
+        if let Some(sockets) = &self.sockets {
+            let _ = sockets
+                .sender
+                .send(&question(address, port.mac), port.index);
+        }
+    }
+
+    fn listen(&mut self, sight: &Sight) {
+        let Some(sockets) = &self.sockets else { return };
+        let frames = match sockets.wait() {
+            Ok(frames) => frames,
+            Err(error) => {
+                warn!(%error, "cannot hear other hosts on the VIPs' networks; opening the sockets again");
+                self.sockets = None;
+                return;
+            }
+        };
+        let now = Instant::now();
+        for (device, frame) in frames {
+            let Some(spoken) = spoken(&frame) else {
+                continue;
+            };
+            let mut watched = sight.targets.values();
+            if watched.any(|w| w.port.mac == spoken.mac) {
+                continue; // another device of this node on the same segment
+            }
+            let mut here = sight.targets.iter().filter(|(_, w)| w.port.index == device);
+            if self.named.contains(&spoken.address) || sight.neighbours.contains(&spoken.address) {
+                self.reach.hear(spoken.address, now);
+            }
+            let claimed = here.find(|(target, _)| target.address == spoken.address);
+            let Some((target, watched)) = claimed else {
+                continue;
+            };
+            let foreign = !self.members.contains(&spoken.mac);
+            if foreign && self.conflicts.hear(target, spoken.mac, watched.held, now) {
+                self.outlook.send_modify(|outlook| {
+                    *outlook.defences.entry(target.clone()).or_default() += 1;
+                });
+            }
+        }
+    }
+
+    fn tell(&mut self, sight: &Sight) {
+        let now = Instant::now();
+        let known = |target: &Target| sight.targets.contains_key(target);
+        self.conflicts.forget(known, &self.members, now);
+        let conflicts = self.conflicts.alarms(now);
+        let spoken_for = self.conflicts.targets();
+        let cut_off = self
+            .reach
+            .problem(&self.named, &sight.neighbours, now)
+            .filter(|_| !sight.targets.is_empty() && self.sockets.is_some());
+        self.outlook.send_if_modified(|outlook| {
+            log_turns(&outlook.conflicts, &conflicts);
+            let news = outlook.conflicts != conflicts
+                || outlook.cut_off != cut_off
+                || outlook.spoken_for != spoken_for;
+            outlook.defences.retain(|target, _| known(target));
+            (outlook.conflicts, outlook.cut_off) = (conflicts, cut_off);
+            outlook.spoken_for = spoken_for;
+            news
+        });
+    }
+}
+
+fn is_probed(watched: &Watched) -> bool {
+    watched.held || watched.is_new
+}
+
+fn log_turns(before: &BTreeMap<Target, Mac>, now: &BTreeMap<Target, Mac>) {
+    for (target, mac) in now {
+        if before.get(target) != Some(mac) {
+            let host = mac_text(*mac);
+            warn!(vip = %target.address, interface = %target.interface, host, "a foreign host uses the address of the VIP too");
+        }
+    }
+    for target in before.keys().filter(|target| !now.contains_key(target)) {
+        info!(vip = %target.address, interface = %target.interface, "the foreign host that used the address of the VIP is not heard any more");
+    }
+}
+
+/// Where the frames come from. ARP and neighbour discovery only, after the fence: what it drops is no business of ours.
+struct Sockets {
+    arp: OwnedFd,
+    discovery: OwnedFd,
+    sender: Announcer,
+}
+
+impl Sockets {
+    fn open() -> io::Result<Self> {
+        let open = |ethertype: u16, filter: &[SockFilter]| {
+            let protocol = Protocol::from(i32::from(ethertype.to_be()));
+            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+            if !filter.is_empty() {
+                socket.attach_filter(filter)?;
+            }
+            socket.set_nonblocking(true)?;
+            Ok::<_, io::Error>(OwnedFd::from(socket))
+        };
+        Ok(Self {
+            arp: open(ETH_P_ARP, &[])?,
+            discovery: open(ETH_P_IPV6, &discovery_filter())?,
+            sender: Announcer::open()?,
+        })
+    }
+
+    /// The frames that come within `LOOK_EVERY`, at once when there are some, each with the index of its device.
+    fn wait(&self) -> io::Result<Vec<(u32, Vec<u8>)>> {
+        let sockets = [&self.arp, &self.discovery];
+        let mut polled = sockets.map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN));
+        let timeout = PollTimeout::try_from(LOOK_EVERY).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut frames = vec![];
+        for socket in sockets {
+            let mut buffer = [0; FRAME];
+            for _ in 0..BATCH {
+                match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
+                    Ok((length, Some(from))) => {
+                        let frame = buffer.get(..length).unwrap_or_default();
+                        let device = u32::try_from(from.ifindex()).unwrap_or(0);
+                        frames.push((device, frame.to_vec()));
+                    }
+                    Ok((_, None)) => {}
+                    Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => break,
+                    // A device went down; the others go on.
+                    Err(nix::errno::Errno::ENETDOWN) => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(frames)
+    }
+}
+
+/// Classic BPF: ICMPv6 of the types 135 and 136, without extension headers, which neighbour discovery has none of.
+fn discovery_filter() -> [SockFilter; 7] {
+    const LOAD_OCTET: u16 = 0x30;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    [
+        SockFilter::new(LOAD_OCTET, 0, 0, 20), // next header
+        SockFilter::new(JUMP_IF_EQUAL, 0, 4, 58),
+        SockFilter::new(LOAD_OCTET, 0, 0, 54), // type
+        SockFilter::new(JUMP_IF_EQUAL, 1, 0, 135),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, 136),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+}
