@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     config::node::{CheckScript, NodeConfig},
-    proxy::ProxyObserver,
+    proxy::{ProxyObserver, SocketState},
     vip::{
         VipStatus,
         driver::Pulse,
@@ -173,7 +173,9 @@ fn listeners(proxy: &ProxyObserver, forwards: bool) -> Finding {
     }
     for listener in proxy.status().listeners {
         for (address, state) in &listener.sockets {
-            if state.is_lasting()
+            // What is withheld from a listener is so by the configuration: moving the VIPs would mend nothing.
+            if matches!(state, SocketState::Failed { .. })
+                && state.is_lasting()
                 && let Some(problem) = state.problem()
             {
                 return Err(format!(
