@@ -527,10 +527,7 @@ impl Driver {
                     let number = *self.asked.borrow_and_update();
                     self.reports.beat.send_replace(number);
                 }
-                Wake::Outlook => {
-                    self.handle_outlook();
-                    self.look_first().await;
-                }
+                Wake::Outlook => self.handle_outlook(),
                 Wake::Peers => {
                     self.keep_chance();
                     self.publish();
@@ -550,13 +547,12 @@ impl Driver {
                 }
                 Wake::Snapshot => self.handle_configured(configured(&mut snapshots)).await,
                 Wake::SnapshotsEnded => snapshots_open = false,
-                Wake::Deadline => {
-                    self.handle(Event::Deadline).await;
-                    self.look_first().await;
-                }
+                Wake::Deadline => self.handle(Event::Deadline).await,
                 Wake::FenceDue => self.keep_fence().await,
                 Wake::Change(change) => self.handle_change(change).await,
             }
+            // Whatever woke the task: the time may be over.
+            self.look_first().await;
         }
     }
 
@@ -587,7 +583,9 @@ impl Driver {
         self.first_looks
             .retain(|target, until| entitled && (now < *until || lookout.is_spoken_for(target)));
         let withheld: BTreeSet<Target> = self.first_looks.keys().cloned().collect();
-        self.handle(Event::Withheld(withheld)).await;
+        if self.machine.withheld() != &withheld {
+            self.handle(Event::Withheld(withheld)).await;
+        }
     }
 
     /// Makes the fence what it has to be, and tells the machine where it stands.

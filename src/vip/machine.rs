@@ -292,6 +292,11 @@ impl Machine {
         self.settle(now);
     }
 
+    /// What is not to be claimed, as last told.
+    pub fn withheld(&self) -> &BTreeSet<Target> {
+        &self.withheld
+    }
+
     /// The next thing to do, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
