@@ -224,7 +224,7 @@ impl Core {
         }
     }
 
-    fn leading(&self) -> Result<Metrics, NotDone> {
+    pub(super) fn leading(&self) -> Result<Metrics, NotDone> {
         let metrics = self.metrics();
         let leads =
             metrics.state == ServerState::Leader && metrics.current_leader == Some(self.id.0);

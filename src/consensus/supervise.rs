@@ -12,7 +12,7 @@ use openraft::{ServerState, async_runtime::watch::WatchReceiver};
 use tokio::sync::watch;
 
 use super::{
-    administer::lag_of,
+    administer::{NotDone, lag_of},
     core::{Core, Metrics, lock},
     election::{self, Attempts, Seen},
     heard_file::{HeardFile, WRITE_EVERY, absence},
@@ -526,8 +526,15 @@ async fn give_away(core: &Core, to: NodeId, why: Why) {
     tracing::warn!(%to, %why, problem, "handing leadership and the VIPs over");
     let _one_at_a_time = core.changing.lock().await;
     let deadline = Instant::now() + STEP_LIMIT;
-    if let Err(problem) = core.transfer_here(Some(to), deadline).await {
-        tracing::warn!(%to, %problem, "leadership was not handed over");
+    loop {
+        match core.transfer_here(Some(to), deadline).await {
+            Ok(_) => return,
+            // openraft takes entries only while a quorum has answered a moment ago: on a busy machine that comes and goes.
+            Err(NotDone::NotLeading) if core.leading().is_ok() && core.pause(deadline).await => {}
+            Err(problem) => {
+                return tracing::warn!(%to, %problem, "leadership was not handed over");
+            }
+        }
     }
 }
 
