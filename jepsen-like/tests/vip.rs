@@ -336,6 +336,7 @@ fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
             VipFacts {
                 macs: [(INTERFACE.to_owned(), mac_of(lab.host("n2").unwrap()))].into(),
                 serving: [vip4()].into(),
+                addresses: Default::default(),
             },
         )]
         .into(),

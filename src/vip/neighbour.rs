@@ -67,9 +67,9 @@ fn spoken_in_discovery(frame: &[u8]) -> Option<Spoken> {
     }
     let sender: Mac = array(frame, 6)?;
     let target = Ipv6Addr::from(array::<16>(body, 8)?);
-    let (address, option) = match body.first()? {
-        &ADVERTISEMENT => (target, TARGET_OPTION),
-        &SOLICITATION if !source.is_unspecified() => (source, SOURCE_OPTION),
+    let (address, option) = match *body.first()? {
+        ADVERTISEMENT => (target, TARGET_OPTION),
+        SOLICITATION if !source.is_unspecified() => (source, SOURCE_OPTION),
         _ => return None,
     };
     let mac = link_layer_option(body.get(24..)?, option).unwrap_or(sender);
