@@ -391,8 +391,7 @@ impl Core {
     }
 
     fn served_vips(&self) -> BTreeSet<IpAddr> {
-        let states = self.publication.states();
-        let state = states.borrow().state.clone();
+        let state = self.publication.state().state;
         state.snapshot().vips.keys().copied().collect()
     }
 
@@ -544,19 +543,13 @@ impl Core {
         group: &Group,
         now: Instant,
     ) -> Option<(NodeId, Why)> {
-        let (preference, has_vips) = {
-            let states = self.publication.states();
-            let states = states.borrow();
-            (
-                states.state.preference(),
-                !states.state.snapshot().vips.is_empty(),
-            )
-        };
+        let state = self.publication.state().state;
+        let has_vips = !state.snapshot().vips.is_empty();
         let seen = Seen {
             me: self.id,
             fit: !has_vips || self.unfit().is_none(),
             leased: self.leadership.borrow().holds(now),
-            preference,
+            preference: state.preference(),
             candidates: &self.candidates(metrics, group),
         };
         mover.decide(&seen, now)
@@ -661,7 +654,7 @@ impl Core {
     ) -> Result<(u64, Outcome), NotDone> {
         let command = Command {
             request: RequestId(rand::random()),
-            born: self.publication.states().borrow().state.snapshot().revision,
+            born: self.publication.state().state.snapshot().revision,
             proposed_at: UnixMillis(unix_millis()),
             author: format!("node-{}", self.id),
             preconditions: Vec::new(),

@@ -154,8 +154,7 @@ impl Core {
     }
 
     pub(super) fn standing(&self, metrics: &Metrics) -> Standing {
-        let states = self.publication.states();
-        let applied = states.borrow();
+        let applied = self.publication.state();
         Standing {
             applied_term: applied.log_id.map(|id| id.committed_leader_id().term),
             release: applied.state.vip_release(),
@@ -274,16 +273,14 @@ impl Core {
 
     /// Members by the replicated state; none while it names none.
     pub(super) fn members(&self) -> Option<BTreeMap<NodeId, Peer>> {
-        let states = self.publication.states();
-        let state = states.borrow().state.clone();
+        let state = self.publication.state().state;
         super::roster::members(&state)
     }
 
     /// Whether `id` was a member and is one no longer. A node that the Raft group still counts is heard until the group
     /// has let it go.
     pub(super) fn is_retired(&self, id: NodeId) -> bool {
-        let states = self.publication.states();
-        let state = states.borrow().state.clone();
+        let state = self.publication.state().state;
         if !state.is_retired(id) {
             return false;
         }
@@ -322,13 +319,11 @@ impl Core {
         let mut states = self.publication.states();
         let mut snapshots = self.publication.snapshots();
         let wait = async {
-            let revision = {
-                let reached = |applied: &super::publication::AppliedState| {
-                    applied.log_id.is_some_and(|id| id.index >= index)
-                };
-                let applied = states.wait_for(reached).await.map_err(|_| NotInTime)?;
-                applied.state.snapshot().revision
+            let reached = |applied: &super::publication::AppliedState| {
+                applied.log_id.is_some_and(|id| id.index >= index)
             };
+            let applied = states.wait_for(reached).await.map_err(|_| NotInTime)?;
+            let revision = applied.state.snapshot().revision;
             let served = |snapshot: &Option<Arc<crate::model::snapshot::Snapshot>>| {
                 snapshot.as_ref().is_none_or(|s| s.revision >= revision)
             };
@@ -391,7 +386,7 @@ impl Core {
 
     /// What `Defect::AcknowledgeBeforeCommit` does: says what would come of the command, and does not wait for it.
     fn acknowledge_early(&self, command: EncodedCommand) -> Proposed {
-        let applied = self.publication.states().borrow().clone();
+        let applied = self.publication.state();
         let index = applied.log_id.map_or(0, |id| id.index);
         let Ok(decoded) = crate::wire::command::decode(&command.0) else {
             return Proposed::Perhaps("the command cannot be read".into());
@@ -571,8 +566,7 @@ impl Core {
     /// What this node says of itself.
     pub(super) fn report(&self) -> PeerReport {
         let metrics = self.metrics();
-        let states = self.publication.states();
-        let applied = states.borrow().clone();
+        let applied = self.publication.state();
         let index = applied.log_id.map_or(0, |id| id.index);
         let hash = applied.state.hash();
         lock(&self.peers).note_own(index, hash);

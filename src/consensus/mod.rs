@@ -71,7 +71,7 @@ use self::{
     machine_store::MachineStore,
     network::{Identity, Network, PeerLinks},
     promise::Ledger,
-    publication::AppliedState,
+    publication::States,
     service::RaftService,
     storage::StorageHandles,
     types::{Peer, Raft},
@@ -166,7 +166,7 @@ impl Consensus {
         };
         let log_end = log.end();
         let started = Instant::now();
-        let of_log = handles.publication.states().borrow().state.profile();
+        let of_log = handles.publication.state().state.profile();
         let timing = config.timing.unwrap_or(of_log.timing());
         let refusal = timing.election_timeout_max;
         let promised = config.ledger.read().unwrap_or(refusal).max(refusal);
@@ -276,11 +276,11 @@ impl Consensus {
 
     /// The state with everything that is not for the servers, as this node has it.
     pub fn state(&self) -> Arc<State> {
-        self.core.publication.states().borrow().state.clone()
+        self.core.publication.state().state
     }
 
     /// The states as they are published.
-    pub fn states(&self) -> watch::Receiver<AppliedState> {
+    pub fn states(&self) -> States {
         self.core.publication.states()
     }
 

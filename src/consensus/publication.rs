@@ -25,6 +25,42 @@ pub struct AppliedState {
     pub state: Arc<State>,
 }
 
+/// Follows the states. It gives copies only (two reference counts): whoever held on to the channel's own value and looked a second
+/// time, with the state machine waiting in between to publish, would wait for ever, and so would the log.
+#[derive(Clone, Debug)]
+pub struct States(watch::Receiver<AppliedState>);
+
+/// No state will follow: consensus has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("consensus has ended; restart the node")]
+pub struct StatesEnded;
+
+impl States {
+    /// The newest state.
+    pub fn newest(&self) -> AppliedState {
+        self.0.borrow().clone()
+    }
+
+    /// The newest state, from which on `changed` counts.
+    pub fn newest_seen(&mut self) -> AppliedState {
+        self.0.borrow_and_update().clone()
+    }
+
+    /// Waits for a state newer than the one that `newest_seen` gave last. Losing this future loses nothing.
+    pub async fn changed(&mut self) -> Result<(), StatesEnded> {
+        self.0.changed().await.map_err(|_| StatesEnded)
+    }
+
+    /// The first state from the newest on that is as wanted. `wanted` must not look at the states by another way.
+    pub async fn wait_for(
+        &mut self,
+        wanted: impl FnMut(&AppliedState) -> bool,
+    ) -> Result<AppliedState, StatesEnded> {
+        let found = self.0.wait_for(wanted).await;
+        found.map(|state| state.clone()).map_err(|_| StatesEnded)
+    }
+}
+
 /// An answer that waits for its state to be published.
 pub(super) type Answer = (ApplyResponder<TypeConfig>, Response);
 
@@ -81,14 +117,19 @@ impl Publication {
         let mut gate = self.gate();
         if !gate.started {
             gate.started = true;
-            let applied = self.0.states.borrow().clone();
+            let applied = self.state();
             self.show(&mut gate, &applied);
         }
     }
 
     /// Whole states, for the API: durable, but not held back until `start`.
-    pub fn states(&self) -> watch::Receiver<AppliedState> {
-        self.0.states.subscribe()
+    pub fn states(&self) -> States {
+        States(self.0.states.subscribe())
+    }
+
+    /// The newest of `states`.
+    pub fn state(&self) -> AppliedState {
+        self.0.states.borrow().clone()
     }
 
     /// What the servers serve; none before `start`.
@@ -171,5 +212,39 @@ impl Publication {
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.0.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{impls::leader_id_std::LeaderId, vote::RaftLeaderId};
+
+    use super::*;
+
+    #[test]
+    fn whoever_looks_twice_while_states_are_published_sees_them_in_order_and_is_done() {
+        const STATES: u64 = 100_000;
+        let publication = Publication::new(AppliedState::default(), Some(STATES));
+        let publisher = publication.clone();
+        let publishing = std::thread::spawn(move || {
+            for index in 1..=STATES {
+                let applied = AppliedState {
+                    log_id: Some(LogId::new(
+                        LeaderId::<u64, u64>::new(1, 1).to_committed(),
+                        index,
+                    )),
+                    ..AppliedState::default()
+                };
+                publisher.offer(applied, Vec::new());
+            }
+        });
+        let newest = || publication.state().log_id.map_or(0, |id| id.index);
+        let states = publication.states();
+        while newest() < STATES {
+            // Two looks in one statement, by two ways: none may keep the publisher waiting while the next one waits for it.
+            let looks = (publication.state(), states.newest());
+            assert!(looks.0.log_id <= looks.1.log_id);
+        }
+        publishing.join().unwrap();
     }
 }

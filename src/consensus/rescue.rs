@@ -131,7 +131,7 @@ fn others(state: &State, me: NodeId) -> Vec<NodeId> {
 /// The state after every entry that lies in a directory, and the last of them.
 async fn latest(directory: &Path) -> Result<(State, LogId), RescueError> {
     let (mut log, machine, handles) = Storage::open(directory, StorageOptions::default())?;
-    let applied = handles.states.borrow().clone();
+    let applied = handles.states.newest();
     let last = handles.recovered.last.ok_or(RescueError::Empty)?;
     let mut state = applied.state.as_ref().clone();
     let mut from = applied.log_id.map_or(0, |id| id.index + 1);

@@ -23,7 +23,7 @@ use super::{
     heard_file::HeardFile,
     log_store::{CorruptLog, LogStore, View, lock},
     machine_store::{Growth, MachineStore, SnapshotDue},
-    publication::{AppliedState, Publication},
+    publication::{AppliedState, Publication, States},
     snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
     types::LogId,
     watermark::{Watermark, WatermarkFile},
@@ -74,7 +74,7 @@ pub struct StorageHandles {
     /// What the servers serve: none until `publication.start()`.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// The whole state for the API, durable here; not held back.
-    pub states: watch::Receiver<AppliedState>,
+    pub states: States,
     pub health: watch::Receiver<StorageHealth>,
     /// Changes when a snapshot should be built: `raft.trigger().snapshot()`. openraft's own policy counts entries only.
     pub snapshot_due: watch::Receiver<u64>,

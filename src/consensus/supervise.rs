@@ -235,7 +235,7 @@ async fn follow_profile(core: &Core) {
         return;
     }
     loop {
-        let wanted = states.borrow_and_update().state.profile().timing();
+        let wanted = states.newest_seen().state.profile().timing();
         let present = core.timing();
         if wanted != present {
             let (from, to) = (present.election_timeout_max, wanted.election_timeout_max);
@@ -293,12 +293,11 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
         });
         let seen = metrics.borrow_watched().clone();
         confirmed = confirmed || is_confirmed(core, &seen);
-        let states = core.publication.states();
         let evidence = Evidence {
             started: core.started,
             absent: absent.unwrap_or_default(),
             confirmed,
-            has_state: states.borrow().log_id.is_some(),
+            has_state: core.publication.state().log_id.is_some(),
             heard: core.heard_at(&seen),
             removed: *removed.borrow(),
             log_lost: *log_lost.borrow(),
@@ -346,8 +345,7 @@ fn is_confirmed(core: &Core, metrics: &Metrics) -> bool {
     let (Some(committed), last) = (metrics.cluster_committed, metrics.last_log_index) else {
         return false;
     };
-    let states = core.publication.states();
-    let applied = states.borrow().log_id.map(|id| id.index);
+    let applied = core.publication.state().log_id.map(|id| id.index);
     Some(committed.index) >= last && applied >= Some(committed.index)
 }
 

@@ -71,7 +71,7 @@ impl Group for NodeGroup {
     }
 
     fn applied(&self) -> Applied {
-        self.consensus.states().borrow().clone().into()
+        self.consensus.states().newest().into()
     }
 
     async fn applied_after(&self, revision: u64) -> Option<Applied> {
@@ -81,7 +81,7 @@ impl Group for NodeGroup {
             .wait_for(|applied| applied.state.revision() > revision)
             .await
             .ok()?;
-        Some(newer.clone().into())
+        Some(newer.into())
     }
 
     fn standing(&self) -> Standing {

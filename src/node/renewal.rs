@@ -86,7 +86,7 @@ pub(super) async fn run(consensus: Consensus, file: IdentityFile, credentials: S
             }
         }
         let (authority, previous) = {
-            let applied = states.borrow_and_update();
+            let applied = states.newest_seen();
             let previous = applied.state.previous_ca().map(str::to_owned);
             (applied.state.ca().clone(), previous)
         };

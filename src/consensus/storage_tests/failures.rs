@@ -65,7 +65,7 @@ async fn state_is_shown_only_once_it_is_durable_and_recovery_has_ended() {
     let engine = Arc::new(MemoryEngine::new());
     let (mut log, mut machine, handles) =
         Storage::open_on(dir.path(), StorageOptions::default(), engine.clone()).unwrap();
-    let shown = || handles.states.borrow().log_id;
+    let shown = || handles.states.newest().log_id;
 
     // The others have committed two entries of which this node has stored one.
     append(&mut log, vec![blank(0)]).await.unwrap();

@@ -203,7 +203,7 @@ async fn an_installed_snapshot_survives_one_garbled_copy() {
             .unwrap();
         log.purge(log_id(1, 9)).await.unwrap();
         append(&mut log, vec![blank(10)]).await.unwrap();
-        assert_eq!(handles.states.borrow().log_id, Some(log_id(1, 9)));
+        assert_eq!(handles.states.newest().log_id, Some(log_id(1, 9)));
     }
     fs::write(snapshots(follower.path()).pop().unwrap(), b"garbage").unwrap();
     let (mut log, mut machine, _handles) = open(follower.path()).unwrap();
