@@ -194,6 +194,11 @@ pub fn run(plan: &Plan, is_over: &dyn Fn() -> bool) -> Result<Finished, RunError
             let mut kinds = Kind::ALL.iter();
             kinds.any(|kind| kind.needs_clocks() && is_possible(*kind))
         }),
+        // Its peers do not tell a node that its clients are cut off.
+        configuration: match is_possible(Kind::PartitionClient) {
+            true => format!("\n[vip]\nreachable = [\"{}\"]\n", network::ipv4(200)),
+            false => String::new(),
+        },
         ..cluster::Options::default()
     };
     let course = |nemesis: &mut Nemesis<'_>, is_over: &dyn Fn() -> bool| {

@@ -282,7 +282,13 @@ fn the_preferred_node_gets_the_vips_once_a_cool_down_however_often_its_device_co
     let flapped = begin.elapsed();
     let most = 1 + 2 * (flapped.as_secs() / cool_down.as_secs());
     println!("{moves} moves while the link came and went for {flapped:?}");
-    assert!(moves >= 1 && moves <= most, "{moves} moves in {flapped:?}");
+    if moves < 1 || moves > most {
+        let wrong = lab::LabError::Waited {
+            what: format!("1 to {most} moves, not {moves},"),
+            seconds: flapped.as_secs(),
+        };
+        panic!("{}", cluster.with_logs(wrong));
+    }
     let quiet = Instant::now();
     wait_for("the preferred node holds again", BOUND * 2, || {
         Ok(cluster

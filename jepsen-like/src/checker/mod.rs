@@ -5,6 +5,7 @@
 
 pub mod append;
 pub mod dns;
+pub mod hand_over;
 pub mod linearizable;
 pub mod nodes;
 pub mod recovery;
@@ -125,6 +126,9 @@ pub struct Bounds {
     /// A VIP that left a node is not back on it within this time, unless two nodes answer for it. 100 ms: a hand-over takes a
     /// commit each way, a failover a lease. Nemeses must keep planned moves further apart.
     pub fastest_return: Duration,
+    /// A leader that cannot serve has given the VIPs away within this time. 10 s: three failed checks a second apart and a move by
+    /// plan, on a machine that is busy.
+    pub hand_over: Duration,
     /// A process may have so many more file descriptors at the end than after its first fifth.
     pub descriptors: u64,
     /// ... and so much more resident memory, in KiB.
@@ -138,6 +142,7 @@ impl Default for Bounds {
         Self {
             fastest_handover: Duration::from_micros(100),
             fastest_return: Duration::from_millis(100),
+            hand_over: Duration::from_secs(10),
             descriptors: 128,
             resident_kib: 256 << 10,
             allow_skip: false,
@@ -146,7 +151,7 @@ impl Default for Bounds {
 }
 
 /// Every checker with what it requires, in one line.
-pub const ABOUT: [(&str, &str); 12] = [
+pub const ABOUT: [(&str, &str); 13] = [
     (
         "run",
         "faults were injected, one hit a leader, every kind of operation succeeded, the run came to its end",
@@ -169,6 +174,10 @@ pub const ABOUT: [(&str, &str); 12] = [
     ),
     ("serials", "no observer sees a serial go back"),
     ("one responder", "no two nodes answer for a VIP"),
+    (
+        "hand-over",
+        "a leader that cannot serve gives the VIPs to a node that can",
+    ),
     (
         "state hashes",
         "nodes at one index have one state, and end at one index",
@@ -195,6 +204,7 @@ pub fn check(history: &History, bounds: &Bounds, limits: &Limits<'_>) -> Vec<Ver
         dns::check_answers(history),
         dns::check_serials(history),
         responder::check(history, bounds),
+        hand_over::check(history, bounds),
         nodes::check_hashes(history),
         recovery::check_recovery(history),
         run::check_sessions(history),

@@ -1,0 +1,224 @@
+//! Hand-over: a leader that its peers hear, but that cannot serve, gives the VIPs to a node that can. Its lease says nothing of that.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Bounds, Finding, Verdict};
+use crate::history::{Answer, Fault, History, Moment, Responder};
+
+/// Faults that leave a leader its quorum and take its clients.
+const UNFIT: [&str; 2] = ["dns-hang", "partition-client"];
+
+/// A holder that such a fault hit alone, and for long enough, is followed by another node within the bound, and does not answer beyond it.
+pub fn check(history: &History, bounds: &Bounds) -> Verdict {
+    let vips: BTreeSet<&str> = history.answers.iter().map(|a| a.vip.as_str()).collect();
+    let within = bounds.hand_over;
+    let mut findings = vec![];
+    let mut judged = 0;
+    for fault in history
+        .faults
+        .iter()
+        .filter(|f| is_owed(f, history, within))
+    {
+        for vip in &vips {
+            let Some(holder) = holder(history, vip, fault) else {
+                continue; // nobody answered for it before
+            };
+            judged += 1;
+            findings.extend(judge(history, vip, holder, fault, within));
+        }
+    }
+    let summary = format!("{judged} hand-overs of a VIP owed within {within:?}");
+    Verdict::of("hand-over", summary, findings)
+}
+
+/// It hit a leader, nothing else was wrong meanwhile, and it lasted longer than a hand-over may take.
+fn is_owed(fault: &Fault, history: &History, within: Duration) -> bool {
+    let Some(until) = judged_until(fault, within) else {
+        return false;
+    };
+    let is_unfit = UNFIT.contains(&fault.kind.as_str()) && fault.hit_leader;
+    let is_other = |other: &&Fault| !std::ptr::eq(*other, fault) && other.skipped.is_none();
+    let overlaps = |other: &Fault| {
+        other.began <= until && other.healed.is_none_or(|healed| healed >= fault.began)
+    };
+    let mut others = history.faults.iter().filter(is_other);
+    is_unfit && fault.skipped.is_none() && !others.any(overlaps)
+}
+
+/// When the hand-over has to be done; none: the fault was over before.
+fn judged_until(fault: &Fault, within: Duration) -> Option<Moment> {
+    let due = Moment::after(Duration::from_nanos(fault.began.0) + within);
+    fault
+        .healed
+        .is_none_or(|healed| healed > due)
+        .then_some(due)
+}
+
+/// The node that was hit, if it answered for the VIP last before.
+fn holder<'a>(history: &'a History, vip: &'a str, fault: &Fault) -> Option<&'a str> {
+    let before = of_vip(history, vip).filter(|answer| answer.latest <= fault.began);
+    let last = before.max_by_key(|answer| answer.latest)?;
+    node(last).filter(|node| fault.nodes.contains(*node))
+}
+
+fn judge(
+    history: &History,
+    vip: &str,
+    holder: &str,
+    fault: &Fault,
+    within: Duration,
+) -> Option<Finding> {
+    let due = Moment::after(Duration::from_nanos(fault.began.0) + within);
+    let during = |answer: &&Answer| {
+        answer.earliest > fault.began && fault.healed.is_none_or(|healed| answer.latest < healed)
+    };
+    let answers = || of_vip(history, vip).filter(during);
+    let kept = answers()
+        .filter(|answer| node(answer) == Some(holder) && answer.earliest > due)
+        .max_by_key(|answer| answer.latest);
+    let heir = answers().find(|answer| node(answer).is_some_and(|by| by != holder));
+    let what = format!("{} hit {holder} at {}", fault.kind, fault.began);
+    match (kept, heir) {
+        (Some(kept), _) => {
+            let text = format!(
+                "{what}: {holder} answered for {vip} still at {}",
+                kept.latest
+            );
+            Some(Finding::new("VIP kept", text).at(kept.latest))
+        }
+        (None, Some(heir)) if heir.latest <= due => None,
+        (None, Some(heir)) => {
+            let text = format!(
+                "{what}: another node answered for {vip} at {} only",
+                heir.latest
+            );
+            Some(Finding::new("too late", text).at(heir.latest))
+        }
+        (None, None) => {
+            let text = format!("{what}: nobody answered for {vip} until it was healed");
+            Some(Finding::new("no heir", text).at(due))
+        }
+    }
+}
+
+fn of_vip<'a>(history: &'a History, vip: &'a str) -> impl Iterator<Item = &'a Answer> {
+    history
+        .answers
+        .iter()
+        .filter(move |answer| answer.vip == vip)
+}
+
+fn node(answer: &Answer) -> Option<&str> {
+    match &answer.by {
+        Responder::Node(node) => Some(node),
+        Responder::Stranger(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::{Conclusion, fixture::history};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn fault(kind: &str, node: &str, began: u64, healed: u64) -> Fault {
+        Fault {
+            kind: kind.into(),
+            nodes: [node.to_owned()].into(),
+            began: Moment(began * SECOND),
+            healed: Some(Moment(healed * SECOND)),
+            hit_leader: true,
+            skipped: None,
+        }
+    }
+
+    /// Who answered at which second.
+    fn answered(faults: Vec<Fault>, answers: &[(u64, &str)]) -> History {
+        let mut history = history([]);
+        history.faults = faults;
+        history.answers = (answers.iter())
+            .map(|(at, by)| Answer {
+                vip: "10.0.0.100".into(),
+                by: Responder::Node((*by).to_owned()),
+                earliest: Moment(at * SECOND),
+                latest: Moment(at * SECOND),
+                kind: "arp".into(),
+            })
+            .collect();
+        history
+    }
+
+    #[test]
+    fn a_leader_that_cannot_serve_owes_a_hand_over() {
+        let hang = || fault("dns-hang", "n1", 10, 25);
+        let elsewhere = |began, healed| fault("kill", "n2", began, healed);
+        let follower = Fault {
+            hit_leader: false,
+            ..hang()
+        };
+        // (faults, answers, findings)
+        let cases = [
+            (vec![hang()], vec![(9, "n1"), (15, "n2")], vec![]),
+            (
+                vec![hang()],
+                vec![(9, "n1"), (12, "n1"), (15, "n2")],
+                vec![],
+            ),
+            (vec![hang()], vec![(9, "n1"), (12, "n1")], vec!["no heir"]),
+            (vec![hang()], vec![(9, "n1"), (24, "n1")], vec!["VIP kept"]),
+            (
+                vec![hang()],
+                vec![(9, "n1"), (15, "n2"), (24, "n1")],
+                vec!["VIP kept"],
+            ),
+            (vec![hang()], vec![(9, "n1"), (23, "n2")], vec!["too late"]),
+            // After the end nothing is owed.
+            (
+                vec![hang()],
+                vec![(9, "n1"), (15, "n2"), (26, "n1")],
+                vec![],
+            ),
+            // It did not hold, or lead.
+            (vec![hang()], vec![(9, "n2"), (24, "n2")], vec![]),
+            (vec![follower], vec![(9, "n1"), (24, "n1")], vec![]),
+            // Too short, another fault beside it, and such that end before or begin after.
+            (
+                vec![fault("dns-hang", "n1", 10, 19)],
+                vec![(9, "n1"), (18, "n1")],
+                vec![],
+            ),
+            (
+                vec![hang(), elsewhere(12, 13)],
+                vec![(9, "n1"), (24, "n1")],
+                vec![],
+            ),
+            (
+                vec![hang(), elsewhere(1, 2)],
+                vec![(9, "n1"), (24, "n1")],
+                vec!["VIP kept"],
+            ),
+            (
+                vec![hang(), elsewhere(22, 23)],
+                vec![(9, "n1"), (24, "n1")],
+                vec!["VIP kept"],
+            ),
+            (
+                vec![fault("partition-client", "n1", 10, 25)],
+                vec![(9, "n1")],
+                vec!["no heir"],
+            ),
+            // Others take the quorum too.
+            (vec![fault("kill", "n1", 10, 25)], vec![(9, "n1")], vec![]),
+        ];
+        for (faults, answers, expected) in cases {
+            let bounds = Bounds::default();
+            assert_eq!(bounds.hand_over, Duration::from_secs(10));
+            let verdict = check(&answered(faults.clone(), &answers), &bounds);
+            let kinds: Vec<_> = verdict.findings.iter().map(|f| f.kind).collect();
+            assert_eq!(kinds, expected, "{faults:?} {answers:?}");
+            let holds = verdict.conclusion == Conclusion::Holds;
+            assert_eq!(holds, expected.is_empty());
+        }
+    }
+}
