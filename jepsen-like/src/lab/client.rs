@@ -9,9 +9,9 @@ use std::{
 use hyper_util::rt::TokioIo;
 use pontoon::{model::timing::Timing, state::command::Change};
 use pontoon_proto::v1::{
-    CreateTokenRequest, LeaveRequest, ProposeRequest, RemoveRequest, SetProfileRequest,
-    StatusReply, StatusRequest, TransferRequest, admin_client::AdminClient,
-    cluster_client::ClusterClient,
+    CreateTokenRequest, LeaveRequest, NodeStatusReply, NodeStatusRequest, ProposeRequest,
+    RemoveRequest, SetProfileRequest, StatusReply, StatusRequest, TransferRequest,
+    admin_client::AdminClient, cluster_client::ClusterClient, node_client::NodeClient,
 };
 use rand::RngExt;
 use tokio::{net::UnixStream, runtime::Runtime};
@@ -59,6 +59,14 @@ impl Client {
             patience,
             async move { client.status(StatusRequest {}).await },
         )
+    }
+
+    /// What the node says of itself, with nobody else asked.
+    pub fn own_status(&self, patience: Duration) -> Result<NodeStatusReply, Status> {
+        let mut client = NodeClient::new(self.channel.clone());
+        self.call(patience, async move {
+            client.status(NodeStatusRequest {}).await
+        })
     }
 
     pub fn create_token(&self, patience: Duration) -> Result<String, Status> {

@@ -485,14 +485,17 @@ impl Cluster {
 
     /// The same, if there is one now.
     pub fn leader_now(&self) -> Option<&Node> {
+        // What each says of itself: for a status of the cluster it would wait for those that are cut off.
         let patience = Duration::from_millis(500);
         let running = self.nodes.iter().filter(|node| node.process.is_some());
-        let newest = running
-            .filter_map(|node| Some((node, node.client.status(patience).ok()?)))
-            .max_by_key(|(_, status)| (status.term, leads(status)));
-        newest
-            .filter(|(_, status)| leads(status))
-            .map(|(node, _)| node)
+        let (node, _, leads) = running
+            .filter_map(|node| {
+                let status = node.client.own_status(patience).ok()?;
+                let leads = status.node.is_some_and(|own| Some(own.id) == status.leader);
+                Some((node, status.term, leads))
+            })
+            .max_by_key(|(_, term, leads)| (*term, *leads))?;
+        leads.then_some(node)
     }
 
     /// Waits until every node is a voter that has applied what the leader has.
@@ -716,10 +719,6 @@ fn label(text: &str) -> Label {
 }
 
 /// Whether the node that answered leads.
-fn leads(status: &StatusReply) -> bool {
-    status.answered_by != 0 && status.leader == Some(status.answered_by)
-}
-
 fn is_whole(status: &StatusReply, count: usize) -> bool {
     status.nodes.len() == count
         && status.leader.is_some()
