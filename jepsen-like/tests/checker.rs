@@ -188,7 +188,7 @@ fn the_history_of_a_run_is_judged_by_every_checker() {
         assert_eq!(text.contains("set: VIOLATED"), code == 1, "{text}");
         assert_eq!(
             text.matches(": holds (").count(),
-            12 - usize::from(code == 1),
+            jepsen_like::checker::ABOUT.len() - usize::from(code == 1),
             "{text}"
         );
     }
