@@ -5,7 +5,7 @@
 //!
 //! The contract every engine keeps: operations take effect in the order written, across calls. After a loss of power some
 //! prefix of them is found, and all of those written before the last successful `barrier`. After the first error of a
-//! write or a barrier every further one fails: what reached the disk is then unknown.
+//! write, a barrier or a `settle` every further one fails: what reached the disk is then unknown.
 
 use std::{fmt, ops::Range};
 
@@ -13,11 +13,16 @@ use bytes::Bytes;
 
 /// Storage for one log and its metadata.
 pub trait Engine: Send + Sync + 'static {
-    /// Writes in order. Visible to reads on return, durable after the next `barrier`.
+    /// Writes in order. Visible to reads and durable after the next `barrier`; perhaps visible before.
     fn write(&self, operations: &[Operation]) -> Result<(), EngineError>;
 
     /// Makes everything written before durable.
     fn barrier(&self) -> Result<(), EngineError>;
+
+    /// Does what can be done while nobody waits for it, after a barrier. Changes nothing that is seen.
+    fn settle(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Entries of `range` that exist, in ascending order: at least one if there is one, then until `max_bytes` are passed.
     fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, EngineError>;
@@ -59,6 +64,14 @@ pub enum MetadataKey {
     Committed = 2,
     /// The last log id removed from the front of the log.
     Purged = 3,
+}
+
+impl MetadataKey {
+    /// The key of a number; none: of no key.
+    pub fn of(number: u8) -> Option<Self> {
+        let keys = [Self::Vote, Self::Committed, Self::Purged];
+        keys.into_iter().find(|key| *key as u8 == number)
+    }
 }
 
 /// A storage engine could not do something.

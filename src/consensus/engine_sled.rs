@@ -1,7 +1,9 @@
-//! The engine on sled: one file that grows, one barrier that holds.
+//! The engine on sled: a tree that is one file that grows, and a journal in front of it.
 //!
 //! sled's `flush` is no barrier on Linux: it ends in `sync_file_range`, which neither empties the disk's cache nor makes
-//! the file's new extents known. After it we `fdatasync` the file ourselves.
+//! the file's new extents known. After it we `fdatasync` the file ourselves. That is two waits for the disk and two changes of
+//! threads, so it is not done for each write: a write goes into the [`Journal`], durably, and only then into the tree, whose own
+//! barrier follows when some hundred of them are in it. What is too large for the journal goes into the tree at once.
 //!
 //! A page of sled's tree that outgrows a quarter of a segment (128 KiB) is written to a file of its own under `blobs/`,
 //! and each such file and its directory would need an fsync too. We make none instead: a record is cut into chunks of at
@@ -13,7 +15,7 @@
 //! more segments, 1 MiB. It writes several bytes for each of ours, so a barrier is made, even inside one write, before what
 //! it wrote since the last one can have reached that.
 //!
-//! Keys: `e | index (8) | chunk (4)` and `m | key (1)`, big endian. Chunk 0 is written last and carries the number of
+//! Keys: `e | index (8) | chunk (4)`, `m | key (1)`, and `g` for the generations of the journal that the tree has, big endian. Chunk 0 is written last and carries the number of
 //! chunks in front; the others without it are leftovers of an unfinished write.
 
 use std::{
@@ -24,7 +26,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Once,
+        Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -32,7 +34,10 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tempfile::TempDir;
 
-use super::engine::{Engine, EngineError, Fault, MetadataKey, Operation, Subject, Verb};
+use super::{
+    engine::{Engine, EngineError, Fault, MetadataKey, Operation, Subject, Verb},
+    journal::{self, Journal, JournalError},
+};
 use crate::defect::{self, Defect};
 
 /// Largest value in the tree: 17 of them and their keys stay below 128 KiB, with as much again to spare.
@@ -43,6 +48,10 @@ const COST_OF_BYTE: usize = 7;
 const COST_OF_VALUE: usize = 2048;
 /// Bytes sled may have written after which a barrier is made.
 const UNBARRIERED: usize = 1024 * 1024;
+/// The same while nobody waits for it.
+const SETTLED: usize = UNBARRIERED / 2;
+/// How many generations of the journal are wholly in the tree (8, big endian).
+const GENERATIONS: &[u8] = b"g";
 /// Bytes collected before they are handed to sled.
 const BATCH: usize = 64 * 1024;
 /// sled's page cache; the log store keeps its own cache of recent entries.
@@ -64,11 +73,19 @@ pub struct SledEngine {
     /// Always there but in `drop`.
     db: Option<sled::Db>,
     file: File,
+    ahead: Mutex<Ahead>,
     barrier: Barrier,
     unbarriered: AtomicUsize,
     failed: AtomicBool,
     /// Removed with the engine.
     _scratch: Option<TempDir>,
+}
+
+/// What the tree does not have yet.
+struct Ahead {
+    journal: Journal,
+    /// Written, and not durable.
+    waiting: Vec<Operation>,
 }
 
 impl SledEngine {
@@ -83,17 +100,23 @@ impl SledEngine {
             Ok(config.open()?)
         };
         let db = guarded(open).map_err(|trouble| fail(trouble.met_at_open()))?;
+        let found = guarded(|| open_journal(&db, directory)).map_err(fail)?;
         let file = sync_files(directory).map_err(|e| fail(e.into()))?;
         let engine = Self {
             directory: directory.to_owned(),
             db: Some(db),
             file,
+            ahead: Mutex::new(Ahead {
+                journal: found.journal,
+                waiting: Vec::new(),
+            }),
             barrier,
             unbarriered: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             _scratch: None,
         };
-        engine.barrier()?;
+        engine.apply(&found.operations)?;
+        engine.close_generation(&mut engine.ahead())?;
         Ok(engine)
     }
 
@@ -185,7 +208,7 @@ impl SledEngine {
         let pending = std::mem::take(pending);
         let cost = pending.bytes * COST_OF_BYTE + values * COST_OF_VALUE;
         if self.unbarriered.fetch_add(cost, Ordering::AcqRel) + cost > UNBARRIERED {
-            self.barrier()?;
+            self.flush()?;
             self.unbarriered.store(cost, Ordering::Release);
         }
         self.change(Verb::Write, |db| {
@@ -198,10 +221,72 @@ impl SledEngine {
             Ok(())
         })
     }
-}
 
-impl Engine for SledEngine {
-    fn write(&self, operations: &[Operation]) -> Result<(), EngineError> {
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a barrier waits for the disk.
+    fn is_durable(&self) -> bool {
+        match self.barrier {
+            Barrier::Durable => !defect::is(Defect::BarrierWithoutFsync),
+            #[cfg(test)]
+            Barrier::FlushOnly => false,
+        }
+    }
+
+    /// Makes everything that the tree was given durable.
+    fn flush(&self) -> Result<(), EngineError> {
+        self.change(Verb::Flush, |db| {
+            db.flush()?;
+            match self.is_durable() {
+                true => Ok(self.file.sync_data()?),
+                false => Ok(()),
+            }
+        })?;
+        self.unbarriered.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes the tree durable, and with it that it has all of the journal, which begins anew.
+    fn close_generation(&self, ahead: &mut Ahead) -> Result<(), EngineError> {
+        let generation = ahead.journal.generation();
+        self.change(Verb::Write, |db| {
+            db.insert(GENERATIONS, &generation.to_be_bytes())?;
+            Ok(())
+        })?;
+        self.flush()?;
+        ahead.journal.restart();
+        Ok(())
+    }
+
+    /// Into the journal, durably, and then into the tree.
+    fn write_ahead(&self, ahead: &mut Ahead, operations: &[Operation]) -> Result<(), EngineError> {
+        let body = journal::encode(operations);
+        if !ahead.journal.has_room(body.len()) {
+            self.close_generation(ahead)?;
+        }
+        self.change(Verb::Flush, |_| {
+            Ok(ahead.journal.append(&body, self.is_durable())?)
+        })?;
+        self.apply(operations)
+    }
+
+    /// Into the tree alone. The journal must have nothing that could be done again after it.
+    fn write_at_once(
+        &self,
+        ahead: &mut Ahead,
+        operations: &[Operation],
+    ) -> Result<(), EngineError> {
+        if !ahead.journal.is_empty() {
+            self.close_generation(ahead)?;
+        }
+        self.apply(operations)?;
+        self.flush()
+    }
+
+    /// Changes the tree.
+    fn apply(&self, operations: &[Operation]) -> Result<(), EngineError> {
         let mut pending = Pending::default();
         for operation in operations {
             match operation {
@@ -225,19 +310,33 @@ impl Engine for SledEngine {
         }
         self.pass_on(&mut pending, 0)
     }
+}
+
+impl Engine for SledEngine {
+    fn write(&self, operations: &[Operation]) -> Result<(), EngineError> {
+        // Nothing may be in the tree that is not in the journal: doing the journal again would not end at a prefix.
+        self.ahead().waiting.extend_from_slice(operations);
+        Ok(())
+    }
 
     fn barrier(&self) -> Result<(), EngineError> {
-        self.change(Verb::Flush, |db| {
-            db.flush()?;
-            match self.barrier {
-                Barrier::Durable if defect::is(Defect::BarrierWithoutFsync) => Ok(()),
-                Barrier::Durable => Ok(self.file.sync_data()?),
-                #[cfg(test)]
-                Barrier::FlushOnly => Ok(()),
-            }
-        })?;
-        self.unbarriered.store(0, Ordering::Release);
-        Ok(())
+        let mut ahead = self.ahead();
+        let operations = std::mem::take(&mut ahead.waiting);
+        if operations.is_empty() {
+            return self.change(Verb::Flush, |_| Ok(()));
+        }
+        let size: usize = operations.iter().map(Operation::size).sum();
+        match size <= journal::LARGEST {
+            true => self.write_ahead(&mut ahead, &operations),
+            false => self.write_at_once(&mut ahead, &operations),
+        }
+    }
+
+    fn settle(&self) -> Result<(), EngineError> {
+        match self.unbarriered.load(Ordering::Acquire) > SETTLED {
+            true => self.close_generation(&mut self.ahead()),
+            false => Ok(()),
+        }
     }
 
     fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, EngineError> {
@@ -511,6 +610,26 @@ fn copy_to_memory(directory: &Path) -> io::Result<TempDir> {
         }
     }
     Ok(scratch)
+}
+
+fn open_journal(db: &sled::Db, directory: &Path) -> Result<journal::Found, Trouble> {
+    let generations = match db.get(GENERATIONS)? {
+        None => None,
+        Some(value) => {
+            let octets: [u8; 8] = (value.as_ref().try_into())
+                .map_err(|_| Trouble::corrupt("the number of generations has another form"))?;
+            Some(u64::from_be_bytes(octets))
+        }
+    };
+    let next = generations.unwrap_or(0).saturating_add(1);
+    let path = directory.join("journal");
+    Journal::open(&path, next, generations.is_none()).map_err(|e| match e {
+        JournalError::Io(e) if e.kind() == io::ErrorKind::NotFound => {
+            Trouble::corrupt("the journal is missing")
+        }
+        JournalError::Io(e) => e.into(),
+        JournalError::Corrupt(problem) => Trouble::corrupt(problem),
+    })
 }
 
 /// Makes the directory's files durable, names included, and returns the one that holds the log.

@@ -18,6 +18,7 @@ pub mod engine_sled;
 pub mod gate;
 pub mod health;
 pub mod heard_file;
+mod journal;
 pub mod leadership;
 pub mod log_store;
 pub mod machine_store;

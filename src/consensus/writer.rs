@@ -273,11 +273,15 @@ impl Writer {
                 Work::Stop => break,
                 Work::Batch(batch, committed) => {
                     self.write_batch(batch, committed);
+                    self.settle();
                     if stored_at.elapsed() < LAZY_UNDER_LOAD {
                         continue;
                     }
                 }
-                Work::Lazy(committed) => self.write_committed(committed),
+                Work::Lazy(committed) => {
+                    self.write_committed(committed);
+                    self.settle();
+                }
             }
             self.store_published();
             stored_at = Instant::now();
@@ -351,15 +355,28 @@ impl Writer {
             operations.push(Operation::Put { key, record });
         }
         self.engine.write(&operations).map_err(|e| e.to_string())?;
+        self.engine.barrier().map_err(|e| e.to_string())?;
         let last = last_after(self.durable, &operations);
         let truncated = |operation: &&Operation| matches!(operation, Operation::Truncate { .. });
         self.truncations += operations.iter().filter(truncated).count() as u64;
         (self.written)(last, self.truncations);
-        self.engine.barrier().map_err(|e| e.to_string())?;
         self.durable = last;
         match vote {
             Some(vote) => self.store_watermark(Some(vote)),
             None => Ok(()),
+        }
+    }
+
+    /// What no request waits for, though the next ones may.
+    fn settle(&mut self) {
+        if self.queue.has_failed() {
+            return;
+        }
+        self.begin(Vec::new());
+        let settled = self.engine.settle().map_err(|e| e.to_string());
+        self.queue.waiting().busy_since = None;
+        if let Err(reason) = settled {
+            self.fail(&reason);
         }
     }
 

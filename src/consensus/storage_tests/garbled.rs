@@ -76,31 +76,47 @@ async fn a_garbled_log_file_never_loses_acknowledged_entries_silently() {
         machine.apply(futures::stream::iter(items)).await.unwrap();
         handles.publication.start();
     }
-    let db = whole.join("log/db");
-    let length = fs::metadata(&db).unwrap().len();
-    let mut refused = 0;
-    for at in (0..length).step_by(usize::try_from(length / 40).unwrap()) {
-        let copy = dir.path().join("copy");
-        copy_directory(&whole, &copy);
-        let mut bytes = fs::read(copy.join("log/db")).unwrap();
-        for byte in bytes.iter_mut().skip(usize::try_from(at).unwrap()).take(16) {
-            *byte = !*byte;
-        }
-        fs::write(copy.join("log/db"), bytes).unwrap();
-        match open(&copy) {
-            Ok((mut log, machine, handles)) => {
-                let found = all_entries(&mut log).await;
-                assert_eq!(found.len() as u64, ENTRIES, "garbled at {at}");
-                drop((log, machine, handles));
+    for (file, places) in [("log/db", 40), ("log/journal", 20)] {
+        let length = fs::metadata(whole.join(file)).unwrap().len();
+        let mut refused = 0;
+        for at in (0..length).step_by(usize::try_from(length / places).unwrap()) {
+            let copy = dir.path().join("copy");
+            copy_directory(&whole, &copy);
+            let mut bytes = fs::read(copy.join(file)).unwrap();
+            for byte in bytes.iter_mut().skip(usize::try_from(at).unwrap()).take(16) {
+                *byte = !*byte;
             }
-            Err(error) => {
-                assert!(error.contains("join anew"), "garbled at {at}: {error}");
-                refused += 1;
+            fs::write(copy.join(file), bytes).unwrap();
+            match open(&copy) {
+                Ok((mut log, machine, handles)) => {
+                    let found = all_entries(&mut log).await;
+                    assert_eq!(found.len() as u64, ENTRIES, "{file} garbled at {at}");
+                    drop((log, machine, handles));
+                }
+                Err(error) => {
+                    let what = format!("{file} garbled at {at}: {error}");
+                    assert!(error.contains("join anew"), "{what}");
+                    refused += 1;
+                }
             }
+            fs::remove_dir_all(&copy).unwrap();
         }
-        fs::remove_dir_all(&copy).unwrap();
+        assert!(refused > 0, "no garbling of {file} was noticed");
     }
-    assert!(refused > 0, "no garbling was noticed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_taken_away_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    fs::remove_file(dir.path().join("log/journal")).unwrap();
+    let Err(error) = open(dir.path()) else {
+        panic!("opened without the journal");
+    };
+    assert!(
+        error.contains("the journal is missing") && error.contains("join anew"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ mod garbled;
 mod group_commit;
 mod power_loss;
 mod suite;
+mod write_ahead;
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
