@@ -216,12 +216,19 @@ fn restart(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
 fn transfer(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
     stage.set_timing(&Timing::WAN)?;
     stage.go_on(CALM)?;
-    let (leader, others) = stage.leader_and_others()?;
+    // Once in peace: the next leader has asked the others for their votes, so its connections for such words are there. One
+    // that hears nobody can make none.
+    let (first, _) = stage.holder_and_others()?;
+    let moved = stage.begin(Kind::Transfer, [&first], true);
+    stage.transfer(&first)?;
+    let (leader, others) = stage.holder_other_than(&first)?;
+    stage.end(moved);
+    stage.go_on(CALM)?;
     // A node that lacks anything of the leader's does not take over.
     stage.hush()?;
     let deaf = stage.begin(Kind::PartitionOneWay, [&leader], true);
     let moved = stage.begin(Kind::Transfer, [&leader], true);
-    stage.deafen(&leader, &others)?;
+    stage.deafen_to_words(&leader, &others)?;
     stage.transfer(&leader)?;
     stage.end(moved);
     stage.resound();

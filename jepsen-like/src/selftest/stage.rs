@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(5);
 /// Operations under way end within this.
 const HUSHED: Duration = Duration::from_millis(700);
+/// The longest IP packet that can be TCP's word that data arrived, in octets: two headers with all their options. What TLS says
+/// is longer, whatever it says.
+const RECEIPT: u32 = 80;
 /// The table that drops frames on a node's host.
 const TABLE: &str = "selftest";
 /// Records of one large write, some 150 octets each: more than a snapshot waits for in its scenario.
@@ -107,9 +110,19 @@ impl<'a, 'b> Stage<'a, 'b> {
 
     /// Who leads and has the VIPs, and the rest.
     pub fn holder_and_others(&self) -> Result<(String, Vec<String>), LabError> {
+        self.holder(None)
+    }
+
+    /// Who leads and has the VIPs after `former`, and the rest, `former` among them.
+    pub fn holder_other_than(&self, former: &str) -> Result<(String, Vec<String>), LabError> {
+        self.holder(Some(former))
+    }
+
+    fn holder(&self, former: Option<&str>) -> Result<(String, Vec<String>), LabError> {
         let cluster = self.nemesis.cluster();
         let leader = wait_for("a leader that holds the VIPs", PATIENCE, || {
-            let Some(leader) = cluster.leader_now() else {
+            let leader = cluster.leader_now();
+            let Some(leader) = leader.filter(|leader| Some(leader.name()) != former) else {
                 return Ok(None);
             };
             let holds = leader.has_address(vip4())? && leader.has_address(vip6())?;
@@ -176,16 +189,35 @@ impl<'a, 'b> Stage<'a, 'b> {
 
     /// A node hears nothing of some others.
     pub fn deafen(&self, node: &str, unheard: &[String]) -> Result<(), LabError> {
+        self.refuse_frames(node, unheard, None)
+    }
+
+    /// A node is told by some others that what it sent has arrived, and nothing else: its connections go on carrying what it
+    /// sends, where those of a node that is told nothing at all come to a halt within 200 ms.
+    pub fn deafen_to_words(&self, node: &str, unheard: &[String]) -> Result<(), LabError> {
+        let says_nothing = format!("ip protocol tcp ip length <= {RECEIPT}");
+        self.refuse_frames(node, unheard, Some(&says_nothing))
+    }
+
+    /// A node takes no frames of some others, but for those that match.
+    fn refuse_frames(
+        &self,
+        node: &str,
+        unheard: &[String],
+        taken: Option<&str>,
+    ) -> Result<(), LabError> {
         let cluster = self.nemesis.cluster();
         let macs = unheard
             .iter()
             .map(|name| cluster.node(name)?.host().mac(DEVICE));
         let macs = macs.collect::<Result<Vec<_>, _>>()?.join(", ");
-        let text = format!(
+        let from_them = format!("add rule netdev {TABLE} in ether saddr {{ {macs} }}");
+        let mut text = format!(
             "add table netdev {TABLE}; \
-             add chain netdev {TABLE} in {{ type filter hook ingress device \"{DEVICE}\" priority -400; policy accept; }}; \
-             add rule netdev {TABLE} in ether saddr {{ {macs} }} drop"
+             add chain netdev {TABLE} in {{ type filter hook ingress device \"{DEVICE}\" priority -400; policy accept; }}; "
         );
+        text.extend(taken.map(|taken| format!("{from_them} {taken} accept; ")));
+        text += &format!("{from_them} drop");
         cluster.node(node)?.host().output("nft", &[&text]).map(drop)
     }
 
