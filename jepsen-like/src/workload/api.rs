@@ -79,8 +79,11 @@ fn outcome_of(
             refused.failed
         ))),
         (Ok(applied), Err(_)) => Ok(applied),
-        // That the second was not taken says nothing of the first.
-        (Err(said), Err(_)) => Err(said.failed),
+        // That one was certainly not taken says nothing of the other.
+        (Err(first), Err(again)) => Err(match first.failed {
+            Failed::Nothing(_) => again.failed,
+            perhaps @ Failed::Perhaps(_) => perhaps,
+        }),
     }
 }
 
@@ -357,6 +360,16 @@ mod tests {
             let both = outcome_of(Err(said("?lost", false)), Err(said("no", is_decided)));
             assert_eq!(both, Err(Failed::Perhaps("lost".to_owned())));
         }
+        let late = outcome_of(
+            Err(said("no leader", false)),
+            Err(said("?not applied here yet", false)),
+        );
+        assert_eq!(
+            late,
+            Err(Failed::Perhaps("not applied here yet".to_owned()))
+        );
+        let neither = outcome_of(Err(said("no leader", false)), Err(said("held 5", true)));
+        assert!(matches!(neither, Err(Failed::Nothing(_))), "{neither:?}");
     }
 
     #[tokio::test]
