@@ -19,7 +19,7 @@ use openraft::{
     RPCTypes,
     entry::RaftEntry,
     errors::RPCError,
-    raft::{AppendEntriesRequest, StreamAppendResult},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult},
 };
 use pontoon_proto::v1::RaftMessage;
 use tokio::{sync::mpsc, time::Instant};
@@ -72,6 +72,20 @@ where
         in_flight: VecDeque::with_capacity(WINDOW),
     };
     Ok(stream::unfold(Some(session), |session| async { session?.next().await }).boxed())
+}
+
+/// What the answer to one request without entries, after `prev_log_id`, would have been on a stream. None: no peer answers so.
+pub(super) fn appended(
+    answer: AppendEntriesResponse<TypeConfig>,
+    prev_log_id: Option<LogId>,
+) -> Option<StreamAppendResult<TypeConfig>> {
+    Some(match answer {
+        AppendEntriesResponse::Success => Ok(prev_log_id),
+        AppendEntriesResponse::PartialSuccess(matching) => Ok(matching),
+        AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+        // Nothing comes before the beginning: nothing conflicts with it.
+        AppendEntriesResponse::Conflict => Err(StreamAppendError::Conflict(prev_log_id?)),
+    })
 }
 
 fn failed(links: &PeerLinks, error: CallError) -> RPCError<TypeConfig> {
@@ -225,10 +239,7 @@ async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
 
 #[cfg(test)]
 mod tests {
-    use openraft::{
-        raft::StreamAppendError,
-        vote::{RaftLeaderId, RaftVote},
-    };
+    use openraft::vote::{RaftLeaderId, RaftVote};
 
     use super::*;
 
@@ -236,6 +247,36 @@ mod tests {
 
     fn log_id(index: u64) -> LogId {
         LogId::new(LeaderId::new(1, 1).to_committed(), index)
+    }
+
+    #[test]
+    fn a_heartbeats_answer_says_what_one_on_the_stream_would() {
+        let vote = Vote::from_leader_id(LeaderId::new(2, 2), false);
+        let at = Some(log_id(11));
+        let cases = [
+            (AppendEntriesResponse::Success, at, Some(Ok(at))),
+            (AppendEntriesResponse::Success, None, Some(Ok(None))),
+            (
+                AppendEntriesResponse::PartialSuccess(None),
+                at,
+                Some(Ok(None)),
+            ),
+            (
+                AppendEntriesResponse::Conflict,
+                at,
+                Some(Err(StreamAppendError::Conflict(log_id(11)))),
+            ),
+            (AppendEntriesResponse::Conflict, None, None),
+            (
+                AppendEntriesResponse::HigherVote(vote),
+                at,
+                Some(Err(StreamAppendError::HigherVote(vote))),
+            ),
+        ];
+        for (answer, prev_log_id, expected) in cases {
+            let shown = format!("{answer}");
+            assert_eq!(appended(answer, prev_log_id), expected, "{shown}");
+        }
     }
 
     #[tokio::test]

@@ -17,7 +17,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, future::BoxFuture, stream::BoxStream};
+use futures::{
+    Stream, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use hyper_util::rt::TokioIo;
 use openraft::{
     OptionalSend, RPCTypes,
@@ -246,6 +250,14 @@ impl PeerLinks {
         RaftClient::new(entry.1.clone())
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT)
+    }
+
+    /// The lanes to a peer that were used.
+    #[cfg(test)]
+    pub(super) fn lanes_to(&self, to: NodeId) -> Vec<Lane> {
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = channels.keys().filter(|(peer, _)| *peer == to);
+        used.map(|(_, lane)| *lane).collect()
     }
 
     /// Drops the channels to nodes that are no longer members.
@@ -566,7 +578,7 @@ pub(super) fn rpc_error(
 impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     type SnapshotData = SnapshotData;
 
-    /// Heartbeats: openraft sends entries by `stream_append`.
+    /// A heartbeat: see `stream_append`.
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
@@ -578,15 +590,36 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             .await
     }
 
+    /// openraft sends heartbeats this way too, each as a stream of its own that holds one request and says so. On the stream
+    /// they would stand behind entries, and wait for an answer to its opening before they are sent at all.
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
-        _option: RPCOption,
+        mut input: S,
+        option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, RPCError<TypeConfig>>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        Box::pin(append_stream::open(&self.links, self.target, input))
+        if input.size_hint() != (1, Some(1)) {
+            return Box::pin(append_stream::open(&self.links, self.target, input));
+        }
+        Box::pin(async move {
+            let Some(request) = input.next().await else {
+                return Ok(stream::empty().boxed());
+            };
+            if !request.entries.is_empty() {
+                let input = stream::iter([request]);
+                return append_stream::open(&self.links, self.target, input).await;
+            }
+            let (prev_log_id, limit) = (request.prev_log_id, option.hard_ttl());
+            let answer = self.append_entries(request, option).await?;
+            let nonsense = || {
+                let error = self.target.no_answer("a conflict with nothing".into());
+                rpc_error(self.links.me.id, RPCTypes::AppendEntries, limit, error)
+            };
+            let appended = append_stream::appended(answer, prev_log_id).ok_or_else(nonsense)?;
+            Ok(stream::iter([Ok(appended)]).boxed())
+        })
     }
 
     async fn vote(

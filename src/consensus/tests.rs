@@ -11,7 +11,10 @@ use std::{
 
 use futures::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
-use openraft::raft::AppendEntriesRequest;
+use openraft::{
+    network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2},
+    raft::AppendEntriesRequest,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -26,7 +29,7 @@ use super::{
     engine_memory::MemoryEngine,
     membership::RemovalRefused,
     messages::GrantRequest,
-    network::{dial, peer_endpoint},
+    network::{Lane, Network, PeerLinks, dial, peer_endpoint},
     storage::{Storage, StorageOptions},
     *,
 };
@@ -518,6 +521,48 @@ async fn a_stream_of_entries_ends_with_the_answer_to_its_last_request() {
             "{answers:?}"
         );
     }
+    cluster.stop().await;
+}
+
+/// openraft sends heartbeats as streams too. Those wait for an answer before they send anything, and for entries before them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_is_one_call_on_a_lane_of_its_own() {
+    let cluster = Cluster::of(3).await;
+    let leader = &cluster.node(cluster.leader().await).core;
+    let follower = NodeId(cluster.followers().await[0]);
+    // The leader that began the cluster has asked nobody for a vote.
+    eventually("openraft's own heartbeats on their lane", || {
+        leader.links.lanes_to(follower).contains(&Lane::Heartbeat)
+    })
+    .await;
+
+    let connector = CuttableConnector {
+        from: leader.id.0,
+        cuts: Arc::clone(&cluster.cuts),
+    };
+    let mut network = Network {
+        links: Arc::new(PeerLinks::new(leader.links.me.clone(), Arc::new(connector))),
+    };
+    network.links.set_refusal(TIMING.election_timeout_max);
+    let target = leader.target_of(follower).unwrap();
+    let peer = Peer {
+        name: "follower".into(),
+        raft_address: target.address,
+        api_address: target.address,
+    };
+    let mut client = network.new_client(follower.0, &peer).await;
+    let heartbeat = AppendEntriesRequest {
+        vote: leader.metrics().vote,
+        prev_log_id: None,
+        entries: vec![],
+        leader_commit: None,
+    };
+    let once = Box::pin(stream::once(async { heartbeat }));
+    let answers = client.stream_append(once, RPCOption::new(LONG)).await;
+    let answers: Vec<_> = answers.unwrap().collect().await;
+    assert!(matches!(&answers[..], [Ok(Ok(None))]), "{answers:?}");
+    assert_eq!(network.links.lanes_to(follower), [Lane::Heartbeat]);
+    assert!(network.links.promised(follower).is_some());
     cluster.stop().await;
 }
 
