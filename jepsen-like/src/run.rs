@@ -42,6 +42,8 @@ const ECHO: u16 = 8081;
 const AFTERMATH: Duration = Duration::from_secs(2);
 /// For the final reads of every node, at most; no longer than what is allowed for recovery.
 const LAST_READS: Duration = Duration::from_secs(30);
+/// The same where not every node came back.
+const HOPELESS: Duration = Duration::from_secs(5);
 /// For the search for orders, and its memory (100 bytes each).
 const SEARCH: Duration = Duration::from_secs(120);
 const CONFIGURATIONS: usize = 4_000_000;
@@ -312,15 +314,14 @@ fn record(
     course(&mut nemesis, is_over)?;
     tracing::info!("all faults are healed");
     let healed = Instant::now();
-    while healed.elapsed() < plan.recovery_bound && !is_over() {
+    let mut is_whole = false;
+    while healed.elapsed() < plan.recovery_bound && !is_over() && !is_whole {
         nemesis.rest(Duration::from_millis(500), is_over)?;
-        if nemesis.cluster().is_whole_now() {
-            break;
-        }
+        is_whole = nemesis.cluster().is_whole_now();
     }
     nemesis.rest(AFTERMATH, is_over)?;
     people.stop_clients();
-    people.last_reads(plan);
+    people.last_reads(plan, if is_whole { LAST_READS } else { HOPELESS });
     nemesis.rest(Duration::ZERO, || true)?;
     note_panics(nemesis.cluster(), &recorder);
     people.stop_watching();
@@ -423,8 +424,8 @@ impl People {
     }
 
     /// What every node owes when all is over. What cannot be had is missing, and found missing by the checkers.
-    fn last_reads(&self, plan: &Plan) {
-        let deadline = Instant::now() + LAST_READS.min(plan.recovery_bound);
+    fn last_reads(&self, plan: &Plan, patience: Duration) {
+        let deadline = Instant::now() + patience.min(plan.recovery_bound);
         self.runtime.block_on(async {
             self.wait_for_one_state(deadline).await;
             for target in &self.context.targets {

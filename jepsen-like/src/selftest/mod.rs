@@ -119,7 +119,7 @@ fn perform(
         nemeses: BTreeSet::new(),
         time: Duration::ZERO,
         seed: 0,
-        recovery_bound: scenario::RECOVERY,
+        recovery_bound: recovery_bound(defect),
         out: directory(options, scenario, defect),
         allow_skip: false,
     };
@@ -132,6 +132,14 @@ fn perform(
     finished
         .map(|finished| finished.verdicts)
         .map_err(|error: RunError| error.to_string())
+}
+
+/// A defective cluster need not recover: it is waited for where that is what finds the defect.
+fn recovery_bound(defect: Option<Defect>) -> Duration {
+    match defect {
+        Some(defect) if !expected(defect).contains(&"recovery") => scenario::RECOVERY / 2,
+        _ => scenario::RECOVERY,
+    }
 }
 
 /// The checkers that have to find a defect; one of them is enough.

@@ -138,15 +138,17 @@ fn leader(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
     let (leader, others) = stage.holder_and_others()?;
     let cut = stage.begin(Kind::PartitionLeader, [&leader], true);
     stage.part(&leader, &others)?;
-    stage.go_on(ms(2500))?;
+    stage.holder_other_than(&leader)?;
+    stage.go_on(ms(1000))?;
     stage.unpart()?;
     stage.end(cut);
     stage.go_on(ms(1000))?;
     let (leader, _) = stage.holder_and_others()?;
     let pause = stage.begin(Kind::Pause, [&leader], true);
     stage.pause(&leader)?;
-    // For longer than the others wait, and not much more than the kernel keeps an address that nobody renews.
-    stage.go_on(ms(2500))?;
+    // That comes well before the kernel forgets an address that nobody renews.
+    stage.holder_other_than(&leader)?;
+    stage.go_on(ms(1000))?;
     stage.resume(&leader)?;
     stage.end(pause);
     stage.go_on(ms(500))
@@ -176,6 +178,7 @@ fn vote(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
     stage.cut(&former)?;
     let (new, others) = stage.leader_other_than(&former)?;
     let voter = stage.first(&others)?;
+    stage.write_through(&new)?;
     stage.go_on(ms(1000))?;
     let kill = stage.begin(Kind::Kill, [&voter], false);
     stage.kill(&voter)?;
@@ -185,7 +188,8 @@ fn vote(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
     stage.end(first);
     stage.start(&voter)?;
     stage.end(kill);
-    stage.go_on(ms(4000))?;
+    stage.write_through(&former)?;
+    stage.go_on(ms(1000))?;
     stage.mend(&new)?;
     stage.end(second);
     stage.go_on(ms(500))
@@ -206,7 +210,8 @@ fn restart(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
         stage.start(other)?;
     }
     stage.end(kill);
-    stage.go_on(ms(4500))?;
+    stage.holder_other_than(&leader)?;
+    stage.go_on(ms(500))?;
     stage.unpart()?;
     stage.end(cut);
     stage.go_on(ms(500))

@@ -22,7 +22,7 @@ use crate::{
     history::{Entry, Fault},
     lab::{
         LabError,
-        cluster::{Node, vip4, vip6, wait_for},
+        cluster::{Node, vip4, vip6, wait_for, write_of},
         namespace,
         network::DEVICE,
     },
@@ -32,6 +32,8 @@ use crate::{
 /// For whatever a scenario waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(5);
+/// For one of several tries to write.
+const WRITE: Duration = Duration::from_secs(1);
 /// Operations under way end within this.
 const HUSHED: Duration = Duration::from_millis(700);
 /// The longest IP packet that can be TCP's word that data arrived, in octets: two headers with all their options. What TLS says
@@ -110,35 +112,51 @@ impl<'a, 'b> Stage<'a, 'b> {
 
     /// Who leads and has the VIPs, and the rest.
     pub fn holder_and_others(&self) -> Result<(String, Vec<String>), LabError> {
-        self.holder(None)
+        let leader = self.wait_for_leader("a leader that holds the VIPs", |leader| {
+            self.has_vips(leader)
+        })?;
+        Ok(self.others_of(leader, None))
     }
 
-    /// Who leads and has the VIPs after `former`, and the rest, `former` among them.
+    /// Who leads in the place of `former` and has the VIPs, and the rest, `former` among them.
     pub fn holder_other_than(&self, former: &str) -> Result<(String, Vec<String>), LabError> {
-        self.holder(Some(former))
-    }
-
-    fn holder(&self, former: Option<&str>) -> Result<(String, Vec<String>), LabError> {
-        let cluster = self.nemesis.cluster();
-        let leader = wait_for("a leader that holds the VIPs", PATIENCE, || {
-            let leader = cluster.leader_now();
-            let Some(leader) = leader.filter(|leader| Some(leader.name()) != former) else {
-                return Ok(None);
-            };
-            let holds = leader.has_address(vip4())? && leader.has_address(vip6())?;
-            Ok(holds.then(|| leader.name().to_owned()))
+        let leader = self.wait_for_leader("another leader that holds the VIPs", |leader| {
+            Ok(leader != former && self.has_vips(leader)?)
         })?;
         Ok(self.others_of(leader, None))
     }
 
     /// Who leads in the place of `former`, and who is neither.
     pub fn leader_other_than(&self, former: &str) -> Result<(String, Vec<String>), LabError> {
-        // By what each node says of itself: a status of the cluster takes its time while a node is out of reach.
-        let leader = wait_for("another leader", PATIENCE, || {
-            let leader = self.nemesis.board().leader();
-            Ok(leader.filter(|name| name != former))
-        })?;
+        let leader = self.wait_for_leader("another leader", |leader| Ok(leader != former))?;
         Ok(self.others_of(leader, Some(former)))
+    }
+
+    /// By what each node says of itself: a status of the cluster takes its time while a node is out of reach.
+    fn wait_for_leader(
+        &self,
+        what: &str,
+        is_meant: impl Fn(&str) -> Result<bool, LabError>,
+    ) -> Result<String, LabError> {
+        wait_for(what, PATIENCE, || match self.nemesis.board().leader() {
+            Some(leader) if is_meant(&leader)? => Ok(Some(leader)),
+            _ => Ok(None),
+        })
+    }
+
+    fn has_vips(&self, node: &str) -> Result<bool, LabError> {
+        let node = self.nemesis.cluster().node(node)?;
+        Ok(node.has_address(vip4())? && node.has_address(vip6())?)
+    }
+
+    /// Until a write through this node is acknowledged.
+    pub fn write_through(&self, node: &str) -> Result<(), LabError> {
+        let client = self.nemesis.cluster().node(node)?.client();
+        wait_for(&format!("a write through {node}"), PATIENCE, || {
+            let text = rand::random::<u32>().to_string();
+            Ok(client.propose(&[write_of(&text)], WRITE).ok())
+        })
+        .map(drop)
     }
 
     fn others_of(&self, leader: String, former: Option<&str>) -> (String, Vec<String>) {
