@@ -21,9 +21,6 @@ const fn ms(milliseconds: u64) -> Duration {
 /// Before the first fault of a scenario.
 const CALM: Duration = ms(1500);
 
-/// Before the power goes.
-const LARGE_WRITES: usize = 15;
-
 /// Leases that a busy machine does not lose every second, and promises that end well before the kernel forgets an address
 /// that is renewed no more (3 s).
 const STEADY: Timing = Timing {
@@ -247,11 +244,10 @@ fn power(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
     let (node, _) = stage.leader_and_others()?;
     stage.keep_back(&node)?;
     stage.go_on(CALM)?;
-    // The file of the log has to grow: what lies where something lay before needs no word of the file system.
-    for _ in 0..LARGE_WRITES {
-        stage.write_much()?;
-        stage.go_on(ms(100))?;
-    }
+    // What is lost is where the log's file has grown: the file system need not be told of what lies where something lay before.
+    // Much more of it, and the node finds holes and does not start again.
+    stage.write_until_log_grows(&node)?;
+    stage.go_on(ms(200))?;
     let fault = stage.begin_named("lost-writes", [&node], true);
     stage.lose_power(&node)?;
     stage.start(&node)?;
