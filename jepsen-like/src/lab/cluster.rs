@@ -418,16 +418,27 @@ impl Cluster {
         let peer = api_address(number).to_string();
         let node = self.node_mut(name)?;
         // Refused while there is no leader.
-        wait_for("a join", LONG, || {
+        let mut refusal = String::new();
+        let joined = wait_for("a join", LONG, || {
             match node.run(&["cluster", "join", "--token", &token, "--peer", &peer]) {
                 Ok(_) => Ok(Some(())),
                 Err(LabError::Failed { stderr, .. }) => {
-                    tracing::info!(node = node.name, stderr, "join refused");
+                    refusal = stderr;
                     std::thread::sleep(Duration::from_millis(500));
                     Ok(None)
                 }
                 Err(error) => Err(error),
             }
+        });
+        joined.map_err(|error| match error {
+            LabError::Waited { what, seconds } => LabError::Waited {
+                what: format!(
+                    "{what} of {name} by {peer} (refused last: {})",
+                    refusal.trim()
+                ),
+                seconds,
+            },
+            other => other,
         })?;
         node.start()
     }
@@ -440,7 +451,8 @@ impl Cluster {
                 return Ok(None);
             };
             match status.nodes.iter().find(|node| node.name == name) {
-                None => Ok(Some(())),
+                // One that has just started knows of no members yet.
+                None => Ok((!status.nodes.is_empty()).then_some(())),
                 Some(node) => Ok(by.client.remove(node.id, SHORT).ok()),
             }
         })
