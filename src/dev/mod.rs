@@ -12,8 +12,8 @@ mod seed;
 
 use std::{
     collections::HashMap,
-    fs,
-    io::{self, Read, Seek},
+    fmt, fs,
+    io::{self, Read, Seek, Write},
     net::{SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -68,6 +68,8 @@ pub enum DevError {
     PortBase(u16),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
     #[error("{} holds a cluster of {nodes} nodes on port base {port_base}; give those or another --dir", dir.display())]
     OtherLayout {
         dir: PathBuf,
@@ -295,7 +297,11 @@ impl Dev {
             () = &mut stop => Ok(()),
         };
         stop_all(nodes).await;
-        outcome
+        match outcome {
+            // Whoever read it has gone, as in `pontoon dev | head -1`.
+            Err(DevError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Fails early, and in words, when something else has our ports.
@@ -344,14 +350,14 @@ impl Dev {
                 return Err(DevError::Ended { node, how, last: last.unwrap_or_default(), log });
             }
         }
-        self.announce(nodes);
+        self.announce(nodes)?;
         // Nodes that died, each waiting for its own restart.
         let mut restarts = JoinSet::new();
         loop {
             tokio::select! {
                 // An ended process is found again, and a finished pause stays in its set: neither wait loses anything.
                 (node, how) = first_end(nodes) => {
-                    println!("node {node} ended ({how}); it is started again in {} s", RESTART_PAUSE.as_secs());
+                    say(format_args!("node {node} ended ({how}); it is started again in {} s", RESTART_PAUSE.as_secs()))?;
                     nodes.remove(&node);
                     restarts.spawn(async move {
                         tokio::time::sleep(RESTART_PAUSE).await;
@@ -360,7 +366,7 @@ impl Dev {
                 }
                 Some(Ok(node)) = restarts.join_next() => {
                     let process = self.start(node)?;
-                    println!("node {node} is started again, process {}", process.pid().unwrap_or_default());
+                    say(format_args!("node {node} is started again, process {}", process.pid().unwrap_or_default()))?;
                     nodes.insert(node, process);
                 }
             }
@@ -395,33 +401,42 @@ impl Dev {
         }
     }
 
-    fn announce(&self, nodes: &HashMap<u16, NodeProcess>) {
+    fn announce(&self, nodes: &HashMap<u16, NodeProcess>) -> Result<(), DevError> {
         let layout = &self.layout;
         let count = nodes.len();
-        println!(
+        say(format_args!(
             "ready {count} node{} in {}",
             if count == 1 { "" } else { "s" },
             layout.dir.display()
-        );
+        ))?;
         for node in layout.numbers() {
             let pid = nodes
                 .get(&node)
                 .and_then(NodeProcess::pid)
                 .unwrap_or_default();
             let (dns, api, http) = (layout.dns(node), layout.api(node), layout.http(node));
-            println!("  node {node}: DNS {dns}, API {api}, HTTP {http}, process {pid}");
+            say(format_args!(
+                "  node {node}: DNS {dns}, API {api}, HTTP {http}, process {pid}"
+            ))?;
         }
-        println!("  VIP: DNS {}, listeners on {VIP}", layout.vip_dns());
+        say(format_args!(
+            "  VIP: DNS {}, listeners on {VIP}",
+            layout.vip_dns()
+        ))?;
         if !self.empty {
             let (port, dns) = (layout.listener_port(), layout.dns(1));
-            println!("try:");
-            println!("  dig @{} -p {} www.demo.test", dns.ip(), dns.port());
-            println!(
+            say(format_args!("try:"))?;
+            say(format_args!(
+                "  dig @{} -p {} www.demo.test",
+                dns.ip(),
+                dns.port()
+            ))?;
+            say(format_args!(
                 "  dig @{} -p {} anything.upstream.test",
                 dns.ip(),
                 dns.port()
-            );
-            println!("  curl http://{VIP}:{port}/");
+            ))?;
+            say(format_args!("  curl http://{VIP}:{port}/"))?;
         }
         let endpoints: Vec<String> = layout
             .numbers()
@@ -431,8 +446,13 @@ impl Dev {
             DEFAULT_PORT_BASE => String::new(),
             _ => format!(" --endpoints {}", endpoints.join(",")),
         };
-        println!("  pontoon{endpoints} cluster status");
+        say(format_args!("  pontoon{endpoints} cluster status"))
     }
+}
+
+/// Tells the person at the terminal.
+fn say(line: fmt::Arguments<'_>) -> Result<(), DevError> {
+    writeln!(io::stdout(), "{line}").map_err(DevError::Output)
 }
 
 /// The first process that ends. Dropping the wait loses nothing: an ended process is found again.

@@ -148,3 +148,50 @@ fn the_nodes_end_with_dev_by_whatever_cause() {
         eventually("the end of a node", || (!is_alive(pid)).then_some(()));
     }
 }
+
+#[test]
+fn when_nobody_reads_what_it_says_it_ends_with_its_nodes() {
+    use std::{
+        io::{BufRead, BufReader, Read},
+        process::{Command, Stdio},
+    };
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a directory");
+    let base = crate::support::draw_port_base().to_string();
+    let mut dev = Command::new(crate::support::PONTOON)
+        .args(["dev", "--empty", "--port-base", &base, "--dir"])
+        .arg(dir.path().join("d"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("`pontoon dev` starts");
+    let mut lines = BufReader::new(dev.stdout.take().expect("it is piped")).lines();
+    let mut said = lines.by_ref().map_while(Result::ok);
+    let mut processes = vec![];
+    // The last line tells how to ask for the status.
+    for line in said
+        .by_ref()
+        .take_while(|line| !line.ends_with("cluster status"))
+    {
+        let process = line.split_once("process ").map(|(_, id)| id.parse::<i32>());
+        processes.extend(process.map(|id| Pid::from_raw(id.expect("a process id"))));
+    }
+    assert_eq!(processes.len(), 3, "it became ready");
+
+    drop(lines);
+    // It has something to say.
+    kill(processes[1], Signal::SIGKILL).expect("the node runs");
+    let ended = eventually("the end of `dev`", || dev.try_wait().expect("a child"));
+    let mut errors = String::new();
+    let mut stderr = dev.stderr.take().expect("it is piped");
+    stderr.read_to_string(&mut errors).expect("text");
+    assert!(
+        ended.success() && !errors.contains("panicked"),
+        "{ended}: {errors}"
+    );
+    assert!(
+        !processes.iter().any(|id| is_alive(id.as_raw())),
+        "a node was left"
+    );
+}
