@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -33,6 +33,7 @@ const FRESH: Duration = Duration::from_millis(1000);
 pub struct Board {
     seen: Mutex<Seen>,
     is_quiet: AtomicBool,
+    retries: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +55,11 @@ impl Board {
 
     pub fn is_quiet(&self) -> bool {
         self.is_quiet.load(Ordering::Relaxed)
+    }
+
+    /// How many changes under a precondition were asked for again after they had been done.
+    pub fn retries(&self) -> &Arc<AtomicU64> {
+        &self.retries
     }
 
     /// The node that last said it leads in the newest term.

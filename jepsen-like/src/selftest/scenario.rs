@@ -21,6 +21,9 @@ const fn ms(milliseconds: u64) -> Duration {
 /// Before the first fault of a scenario.
 const CALM: Duration = ms(1500);
 
+/// What was written by a few of these is read before it is written over.
+const RETRIES: u64 = 6;
+
 /// Leases that a busy machine does not lose every second, and promises that end well before the kernel forgets an address
 /// that is renewed no more (3 s).
 const STEADY: Timing = Timing {
@@ -148,6 +151,7 @@ fn leader(stage: &mut Stage<'_, '_>) -> Result<(), LabError> {
     stage.go_on(ms(1000))?;
     stage.resume(&leader)?;
     stage.end(pause);
+    stage.wait_for_retries(RETRIES)?;
     stage.go_on(ms(500))
 }
 

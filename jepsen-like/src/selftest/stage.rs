@@ -5,6 +5,7 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -149,6 +150,15 @@ impl<'a, 'b> Stage<'a, 'b> {
     fn has_vips(&self, node: &str) -> Result<bool, LabError> {
         let node = self.nemesis.cluster().node(node)?;
         Ok(node.has_address(vip4())? && node.has_address(vip6())?)
+    }
+
+    /// Until so many changes under a precondition have been asked for again after they were done: what is done twice then is
+    /// refused the second time.
+    pub fn wait_for_retries(&self, count: u64) -> Result<(), LabError> {
+        let retries = self.nemesis.board().retries();
+        wait_for("changes that are asked for again", PATIENCE, || {
+            Ok((retries.load(Ordering::Relaxed) >= count).then_some(()))
+        })
     }
 
     /// Until a write through this node is acknowledged.

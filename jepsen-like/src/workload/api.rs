@@ -1,6 +1,13 @@
 //! Calls of one node's API that tell three outcomes apart: done, certainly not done, perhaps done.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use pontoon::wire::error::{Failure, FailureCode};
 use pontoon_proto::v1::{
@@ -103,6 +110,8 @@ fn is_connect_error(status: &Status) -> bool {
 #[derive(Clone, Debug)]
 pub struct NodeApi {
     channel: Channel,
+    /// See `Board::retries`.
+    retries: Arc<AtomicU64>,
 }
 
 /// One name's TXT set, as all workloads use them: one record of several character strings.
@@ -110,8 +119,14 @@ pub type Strings = Vec<String>;
 
 impl NodeApi {
     pub fn to(socket: &Path) -> Self {
+        Self::counting(socket, Arc::default())
+    }
+
+    /// As `to`; `retries` is raised by each change under a precondition that is asked for again after it was done.
+    pub fn counting(socket: &Path, retries: Arc<AtomicU64>) -> Self {
         Self {
             channel: lazy_channel(socket.to_owned()),
+            retries,
         }
     }
 
@@ -134,7 +149,12 @@ impl NodeApi {
         };
         let first = self.propose_once(request.clone()).await;
         match asks_again {
-            true => outcome_of(first, self.propose_once(request).await),
+            true => {
+                let is_telling = first.is_ok() && !request.preconditions.is_empty();
+                let again = self.propose_once(request).await;
+                self.retries.fetch_add(is_telling.into(), Ordering::Relaxed);
+                outcome_of(first, again)
+            }
             false => first.map_err(|said| said.failed),
         }
     }

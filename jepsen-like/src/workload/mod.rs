@@ -268,7 +268,7 @@ pub struct Client {
 impl Client {
     pub fn of(target: &Target, context: &Context) -> Self {
         Self {
-            api: NodeApi::to(&target.socket),
+            api: NodeApi::counting(&target.socket, context.board.retries().clone()),
             node: target.name.clone(),
             process: context.recorder.new_process(),
             recorder: context.recorder.clone(),
