@@ -73,12 +73,11 @@ impl<'a> Intent<'a> {
 
     /// Whether the other nodes have to be asked for their addresses.
     fn needs_services(&self, own: &[IpAddr]) -> bool {
-        self.listeners
-            .iter()
-            .any(|listener| match listener.address {
-                ListenAddress::Address(ip) => !self.vips.contains(&ip) && !own.contains(&ip),
-                ListenAddress::EveryNode => false,
-            })
+        let is_elsewhere = |listener: &&Listener| match listener.address {
+            ListenAddress::Address(ip) => !self.vips.contains(&ip) && !own.contains(&ip),
+            ListenAddress::EveryNode => false,
+        };
+        !self.new_vips.is_empty() || self.listeners.iter().any(is_elsewhere)
     }
 }
 
@@ -161,6 +160,8 @@ fn judge(
             }
         }
     }
+    let vips = intent.new_vips.iter();
+    refused.extend(vips.filter_map(|vip| is_a_nodes_own(state, *vip, services)));
     let others = state.snapshot().listeners.values();
     for listener in others.filter(|l| reserved.vip_owner(l.port).is_some()) {
         let meets = match listener.address {
@@ -190,7 +191,7 @@ fn together(mut failures: Vec<Failure>) -> Option<Failure> {
         .join("\n");
     Some(Failure::new(
         first.code,
-        format!("{} listeners", failures.len()),
+        format!("{} listeners or VIPs", failures.len()),
         format!("nothing could answer there\n{lines}"),
         "correct them, and try again",
     ))
@@ -230,6 +231,24 @@ fn port_is_free(
         }
     }
     Ok(())
+}
+
+/// Why an address can be no VIP: a node has it, and would be cut off by the fence, or by whoever holds the VIP.
+fn is_a_nodes_own(state: &State, vip: IpAddr, services: &Services) -> Option<Failure> {
+    let mut members = state.members().values();
+    let member = members.find(|m| [m.raft_address.ip(), m.api_address.ip()].contains(&vip));
+    let needs = member.map(|m| format!("node {} has it for its peers or its API", m.id));
+    let serves = || {
+        let mut told = services.iter();
+        let (id, _) = told.find(|(_, told)| told.as_ref().is_some_and(|a| a.contains(&vip)))?;
+        Some(format!("node {id} has it among its service addresses"))
+    };
+    Some(Failure::new(
+        FailureCode::Conflict,
+        format!("VIP {vip}"),
+        needs.or_else(serves)?,
+        "take an address that no node has",
+    ))
 }
 
 fn taken(listener: &Listener, problem: String) -> Failure {
@@ -437,6 +456,27 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_a_node_is_no_vip() {
+        let known = Services::from([
+            (NodeId(1), Some(vec![ip("10.0.0.1")])),
+            (NodeId(2), Some(vec![ip("10.0.0.2"), ip("fd00::2")])),
+            (NodeId(3), None),
+        ]);
+        // The only member's addresses for peers and its API are of 127.0.0.1.
+        let cases = [
+            ("127.0.0.1", "node 1 has it for its peers or its API"),
+            ("10.0.0.1", "node 1 has it among its service addresses"),
+            ("fd00::2", "node 2 has it among its service addresses"),
+        ];
+        for (address, problem) in cases {
+            let failure = judged(&[vip(address)], &known).expect_err(problem);
+            assert_eq!(failure.object, format!("VIP {address}"));
+            assert_eq!(failure.problem, problem);
+        }
+        assert_eq!(judged(&[vip("10.0.0.100")], &known), Ok(vec![]));
+    }
+
+    #[test]
     fn every_refusal_is_told_at_once() {
         let named = |name: &str, port| {
             let address = ListenAddress::EveryNode;
@@ -450,7 +490,7 @@ mod tests {
         let known = Services::from([(NodeId(1), Some(vec![ip("10.0.0.1")]))]);
         let failure = judged(&[named("a", 53), named("b", 80), named("c", 7401)], &known)
             .expect_err("two are refused");
-        assert_eq!(failure.object, "2 listeners");
+        assert_eq!(failure.object, "2 listeners or VIPs");
         let lines: Vec<&str> = failure.problem.lines().collect();
         assert_eq!(lines.len(), 3, "{failure}");
         assert!(lines[1].starts_with("listener a: DNS"), "{failure}");

@@ -190,6 +190,10 @@ fn vip_config(config: &NodeConfig) -> VipConfig {
             .chain(&config.addresses.dns)
             .copied()
             .collect(),
+        needed: [config.addresses.raft.ip(), config.addresses.api.ip()]
+            .into_iter()
+            .chain(config.addresses.service.iter().copied())
+            .collect(),
         reachable: settings.reachable.iter().copied().collect(),
         ..VipConfig::default()
     }

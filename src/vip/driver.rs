@@ -84,6 +84,9 @@ pub struct VipConfig {
     pub peers: Option<watch::Receiver<VipPeers>>,
     /// Own addresses of this node on which services answer.
     pub own_addresses: BTreeSet<IpAddr>,
+    /// Addresses without which this node is no member: they are never taken for VIPs here, whatever the state says. A fence in front
+    /// of them would keep the node from hearing that the VIP is gone.
+    pub needed: BTreeSet<IpAddr>,
     /// Addresses in the clients' network that answer as long as it is reached.
     pub reachable: BTreeSet<IpAddr>,
     /// What other hosts are to be looked for with.
@@ -391,6 +394,7 @@ struct Driver {
     notifier: Option<Notifier>,
     peers: Option<watch::Receiver<VipPeers>>,
     own_addresses: BTreeSet<IpAddr>,
+    needed: BTreeSet<IpAddr>,
     lookout: Lookout,
     asked: watch::Receiver<u64>,
     /// VIPs that nobody held before, and until when it is looked whether a foreign host has them.
@@ -460,6 +464,7 @@ impl Driver {
             notifier,
             peers: config.peers,
             own_addresses: config.own_addresses,
+            needed: config.needed,
             lookout,
             asked,
             first_looks: BTreeMap::new(),
@@ -468,7 +473,7 @@ impl Driver {
 
     async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, orders: Orders) {
         // The fence first: an address that an earlier process left is then unheard before it is gone.
-        self.configured = configured(&mut snapshots);
+        self.configured = configured(&mut snapshots, &self.needed);
         self.hands.look().await;
         self.keep_fence().await;
         self.hands.sweep().await;
@@ -545,7 +550,10 @@ impl Driver {
                     };
                     self.handle(Event::Leadership(leadership)).await;
                 }
-                Wake::Snapshot => self.handle_configured(configured(&mut snapshots)).await,
+                Wake::Snapshot => {
+                    self.handle_configured(configured(&mut snapshots, &self.needed))
+                        .await
+                }
                 Wake::SnapshotsEnded => snapshots_open = false,
                 Wake::Deadline => self.handle(Event::Deadline).await,
                 Wake::FenceDue => self.keep_fence().await,
@@ -1021,9 +1029,17 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
     differs
 }
 
-fn configured(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> BTreeSet<Target> {
+fn configured(
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    needed: &BTreeSet<IpAddr>,
+) -> BTreeSet<Target> {
     let snapshot = snapshots.borrow_and_update();
-    snapshot.vips.values().map(Target::from).collect()
+    let (own, vips): (Vec<_>, Vec<_>) =
+        (snapshot.vips.values()).partition(|vip| needed.contains(&vip.address));
+    for vip in own {
+        error!(vip = %vip.address, "this node needs this address itself and takes it for no VIP: remove the VIP");
+    }
+    vips.into_iter().map(Target::from).collect()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

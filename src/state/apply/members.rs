@@ -90,6 +90,16 @@ impl Work<'_> {
 
     /// Makes a member under the next id.
     fn allocate(&mut self, new: &NewMember) -> Result<NodeId, Refusal> {
+        let own = [new.raft_address.ip(), new.api_address.ip()];
+        let vips = &self.next.snapshot().vips;
+        if let Some(vip) = own.iter().find(|address| vips.contains_key(*address)) {
+            return Err(Refusal::new(
+                RefusalKind::Conflict,
+                member_object(&new.name),
+                format!("its address {vip} is a VIP of this cluster"),
+                "give this node an address of its own in its node.toml",
+            ));
+        }
         let cluster = Arc::make_mut(&mut self.next.cluster);
         let object = || member_object(&new.name);
         for member in cluster.members.values() {

@@ -60,6 +60,22 @@ fn a_cluster_begins_with_node_1() {
 }
 
 #[test]
+fn nobody_joins_at_the_address_of_a_vip() {
+    let own = member("n2", 7100);
+    let vip = Change::PutVip {
+        vip: crate::model::vip::Vip {
+            address: own.raft_address.ip(),
+            interface: "vip".parse().unwrap(),
+        },
+        create: true,
+    };
+    let mut machine = Machine::with(vec![init(), token("t1"), vip]);
+    let refusal = machine.refused(vec![join("t1", "n2", 7100)]);
+    assert_eq!(refusal.kind, RefusalKind::Conflict);
+    assert!(refusal.problem.contains("is a VIP"), "{refusal}");
+}
+
+#[test]
 fn a_token_admits_one_member() {
     let mut machine = Machine::with(vec![init(), token("t1")]);
     assert_eq!(
