@@ -179,7 +179,7 @@ struct Written {
 
 impl Backup {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let path = &self.file;
+        let path = &target(&self.file)?;
         let mut client = Client::connect(context).await?;
         let consistency = client.consistency();
         let mut file = beside(path)?;
@@ -225,6 +225,20 @@ impl Backup {
                 written.file, written.revision
             )
         })
+    }
+}
+
+/// Where a backup gets its name: a link is followed, and nothing but a file is replaced.
+fn target(path: &Path) -> Result<std::path::PathBuf, Failure> {
+    let hint = "name a file: a backup is read back before it gets its name, which a stream or a device cannot be";
+    if path == Path::new("-") {
+        return Err(exit::unusable(path, "it is no file", hint));
+    }
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(exit::unusable(path, "it is no file", hint)),
+        Ok(_) => path.canonicalize().map_err(|e| exit::file(path, &e)),
+        // A new one, or what the write will tell of.
+        Err(_) => Ok(path.to_owned()),
     }
 }
 

@@ -913,6 +913,23 @@ async fn a_backup_is_complete_and_private() {
     let mode = fs::metadata(&file).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(run(&served, &["backup", "-f", "/absent/b"]).await.is_err());
+
+    // Through a link into its file; a device, or standard output, is none.
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&file, &link).expect("made");
+    fs::write(&file, "old").expect("written");
+    let path = link.to_str().expect("plain");
+    run(&served, &["backup", "-f", path])
+        .await
+        .expect("written");
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+    crate::wire::backup::read(fs::File::open(&file).expect("there")).expect("a backup");
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    for no_file in ["-", fifo.to_str().expect("plain")] {
+        let refused = run(&served, &["backup", "-f", no_file]).await;
+        assert_eq!(refused.expect_err("no file").1, "invalid", "{no_file}");
+    }
 }
 
 /// Every command line in the documents is one that the program takes.
