@@ -297,11 +297,7 @@ impl Dev {
             () = &mut stop => Ok(()),
         };
         stop_all(nodes).await;
-        match outcome {
-            // Whoever read it has gone, as in `pontoon dev | head -1`.
-            Err(DevError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            outcome => outcome,
-        }
+        outcome
     }
 
     /// Fails early, and in words, when something else has our ports.
@@ -450,9 +446,12 @@ impl Dev {
     }
 }
 
-/// Tells the person at the terminal.
+/// Tells the person at the terminal. If nobody reads it any more (`pontoon dev | head -1`), the cluster goes on all the same.
 fn say(line: fmt::Arguments<'_>) -> Result<(), DevError> {
-    writeln!(io::stdout(), "{line}").map_err(DevError::Output)
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        said => said.map_err(DevError::Output),
+    }
 }
 
 /// The first process that ends. Dropping the wait loses nothing: an ended process is found again.
