@@ -3,14 +3,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use openraft::{
     RaftMetrics, ReadPolicy, ServerState, TokioInstant,
     async_runtime::watch::WatchReceiver,
-    errors::{ClientWriteError, LinearizableReadError, RaftError},
+    errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError},
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -90,6 +93,8 @@ pub struct Core {
     pub(super) removed: watch::Sender<bool>,
     /// Set when the cluster turns out to count on entries that this node does not have.
     pub(super) log_lost: watch::Sender<bool>,
+    /// openraft says nothing more: it has ended, and if it did not say how, by a panic.
+    pub(super) is_mute: AtomicBool,
     pub(super) peers: Mutex<Peers>,
     pub(super) proposals: Semaphore,
     /// What this node says of its VIPs.
@@ -138,8 +143,13 @@ pub struct Heard {
 }
 
 impl Core {
+    /// What openraft says of itself. Of a panic it says nothing any more.
     pub(super) fn metrics(&self) -> Metrics {
-        self.raft.metrics().borrow_watched().clone()
+        let mut metrics = self.raft.metrics().borrow_watched().clone();
+        if metrics.running_state.is_ok() && self.is_mute.load(Ordering::Acquire) {
+            metrics.running_state = Err(Fatal::Panicked);
+        }
+        metrics
     }
 
     /// A snapshot that is being installed may be the end before the log says so.

@@ -171,7 +171,10 @@ impl Consensus {
         let timing = config.timing.unwrap_or(of_log.timing());
         let refusal = timing.election_timeout_max;
         let promised = config.ledger.read().unwrap_or(refusal).max(refusal);
-        config.ledger.write(promised).map_err(StartError::Promise)?;
+        // One without space takes no part in consensus: it promises nothing, and is to serve what it has.
+        if handles.health.borrow().failure.is_none() {
+            config.ledger.write(promised).map_err(StartError::Promise)?;
+        }
         let me = Identity {
             cluster: config.cluster.clone(),
             id: config.id,
@@ -213,6 +216,7 @@ impl Consensus {
             heard: None.into(),
             removed: watch::Sender::new(false),
             log_lost: watch::Sender::new(false),
+            is_mute: false.into(),
             peers: Default::default(),
             proposals: Semaphore::new(MAX_PROPOSALS),
             vip_facts: Default::default(),

@@ -6,8 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use openraft::async_runtime::watch::WatchReceiver;
-
 use super::{
     Consensus,
     core::{Core, RETRY_PAUSE},
@@ -272,12 +270,8 @@ impl Core {
         if *self.log_lost.borrow() {
             return Some("its log is gone".into());
         }
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let running = metrics.running_state.as_ref();
-        running
-            .err()
-            .map(|fatal| format!("consensus has ended: {fatal}"))
+        let ended = self.metrics().running_state.err();
+        ended.map(|fatal| format!("consensus has ended: {fatal}"))
     }
 }
 

@@ -3,12 +3,12 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use openraft::{ServerState, async_runtime::watch::WatchReceiver};
+use openraft::{ServerState, async_runtime::watch::WatchReceiver, errors::Fatal};
 use tokio::sync::watch;
 
 use super::{
@@ -308,6 +308,9 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() {
                 // openraft has ended; time alone decides from here.
+                if !core.is_mute.swap(true, Ordering::AcqRel) && core.metrics().running_state == Err(Fatal::Panicked) {
+                    tracing::error!("consensus has panicked on this node: it goes on serving what it has; restart it, and report the panic above");
+                }
                 tokio::time::sleep(JUDGE_EVERY).await;
             },
             _ = removed.changed() => {}

@@ -1013,6 +1013,54 @@ async fn all_restart_and_nothing_acknowledged_is_lost() {
     cluster.stop().await;
 }
 
+/// A full disk must never mean that nobody is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_any_space_starts_and_promises_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Storage::open(dir.path(), StorageOptions::default()).unwrap());
+    let address = "127.0.0.1:1".parse().unwrap();
+    let config = ConsensusConfig {
+        id: NodeId(1),
+        cluster: Cluster::new().id,
+        peer: Peer {
+            name: "n1".into(),
+            raft_address: address,
+            api_address: address,
+        },
+        timing: None,
+        ledger: Ledger::at(dir.path().join("absent/promise")),
+        patience: Patience::default(),
+        connector: Arc::new(CuttableConnector {
+            from: 1,
+            cuts: Arc::default(),
+        }),
+        certificates: Certificates::NotUsed,
+        log_kept: LOG_KEPT,
+    };
+    let storage = Storage::open_without_space(dir.path(), StorageOptions::default());
+    let consensus = Consensus::start(config, storage.unwrap()).await.unwrap();
+    let status = consensus.status();
+    assert_eq!(status.nodes[0].state, NodeState::Failed);
+    consensus.shutdown(Instant::now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_consensus_panicked_says_so_and_takes_no_writes() {
+    let cluster = Cluster::of(1).await;
+    let node = cluster.node(1);
+    // What openraft leaves behind then: no word more, and the last one was that all is well.
+    node.core
+        .is_mute
+        .store(true, std::sync::atomic::Ordering::Release);
+    let status = node.status();
+    let own = status.nodes.iter().find(|own| own.id == NodeId(1)).unwrap();
+    assert_eq!(own.state, NodeState::Failed);
+    assert!(own.problem.contains("panicked"), "{}", own.problem);
+    let refused = node.propose(make_once("late"), soon()).await.unwrap_err();
+    assert!(refused.to_string().contains("panicked"), "{refused}");
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_alone_recovers_stale() {
     let mut cluster = Cluster::of(3).await;
