@@ -1,10 +1,18 @@
 //! A DNS message as people and programs read it.
 
-use hickory_proto::{op::Message, rr::rdata::opt::EdnsOption};
+use hickory_proto::{
+    ProtoError,
+    op::Message,
+    rr::{RData, rdata::opt::EdnsOption},
+    serialize::binary::{BinEncodable, BinEncoder},
+};
 use serde::Serialize;
 
 use super::exit;
-use crate::wire::error::Failure;
+use crate::{
+    model::{name::write_label, rdata, rrset::RecordType},
+    wire::error::Failure,
+};
 
 /// The EDNS option of extended errors.
 const EXTENDED_ERROR: u16 = 15;
@@ -45,15 +53,19 @@ impl Answer {
     pub fn parse(message: &[u8]) -> Result<Self, Failure> {
         let message = Message::from_vec(message)
             .map_err(|e| exit::internal("answer", format!("it is no DNS message: {e}")))?;
-        let records = |section: &[hickory_proto::rr::Record]| section.iter().map(record).collect();
+        let unreadable = |e| exit::internal("answer", format!("a record cannot be shown: {e}"));
+        let records = |section: &[hickory_proto::rr::Record]| {
+            let records = section.iter().map(record);
+            records.collect::<Result<_, _>>().map_err(unreadable)
+        };
         Ok(Self {
             rcode: rcode(message.metadata.response_code),
             authoritative: message.metadata.authoritative,
             recursion_available: message.metadata.recursion_available,
             errors: extended_errors(&message),
-            answers: records(&message.answers),
-            authority: records(&message.authorities),
-            additional: records(&message.additionals),
+            answers: records(&message.answers)?,
+            authority: records(&message.authorities)?,
+            additional: records(&message.additionals)?,
         })
     }
 
@@ -106,13 +118,36 @@ fn extended_errors(message: &Message) -> Vec<ExtendedError> {
         .collect()
 }
 
-fn record(record: &hickory_proto::rr::Record) -> Record {
-    Record {
-        name: record.name.to_string(),
-        rtype: record.record_type().to_string(),
+/// In presentation form (RFC 1035 section 5.1), as master files have it.
+fn record(record: &hickory_proto::rr::Record) -> Result<Record, ProtoError> {
+    let rtype = record.record_type();
+    Ok(Record {
+        name: presentation(&record.name),
+        rtype: rtype.to_string(),
         ttl: record.ttl,
-        data: record.data.to_string(),
+        data: rdata::to_text(RecordType(rtype.into()), &uncompressed(&record.data)?),
+    })
+}
+
+fn presentation(name: &hickory_proto::rr::Name) -> String {
+    let mut text = String::new();
+    for label in name.iter() {
+        // Writing to a string cannot fail.
+        let _ = write_label(&mut text, label);
+        text.push('.');
     }
+    match text.is_empty() {
+        true => ".".to_owned(),
+        false => text,
+    }
+}
+
+fn uncompressed(data: &RData) -> Result<Vec<u8>, ProtoError> {
+    let mut wire = vec![];
+    let mut encoder = BinEncoder::new(&mut wire);
+    encoder.set_canonical_form(true);
+    data.emit(&mut encoder)?;
+    Ok(wire)
 }
 
 /// The name of a response code (IANA "DNS RCODEs").
@@ -132,6 +167,33 @@ fn rcode(code: hickory_proto::op::ResponseCode) -> String {
 mod tests {
     use super::*;
     use hickory_proto::op::{Edns, OpCode};
+
+    #[test]
+    fn names_and_data_are_as_in_a_master_file() {
+        use hickory_proto::rr::{Name, RData, rdata};
+        let name = |labels: &[&[u8]]| Name::from_labels(labels.iter().copied()).expect("valid");
+        let odd = name(&[b"sp ace", "b\u{fc}cher".as_bytes(), b"Demo", b"test"]);
+        let apex = name(&[b"demo", b"test"]);
+        let soa = rdata::SOA::new(apex.clone(), odd.clone(), 7, 1, 2, 3, 4);
+        let text = rdata::TXT::from_bytes(vec![b"a\xc3\xbc\"q"]);
+        let mut message = Message::response(0, OpCode::Query);
+        message.answers = [
+            RData::CNAME(rdata::CNAME(odd.clone())),
+            RData::SOA(soa),
+            RData::TXT(text),
+        ]
+        .map(|data| hickory_proto::rr::Record::from_rdata(odd.clone(), 60, data))
+        .to_vec();
+        let answer = Answer::parse(&message.to_vec().expect("encodes")).expect("reads");
+        let owner = r"sp\032ace.b\195\188cher.Demo.test.";
+        let folded = owner.to_ascii_lowercase();
+        let expected = [
+            format!("{owner} 60 CNAME {folded}"),
+            format!("{owner} 60 SOA demo.test. {folded} 7 1 2 3 4"),
+            format!(r#"{owner} 60 TXT "a\195\188\"q""#),
+        ];
+        assert_eq!(answer.text().lines().skip(1).collect::<Vec<_>>(), expected);
+    }
 
     #[test]
     fn a_refusal_says_why() {

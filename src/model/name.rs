@@ -303,7 +303,7 @@ impl<'de> serde::Deserialize<'de> for Name {
 }
 
 /// Writes one label in presentation form, escaping what RFC 1035 section 5.1 gives a meaning and what is not printable.
-fn write_label(f: &mut fmt::Formatter<'_>, label: &[u8]) -> fmt::Result {
+pub fn write_label(f: &mut impl fmt::Write, label: &[u8]) -> fmt::Result {
     for &octet in label {
         match octet {
             b'.' | b'\\' | b'"' | b';' | b'(' | b')' | b'@' | b'$' => {
