@@ -18,7 +18,6 @@ use jepsen_like::lab::{
 };
 
 const HOSTS: [(&str, u8); 2] = [("n1", 11), ("n2", 12)];
-const PORT: u16 = 7000;
 
 struct Pair {
     lab: Lab,
@@ -60,7 +59,7 @@ impl Pair {
     fn ask(&self, count: usize, patience: Duration) -> Vec<Duration> {
         let bind = |host: usize| {
             let address: IpAddr = network::ipv4(HOSTS[host].1).into();
-            let bind = || UdpSocket::bind((address, if host == 1 { PORT } else { 0 }));
+            let bind = || UdpSocket::bind((address, 0));
             self.hosts[host].enter(bind).unwrap().unwrap()
         };
         let (client, server) = (bind(0), bind(1));
@@ -99,9 +98,10 @@ impl Pair {
 
     /// Octets a second through one connection.
     fn stream(&self, octets: usize) -> f64 {
-        let at = SocketAddr::from((network::ipv4(HOSTS[1].1), PORT));
-        let listen = || TcpListener::bind(at);
+        let any = SocketAddr::from((network::ipv4(HOSTS[1].1), 0));
+        let listen = || TcpListener::bind(any);
         let listener = self.hosts[1].enter(listen).unwrap().unwrap();
+        let at = listener.local_addr().unwrap();
         let began = Instant::now();
         let reader = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
