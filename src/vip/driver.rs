@@ -395,6 +395,8 @@ struct Driver {
     peers: Option<watch::Receiver<VipPeers>>,
     own_addresses: BTreeSet<IpAddr>,
     needed: BTreeSet<IpAddr>,
+    /// VIPs of the state that are among `needed`, as last told.
+    refused: BTreeSet<IpAddr>,
     lookout: Lookout,
     asked: watch::Receiver<u64>,
     /// VIPs that nobody held before, and until when it is looked whether a foreign host has them.
@@ -465,6 +467,7 @@ impl Driver {
             peers: config.peers,
             own_addresses: config.own_addresses,
             needed: config.needed,
+            refused: BTreeSet::new(),
             lookout,
             asked,
             first_looks: BTreeMap::new(),
@@ -473,7 +476,7 @@ impl Driver {
 
     async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, orders: Orders) {
         // The fence first: an address that an earlier process left is then unheard before it is gone.
-        self.configured = configured(&mut snapshots, &self.needed);
+        self.configured = self.take_configured(&mut snapshots);
         self.hands.look().await;
         self.keep_fence().await;
         self.hands.sweep().await;
@@ -551,8 +554,8 @@ impl Driver {
                     self.handle(Event::Leadership(leadership)).await;
                 }
                 Wake::Snapshot => {
-                    self.handle_configured(configured(&mut snapshots, &self.needed))
-                        .await
+                    let targets = self.take_configured(&mut snapshots);
+                    self.handle_configured(targets).await
                 }
                 Wake::SnapshotsEnded => snapshots_open = false,
                 Wake::Deadline => self.handle(Event::Deadline).await,
@@ -562,6 +565,22 @@ impl Driver {
             // Whatever woke the task: the time may be over.
             self.look_first().await;
         }
+    }
+
+    /// The VIPs of the state but for those that this node cannot do without.
+    fn take_configured(
+        &mut self,
+        snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    ) -> BTreeSet<Target> {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let (own, vips): (Vec<_>, Vec<_>) =
+            (snapshot.vips.values()).partition(|vip| self.needed.contains(&vip.address));
+        let own: BTreeSet<IpAddr> = own.into_iter().map(|vip| vip.address).collect();
+        for vip in own.difference(&self.refused) {
+            error!(%vip, "this node needs this address itself and takes it for no VIP: remove the VIP");
+        }
+        self.refused = own;
+        vips.into_iter().map(Target::from).collect()
     }
 
     /// A VIP is in the fence before it is claimed, and until it is withdrawn.
@@ -1027,19 +1046,6 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
     let differs = *old != new;
     *old = new;
     differs
-}
-
-fn configured(
-    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
-    needed: &BTreeSet<IpAddr>,
-) -> BTreeSet<Target> {
-    let snapshot = snapshots.borrow_and_update();
-    let (own, vips): (Vec<_>, Vec<_>) =
-        (snapshot.vips.values()).partition(|vip| needed.contains(&vip.address));
-    for vip in own {
-        error!(vip = %vip.address, "this node needs this address itself and takes it for no VIP: remove the VIP");
-    }
-    vips.into_iter().map(Target::from).collect()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

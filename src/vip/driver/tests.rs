@@ -4,6 +4,8 @@ use super::*;
 use crate::model::{node::NodeId, vip::Vip};
 
 const VIP: &str = "127.0.53.53";
+/// Of the node itself.
+const NEEDED: &str = "127.0.53.1";
 
 struct Fixture {
     leadership: watch::Sender<Leadership>,
@@ -21,6 +23,7 @@ impl Fixture {
                 .iter()
                 .map(|(label, device)| (label.parse().unwrap(), (*device).to_owned()))
                 .collect(),
+            needed: [NEEDED.parse().unwrap()].into(),
             ..VipConfig::default()
         };
         let driver = VipDriver::start(config, leadership_receiver, snapshots_receiver).unwrap();
@@ -112,6 +115,19 @@ async fn the_snapshot_says_which_vips_there_are() {
         granted_in: None,
     });
     node.held(&[]).await;
+}
+
+/// The state may say so: a node with another `node.toml` may have come since.
+#[tokio::test]
+async fn an_address_that_the_node_needs_is_no_vip_to_it() {
+    let node = Fixture::start(Mode::LoopbackStandIn, &[], &[NEEDED]);
+    node.lead(1, LONG);
+    let both = [NEEDED, VIP];
+    node.snapshots.send_replace(Arc::new(snapshot(&both)));
+    node.held(&[VIP]).await;
+    let status = node.driver.status().borrow().clone();
+    let known: Vec<String> = status.iter().map(|vip| vip.address.to_string()).collect();
+    assert_eq!(known, [VIP]);
 }
 
 #[tokio::test]
