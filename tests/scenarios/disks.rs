@@ -104,7 +104,8 @@ fn a_node_with_a_full_disk_goes_on_answering_and_comes_back() {
     // The others go on; the node with the full disk leaves the group with a reason, and answers.
     let mut written = 0;
     eventually("node 3 leaves consensus", || {
-        set.set_record(&format!("r{written}"));
+        // Large, so that what the log's files have in reserve is soon used up.
+        set.set_large_record(&format!("r{written}"));
         written += 1;
         (state_of(&set, 3) == "failed").then_some(())
     });

@@ -141,19 +141,23 @@ impl Set {
     }
 
     pub fn set_record(&self, name: &str) {
-        let set = self.namespace.run(
-            &self.all(),
-            &[
-                "record",
-                "set",
-                "set.test",
-                name,
-                "A",
-                "192.0.2.1",
-                "--timeout",
-                "30s",
-            ],
-        );
+        self.set_addresses(name, &["192.0.2.1".to_owned()]);
+    }
+
+    /// A record set of 2,000 addresses, the one of `set_record` among them: about 12 KiB in the log.
+    pub fn set_large_record(&self, name: &str) {
+        let others = (1..2000).map(|n| format!("198.18.{}.{}", n / 250, n % 250));
+        let addresses: Vec<_> = std::iter::once("192.0.2.1".to_owned())
+            .chain(others)
+            .collect();
+        self.set_addresses(name, &addresses);
+    }
+
+    fn set_addresses(&self, name: &str, addresses: &[String]) {
+        let mut command = vec!["record", "set", "set.test", name, "A"];
+        command.extend(addresses.iter().map(String::as_str));
+        command.extend(["--timeout", "30s"]);
+        let set = self.namespace.run(&self.all(), &command);
         assert_eq!(set.code, 0, "{name}: {}", set.stderr);
     }
 
