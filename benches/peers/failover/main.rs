@@ -9,6 +9,7 @@
 mod keepalived;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
@@ -34,13 +35,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const STEADY: Duration = Duration::from_millis(500);
 /// Of the service behind the connections of a planned move.
 const ECHO: u16 = 7007;
-const FAULTS: [(Fault, &str); 3] = [
-    (Fault::Cut, "link cut"),
-    (Fault::Kill, "kill -9"),
-    (Fault::Pause, "SIGSTOP"),
+const FAULTS: [(Kind, Fault, &str); 3] = [
+    (Kind::Cut, Fault::Cut, "link cut"),
+    (Kind::Kill, Fault::Kill, "kill -9"),
+    (Kind::Pause, Fault::Pause, "SIGSTOP"),
 ];
 const PROFILES: [Profile; 2] = [Profile::Lan, Profile::Fast];
 const ADVERTS: [&str; 2] = ["1", "0.1"];
+
+/// What happens to the holder.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Cut,
+    Kill,
+    Pause,
+    Move,
+}
 
 /// Silence of a VIP at failover and planned moves, beside keepalived.
 #[derive(Parser)]
@@ -57,9 +67,35 @@ struct Options {
     /// Only keepalived.
     #[arg(long)]
     peer_only: bool,
+    /// Only these: `cut`, `kill`, `pause`, `move`. By default all.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Kind>,
+    /// Only this timing profile of Pontoon. By default `lan` and `fast`.
+    #[arg(long, value_parser = named_profile)]
+    profile: Option<Profile>,
+    /// Prints every planned move: its silence, and why connections ended.
+    #[arg(long)]
+    moves: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn named_profile(word: &str) -> Result<Profile, String> {
+    Profile::of_word(word).ok_or_else(|| "not `lan`, `fast` or `wan`".to_owned())
+}
+
+impl Options {
+    fn wants(&self, kind: Kind) -> bool {
+        self.only.is_empty() || self.only.contains(&kind)
+    }
+
+    fn faults(&self) -> impl Iterator<Item = (Fault, &'static str)> {
+        FAULTS
+            .into_iter()
+            .filter(|(kind, ..)| self.wants(*kind))
+            .map(|(_, fault, name)| (fault, name))
+    }
 }
 
 /// What the runs of one fault on one subject gave.
@@ -124,7 +160,8 @@ fn main() -> Result<(), LabError> {
         "{:<20}{:<14}{:>5}{:>9}{:>9}{:>9}{:>9}{:>12}{:>16}",
         "subject", "fault", "runs", "median", "worst", "median", "worst", "ms", "lost"
     );
-    for profile in PROFILES.into_iter().filter(|_| !options.peer_only) {
+    let profiles = options.profile.map_or(PROFILES.to_vec(), |only| vec![only]);
+    for profile in profiles.into_iter().filter(|_| !options.peer_only) {
         of_pontoon(&options, profile)?;
     }
     let has_keepalived = std::process::Command::new("keepalived")
@@ -174,7 +211,7 @@ fn of_pontoon(options: &Options, profile: Profile) -> Result<(), LabError> {
     let set = ["cluster", "profile", "set", &name, "--endpoints", &socket];
     leader.host().output(&pontoon, &set)?;
     let subject = format!("pontoon {profile}");
-    for (fault, name) in FAULTS {
+    for (fault, name) in options.faults() {
         let mut row = Row::new(subject.clone(), name);
         for _ in 0..options.runs {
             let census = census_of(&witness)?;
@@ -185,14 +222,25 @@ fn of_pontoon(options: &Options, profile: Profile) -> Result<(), LabError> {
         }
         row.print();
     }
+    if !options.wants(Kind::Move) {
+        return Ok(());
+    }
     let mut row = Row::new(subject, "planned move");
     let (mut lost, mut opened) = (0, 0);
-    for _ in 0..options.runs {
+    for run in 1..=options.runs {
         let census = census_of(&witness)?;
-        let (gap, ended) = move_pontoon(&cluster, options.connections as usize)?;
+        let (gap, ends) = move_pontoon(&cluster, options.connections as usize)?;
         row.dns.push(gap);
         row.several += time_of_several(&census.finish());
-        lost += ended;
+        if options.moves || !ends.is_empty() {
+            println!(
+                "  move {run}: {:.1} ms, {} lost {}",
+                ms(gap),
+                ends.len(),
+                counted(&ends)
+            );
+        }
+        lost += ends.len();
         opened += options.connections as usize;
     }
     row.lost = Some((lost, opened));
@@ -200,8 +248,23 @@ fn of_pontoon(options: &Options, profile: Profile) -> Result<(), LabError> {
     Ok(())
 }
 
-/// The longest silence, and how many connections were lost.
-fn move_pontoon(cluster: &Cluster, connections: usize) -> Result<(Duration, usize), LabError> {
+/// Each reason and how often it was given.
+fn counted(reasons: &[String]) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for reason in reasons {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let texts = counts
+        .iter()
+        .map(|(text, count)| format!("({count}: {text})"));
+    texts.collect::<Vec<_>>().join(" ")
+}
+
+/// The longest silence, and why connections ended.
+fn move_pontoon(
+    cluster: &Cluster,
+    connections: usize,
+) -> Result<(Duration, Vec<String>), LabError> {
     cluster.wait_until_whole()?;
     let holder = cluster.wait_for_holder()?.name().to_owned();
     let client = cluster.client();
@@ -217,14 +280,14 @@ fn move_pontoon(cluster: &Cluster, connections: usize) -> Result<(Duration, usiz
     })?;
     traffic.wait_for_exchanges(4 * connections as u64)?;
     let (_, gap) = prober.finish().longest_gap(from, Instant::now());
-    Ok((gap, traffic.finish().len()))
+    Ok((gap, traffic.finish()))
 }
 
 fn of_keepalived(options: &Options, advert: &str) -> Result<(), LabError> {
     let mut pair = Pair::start(advert, ECHO)?;
     let witness = pair.lab_mut().add_host("witness", 220)?;
     let subject = format!("keepalived {advert} s");
-    for (fault, name) in FAULTS {
+    for (fault, name) in options.faults() {
         let mut row = Row::new(subject.clone(), name);
         for _ in 0..options.runs {
             pair.wait_until_settled()?;
@@ -243,6 +306,9 @@ fn of_keepalived(options: &Options, advert: &str) -> Result<(), LabError> {
             pair.heal(fault)?;
         }
         row.print();
+    }
+    if !options.wants(Kind::Move) {
+        return Ok(());
     }
     let mut row = Row::new(subject, "planned move");
     let connections = options.connections as usize;
