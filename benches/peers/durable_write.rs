@@ -1,8 +1,9 @@
 //! Durable writes through three nodes, beside etcd with three members on the same disk in the same run, both driven over
 //! gRPC by the same kind of client in this process: `cargo bench --bench durable_write`.
 //!
-//! Rounds alternate between the two, so that what else the machine does falls on both. Prints the median of the rounds and
-//! the ratio Pontoon / etcd. Needs Debian's `etcd-server`; without it only Pontoon's figures are printed.
+//! Each is asked at its leader and at a follower, which forwards. Rounds alternate between the two, so that what else the
+//! machine does falls on both. Prints the median of the rounds and the ratio Pontoon / etcd. Needs Debian's `etcd-server`;
+//! without it only Pontoon's figures are printed.
 
 use std::{
     io::{BufRead, BufReader},
@@ -16,20 +17,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pontoon_proto::v1::{self, admin_client::AdminClient};
+use clap::Parser;
+use pontoon_proto::v1::{self, admin_client::AdminClient, cluster_client::ClusterClient};
 use tonic::transport::{Channel, Endpoint};
 
-const ROUNDS: usize = 5;
-/// One client: writes per round.
-const SINGLE: usize = 1000;
-/// Many clients: how many, and for how long per round.
-const CLIENTS: usize = 64;
-const BURST: Duration = Duration::from_secs(3);
+/// Durable writes through three nodes, beside etcd.
+#[derive(Parser)]
+struct Options {
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// One client: writes in a round.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..))]
+    writes: u64,
+    /// Many clients: how many.
+    #[arg(long, default_value_t = 64)]
+    clients: u64,
+    /// Many clients: for how many seconds in a round; 0 leaves them out.
+    #[arg(long, default_value_t = 3)]
+    burst: u64,
+    /// Without etcd.
+    #[arg(long)]
+    alone: bool,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
 
 /// Something that stores a value durably under a number.
 #[derive(Clone)]
 enum Target {
-    Pontoon(AdminClient<Channel>),
+    Pontoon(AdminClient<Channel>, Channel),
     Etcd(Channel),
 }
 
@@ -46,10 +63,50 @@ struct PutRequest {
 #[derive(Clone, PartialEq, prost::Message)]
 struct PutResponse {}
 
+/// `etcdserverpb.StatusRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EtcdStatusRequest {}
+
+/// `etcdserverpb.StatusResponse`, the fields in use.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EtcdStatus {
+    #[prost(message, optional, tag = "1")]
+    header: Option<EtcdHeader>,
+    #[prost(uint64, tag = "4")]
+    leader: u64,
+}
+
+/// `etcdserverpb.ResponseHeader`, the field in use.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EtcdHeader {
+    #[prost(uint64, tag = "2")]
+    member_id: u64,
+}
+
 impl Target {
+    /// Whether the node behind it leads.
+    async fn leads(&self, node: u64) -> Result<bool, String> {
+        match self {
+            Self::Pontoon(_, channel) => {
+                let status = ClusterClient::new(channel.clone())
+                    .status(v1::StatusRequest {})
+                    .await;
+                let status = status.map_err(|e| e.to_string())?.into_inner();
+                Ok(status.leader == Some(node))
+            }
+            Self::Etcd(channel) => {
+                let path = "/etcdserverpb.Maintenance/Status";
+                let status: EtcdStatus = ask_etcd(channel, path, EtcdStatusRequest {})
+                    .await
+                    .map_err(|e| e.to_string())?;
+                Ok(status.header.is_some_and(|h| h.member_id == status.leader))
+            }
+        }
+    }
+
     async fn write(&mut self, number: u64) -> Result<(), String> {
         match self {
-            Self::Pontoon(client) => client
+            Self::Pontoon(client, _) => client
                 .propose(set_record(number))
                 .await
                 .map(|_| ())
@@ -85,26 +142,40 @@ fn set_record(number: u64) -> v1::ProposeRequest {
 
 /// Stores a value of about the size of that command.
 async fn put(channel: &Channel, number: u64) -> Result<(), tonic::Status> {
-    let mut grpc = tonic::client::Grpc::new(channel.clone());
-    grpc.ready()
-        .await
-        .map_err(|e| tonic::Status::unavailable(e.to_string()))?;
     let request = PutRequest {
         key: format!("r{}.bench.test.", number % 1000).into_bytes(),
         value: vec![b'x'; 64],
     };
-    let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Put");
-    let codec = tonic_prost::ProstCodec::<PutRequest, PutResponse>::default();
-    grpc.unary(tonic::Request::new(request), path, codec)
+    let _: PutResponse = ask_etcd(channel, "/etcdserverpb.KV/Put", request).await?;
+    Ok(())
+}
+
+async fn ask_etcd<Q, A>(
+    channel: &Channel,
+    path: &'static str,
+    request: Q,
+) -> Result<A, tonic::Status>
+where
+    Q: prost::Message + Send + Sync + 'static,
+    A: prost::Message + Default + Send + Sync + 'static,
+{
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready()
         .await
-        .map(|_| ())
+        .map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+    let path = http::uri::PathAndQuery::from_static(path);
+    let codec = tonic_prost::ProstCodec::<Q, A>::default();
+    let reply = grpc
+        .unary(tonic::Request::new(request), path, codec)
+        .await?;
+    Ok(reply.into_inner())
 }
 
 /// Latencies of one client that writes one after the other.
-async fn single(target: &Target) -> Vec<Duration> {
+async fn single(target: &Target, writes: u64) -> Vec<Duration> {
     let mut target = target.clone();
-    let mut latencies = Vec::with_capacity(SINGLE);
-    for number in 0..SINGLE as u64 {
+    let mut latencies = vec![];
+    for number in 0..writes {
         let start = Instant::now();
         target.write(number).await.expect("the write succeeds");
         latencies.push(start.elapsed());
@@ -114,21 +185,22 @@ async fn single(target: &Target) -> Vec<Duration> {
 }
 
 /// Writes per second of many clients.
-async fn many(target: &Target) -> f64 {
+async fn many(target: &Target, options: &Options) -> f64 {
+    let burst = Duration::from_secs(options.burst);
     let done = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
     let client = |at: u64| {
         let (mut target, done) = (target.clone(), Arc::clone(&done));
         tokio::spawn(async move {
             let mut number = at * 1_000_000;
-            while start.elapsed() < BURST {
+            while start.elapsed() < burst {
                 target.write(number).await.expect("the write succeeds");
                 done.fetch_add(1, Ordering::Relaxed);
                 number += 1;
             }
         })
     };
-    let clients: Vec<_> = (0..CLIENTS as u64).map(client).collect();
+    let clients: Vec<_> = (0..options.clients).map(client).collect();
     for client in clients {
         client.await.expect("a client failed");
     }
@@ -147,9 +219,14 @@ impl Drop for Processes {
     }
 }
 
+/// The program under test; `PONTOON_BIN` names another than that of this build.
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("PONTOON_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_pontoon").into())
+}
+
 fn start_pontoon(dir: &Path) -> (Processes, u16) {
     let base = 20_000 + 500 * (rand::random::<u16>() % 20);
-    let mut dev = Command::new(env!("CARGO_BIN_EXE_pontoon"));
+    let mut dev = Command::new(binary());
     dev.args(["dev", "--empty", "--port-base", &base.to_string()])
         .arg("--dir")
         .arg(dir);
@@ -232,8 +309,16 @@ async fn wait_until_ready(target: &mut Target) {
     }
 }
 
-async fn pontoon_target(base: u16) -> Target {
-    let mut client = AdminClient::new(connect((Ipv4Addr::LOCALHOST, base + 101).into()).await);
+/// The nodes of Pontoon, with a zone to write to.
+async fn pontoon_nodes(base: u16) -> Vec<Target> {
+    let channels = (1..=3).map(|node| connect((Ipv4Addr::LOCALHOST, base + 100 + node).into()));
+    let channels = futures::future::join_all(channels).await;
+    create_zone(AdminClient::new(channels[0].clone())).await;
+    let target = |channel: Channel| Target::Pontoon(AdminClient::new(channel.clone()), channel);
+    channels.into_iter().map(target).collect()
+}
+
+async fn create_zone(mut client: AdminClient<Channel>) {
     let origin = pontoon::model::name::Name::root();
     let wire = |rtype, text: &str| {
         pontoon::model::rdata::parse(rtype, text, &origin)
@@ -268,80 +353,103 @@ async fn pontoon_target(base: u16) -> Target {
         assert!(Instant::now() < deadline, "not ready: {error}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Target::Pontoon(client)
+}
+
+/// A node that leads, and one that does not.
+async fn parted(mut nodes: Vec<Target>) -> [Target; 2] {
+    for node in &mut nodes {
+        wait_until_ready(node).await;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        for at in 0..nodes.len() {
+            if nodes[at].leads(at as u64 + 1).await == Ok(true) {
+                return [nodes[at].clone(), nodes[(at + 1) % nodes.len()].clone()];
+            }
+        }
+        assert!(Instant::now() < deadline, "no leader");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// What was measured at one node, a value for each round.
+#[derive(Default)]
 struct Figures {
     p50: Vec<f64>,
     p99: Vec<f64>,
     rate: Vec<f64>,
 }
 
-async fn measure(target: &Target, figures: &mut Figures) {
-    let latencies = single(target).await;
-    figures.p50.push(latencies[SINGLE / 2].as_secs_f64() * 1e3);
-    figures
-        .p99
-        .push(latencies[SINGLE * 99 / 100].as_secs_f64() * 1e3);
+impl Figures {
+    async fn measure(&mut self, target: &Target, options: &Options) {
+        let latencies = single(target, options.writes).await;
+        self.p50.push(ms(latencies[latencies.len() / 2]));
+        self.p99.push(ms(latencies[latencies.len() * 99 / 100]));
+        if options.burst > 0 {
+            self.rate.push(many(target, options).await);
+        }
+    }
 
-    figures.rate.push(many(target).await);
+    fn medians(self) -> [f64; 3] {
+        [self.p50, self.p99, self.rate].map(median)
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn print(subject: &str, asked: &str, row: [f64; 3], last: usize) {
+    let [p50, p99, rate] = row;
+    println!("{subject:<10} {asked:<12} {p50:>10.2} {p99:>10.2} {rate:>16.last$}");
 }
 
 #[tokio::main]
 async fn main() {
+    let options = Options::parse();
     let scratch = env!("CARGO_TARGET_TMPDIR");
     std::fs::create_dir_all(scratch).expect("a directory for scratch files");
     let dir = tempfile::tempdir_in(scratch).expect("a directory");
     let (_pontoon, base) = start_pontoon(&dir.path().join("pontoon"));
-    let mut targets = vec![("pontoon", pontoon_target(base).await)];
-    let etcd = start_etcd(dir.path());
+    let mut subjects = vec![("pontoon", parted(pontoon_nodes(base).await).await)];
+    let etcd = match options.alone {
+        true => None,
+        false => start_etcd(dir.path()),
+    };
     if let Some((_, clients)) = &etcd {
-        targets.push(("etcd", Target::Etcd(connect(clients[0]).await)));
-    } else {
+        let nodes = futures::future::join_all(clients.iter().map(|at| connect(*at))).await;
+        let nodes = nodes.into_iter().map(Target::Etcd).collect();
+        subjects.push(("etcd", parted(nodes).await));
+    } else if !options.alone {
         println!("etcd is not installed (Debian package etcd-server): no peer to compare with");
     }
-    let mut figures: Vec<Figures> = targets
-        .iter()
-        .map(|_| Figures {
-            p50: Vec::new(),
-            p99: Vec::new(),
-            rate: Vec::new(),
-        })
-        .collect();
-    for (_, target) in &mut targets {
-        wait_until_ready(target).await;
-    }
-    for _ in 0..ROUNDS {
-        for ((_, target), figures) in targets.iter().zip(&mut figures) {
-            measure(target, figures).await;
-        }
-    }
     println!(
-        "{:<10} {:>12} {:>12} {:>16}",
-        "", "p50 ms", "p99 ms", "writes/s at 64"
+        "{:<10} {:<12} {:>10} {:>10} {:>16}",
+        "",
+        "asked at",
+        "p50 ms",
+        "p99 ms",
+        format!("writes/s at {}", options.clients)
     );
-    let rows: Vec<[f64; 3]> = figures
-        .into_iter()
-        .map(|f| [median(f.p50), median(f.p99), median(f.rate)])
-        .collect();
-    for ((name, _), row) in targets.iter().zip(&rows) {
-        println!(
-            "{name:<10} {:>12.2} {:>12.2} {:>16.0}",
-            row[0], row[1], row[2]
-        );
-    }
-    if let [ours, theirs] = rows.as_slice() {
-        println!(
-            "{:<10} {:>12.2} {:>12.2} {:>16.2}",
-            "ratio",
-            ours[0] / theirs[0],
-            ours[1] / theirs[1],
-            ours[2] / theirs[2]
-        );
+    for (at, asked) in ["the leader", "a follower"].into_iter().enumerate() {
+        let mut figures: Vec<_> = subjects.iter().map(|_| Figures::default()).collect();
+        for _ in 0..options.rounds {
+            for ((_, nodes), figures) in subjects.iter().zip(&mut figures) {
+                figures.measure(&nodes[at], &options).await;
+            }
+        }
+        let rows: Vec<_> = figures.into_iter().map(Figures::medians).collect();
+        for ((name, _), row) in subjects.iter().zip(&rows) {
+            print(name, asked, *row, 0);
+        }
+        if let [ours, theirs] = rows.as_slice() {
+            let ratios = [0, 1, 2].map(|figure| ours[figure] / theirs[figure]);
+            print("ratio", asked, ratios, 2);
+        }
     }
 }
