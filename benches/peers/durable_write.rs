@@ -210,6 +210,27 @@ async fn many(target: &Target, options: &Options) -> f64 {
 /// Processes that end with the benchmark.
 struct Processes(Vec<Child>);
 
+impl Processes {
+    /// Processor time that they and their children have used, in milliseconds: what the machine does besides changes it little.
+    fn processor_ms(&self) -> f64 {
+        // Linux counts in hundredths of a second, whatever its timer does.
+        const MS_PER_TICK: f64 = 10.0;
+        let own: Vec<u32> = self.0.iter().map(Child::id).collect();
+        let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let stats = numbers.filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let text = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // Behind the name, which may hold anything: state, parent; user and system time are the 12th and 13th.
+            let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
+            let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+            let parent = u32::try_from(number(1)?).ok()?;
+            let is_ours = own.contains(&pid) || own.contains(&parent);
+            Some(is_ours.then_some(number(11)? + number(12)?).unwrap_or(0))
+        });
+        stats.sum::<u64>() as f64 * MS_PER_TICK
+    }
+}
+
 impl Drop for Processes {
     fn drop(&mut self) {
         for child in &mut self.0 {
@@ -382,12 +403,17 @@ fn median(mut values: Vec<f64>) -> f64 {
 struct Figures {
     p50: Vec<f64>,
     p99: Vec<f64>,
+    /// Of all three nodes, for one write of one client.
+    processor: Vec<f64>,
     rate: Vec<f64>,
 }
 
 impl Figures {
-    async fn measure(&mut self, target: &Target, options: &Options) {
+    async fn measure(&mut self, target: &Target, processes: &Processes, options: &Options) {
+        let before = processes.processor_ms();
         let latencies = single(target, options.writes).await;
+        let used = processes.processor_ms() - before;
+        self.processor.push(used / options.writes as f64);
         self.p50.push(ms(latencies[latencies.len() / 2]));
         self.p99.push(ms(latencies[latencies.len() * 99 / 100]));
         if options.burst > 0 {
@@ -395,8 +421,8 @@ impl Figures {
         }
     }
 
-    fn medians(self) -> [f64; 3] {
-        [self.p50, self.p99, self.rate].map(median)
+    fn medians(self) -> [f64; 4] {
+        [self.p50, self.p99, self.processor, self.rate].map(median)
     }
 }
 
@@ -404,9 +430,11 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn print(subject: &str, asked: &str, row: [f64; 3], last: usize) {
-    let [p50, p99, rate] = row;
-    println!("{subject:<10} {asked:<12} {p50:>10.2} {p99:>10.2} {rate:>16.last$}");
+fn print(subject: &str, asked: &str, row: [f64; 4], last: usize) {
+    let [p50, p99, processor, rate] = row;
+    println!(
+        "{subject:<10} {asked:<12} {p50:>10.2} {p99:>10.2} {processor:>16.2} {rate:>16.last$}"
+    );
 }
 
 #[tokio::main]
@@ -415,40 +443,41 @@ async fn main() {
     let scratch = env!("CARGO_TARGET_TMPDIR");
     std::fs::create_dir_all(scratch).expect("a directory for scratch files");
     let dir = tempfile::tempdir_in(scratch).expect("a directory");
-    let (_pontoon, base) = start_pontoon(&dir.path().join("pontoon"));
-    let mut subjects = vec![("pontoon", parted(pontoon_nodes(base).await).await)];
+    let (pontoon, base) = start_pontoon(&dir.path().join("pontoon"));
+    let mut subjects = vec![("pontoon", parted(pontoon_nodes(base).await).await, pontoon)];
     let etcd = match options.alone {
         true => None,
         false => start_etcd(dir.path()),
     };
-    if let Some((_, clients)) = &etcd {
+    if let Some((etcd, clients)) = etcd {
         let nodes = futures::future::join_all(clients.iter().map(|at| connect(*at))).await;
         let nodes = nodes.into_iter().map(Target::Etcd).collect();
-        subjects.push(("etcd", parted(nodes).await));
+        subjects.push(("etcd", parted(nodes).await, etcd));
     } else if !options.alone {
         println!("etcd is not installed (Debian package etcd-server): no peer to compare with");
     }
     println!(
-        "{:<10} {:<12} {:>10} {:>10} {:>16}",
+        "{:<10} {:<12} {:>10} {:>10} {:>16} {:>16}",
         "",
         "asked at",
         "p50 ms",
         "p99 ms",
+        "CPU ms a write",
         format!("writes/s at {}", options.clients)
     );
     for (at, asked) in ["the leader", "a follower"].into_iter().enumerate() {
         let mut figures: Vec<_> = subjects.iter().map(|_| Figures::default()).collect();
         for _ in 0..options.rounds {
-            for ((_, nodes), figures) in subjects.iter().zip(&mut figures) {
-                figures.measure(&nodes[at], &options).await;
+            for ((_, nodes, processes), figures) in subjects.iter().zip(&mut figures) {
+                figures.measure(&nodes[at], processes, &options).await;
             }
         }
         let rows: Vec<_> = figures.into_iter().map(Figures::medians).collect();
-        for ((name, _), row) in subjects.iter().zip(&rows) {
+        for ((name, ..), row) in subjects.iter().zip(&rows) {
             print(name, asked, *row, 0);
         }
         if let [ours, theirs] = rows.as_slice() {
-            let ratios = [0, 1, 2].map(|figure| ours[figure] / theirs[figure]);
+            let ratios = [0, 1, 2, 3].map(|figure| ours[figure] / theirs[figure]);
             print("ratio", asked, ratios, 2);
         }
     }
