@@ -171,6 +171,11 @@ impl View {
         engine.barrier()
     }
 
+    /// Nothing was ever stored: neither a vote nor an entry.
+    pub fn is_blank(&self) -> bool {
+        self.vote.is_none() && self.last.is_none() && self.committed.is_none()
+    }
+
     pub fn last_index(&self) -> Option<u64> {
         self.last.map(|id| id.index)
     }

@@ -10,8 +10,9 @@ use openraft::{RaftLogReader, impls::leader_id_std::LeaderId, vote::RaftLeaderId
 
 use super::{
     snapshot_file::{SnapshotError, SnapshotFiles},
-    storage::{OpenError, Storage, StorageOptions},
+    storage::{OpenError, Storage, StorageOptions, watermark_path},
     types::{Entry, LogId, Membership, Peer, SnapshotMeta, StoredMembership},
+    watermark::{self, WatermarkFile},
 };
 use crate::{
     model::node::NodeId,
@@ -68,6 +69,12 @@ pub fn seed(directory: &Path, state: &State, me: (NodeId, Peer)) -> Result<(), R
     let (id, peer) = me;
     let leader: LeaderId<u64, u64> = RaftLeaderId::new(FIRST_TERM, id.0);
     let last = LogId::new(RaftLeaderId::to_committed(&leader), state.revision());
+    let path = watermark_path(directory);
+    WatermarkFile::go_on(&path, &watermark::Found::Missing).map_err(|source| OpenError::File {
+        verb: "write",
+        path,
+        source,
+    })?;
     write(directory, state, last, (id, peer))
 }
 

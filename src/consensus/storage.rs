@@ -26,7 +26,7 @@ use super::{
     publication::{AppliedState, Publication, States},
     snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
     types::LogId,
-    watermark::{Watermark, WatermarkFile},
+    watermark::{self, Watermark, WatermarkFile},
     writer::{LogFigures, Queue, Writer, give_up},
 };
 use crate::model::snapshot::Snapshot;
@@ -160,13 +160,9 @@ impl Storage {
         reserve: &Reserve,
     ) -> Result<Opened, OpenError> {
         let engine = open_log(&directory.join("log"), barrier)?;
-        let path = directory.join("watermark");
-        let watermark = WatermarkFile::open(&path);
-        let (file, promised) = watermark.map_err(|e| file_error("open", &path, e))?;
         let found = Found {
             engine: Arc::new(engine),
-            watermark: Some(file),
-            promised: promised.unwrap_or_default(),
+            watermark: Some(Promised::read(directory)?),
             failure: None,
         };
         let opened = Self::assemble(directory, options, found, reserve)?;
@@ -195,13 +191,10 @@ impl Storage {
     ) -> Result<Opened, OpenError> {
         let log = directory.join("log");
         let engine = SledEngine::open_copy(&log).map_err(|e| engine_error(e, &log))?;
-        let path = directory.join("watermark");
-        let promised = WatermarkFile::read(&path).map_err(|e| file_error("read", &path, e))?;
         let place = log.display().to_string();
         let found = Found {
             engine: Arc::new(engine),
-            watermark: None,
-            promised: promised.unwrap_or_default(),
+            watermark: Some(Promised::read(directory)?),
             failure: Some(OpenError::NoSpace { place }.to_string()),
         };
         Self::assemble(directory, options, found, reserve)
@@ -217,7 +210,6 @@ impl Storage {
         let found = Found {
             engine,
             watermark: None,
-            promised: Watermark::default(),
             failure: None,
         };
         Self::assemble(directory, options, found, &reserve)
@@ -232,7 +224,6 @@ impl Storage {
         let Found {
             engine,
             watermark,
-            promised,
             failure,
         } = found;
         let (files, loaded) = SnapshotFiles::open(&directory.join("snapshots"))?;
@@ -245,7 +236,13 @@ impl Storage {
             CorruptLog::Engine(e) => engine_error(e, directory),
             e => corrupt(e.to_string()),
         })?;
-        let recovered = reconcile(&view, loaded.as_ref(), &promised).map_err(corrupt)?;
+        let snapshot = loaded.as_ref().and_then(|loaded| loaded.meta.last_log_id);
+        let is_blank = view.is_blank() && snapshot.is_none();
+        let promised = match &watermark {
+            Some(file) => file.watermark(is_blank).map_err(corrupt)?,
+            None => Watermark::default(),
+        };
+        let recovered = reconcile(&view, snapshot, &promised).map_err(corrupt)?;
         view.committed = recovered.committed;
         view.clean(engine.as_ref())
             .map_err(|e| engine_error(e, directory))?;
@@ -254,6 +251,10 @@ impl Storage {
         let publication = Publication::new(applied, view.last_index());
         let health = HealthReport::new(reserve.low_space);
         let durable = view.last_index();
+        let watermark = match watermark.filter(|_| failure.is_none()) {
+            Some(file) => Some(file.go_on()?),
+            None => None,
+        };
         let view = Arc::new(Mutex::new(view));
         let queue = Arc::new(Queue::new(options.queue_bytes));
         if let Some(failure) = failure {
@@ -313,19 +314,59 @@ impl Storage {
 /// What lies in a data directory, before it has been checked.
 struct Found {
     engine: Arc<dyn Engine>,
-    watermark: Option<WatermarkFile>,
-    promised: Watermark,
+    /// None where the log itself is not on disk.
+    watermark: Option<Promised>,
     /// Why nothing may be written, from the start.
     failure: Option<String>,
+}
+
+/// The watermark file as it was found.
+struct Promised {
+    path: PathBuf,
+    found: watermark::Found,
+}
+
+impl Promised {
+    fn read(directory: &Path) -> Result<Self, OpenError> {
+        let path = watermark_path(directory);
+        let found = watermark::Found::read(&path).map_err(|e| file_error("read", &path, e))?;
+        Ok(Self { path, found })
+    }
+
+    /// What the log must hold. Without the file a log that holds anything must not be believed: what it lacks at its end
+    /// would not be missed.
+    fn watermark(&self, is_blank: bool) -> Result<Watermark, String> {
+        match self.found.watermark() {
+            Ok(watermark) => Ok(watermark.clone()),
+            Err(_) if is_blank => Ok(Watermark::default()),
+            Err(how) => Err(format!(
+                "{} is {how}, so what the log should hold is not known",
+                self.path.display()
+            )),
+        }
+    }
+
+    fn go_on(&self) -> Result<WatermarkFile, OpenError> {
+        if matches!(self.found, watermark::Found::Whole { both: false, .. }) {
+            let path = self.path.display();
+            tracing::warn!(%path, "one of the two copies in it was not whole, as after a loss of power; it is written again");
+        }
+        WatermarkFile::go_on(&self.path, &self.found)
+            .map_err(|e| file_error("write", &self.path, e))
+    }
+}
+
+/// Where the watermark file of a data directory lies.
+pub(super) fn watermark_path(directory: &Path) -> PathBuf {
+    directory.join("watermark")
 }
 
 /// Holds what was found against what must be there.
 fn reconcile(
     view: &View,
-    loaded: Option<&Loaded>,
+    snapshot: Option<LogId>,
     promised: &Watermark,
 ) -> Result<Recovered, String> {
-    let snapshot = loaded.and_then(|loaded| loaded.meta.last_log_id);
     if view.removed.map(|id| id.index) > snapshot.map(|id| id.index) {
         return Err(format!(
             "it begins after entry {}, and no whole snapshot reaches that far",

@@ -2,10 +2,12 @@
 //!
 //! A log whose end is garbled looks like one that ends earlier: an append-only store takes the garbled part for a write
 //! that power loss interrupted. A node that votes again in a term, or misses entries it acknowledged, breaks the cluster.
-//! This small file holds a lower bound of both, so that such a log is refused at start.
+//! This small file holds a lower bound of both, so that such a log is refused at start. It must therefore be there whenever
+//! the log holds anything: without it nobody knows what the log should hold, and the start is refused as well.
 //!
-//! Two slots are written in turn, each with its own checksum: power loss during a write leaves the other one. The vote is
-//! recorded at once, after the log has it; the published log id lazily, as one barrier per write is dear.
+//! Two slots are written in turn, each with its own checksum: power loss during a write leaves the other one. A start writes
+//! both, so one slot that is not whole is either that write or one of two copies. The vote is recorded at once, after the log
+//! has it; the published log id lazily, as one barrier per write is dear.
 
 use std::{
     fs::{File, OpenOptions},
@@ -33,6 +35,56 @@ pub struct Watermark {
     pub published: Option<LogId>,
 }
 
+/// What was found where the file belongs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// No file, or one that nothing was ever written to.
+    Missing,
+    /// A file of which no slot is whole.
+    Garbled,
+    Whole {
+        sequence: u64,
+        watermark: Watermark,
+        /// The other slot is whole too.
+        both: bool,
+    },
+}
+
+impl Found {
+    /// Looks, and changes nothing.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::Missing),
+            Err(e) => return Err(e),
+        };
+        let slots = [read_slot(&file, 0)?, read_slot(&file, 1)?];
+        let both = slots.iter().all(Option::is_some);
+        let newest = slots.into_iter().flatten().max_by_key(|slot| slot.0);
+        Ok(match newest {
+            Some((sequence, watermark)) => Self::Whole {
+                sequence,
+                watermark,
+                both,
+            },
+            None if file.metadata()?.len() == 0 => Self::Missing,
+            None => Self::Garbled,
+        })
+    }
+
+    /// What the log must hold; the error says why nobody knows.
+    pub fn watermark(&self) -> Result<&Watermark, &'static str> {
+        match self {
+            Self::Whole { watermark, .. } => Ok(watermark),
+            Self::Missing => Err("missing"),
+            Self::Garbled => Err("garbled"),
+        }
+    }
+}
+
 /// The file.
 pub struct WatermarkFile {
     path: PathBuf,
@@ -42,39 +94,36 @@ pub struct WatermarkFile {
 }
 
 impl WatermarkFile {
-    /// Opens or makes the file; the second value is what it held, if it was there.
-    pub fn open(path: &Path) -> io::Result<(Self, Option<Watermark>)> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        let found = newest(&file)?;
-        let (sequence, current) = found.clone().unwrap_or_default();
+    /// Goes on from what was found, or begins anew where nothing was. Both slots are whole afterwards, durably.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn go_on(path: &Path, found: &Found) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        let (sequence, current, both) = match found {
+            Found::Whole {
+                sequence,
+                watermark,
+                both,
+            } => (*sequence, watermark.clone(), *both),
+            Found::Missing | Found::Garbled => (0, Watermark::default(), false),
+        };
         let mut opened = Self {
             path: path.to_owned(),
-            file,
+            file: options.open(path)?,
             sequence,
             current: current.clone(),
         };
-        if found.is_none() {
+        if !both {
+            opened.write(current.clone())?;
             opened.write(current)?;
             opened.file.sync_all()?;
             if let Some(parent) = path.parent() {
                 File::open(parent)?.sync_all()?;
             }
         }
-        Ok((opened, found.map(|(_, watermark)| watermark)))
-    }
-
-    /// What the file holds, if it is there; changes nothing.
-    pub fn read(path: &Path) -> io::Result<Option<Watermark>> {
-        match File::open(path) {
-            Ok(file) => Ok(newest(&file)?.map(|(_, watermark)| watermark)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        Ok(opened)
     }
 
     pub fn path(&self) -> &Path {
@@ -101,18 +150,6 @@ impl WatermarkFile {
         self.current = watermark;
         Ok(())
     }
-}
-
-fn newest(file: &File) -> io::Result<Option<(u64, Watermark)>> {
-    let mut found: Option<(u64, Watermark)> = None;
-    for slot in 0..2 {
-        if let Some(read) = read_slot(file, slot)?
-            && found.as_ref().is_none_or(|found| found.0 < read.0)
-        {
-            found = Some(read);
-        }
-    }
-    Ok(found)
 }
 
 /// A slot that holds nothing whole counts as empty: it was being written when the power went.
@@ -149,29 +186,59 @@ mod tests {
         LogId::new(leader.to_committed(), index)
     }
 
+    fn open(path: &Path) -> WatermarkFile {
+        WatermarkFile::go_on(path, &Found::read(path).unwrap()).unwrap()
+    }
+
     #[test]
     fn the_last_one_written_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("watermark");
-        let (mut file, found) = WatermarkFile::open(&path).unwrap();
-        assert_eq!(found, None);
+        assert_eq!(Found::read(&path).unwrap(), Found::Missing);
+        let mut file = open(&path);
         for index in 0..5 {
             file.write(watermark(index)).unwrap();
-            let (_, found) = WatermarkFile::open(&path).unwrap();
-            assert_eq!(found, Some(watermark(index)));
+            let found = Found::read(&path).unwrap();
+            assert_eq!(found.watermark(), Ok(&watermark(index)));
+            assert!(matches!(found, Found::Whole { both: true, .. }));
         }
     }
 
     #[test]
-    fn a_torn_slot_leaves_the_one_before() {
+    fn a_torn_slot_leaves_the_one_before_and_is_made_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("watermark");
-        let (mut file, _) = WatermarkFile::open(&path).unwrap();
+        let mut file = open(&path);
         file.write(watermark(1)).unwrap();
         file.write(watermark(2)).unwrap();
         let slot = file.sequence % 2;
         file.file.write_all_at(b"garbage", slot * SLOT + 8).unwrap();
-        let (_, found) = WatermarkFile::open(&path).unwrap();
-        assert_eq!(found, Some(watermark(1)));
+        let found = Found::read(&path).unwrap();
+        assert_eq!(found.watermark(), Ok(&watermark(1)));
+        assert!(matches!(found, Found::Whole { both: false, .. }));
+
+        let mut file = open(&path);
+        let found = Found::read(&path).unwrap();
+        assert_eq!(found.watermark(), Ok(&watermark(1)));
+        assert!(matches!(found, Found::Whole { both: true, .. }));
+        file.write(watermark(3)).unwrap();
+        assert_eq!(Found::read(&path).unwrap().watermark(), Ok(&watermark(3)));
+    }
+
+    #[test]
+    fn a_file_without_a_whole_slot_is_garbled_unless_it_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("watermark");
+        drop(open(&path));
+        let whole = std::fs::read(&path).unwrap();
+        for (bytes, expected) in [
+            (vec![], Found::Missing),
+            (vec![0; whole.len()], Found::Garbled),
+            (vec![0xff; 3], Found::Garbled),
+            (whole.iter().map(|byte| !byte).collect(), Found::Garbled),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(Found::read(&path).unwrap(), expected);
+        }
     }
 }

@@ -136,12 +136,74 @@ async fn a_log_that_was_taken_away_is_missed() {
     );
 }
 
+/// Without the watermark nobody knows what the log should hold: a tail that is gone with it would not be missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_its_watermark_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node");
+    {
+        let (mut log, _machine, _handles) = open(&node).unwrap();
+        log.save_vote(&vote(3)).await.unwrap();
+        append(&mut log, vec![entry(3, 0, 10)]).await.unwrap();
+    }
+    let path = node.join("watermark");
+    let whole = fs::read(&path).unwrap();
+    let inverted: Vec<u8> = whole.iter().map(|byte| !byte).collect();
+    for (harm, how) in [
+        (None, "missing"),
+        (Some(vec![]), "missing"),
+        (Some(vec![0; whole.len()]), "garbled"),
+        (Some(inverted), "garbled"),
+        (Some(whole[..3].to_vec()), "garbled"),
+    ] {
+        match &harm {
+            None => fs::remove_file(&path).unwrap(),
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+        }
+        // Twice: being refused writes no new one.
+        for _ in 0..2 {
+            let Err(error) = open(&node) else {
+                panic!("opened with {harm:?}");
+            };
+            let named = format!("{} is {how}", path.display());
+            assert!(
+                error.contains(&named) && error.contains("join anew"),
+                "{error}"
+            );
+        }
+        assert_eq!(fs::read(&path).ok(), harm, "left as it was");
+    }
+    // Power loss while it is written leaves one of its two copies.
+    let mut torn = whole;
+    torn[4096..].fill(0);
+    fs::write(&path, torn).unwrap();
+    let (mut log, _machine, _handles) = open(&node).unwrap();
+    assert_eq!(all_entries(&mut log).await, [entry(3, 0, 10)]);
+}
+
+/// A snapshot is as much a reason to miss the watermark as a log is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_without_log_and_watermark_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (mut log, mut machine, _handles) = open(dir.path()).unwrap();
+        grow(&mut log, &mut machine, 0).await;
+    }
+    fs::remove_dir_all(dir.path().join("log")).unwrap();
+    fs::remove_file(dir.path().join("watermark")).unwrap();
+    let Err(error) = open(dir.path()) else {
+        panic!("opened without log and watermark");
+    };
+    assert!(error.contains("watermark is missing"), "{error}");
+}
+
 /// A node killed while it was starting starts again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_interrupted_start_left_behind_does_no_harm() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("log.unfinished/blobs")).unwrap();
     fs::write(dir.path().join("log.unfinished/conf"), b"").unwrap();
+    fs::write(dir.path().join("watermark"), b"").unwrap();
     {
         let (mut log, _machine, _handles) = open(dir.path()).unwrap();
         append(&mut log, vec![entry(1, 0, 10)]).await.unwrap();
