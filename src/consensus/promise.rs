@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::model::timing::LONGEST_REFUSAL;
+
 /// Until when this voter elects nobody else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Promise {
@@ -66,26 +68,31 @@ pub struct Ledger {
     path: Option<PathBuf>,
 }
 
-/// What stands for a file that cannot be read: longer than any promise.
-const UNREADABLE: Duration = Duration::from_secs(30);
+/// What stands for a file that cannot be believed: no promise is longer.
+const UNREADABLE: Duration = LONGEST_REFUSAL;
 
 impl Ledger {
     pub fn at(path: PathBuf) -> Self {
         Self { path: Some(path) }
     }
 
-    /// The longest promise that an earlier process may have made; none when nothing is written.
+    /// The longest promise that an earlier process may have made; none when nothing is written. A file that no node wrote
+    /// stands for the longest promise there can be, never for a longer one: the node would not vote for as long as it says.
     pub fn read(&self) -> Option<Duration> {
-        let text = match fs::read_to_string(self.path.as_ref()?) {
-            Ok(text) => text,
+        let path = self.path.as_ref()?;
+        let problem = match fs::read_to_string(path) {
+            Ok(text) => match parse(&text) {
+                Ok(promised) => return Some(promised),
+                Err(problem) => problem,
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(_) => return Some(UNREADABLE),
+            Err(error) => error.to_string(),
         };
-        Some(
-            text.trim()
-                .parse()
-                .map_or(UNREADABLE, Duration::from_millis),
-        )
+        tracing::warn!(
+            path = %path.display(), problem, instead = ?UNREADABLE,
+            "how long this node promised not to vote cannot be told; the longest promise is kept"
+        );
+        Some(UNREADABLE)
     }
 
     /// Writes it down, durably.
@@ -102,6 +109,21 @@ impl Ledger {
         file.sync_all()?;
         fs::rename(&new, path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+/// A promise as `Ledger::write` wrote it.
+fn parse(text: &str) -> Result<Duration, String> {
+    let milliseconds = text
+        .trim()
+        .parse()
+        .map_err(|_| "no number of milliseconds".to_owned())?;
+    let promised = Duration::from_millis(milliseconds);
+    match promised <= LONGEST_REFUSAL {
+        true => Ok(promised),
+        false => Err(format!(
+            "{milliseconds} ms is longer than any promise ({LONGEST_REFUSAL:?})"
+        )),
     }
 }
 
@@ -166,7 +188,13 @@ mod tests {
         assert_eq!(ledger.read(), Some(ms(2500)));
         ledger.write(ms(280)).unwrap();
         assert_eq!(ledger.read(), Some(ms(280)));
-        for garbage in ["", "x", "-1", "280 ms"] {
+        ledger.write(LONGEST_REFUSAL).unwrap();
+        assert_eq!(ledger.read(), Some(LONGEST_REFUSAL));
+        let none_is_so_long = ["30001", "4000000000000", "18446744073709551615"];
+        for garbage in ["", "x", "-1", "280 ms", "18446744073709551616"]
+            .into_iter()
+            .chain(none_is_so_long)
+        {
             fs::write(&path, garbage).unwrap();
             assert_eq!(ledger.read(), Some(UNREADABLE), "{garbage:?}");
         }

@@ -77,7 +77,8 @@ const FLUSHES: u32 = 4;
 pub const LEASE_MARGIN: Duration = Duration::from_millis(60);
 /// The shortest time of refusal. openraft's own lease, which cannot be changed while it runs, is this long.
 pub const SHORTEST_REFUSAL: Duration = Duration::from_millis(180);
-const LONGEST_REFUSAL: Duration = Duration::from_secs(30);
+/// The longest time of refusal.
+pub const LONGEST_REFUSAL: Duration = Duration::from_secs(30);
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 /// openraft takes writes only while a quorum answered within `SHORTEST_REFUSAL`.
 const LONGEST_HEARTBEAT: Duration = Duration::from_millis(60);
