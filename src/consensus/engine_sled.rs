@@ -32,6 +32,7 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rand::RngExt;
 use tempfile::TempDir;
 
 use super::{
@@ -623,12 +624,21 @@ fn open_journal(db: &sled::Db, directory: &Path) -> Result<journal::Found, Troub
     };
     let next = generations.unwrap_or(0).saturating_add(1);
     let path = directory.join("journal");
-    Journal::open(&path, next, generations.is_none()).map_err(|e| match e {
+    let opened = match generations {
+        Some(generations) => Journal::open(&path, generations.saturating_add(1)),
+        None if !db.is_empty() => {
+            return Err(Trouble::corrupt("the number of generations is missing"));
+        }
+        // Nothing is in the tree, and nobody was told that anything is.
+        None => Journal::make(&path, 1, rand::rng().random()),
+    };
+    opened.map_err(|e| match e {
         JournalError::Io(e) if e.kind() == io::ErrorKind::NotFound => {
             Trouble::corrupt("the journal is missing")
         }
         JournalError::Io(e) => e.into(),
         JournalError::Corrupt(problem) => Trouble::corrupt(problem),
+        JournalError::Form => Trouble::other(e),
     })
 }
 

@@ -7,10 +7,14 @@
 //! Each time from start to end is a *generation*. The tree tells, durably, how many of them are wholly in it; the records of the
 //! next one are what it may lack. Doing them again is harmless: they are all there, and the last one that touches a key decides.
 //!
+//! The first 512 octets are the file's own: `magic (4) | crc32c of the number (4) | number (16)`. The number is drawn when the file
+//! is made, and stands in every record too: whoever writes entries does not know it, so nothing in an entry can be taken for
+//! a record, wherever in the file an earlier generation has left it.
+//!
 //! A record begins at a multiple of 512 octets, so that no sector is written twice while it matters:
-//! `magic (4) | length of the body (4) | generation (8) | number in it (4) | crc32c (4) | body`, little endian. The body is a list of
-//! operations. A record that is not whole ends the generation: nobody was told that it is durable. If whole ones follow it, it was
-//! whole once, and the file is corrupt.
+//! `magic (4) | length of the body (4) | generation (8) | number in it (4) | crc32c (4) | the file's number (16) | body`, little
+//! endian. The body is a list of operations. A record that is not whole ends the generation: nobody was told that it is durable.
+//! If whole ones follow it, it was whole once, and the file is corrupt.
 
 use std::{
     fs::{File, OpenOptions},
@@ -28,13 +32,20 @@ pub const SIZE: u64 = 1024 * 1024;
 /// Largest record. What is larger goes into the tree at once.
 pub const LARGEST: usize = 256 * 1024;
 const SECTOR: usize = 512;
-const MAGIC: u32 = u32::from_le_bytes(*b"pjr1");
-const HEADER: usize = 24;
+const FILE_MAGIC: u32 = u32::from_le_bytes(*b"pjf2");
+const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"pjr2");
+/// What a record began with when the file had no number; the first of them lay at its start.
+const MAGIC_WITHOUT_NUMBER: u32 = u32::from_le_bytes(*b"pjr1");
+const HEADER: usize = 40;
+
+/// The number of a file: what tells its records from everything else.
+type Number = [u8; 16];
 
 /// The file, and where the next record goes.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
+    number: Number,
     generation: u64,
     /// Records of this generation.
     count: u32,
@@ -56,42 +67,65 @@ pub enum JournalError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Corrupt(String),
+    #[error(
+        "its journal is of an earlier form, which this program does not read: start the program that wrote it, or remove this \
+         node from the cluster, empty its data directory and join anew"
+    )]
+    Form,
 }
 
 impl Journal {
-    /// Opens the journal of a tree that has all generations before `generation`, or makes one. `is_new`: there may be none yet. Whoever
-    /// makes the file makes its name durable too.
-    pub fn open(path: &Path, generation: u64, is_new: bool) -> Result<Found, JournalError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        let file = match options.open(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && is_new => {
-                options.create(true).truncate(false).open(path)?
-            }
-            opened => opened?,
-        };
+    /// Opens the journal of a tree that has all generations before `generation`.
+    pub fn open(path: &Path, generation: u64) -> Result<Found, JournalError> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
         let length = file.metadata()?.len();
         if length < SIZE {
-            if !is_new {
-                let problem = format!("the journal has {length} octets instead of {SIZE}");
-                return Err(JournalError::Corrupt(problem));
-            }
-            file.write_all_at(&vec![0; usize::try_from(SIZE).unwrap_or(0)], 0)?;
-            file.sync_all()?;
+            let problem = format!("the journal has {length} octets instead of {SIZE}");
+            return Err(JournalError::Corrupt(problem));
         }
         let mut bytes = vec![0; usize::try_from(SIZE).unwrap_or(0)];
         file.read_exact_at(&mut bytes, 0)?;
-        let read = read(&bytes, generation).map_err(JournalError::Corrupt)?;
+        let number = number_of(&bytes)?;
+        let Read {
+            operations,
+            count,
+            end,
+        } = read(&bytes, number, generation).map_err(JournalError::Corrupt)?;
+        let at = end as u64;
         let journal = Self {
             file,
+            number,
             generation,
-            count: read.count,
-            at: read.end as u64,
+            count,
+            at,
         };
-        let operations = read.operations;
         Ok(Found {
             journal,
             operations,
+        })
+    }
+
+    /// Makes the journal of a tree that has none yet, in place of what an interrupted start may have left. Whoever makes the file
+    /// makes its name durable too.
+    pub fn make(path: &Path, generation: u64, number: u128) -> Result<Found, JournalError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(path)?;
+        let number = number.to_le_bytes();
+        let mut bytes = file_header(number);
+        bytes.resize(usize::try_from(SIZE).unwrap_or(0), 0);
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()?;
+        let journal = Self {
+            file,
+            number,
+            generation,
+            count: 0,
+            at: SECTOR as u64,
+        };
+        Ok(Found {
+            journal,
+            operations: vec![],
         })
     }
 
@@ -102,7 +136,7 @@ impl Journal {
 
     /// Nothing was written since the generation began.
     pub fn is_empty(&self) -> bool {
-        self.at == 0
+        self.count == 0
     }
 
     pub fn generation(&self) -> u64 {
@@ -111,7 +145,7 @@ impl Journal {
 
     /// Writes a record. `is_durable`: waits until the disk has it.
     pub fn append(&mut self, body: &[u8], is_durable: bool) -> io::Result<()> {
-        let record = frame(self.generation, self.count, body);
+        let record = frame(self.number, self.generation, self.count, body);
         self.file.write_all_at(&record, self.at)?;
         if is_durable {
             self.file.sync_data()?;
@@ -125,7 +159,7 @@ impl Journal {
     pub fn restart(&mut self) {
         self.generation += 1;
         self.count = 0;
-        self.at = 0;
+        self.at = SECTOR as u64;
     }
 }
 
@@ -133,34 +167,62 @@ fn sectors(length: usize) -> usize {
     length.div_ceil(SECTOR) * SECTOR
 }
 
-fn frame(generation: u64, number: u32, body: &[u8]) -> BytesMut {
+fn file_header(number: Number) -> BytesMut {
+    let mut header = BytesMut::with_capacity(SECTOR);
+    header.put_u32_le(FILE_MAGIC);
+    header.put_u32_le(crc32c::crc32c(&number));
+    header.put_slice(&number);
+    header.resize(SECTOR, 0);
+    header
+}
+
+/// The number in the header of a file.
+fn number_of(mut file: &[u8]) -> Result<Number, JournalError> {
+    let garbled = || JournalError::Corrupt("the header of the journal is garbled".to_owned());
+    let magic = file.try_get_u32_le().map_err(|_| garbled())?;
+    let sum = file.try_get_u32_le().map_err(|_| garbled())?;
+    let (number, _) = file.split_first_chunk().ok_or_else(garbled)?;
+    match magic {
+        FILE_MAGIC if crc32c::crc32c(number) == sum => Ok(*number),
+        MAGIC_WITHOUT_NUMBER => Err(JournalError::Form),
+        _ => Err(garbled()),
+    }
+}
+
+fn frame(file: Number, generation: u64, number: u32, body: &[u8]) -> BytesMut {
     let mut record = BytesMut::with_capacity(sectors(HEADER + body.len()));
-    record.put_u32_le(MAGIC);
+    record.put_u32_le(RECORD_MAGIC);
     record.put_u32_le(u32::try_from(body.len()).unwrap_or(u32::MAX));
     record.put_u64_le(generation);
     record.put_u32_le(number);
-    record.put_u32_le(checksum(generation, number, body));
+    record.put_u32_le(checksum(file, generation, number, body));
+    record.put_slice(&file);
     record.put_slice(body);
     record
 }
 
-fn checksum(generation: u64, number: u32, body: &[u8]) -> u32 {
-    let head = crc32c::crc32c(&generation.to_le_bytes());
+fn checksum(file: Number, generation: u64, number: u32, body: &[u8]) -> u32 {
+    let head = crc32c::crc32c(&file);
+    let head = crc32c::crc32c_append(head, &generation.to_le_bytes());
     let head = crc32c::crc32c_append(head, &number.to_le_bytes());
     crc32c::crc32c_append(head, body)
 }
 
 /// The records of one generation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Read {
     operations: Vec<Operation>,
     count: u32,
     end: usize,
 }
 
-fn read(bytes: &[u8], generation: u64) -> Result<Read, String> {
-    let mut read = Read::default();
-    while let Some(body) = record_at(bytes, read.end, generation, Some(read.count)) {
+fn read(bytes: &[u8], file: Number, generation: u64) -> Result<Read, String> {
+    let mut read = Read {
+        operations: vec![],
+        count: 0,
+        end: SECTOR,
+    };
+    while let Some(body) = record_at(bytes, read.end, file, generation, Some(read.count)) {
         let operations = decode(body).ok_or_else(|| {
             format!(
                 "record {} of the journal cannot be read: it is of a newer program",
@@ -172,7 +234,7 @@ fn read(bytes: &[u8], generation: u64) -> Result<Read, String> {
         read.end += sectors(HEADER + body.len());
     }
     let mut rest = (read.end..bytes.len()).step_by(SECTOR);
-    match rest.find(|at| record_at(bytes, *at, generation, None).is_some()) {
+    match rest.find(|at| record_at(bytes, *at, file, generation, None).is_some()) {
         None => Ok(read),
         Some(at) => Err(format!(
             "record {} of the journal is garbled: one that was written after it is whole at {at}",
@@ -181,17 +243,24 @@ fn read(bytes: &[u8], generation: u64) -> Result<Read, String> {
     }
 }
 
-/// The body of a whole record of this generation, and with this number if one is given.
-fn record_at(bytes: &[u8], at: usize, generation: u64, number: Option<u32>) -> Option<&[u8]> {
+/// The body of a whole record of this file and generation, and with this number if one is given.
+fn record_at(
+    bytes: &[u8],
+    at: usize,
+    file: Number,
+    generation: u64,
+    number: Option<u32>,
+) -> Option<&[u8]> {
     let (mut header, rest) = bytes.get(at..)?.split_at_checked(HEADER)?;
     let magic = header.get_u32_le();
     let length = usize::try_from(header.get_u32_le()).ok()?;
     let of = header.get_u64_le();
     let found = header.get_u32_le();
     let sum = header.get_u32_le();
-    let is_ours = magic == MAGIC && of == generation && number.is_none_or(|n| n == found);
-    let body = rest.get(..length).filter(|_| is_ours)?;
-    (checksum(of, found, body) == sum).then_some(body)
+    let is_ours = magic == RECORD_MAGIC && header == file && of == generation;
+    let is_wanted = is_ours && number.is_none_or(|n| n == found);
+    let body = rest.get(..length).filter(|_| is_wanted)?;
+    (checksum(file, of, found, body) == sum).then_some(body)
 }
 
 const APPEND: u8 = 1;
@@ -296,15 +365,38 @@ mod tests {
         }
     }
 
+    const FILE: Number = [7; 16];
+
     fn open(path: &Path, generation: u64) -> Found {
-        Journal::open(path, generation, true).unwrap()
+        Journal::open(path, generation).unwrap()
+    }
+
+    fn make(path: &Path, generation: u64) -> Journal {
+        let made = Journal::make(path, generation, u128::from_le_bytes(FILE)).unwrap();
+        assert_eq!(made.operations, []);
+        made.journal
+    }
+
+    /// An operation whose payload makes a record where its second sector begins: of this file, generation and number, if
+    /// whoever wrote it knew them.
+    fn forged(file: Number, generation: u64, number: u32) -> Operation {
+        let mut record = frame(file, generation, number, &encode(&[put("forged")]));
+        record.resize(SECTOR, 0);
+        // Before the payload: the header, and what `encode` writes of an entry.
+        let before = HEADER + 1 + 8 + 4;
+        let mut payload = vec![0; SECTOR - before];
+        payload.extend_from_slice(&record);
+        Operation::Append {
+            index: 1,
+            record: payload.into(),
+        }
     }
 
     #[test]
     fn what_was_written_is_found_until_the_tree_has_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let mut journal = open(&path, 4).journal;
+        let mut journal = make(&path, 4);
         assert!(journal.is_empty());
         for text in ["a", "b", "c"] {
             journal.append(&encode(&[put(text)]), true).unwrap();
@@ -322,16 +414,68 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_or_too_short_is_told() {
+    fn a_file_that_is_missing_short_garbled_or_of_an_earlier_form_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         assert!(matches!(
-            Journal::open(&path, 1, false),
+            Journal::open(&path, 1),
             Err(JournalError::Io(e)) if e.kind() == io::ErrorKind::NotFound
         ));
-        std::fs::write(&path, "short").unwrap();
-        let error = Journal::open(&path, 1, false).unwrap_err().to_string();
-        assert!(error.contains("has 5 octets"), "{error}");
+        drop(make(&path, 1));
+        let whole = std::fs::read(&path).unwrap();
+        let mut without_number = b"pjr1".to_vec();
+        without_number.resize(whole.len(), 0);
+        let mut other_number = whole.clone();
+        other_number[9] ^= 1;
+        for (bytes, told) in [
+            (b"short".to_vec(), "has 5 octets"),
+            (vec![0; whole.len()], "header of the journal is garbled"),
+            (other_number, "header of the journal is garbled"),
+            (without_number, "of an earlier form"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Journal::open(&path, 1).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    /// What an entry holds is not done again as if it were a record: neither where a torn record ends, nor where an earlier
+    /// generation left it.
+    #[test]
+    fn a_payload_cannot_pass_for_a_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let honest = put("honest");
+        // Whether the writer of the entry knows the file's number.
+        for knows in [false, true] {
+            let file = if knows { FILE } else { [8; 16] };
+            let mut journal = make(&path, 4);
+            journal
+                .append(&encode(&[forged(file, 5, 1)]), true)
+                .unwrap();
+            journal.restart();
+            let operations = std::slice::from_ref(&honest);
+            journal.append(&encode(operations), true).unwrap();
+            let found = open(&path, 5).operations;
+            let forged_too = [honest.clone(), put("forged")];
+            match knows {
+                false => assert_eq!(found, operations),
+                // The test would find it.
+                true => assert_eq!(found, forged_too),
+            }
+
+            let mut journal = make(&path, 4);
+            journal
+                .append(&encode(&[forged(file, 4, 1)]), true)
+                .unwrap();
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[SECTOR + HEADER] ^= 1;
+            let read = read(&bytes, FILE, 4);
+            match knows {
+                false => assert_eq!(read.unwrap().operations, []),
+                true => assert!(read.is_err()),
+            }
+        }
     }
 
     proptest! {
@@ -346,21 +490,21 @@ mod tests {
         ) {
             let mut bytes = vec![0; usize::try_from(SIZE).unwrap()];
             let mut ends = vec![];
-            let mut at = 0;
+            let mut at = SECTOR;
             for (number, operations) in records.iter().enumerate() {
-                let record = frame(9, u32::try_from(number).unwrap(), &encode(operations));
+                let record = frame(FILE, 9, u32::try_from(number).unwrap(), &encode(operations));
                 bytes[at..at + record.len()].copy_from_slice(&record);
                 ends.push((at, at + record.len()));
                 at += sectors(record.len());
             }
-            prop_assert_eq!(read(&bytes, 9).unwrap().operations, records.concat());
+            prop_assert_eq!(read(&bytes, FILE, 9).unwrap().operations, records.concat());
 
             let chosen = torn.index(records.len());
             let (from, to) = ends[chosen];
             let mut garbled = bytes.clone();
             let place = bit.index((to - from) * 8);
             garbled[from + place / 8] ^= 1 << (place % 8);
-            match read(&garbled, 9) {
+            match read(&garbled, FILE, 9) {
                 Ok(read) => {
                     prop_assert_eq!(chosen, records.len() - 1);
                     prop_assert_eq!(read.operations, records[..chosen].concat());
@@ -371,14 +515,15 @@ mod tests {
             let kept = from + place / 8;
             bytes[kept] ^= 1;
             bytes[kept + 1..].fill(0);
-            prop_assert_eq!(read(&bytes, 9).unwrap().operations, records[..chosen].concat());
+            prop_assert_eq!(read(&bytes, FILE, 9).unwrap().operations, records[..chosen].concat());
         }
 
         #[test]
         fn garbage_is_no_journal_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            let read = read(&bytes, 1).unwrap();
+            let read = read(&bytes, FILE, 1).unwrap();
             prop_assert_eq!(read.count, 0);
             let _ = decode(&bytes);
+            let _ = number_of(&bytes);
         }
     }
 }
