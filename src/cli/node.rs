@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Context, client::Client, cluster::NODE_TOML, exit, runtime};
 use crate::{
     consensus::storage::OpenError,
+    enrol::IdentityError,
     node,
     wire::{
         error::{Failure, FailureCode},
@@ -84,18 +85,30 @@ struct Checked<'a> {
     ok: bool,
 }
 
+/// How a node whose data is lost becomes a member again.
+const JOIN_ANEW: &str = "remove it on a member (`pontoon cluster remove NODE`), empty its data directory, and join anew: \
+    `pontoon cluster token create` on the member, `pontoon cluster join --token TOKEN --peer MEMBER --config FILE` here; it gets a new id";
+
 impl Run {
     fn run(self, context: &Context) -> Result<(), Failure> {
         let failed = |error: node::NodeError| {
-            if let node::NodeError::Storage(OpenError::Corrupt { place, problem }) = &error {
+            use node::NodeError;
+            if let NodeError::Storage(OpenError::Corrupt { place, problem }) = &error {
                 let problem = format!(
                     "the log in {place} is corrupt: {problem}; what this node acknowledged may be lost"
                 );
-                let hint = "it must not take part under its id again: remove it from the cluster, empty its data directory and join anew; it gets a new id";
+                let hint = format!("it must not take part under its id again: {JOIN_ANEW}");
                 return exit::invalid("node", problem, hint);
             }
+            if let NodeError::Identity(IdentityError::Malformed { .. })
+            | NodeError::Credentials { .. }
+            | NodeError::NoCertificate { .. } = &error
+            {
+                let hint = format!("put back a copy of the file if there is one, else {JOIN_ANEW}");
+                return exit::invalid("node", error, hint);
+            }
             let hint = match &error {
-                node::NodeError::Config(_) => "docs/configuration.md describes every key",
+                NodeError::Config(_) => "docs/configuration.md describes every key",
                 _ => "correct it, or look whether another node runs here; then start it again",
             };
             exit::invalid("node", error, hint)

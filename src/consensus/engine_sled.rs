@@ -58,6 +58,11 @@ const BATCH: usize = 64 * 1024;
 /// sled's page cache; the log store keeps its own cache of recent entries.
 const CACHE: u64 = 32 * 1024 * 1024;
 
+/// All that sled's file of settings ever holds: ours are constant, and so is its version (=0.34.7). The last four octets are
+/// a checksum.
+const SETTINGS: &[u8] =
+    b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n\x76\x19\x51\xc1";
+
 /// How a write is made durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Barrier {
@@ -95,6 +100,7 @@ impl SledEngine {
         let fail = |trouble: Trouble| trouble.error(Verb::Open, Subject::Log, directory);
         fs::create_dir_all(directory).map_err(|e| fail(e.into()))?;
         remove_unfinished(directory).map_err(|e| fail(e.into()))?;
+        check_settings(directory).map_err(fail)?;
         let open = || {
             let config = sled::Config::new().path(directory);
             let config = config.flush_every_ms(None).cache_capacity(CACHE);
@@ -516,6 +522,11 @@ impl Trouble {
         self
     }
 
+    /// sled could make nothing of what lies in its files.
+    fn unreadable() -> Self {
+        Self::corrupt("its files db and snap.* are not what was written")
+    }
+
     fn error(self, verb: Verb, subject: Subject, directory: &Path) -> EngineError {
         EngineError {
             verb,
@@ -534,7 +545,7 @@ impl From<io::Error> for Trouble {
                 Self::new(Fault::NoSpace, e)
             }
             // sled reads only what it believes to be there.
-            io::ErrorKind::UnexpectedEof => Self::corrupt("its file ends too early"),
+            io::ErrorKind::UnexpectedEof => Self::corrupt("its file db ends too early"),
             _ => Self::other(e),
         }
     }
@@ -544,9 +555,9 @@ impl From<sled::Error> for Trouble {
     fn from(e: sled::Error) -> Self {
         match e {
             sled::Error::Io(e) => e.into(),
-            sled::Error::Corruption { .. } => {
-                Self::corrupt("a page of its file is not what was written")
-            }
+            sled::Error::Corruption { .. }
+            | sled::Error::ReportableBug(_)
+            | sled::Error::Unsupported(_) => Self::unreadable(),
             e => Self::other(e),
         }
     }
@@ -555,7 +566,7 @@ impl From<sled::Error> for Trouble {
 /// Runs sled, which may panic when it meets a garbled file. Such a panic is the caller's error to tell, and nobody is shown
 /// its text besides.
 fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
-    quietly(work).unwrap_or_else(|_| Err(Trouble::corrupt("the storage library panicked")))
+    quietly(work).unwrap_or_else(|_| Err(Trouble::unreadable()))
 }
 
 thread_local! {
@@ -590,6 +601,16 @@ fn remove_unfinished(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// sled believes a garbled file of settings, or speaks of versions and upgrades. A missing or empty one it writes again.
+fn check_settings(directory: &Path) -> Result<(), Trouble> {
+    match fs::read(directory.join("conf")) {
+        Ok(found) if found.is_empty() || found == SETTINGS => Ok(()),
+        Ok(_) => Err(Trouble::corrupt("its file conf is not what was written")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Largest log that is copied into memory.
 const COPY: u64 = 1 << 30;
 
@@ -622,7 +643,6 @@ fn open_journal(db: &sled::Db, directory: &Path) -> Result<journal::Found, Troub
             Some(u64::from_be_bytes(octets))
         }
     };
-    let next = generations.unwrap_or(0).saturating_add(1);
     let path = directory.join("journal");
     let opened = match generations {
         Some(generations) => Journal::open(&path, generations.saturating_add(1)),

@@ -30,7 +30,7 @@ pub enum IdentityError {
         action: &'static str,
         source: io::Error,
     },
-    #[error("identity {}: {problem}; if it is lost, remove the node from the cluster, empty the data directory and join anew", path.display())]
+    #[error("identity {}: {problem}", path.display())]
     Malformed { path: PathBuf, problem: String },
     #[error("identity {}: written by a newer version ({found}; this program reads {FORMAT}): upgrade the program", path.display())]
     Version { path: PathBuf, found: u32 },
@@ -155,15 +155,16 @@ impl IdentityFile {
     /// # Errors
     /// When the file is there and cannot be used.
     pub fn load(&self) -> Result<Option<StoredIdentity>, IdentityError> {
-        let text = match fs::read_to_string(&self.0) {
-            Ok(text) => text,
+        let octets = match fs::read(&self.0) {
+            Ok(octets) => octets,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(self.io("cannot be read", source)),
         };
         let malformed = |problem: String| IdentityError::Malformed {
             path: self.0.clone(),
-            problem,
+            problem: format!("it is garbled: {problem}"),
         };
+        let text = String::from_utf8(octets).map_err(|_| malformed("no text in UTF-8".into()))?;
         let table: toml::Table = text
             .parse()
             .map_err(|e: toml::de::Error| malformed(e.message().to_owned()))?;

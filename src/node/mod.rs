@@ -91,12 +91,18 @@ pub enum NodeError {
     },
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    #[error("identity: {0}")]
-    Credentials(#[from] CredentialsError),
+    #[error("identity {}: it is garbled: {source}", path.display())]
+    Credentials {
+        path: PathBuf,
+        source: CredentialsError,
+    },
     #[error(
-        "identity: node {node} has no certificate; only `dev = true` works without: remove the node, empty the data directory and join anew"
+        "identity {}: node {node} has no certificate; only `dev = true` works without", path.display()
     )]
-    NoCertificate { node: crate::model::node::NodeId },
+    NoCertificate {
+        path: PathBuf,
+        node: crate::model::node::NodeId,
+    },
     #[error(transparent)]
     Storage(#[from] OpenError),
     #[error(transparent)]
@@ -220,7 +226,7 @@ impl Node {
         identity: StoredIdentity,
         file: IdentityFile,
     ) -> Result<(), NodeError> {
-        let security = self.security(&identity)?;
+        let security = self.security(&identity, &file)?;
         let consensus = self.start_consensus(&identity, security.clone()).await?;
         self.control.joined(security.clone(), consensus.clone());
         self.serve_peers(&consensus, security.clone()).await?;
@@ -249,15 +255,22 @@ impl Node {
         Ok(())
     }
 
-    fn security(&self, identity: &StoredIdentity) -> Result<Security, NodeError> {
-        match (&identity.tls, self.config.dev) {
-            (Some(tls), false) => Ok(Security::Tls(SharedCredentials::new(tls.credentials()?))),
-            (None, true) => Ok(Security::Plain),
-            (Some(tls), true) => {
-                tls.credentials()?;
-                Ok(Security::Plain)
-            }
+    fn security(
+        &self,
+        identity: &StoredIdentity,
+        file: &IdentityFile,
+    ) -> Result<Security, NodeError> {
+        let path = || file.path().to_owned();
+        let tls = identity.tls.as_ref().map(|tls| tls.credentials());
+        let tls = tls.transpose().map_err(|source| NodeError::Credentials {
+            path: path(),
+            source,
+        })?;
+        match (tls, self.config.dev) {
+            (Some(tls), false) => Ok(Security::Tls(SharedCredentials::new(tls))),
+            (_, true) => Ok(Security::Plain),
             (None, false) => Err(NodeError::NoCertificate {
+                path: path(),
                 node: identity.node,
             }),
         }

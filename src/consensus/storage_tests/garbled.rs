@@ -96,6 +96,7 @@ async fn a_garbled_log_file_never_loses_acknowledged_entries_silently() {
                 Err(error) => {
                     let what = format!("{file} garbled at {at}: {error}");
                     assert!(error.contains("join anew"), "{what}");
+                    assert!(!error.contains("panicked"), "{what}");
                     refused += 1;
                 }
             }
@@ -103,6 +104,54 @@ async fn a_garbled_log_file_never_loses_acknowledged_entries_silently() {
         }
         assert!(refused > 0, "no garbling of {file} was noticed");
     }
+}
+
+/// What sled itself would say of it speaks of versions, settings and bugs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_garbled_file_of_settings_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (mut log, _machine, _handles) = open(dir.path()).unwrap();
+        append(&mut log, vec![entry(1, 0, 10)]).await.unwrap();
+    }
+    let path = dir.path().join("log/conf");
+    let whole = fs::read(&path).unwrap();
+    let mut harms = vec![b"x".repeat(9), b"garbage ".repeat(100), vec![0xff; 60]];
+    harms.extend((0..whole.len()).map(|at| {
+        let mut harmed = whole.clone();
+        harmed[at] ^= 1;
+        harmed
+    }));
+    for harm in harms {
+        fs::write(&path, &harm).unwrap();
+        let Err(error) = open(dir.path()) else {
+            panic!("opened with {harm:?}");
+        };
+        let log = dir.path().join("log").display().to_string();
+        for told in [log.as_str(), "its file conf", "join anew"] {
+            assert!(error.contains(told), "{error}");
+        }
+    }
+    // It holds nothing of ours: without it, it is written again.
+    fs::remove_file(&path).unwrap();
+    let (mut log, _machine, _handles) = open(dir.path()).unwrap();
+    assert_eq!(all_entries(&mut log).await, [entry(1, 0, 10)]);
+    assert_eq!(fs::read(&path).unwrap(), whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_of_an_earlier_form_is_not_called_corrupt() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    let path = dir.path().join("log/journal");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[..4].copy_from_slice(b"pjr1");
+    fs::write(&path, bytes).unwrap();
+    let Err(error) = open(dir.path()) else {
+        panic!("opened with a journal of another form");
+    };
+    assert!(error.contains("of an earlier form"), "{error}");
+    assert!(!error.contains("corrupt"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
