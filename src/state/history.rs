@@ -35,10 +35,11 @@ pub struct ZoneVersion {
 }
 
 impl ZoneVersion {
-    /// Octets it takes to keep this version.
+    /// Octets it takes to keep this version. The summary counts as its limit: nodes whose programs word it otherwise must keep
+    /// the same versions.
     pub fn cost(&self) -> u64 {
         let changes = self.changes.iter().flat_map(|c| c.iter());
-        256 + (self.author.len() + self.summary.len()) as u64
+        256 + (self.author.len() + limits::SUMMARY_CHARS) as u64
             + changes.map(SetChange::cost).sum::<u64>()
     }
 }

@@ -42,6 +42,8 @@ pub const DELETED_ZONES: usize = 100_000;
 
 /// Commands whose request ids and outcomes are remembered.
 pub const REQUESTS: usize = 100_000;
+/// Octets of the words of a remembered refusal: longer ones are cut.
+pub const REFUSAL_OCTETS: usize = 480;
 /// Octets of remembered outcomes.
 pub const REQUEST_OCTETS: u64 = 64 << 20;
 

@@ -83,4 +83,43 @@ impl Refusal {
             hint: hint.to_string(),
         }
     }
+
+    /// Cuts the words to `most` octets together, the last of them first.
+    pub fn shorten(&mut self, most: usize) {
+        let mut left = most;
+        for text in [&mut self.object, &mut self.problem, &mut self.hint] {
+            if text.len() > left {
+                text.truncate(text.floor_char_boundary(left.saturating_sub(ELLIPSIS.len())));
+                if left >= ELLIPSIS.len() {
+                    text.push_str(ELLIPSIS);
+                }
+            }
+            left = left.saturating_sub(text.len());
+        }
+    }
+}
+
+/// Stands where a text was cut.
+const ELLIPSIS: &str = "...";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_cut_to_a_limit_and_no_further_the_second_time() {
+        let texts = ["zone example.", "too long: über", "split it"];
+        let whole = Refusal::new(RefusalKind::Invalid, texts[0], texts[1], texts[2]);
+        let length = texts.map(str::len).iter().sum();
+        for most in 0..=length + 1 {
+            let mut cut = whole.clone();
+            cut.shorten(most);
+            let octets = cut.object.len() + cut.problem.len() + cut.hint.len();
+            assert!(octets <= most, "{most}: {cut:?}");
+            assert_eq!(cut == whole, most >= length, "{most}");
+            let mut again = cut.clone();
+            again.shorten(most);
+            assert_eq!(again, cut, "{most}");
+        }
+    }
 }

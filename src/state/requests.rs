@@ -8,7 +8,7 @@ use super::{
     command::RequestId,
     digest::Sum,
     limits,
-    outcome::{Applied, Outcome, Refusal},
+    outcome::{Applied, Outcome},
     snapshot::v1::Stored,
 };
 
@@ -22,16 +22,12 @@ pub struct Remembered {
 }
 
 impl Remembered {
-    /// Octets it takes to remember this.
+    /// Octets it takes to remember this. The words of a refusal count as their limit: nodes whose programs word it otherwise
+    /// must forget the same commands.
     fn cost(&self) -> u64 {
         let size = match &self.outcome {
             Outcome::Applied(Applied { serials, .. }) => serials.len() * 64,
-            Outcome::Refused(Refusal {
-                object,
-                problem,
-                hint,
-                ..
-            }) => object.len() + problem.len() + hint.len(),
+            Outcome::Refused(_) => limits::REFUSAL_OCTETS,
             Outcome::Unknown => 0,
         };
         160 + size as u64
@@ -82,7 +78,11 @@ impl Requests {
         self.sum
     }
 
-    pub fn remember(&mut self, remembered: Remembered) {
+    /// The words of a refusal are kept up to their limit.
+    pub fn remember(&mut self, mut remembered: Remembered) {
+        if let Outcome::Refused(refusal) = &mut remembered.outcome {
+            refusal.shorten(limits::REFUSAL_OCTETS);
+        }
         let remembered = Arc::new(remembered);
         self.cost += remembered.cost();
         self.sum.add(remembered.digest());

@@ -199,6 +199,10 @@ impl<T: Stored> Stored for Arc<T> {
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         T::read(reader).map(Arc::new)
     }
+
+    fn digest(&self) -> u128 {
+        T::digest(self)
+    }
 }
 
 // Names, sets and zones.
@@ -296,11 +300,11 @@ pub fn rrset_digest(owner: &NameKey, set: &Rrset) -> u128 {
     digest::part(2, &bytes)
 }
 
-/// What a version adds to the state hash.
+/// What a version adds to the state hash: all but its summary, whose words may differ between versions of the program.
 pub fn version_digest(zone: &Name, version: &ZoneVersion) -> u128 {
     let mut bytes = Vec::with_capacity(256);
     write_name(zone, &mut bytes);
-    version.write(&mut bytes);
+    write_version(version, "", &mut bytes);
     digest::part(ZoneVersion::KIND, &bytes)
 }
 
@@ -340,29 +344,33 @@ fn read_set_change(reader: &mut Reader<'_>) -> Result<SetChange, DecodeError> {
     })
 }
 
+fn write_version(version: &ZoneVersion, summary: &str, out: &mut Vec<u8>) {
+    let ZoneVersion {
+        serial,
+        revision,
+        at,
+        author,
+        summary: _,
+        changes,
+    } = version;
+    out.put_number(serial.0.into());
+    out.put_number(*revision);
+    out.put_number(at.0);
+    out.put_text(author);
+    out.put_text(summary);
+    write_optional(changes.as_ref(), out, |changes, out| {
+        out.put_count(changes.len());
+        for change in changes.iter() {
+            write_set_change(change, out);
+        }
+    });
+}
+
 impl Stored for ZoneVersion {
     const KIND: u8 = 3;
 
     fn write(&self, out: &mut Vec<u8>) {
-        let Self {
-            serial,
-            revision,
-            at,
-            author,
-            summary,
-            changes,
-        } = self;
-        out.put_number(serial.0.into());
-        out.put_number(*revision);
-        out.put_number(at.0);
-        out.put_text(author);
-        out.put_text(summary);
-        write_optional(changes.as_ref(), out, |changes, out| {
-            out.put_count(changes.len());
-            for change in changes.iter() {
-                write_set_change(change, out);
-            }
-        });
+        write_version(self, &self.summary, out);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -802,6 +810,21 @@ impl Stored for Remembered {
         write_outcome(outcome, out);
     }
 
+    /// Without the words of a refusal, which may differ between versions of the program.
+    fn digest(&self) -> u128 {
+        let mut bytes = Vec::with_capacity(64);
+        match &self.outcome {
+            Outcome::Refused(refusal) => {
+                bytes.put_raw(&self.request.0.to_be_bytes());
+                bytes.put_number(self.revision);
+                bytes.put_u8(REFUSED);
+                bytes.put_u8(kind_number(refusal.kind));
+            }
+            Outcome::Applied(_) | Outcome::Unknown => self.write(&mut bytes),
+        }
+        digest::part(Self::KIND, &bytes)
+    }
+
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             request: RequestId(u128::from_be_bytes(reader.array()?)),
@@ -810,6 +833,8 @@ impl Stored for Remembered {
         })
     }
 }
+
+const REFUSED: u8 = 1;
 
 fn write_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
     match outcome {
@@ -835,7 +860,7 @@ fn write_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
             problem,
             hint,
         }) => {
-            out.put_u8(1);
+            out.put_u8(REFUSED);
             out.put_u8(kind_number(*kind));
             out.put_text(object);
             out.put_text(problem);
@@ -855,7 +880,7 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
             })?,
             node: read_optional(reader, |r| r.number())?.map(NodeId),
         })),
-        1 => Ok(Outcome::Refused(Refusal {
+        REFUSED => Ok(Outcome::Refused(Refusal {
             kind: kind_of(reader.u8()?)?,
             object: reader.text(TEXT, "object")?,
             problem: reader.text(TEXT, "problem")?,

@@ -242,6 +242,45 @@ fn commands_that_change_nothing_never_make_new_ones_unknown() {
     assert!(!requests.may_have_forgotten(0));
 }
 
+/// Two versions of the program may word a refusal, or the summary of a change, otherwise: they still have one state.
+#[test]
+fn words_of_the_program_are_no_part_of_the_state_hash() {
+    let refused = |kind, words: &str| {
+        let mut requests = Requests::default();
+        for i in 1..=2000 {
+            requests.remember(Remembered {
+                request: RequestId(i),
+                revision: 7,
+                outcome: Outcome::Refused(Refusal::new(kind, "zone a.", words, words)),
+            });
+        }
+        requests
+    };
+    let long = "because ".repeat(1 << 13);
+    let brief = refused(RefusalKind::NotFound, "no");
+    let wordy = refused(RefusalKind::NotFound, &long);
+    assert_eq!(brief.iter().len(), wordy.iter().len());
+    assert_eq!(brief.sum(), wordy.sum());
+    assert_ne!(brief.sum(), refused(RefusalKind::Conflict, "no").sum());
+    let kept = |requests: &Requests| match requests.find(RequestId(1)) {
+        Some(Outcome::Refused(refusal)) => refusal.problem.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kept(&brief), "no");
+    assert!(kept(&wordy).starts_with("because because") && kept(&wordy).len() < 500);
+
+    let version = |summary: &str| {
+        let machine = Machine::with(vec![create("example.", 1)]);
+        let mut version = machine.state.histories.all().next().expect("one").1.clone();
+        version.summary = summary.to_owned();
+        (
+            version.cost(),
+            super::snapshot::v1::version_digest(&name("example."), &version),
+        )
+    };
+    assert_eq!(version("created"), version("made"));
+}
+
 #[test]
 fn all_changes_of_a_command_apply_or_none() {
     let mut machine = Machine::with(vec![create("example.", 1)]);
