@@ -377,6 +377,11 @@ impl Consensus {
                 }
             }
         }
+        self.halt().await;
+    }
+
+    /// Ends without handing leadership over: the other voters end too, or there are none.
+    pub async fn halt(&self) {
         self.core.stop.cancel();
         if let Err(error) = self.core.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not end cleanly");

@@ -69,6 +69,8 @@ use services::{Services, ServicesError};
 const CONSENSUS_STOP: Duration = Duration::from_secs(10);
 /// Longest wait for calls under way when the API ends.
 const API_STOP: Duration = Duration::from_secs(5);
+/// The same, and for connections to be drained, when all nodes stop: nobody goes on elsewhere with what is waited for.
+const STOP_OF_ALL: Duration = Duration::from_millis(300);
 /// Between attempts to commit the first entry of a cluster.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// Between attempts to start the services after their ports were taken.
@@ -122,7 +124,7 @@ pub fn check(config: &Path) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Runs a node until it is told to stop (SIGTERM, SIGINT) or has left its cluster.
+/// Runs a node until it is told to stop (SIGTERM, SIGINT; SIGQUIT when the others stop too) or has left its cluster.
 ///
 /// # Errors
 /// When a part cannot be built. Faults while running are logged and shown in the status; they do not end the node.
@@ -178,6 +180,8 @@ struct Node {
     runtimes: Runtimes,
     /// Cancelled when the node is to stop.
     stop: CancellationToken,
+    /// Cancelled before `stop` when nothing is to be handed over, as the other nodes stop too.
+    all_stop: CancellationToken,
     /// Cancelled when the API and HTTP are to end, after the services.
     close: CancellationToken,
     /// Everything that runs beside `run` and ends with `close`.
@@ -194,6 +198,7 @@ impl Node {
             control,
             runtimes,
             stop,
+            all_stop: CancellationToken::new(),
             close: CancellationToken::new(),
             tasks: JoinSet::new(),
         }
@@ -248,7 +253,10 @@ impl Node {
             self.tasks.spawn_on(renewing, &self.runtimes.consensus);
         }
         self.serve_clients(&consensus).await;
-        consensus.shutdown(Instant::now() + CONSENSUS_STOP).await;
+        match self.all_stop.is_cancelled() {
+            true => consensus.halt().await,
+            false => consensus.shutdown(Instant::now() + CONSENSUS_STOP).await,
+        }
         if self.control.has_left() {
             retire(&file);
         }
@@ -399,7 +407,8 @@ impl Node {
             () = self.stop.cancelled() => tracing::info!("stopping"),
             () = releases => {}
         }
-        if self.stop.is_cancelled() && consensus.present_leader() == Some(consensus.id()) {
+        let hands_over = self.stop.is_cancelled() && !self.all_stop.is_cancelled();
+        if hands_over && consensus.present_leader() == Some(consensus.id()) {
             // Before the rest: the VIPs go with leadership, and connections through them are served until they are drained.
             match consensus
                 .transfer(None, Instant::now() + CONSENSUS_STOP)
@@ -413,7 +422,10 @@ impl Node {
         let withdrawn = services.withdraw().await;
         consensus.acknowledge_release(term);
         self.control.serving(None);
-        withdrawn.stop().await;
+        match self.all_stop.is_cancelled() {
+            true => withdrawn.stop_within(STOP_OF_ALL).await,
+            false => withdrawn.stop().await,
+        }
     }
 
     async fn serve_http(&mut self) -> Result<(), NodeError> {
@@ -498,12 +510,13 @@ impl Node {
             handler(SignalKind::terminate())?,
             handler(SignalKind::interrupt())?,
         ];
-        let hangup = handler(SignalKind::hangup())?;
+        let others = [handler(SignalKind::quit())?, handler(SignalKind::hangup())?];
         let following = follow_signals(
             terminate,
-            hangup,
+            others,
             Arc::clone(&self.control),
             self.stop.clone(),
+            self.all_stop.clone(),
         );
         let close = self.close.clone();
         self.tasks.spawn(async move {
@@ -519,7 +532,11 @@ impl Node {
     async fn close(&mut self) {
         self.close.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(API_STOP, ended).await.is_err() {
+        let patience = match self.all_stop.is_cancelled() {
+            true => STOP_OF_ALL,
+            false => API_STOP,
+        };
+        if tokio::time::timeout(patience, ended).await.is_err() {
             // Streams such as `watch` have no end of their own.
             self.tasks.shutdown().await;
         }
@@ -548,19 +565,25 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
         })
 }
 
-/// SIGTERM and SIGINT stop the node, SIGHUP reloads it.
+/// SIGTERM and SIGINT stop the node; so does SIGQUIT, without handing anything over. SIGHUP reloads it.
 async fn follow_signals(
     mut terminate: [Signal; 2],
-    mut hangup: Signal,
+    mut others: [Signal; 2],
     control: Arc<Control>,
     stop: CancellationToken,
+    all_stop: CancellationToken,
 ) {
     let [term, int] = &mut terminate;
+    let [quit, hangup] = &mut others;
     loop {
         tokio::select! {
             // Signals are kept by the kernel's handler until received: none is lost between turns.
             _ = term.recv() => stop.cancel(),
             _ = int.recv() => stop.cancel(),
+            _ = quit.recv() => {
+                all_stop.cancel();
+                stop.cancel();
+            }
             _ = hangup.recv() => match control.reload_settings() {
                 Ok(done) => {
                     let (applied, needs_restart) = (done.applied.join(", "), done.needs_restart.join(", "));

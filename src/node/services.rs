@@ -148,6 +148,12 @@ pub(super) struct Withdrawn {
 }
 
 impl Withdrawn {
+    /// The same, with less patience for connections.
+    pub(super) async fn stop_within(mut self, drain: Duration) {
+        self.drain = self.drain.min(drain);
+        self.stop().await;
+    }
+
     /// Finishes what is under way and frees every port.
     pub(super) async fn stop(self) {
         let proxy = self.proxy.stop(Instant::now() + self.drain);
