@@ -27,6 +27,16 @@ pub(super) struct NodeProcess {
     child: Child,
 }
 
+/// The end of a node's process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub node: u16,
+    /// `exit status: 1`, `signal: 9 (SIGKILL)`.
+    pub how: String,
+    /// It chose to end: started again as it is, it would do so again.
+    pub by_itself: bool,
+}
+
 impl NodeProcess {
     /// Starts node `node`. Must be called from the main thread: the kernel ends the child when the thread that started it
     /// ends, which is how the children of a killed `dev` go.
@@ -49,19 +59,23 @@ impl NodeProcess {
     }
 
     /// Waits until the process ends, and says how it ended. Dropping the wait loses nothing.
-    pub(super) async fn ended(&mut self) -> (u16, String) {
-        let how = match self.child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => format!("could not be waited for: {error}"),
+    pub(super) async fn ended(&mut self) -> End {
+        let (how, by_itself) = match self.child.wait().await {
+            Ok(status) => (status.to_string(), status.code().is_some()),
+            Err(error) => (format!("could not be waited for: {error}"), false),
         };
-        (self.node, how)
+        End {
+            node: self.node,
+            how,
+            by_itself,
+        }
     }
 
-    /// Asks the process to stop.
-    pub(super) fn terminate(&self) {
+    /// Asks the process to stop, as all others are asked too: nobody is left to take over.
+    pub(super) fn quit(&self) {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             // It may have ended in this instant, which is what is wanted.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
             // A stopped process hears nothing until it goes on.
             let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
         }

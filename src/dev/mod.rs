@@ -35,7 +35,7 @@ use crate::{
     model::node::NodeId,
     pki::PkiError,
 };
-use children::{NodeProcess, RESTART_PAUSE};
+use children::{End, NodeProcess, RESTART_PAUSE};
 use layout::{Layout, MAX_NODES, MAX_PORT_BASE, VIP};
 use progress::Progress;
 
@@ -337,23 +337,17 @@ impl Dev {
 
     /// Makes the cluster ready, then keeps it so, until dropped.
     async fn supervise(&mut self, nodes: &mut HashMap<u16, NodeProcess>) -> Result<(), DevError> {
-        tokio::select! {
-            ready = self.make_ready() => ready?,
-            // Only the wait for the nodes' ends is dropped; their processes go on.
-            (node, how) = first_end(nodes) => {
-                let log = self.layout.node_dir(node).join("log");
-                let last = last_words(&log).map(|line| format!("it wrote last: {line}; "));
-                return Err(DevError::Ended { node, how, last: last.unwrap_or_default(), log });
-            }
-        }
-        self.announce(nodes)?;
+        let sound = self.become_ready(nodes).await?;
+        self.announce(nodes, &sound)?;
         // Nodes that died, each waiting for its own restart.
         let mut restarts = JoinSet::new();
         loop {
             tokio::select! {
                 // An ended process is found again, and a finished pause stays in its set: neither wait loses anything.
-                (node, how) = first_end(nodes) => {
-                    say(format_args!("node {node} ended ({how}); it is started again in {} s", RESTART_PAUSE.as_secs()))?;
+                end = first_end(nodes) => {
+                    let why = self.last_words_of(&end).unwrap_or_default();
+                    let End { node, how, .. } = end;
+                    say(format_args!("node {node} ended ({how}){why}; it is started again in {} s", RESTART_PAUSE.as_secs()))?;
                     nodes.remove(&node);
                     restarts.spawn(async move {
                         tokio::time::sleep(RESTART_PAUSE).await;
@@ -361,29 +355,170 @@ impl Dev {
                     });
                 }
                 Some(Ok(node)) = restarts.join_next() => {
-                    let process = self.start(node)?;
-                    say(format_args!("node {node} is started again, process {}", process.pid().unwrap_or_default()))?;
-                    nodes.insert(node, process);
+                    self.start_again(node, nodes)?;
                 }
             }
         }
     }
 
-    async fn make_ready(&mut self) -> Result<(), DevError> {
+    fn start_again(
+        &self,
+        node: u16,
+        nodes: &mut HashMap<u16, NodeProcess>,
+    ) -> Result<(), DevError> {
+        let process = self.start(node)?;
+        let pid = process.pid().unwrap_or_default();
+        say(format_args!("node {node} is started again, process {pid}"))?;
+        nodes.insert(node, process);
+        Ok(())
+    }
+
+    /// Waits until every node serves that can: a majority goes on without one that does not start.
+    async fn become_ready(
+        &mut self,
+        nodes: &mut HashMap<u16, NodeProcess>,
+    ) -> Result<Vec<u16>, DevError> {
         let mut progress = Progress::new(Instant::now(), READY_TIMEOUT);
+        let mut sound = self.members()?;
+        // The first time, every node has to start.
+        let is_first = !self.seeded;
+        loop {
+            let end = tokio::select! {
+                ready = self.make_ready(&sound, is_first, &mut progress) => return ready.map(|()| sound),
+                // Only the wait for the nodes' ends is dropped; their processes go on.
+                end = first_end(nodes) => end,
+            };
+            nodes.remove(&end.node);
+            if !end.by_itself {
+                let End { node, how, .. } = end;
+                say(format_args!(
+                    "node {node} ended ({how}); it is started again in {} s",
+                    RESTART_PAUSE.as_secs()
+                ))?;
+                tokio::time::sleep(RESTART_PAUSE).await;
+                self.start_again(node, nodes)?;
+                continue;
+            }
+            sound.retain(|node| *node != end.node);
+            if is_first || !self.is_majority(&sound) {
+                return Err(self.ended(end));
+            }
+            self.say_broken(&end)?;
+        }
+    }
+
+    /// The nodes that know who they are. Of an existing cluster one may have been emptied, to be admitted anew.
+    fn members(&self) -> Result<Vec<u16>, DevError> {
+        let all: Vec<u16> = self.layout.numbers().collect();
+        let known = |node: &u16| {
+            let data = self.layout.node_dir(*node).join("data");
+            IdentityFile::in_dir(&data).path().exists()
+        };
+        let members: Vec<u16> = all.iter().copied().filter(known).collect();
+        if !self.seeded || !self.is_majority(&members) {
+            return Ok(all);
+        }
+        for node in all.iter().filter(|node| !members.contains(node)) {
+            let endpoints = self.endpoints();
+            say(format_args!(
+                "node {node} has lost its data and waits to be admitted anew:"
+            ))?;
+            say(format_args!(
+                "  pontoon{endpoints} cluster remove n{node}    # unless that was done"
+            ))?;
+            say(format_args!("  {}", self.joining(*node)))?;
+        }
+        Ok(members)
+    }
+
+    fn is_majority(&self, nodes: &[u16]) -> bool {
+        nodes.len() * 2 > usize::from(self.layout.nodes)
+    }
+
+    fn ended(&self, end: End) -> DevError {
+        let last = self.last_words_of(&end).map(|words| format!("{words}; "));
+        let log = self.layout.node_dir(end.node).join("log");
+        let End { node, how, .. } = end;
+        DevError::Ended {
+            node,
+            how,
+            last: last.unwrap_or_default().trim_start_matches(": ").to_owned(),
+            log,
+        }
+    }
+
+    /// `: ` and why a node ended, if it chose to and said so.
+    fn last_words_of(&self, end: &End) -> Option<String> {
+        let log = self.layout.node_dir(end.node).join("log");
+        let words = last_words(&log).filter(|_| end.by_itself)?;
+        Some(format!(": {words}"))
+    }
+
+    /// A node that cannot start as it is: why, and how it is replaced by one that can.
+    fn say_broken(&self, end: &End) -> Result<(), DevError> {
+        let why = self.last_words_of(end).unwrap_or_default();
+        let End { node, how, .. } = end;
+        let dir = self.layout.node_dir(*node);
+        let dir = dir.display();
+        say(format_args!("node {node} does not start ({how}){why}"))?;
+        say(format_args!(
+            "  its log is {dir}/log; the others go on without it. To replace it:"
+        ))?;
+        say(format_args!(
+            "  pontoon{} cluster remove n{node} && rm -r {dir}/data",
+            self.endpoints()
+        ))?;
+        say(format_args!("  {}", self.joining(*node)))?;
+        say(format_args!("  and start `pontoon dev` again"))
+    }
+
+    /// The command that makes a member of a node whose directory holds no data.
+    fn joining(&self, node: u16) -> String {
+        let endpoints = self.endpoints();
+        let peers: Vec<String> = (self.layout.numbers())
+            .filter(|peer| *peer != node)
+            .map(|peer| self.layout.api(peer).to_string())
+            .collect();
+        format!(
+            "pontoon cluster join --token \"$(pontoon{endpoints} cluster token create)\" --peer {} --config {}",
+            peers.join(","),
+            self.layout.node_config(node).display()
+        )
+    }
+
+    /// The option by which `pontoon` finds this cluster; none for the ports where it looks by itself.
+    fn endpoints(&self) -> String {
+        let apis = self
+            .layout
+            .numbers()
+            .map(|n| self.layout.api(n).to_string());
+        match self.layout.port_base {
+            DEFAULT_PORT_BASE => String::new(),
+            _ => format!(" --endpoints {}", apis.collect::<Vec<_>>().join(",")),
+        }
+    }
+
+    async fn make_ready(
+        &mut self,
+        sound: &[u16],
+        is_first: bool,
+        progress: &mut Progress,
+    ) -> Result<(), DevError> {
         let mut revision = 0;
         if !self.seeded {
-            revision = seed::load(&self.layout, self.empty, &mut progress)
+            revision = seed::load(&self.layout, self.empty, progress)
                 .await
                 .map_err(DevError::Seed)?;
             store(&self.layout, true)?;
             self.seeded = true;
-            probe::until_voting(&self.layout, &mut progress)
+        }
+        if is_first {
+            probe::until_voting(&self.layout, progress)
                 .await
                 .map_err(|problem| self.not_ready(problem))?;
         }
-        for node in self.layout.numbers() {
-            probe::until_serving(&self.layout, node, revision, &mut progress)
+        for node in sound {
+            probe::until_serving(&self.layout, *node, revision, progress)
                 .await
                 .map_err(|problem| self.not_ready(problem))?;
         }
@@ -397,19 +532,25 @@ impl Dev {
         }
     }
 
-    fn announce(&self, nodes: &HashMap<u16, NodeProcess>) -> Result<(), DevError> {
+    fn announce(&self, nodes: &HashMap<u16, NodeProcess>, sound: &[u16]) -> Result<(), DevError> {
         let layout = &self.layout;
-        let count = nodes.len();
+        let (count, all) = (sound.len(), usize::from(layout.nodes));
+        let of = if count < all {
+            format!(" of {all}")
+        } else {
+            String::new()
+        };
         say(format_args!(
-            "ready {count} node{} in {}",
-            if count == 1 { "" } else { "s" },
+            "ready {count}{of} node{} in {}",
+            if all == 1 { "" } else { "s" },
             layout.dir.display()
         ))?;
         for node in layout.numbers() {
-            let pid = nodes
-                .get(&node)
-                .and_then(NodeProcess::pid)
-                .unwrap_or_default();
+            let Some(process) = nodes.get(&node).filter(|_| sound.contains(&node)) else {
+                say(format_args!("  node {node}: does not serve"))?;
+                continue;
+            };
+            let pid = process.pid().unwrap_or_default();
             let (dns, api, http) = (layout.dns(node), layout.api(node), layout.http(node));
             say(format_args!(
                 "  node {node}: DNS {dns}, API {api}, HTTP {http}, process {pid}"
@@ -420,7 +561,10 @@ impl Dev {
             layout.vip_dns()
         ))?;
         if !self.empty {
-            let (port, dns) = (layout.listener_port(), layout.dns(1));
+            let (port, dns) = (
+                layout.listener_port(),
+                layout.dns(sound.first().copied().unwrap_or(1)),
+            );
             say(format_args!("try:"))?;
             say(format_args!(
                 "  dig @{} -p {} www.demo.test",
@@ -434,14 +578,7 @@ impl Dev {
             ))?;
             say(format_args!("  curl http://{VIP}:{port}/"))?;
         }
-        let endpoints: Vec<String> = layout
-            .numbers()
-            .map(|n| layout.api(n).to_string())
-            .collect();
-        let endpoints = match layout.port_base {
-            DEFAULT_PORT_BASE => String::new(),
-            _ => format!(" --endpoints {}", endpoints.join(",")),
-        };
+        let endpoints = self.endpoints();
         say(format_args!("  pontoon{endpoints} cluster status"))
     }
 }
@@ -455,7 +592,7 @@ fn say(line: fmt::Arguments<'_>) -> Result<(), DevError> {
 }
 
 /// The first process that ends. Dropping the wait loses nothing: an ended process is found again.
-async fn first_end(nodes: &mut HashMap<u16, NodeProcess>) -> (u16, String) {
+async fn first_end(nodes: &mut HashMap<u16, NodeProcess>) -> End {
     let mut ends: FuturesUnordered<_> = nodes.values_mut().map(NodeProcess::ended).collect();
     match ends.next().await {
         Some(end) => end,
@@ -482,7 +619,7 @@ fn last_words(log: &Path) -> Option<String> {
 
 async fn stop_all(nodes: HashMap<u16, NodeProcess>) {
     for process in nodes.values() {
-        process.terminate();
+        process.quit();
     }
     let stops: FuturesUnordered<_> = nodes.into_values().map(NodeProcess::stopped).collect();
     for stopped in stops.collect::<Vec<_>>().await {

@@ -1,7 +1,7 @@
 //! `cluster join`: this machine becomes a member of an existing cluster, by a token.
 //!
 //! The authority is believed by the fingerprint in the token during the TLS handshake itself, so the secret is sent only
-//! to a member. Key and request id are kept in `joining.toml` until the identity is written: a join that was cut off and
+//! to a member (in a development cluster, which speaks plaintext, to a loopback address alone). Key and request id are kept in `joining.toml` until the identity is written: a join that was cut off and
 //! is run again is the same join, and gets the same node id.
 
 use std::{
@@ -13,6 +13,7 @@ use std::{
 use pontoon_proto::v1::{AdmitRequest, bootstrap_client::BootstrapClient};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
+use tonic::transport::Channel;
 
 use super::{
     identity_file::{IdentityError, IdentityFile, StoredCertificate, StoredIdentity, write_secret},
@@ -21,8 +22,8 @@ use super::{
 use crate::{
     config::node::NodeConfig,
     model::node::{ClusterId, NodeId},
-    pki::{PkiError, authority, token::Token},
-    transport::{connect, credentials::CredentialsError},
+    pki::{PkiError, authority, token::Token, verify::Expected},
+    transport::{Security, connect, credentials::CredentialsError},
     wire::error::{Failure, FailureCode},
 };
 
@@ -137,8 +138,11 @@ async fn ask(
     joining: &Joining,
     peer: SocketAddr,
 ) -> Result<StoredIdentity, JoinError> {
-    let channel = connect::pinned_channel(peer, &token.ca_fingerprint)
-        .map_err(|e| JoinError::Unreachable(e.to_string()))?;
+    let channel = match config.dev {
+        true => plain_channel(peer)?,
+        false => connect::pinned_channel(peer, &token.ca_fingerprint)
+            .map_err(|e| JoinError::Unreachable(e.to_string()))?,
+    };
     let request_id = data_encoding::HEXLOWER
         .decode(joining.request.as_bytes())
         .unwrap_or_default();
@@ -171,9 +175,19 @@ async fn ask(
         NodeId(reply.node_id),
         config.name.clone(),
     );
-    identity.tls = Some(tls);
+    identity.tls = (!config.dev).then_some(tls);
     identity.joined_by = Some(token.id.clone());
     Ok(identity)
+}
+
+/// To a member of a development cluster, which speaks plaintext: the secret must not leave this machine.
+fn plain_channel(peer: SocketAddr) -> Result<Channel, JoinError> {
+    match peer.ip().is_loopback() {
+        true => Ok(connect::channel(peer, &Security::Plain, Expected::AnyNode)),
+        false => Err(JoinError::Unreachable(
+            "dev = true speaks plaintext, to loopback addresses only".to_owned(),
+        )),
+    }
 }
 
 /// Tells a member that could not be reached from one that said no.

@@ -200,3 +200,90 @@ fn when_nobody_reads_what_it_says_it_goes_on() {
         "{ended}: {errors}"
     );
 }
+
+/// The disk of one node went bad while the cluster was down: the others are a majority.
+#[test]
+fn one_bad_node_does_not_keep_the_others_from_starting_and_is_replaced() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("d");
+    let dev = Dev::start(&data, 3, &["--empty"]);
+    let created = dev.run(&["zone", "create", "kept.test"]);
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    let base = dev.base;
+    dev.stop();
+    for node in 1..=3 {
+        let log = std::fs::read_to_string(data.join(format!("n{node}/log"))).expect("its log");
+        // There is nobody to hand over to: trying to takes seconds.
+        assert!(!log.contains("not handed over"), "{log}");
+        assert!(log.contains("stopped"), "{log}");
+    }
+    let third = data.join("n3/data");
+    std::fs::write(third.join("identity.toml"), b"\xffgarbage").expect("written");
+
+    let dev = Dev::try_start(&data, 3, base, &["--empty"]).expect("two are enough");
+    let heard = dev.heard();
+    let join = format!("127.0.0.1:{},127.0.0.1:{}", base + 101, base + 102);
+    for told in [
+        "node 3 does not start (exit status: 1)",
+        "n3/data/identity.toml: it is garbled: no text in UTF-8",
+        "cluster remove n3",
+        "cluster join --token",
+        &join,
+        "ready 2 of 3 nodes",
+    ] {
+        assert!(heard.contains(told), "{told:?} in {heard}");
+    }
+    let zones = dev.json(&["zone", "list"]);
+    assert_eq!(zones["zones"][0]["zone"], "kept.test.", "{zones}");
+
+    // What it said to do.
+    let api = format!("127.0.0.1:{}", base + 101);
+    let removed = crate::support::run(&api, &["cluster", "remove", "n3"]);
+    assert_eq!(removed.code, 0, "{}", removed.stderr);
+    std::fs::remove_dir_all(&third).expect("removed");
+    let token = crate::support::run(&api, &["cluster", "token", "create"]).stdout;
+    let config = data.join("n3/node.toml");
+    let joined = crate::support::run(
+        &api,
+        &[
+            "cluster",
+            "join",
+            "--token",
+            token.trim(),
+            "--peer",
+            &join,
+            "--config",
+            config.to_str().expect("a path"),
+        ],
+    );
+    assert_eq!(joined.code, 0, "{}", joined.stderr);
+    dev.stop();
+    let dev = Dev::try_start(&data, 3, base, &["--empty"]).expect("all three");
+    assert!(dev.heard().contains("ready 3 nodes"), "{}", dev.heard());
+    let status = dev.json(&["cluster", "status"]);
+    let ids: Vec<_> = status["nodes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|node| node["id"].as_u64())
+        .collect();
+    assert_eq!(ids, [Some(1), Some(2), Some(4)], "{status}");
+    dev.stop();
+}
+
+/// With fewer than a majority nothing could be changed: it says what is wrong, and ends.
+#[test]
+fn a_minority_of_sound_nodes_does_not_start() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("d");
+    let dev = Dev::start(&data, 3, &["--empty"]);
+    let base = dev.base;
+    dev.stop();
+    for node in 2..=3 {
+        let identity = data.join(format!("n{node}/data/identity.toml"));
+        std::fs::write(identity, "version = 1\n").expect("written");
+    }
+    assert!(Dev::try_start(&data, 3, base, &["--empty"]).is_none());
+}

@@ -7,6 +7,7 @@ pub mod namespace;
 pub mod set;
 
 use std::{
+    cell::RefCell,
     fmt::Debug,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
@@ -40,6 +41,7 @@ pub struct Dev {
     pub dir: PathBuf,
     /// What it prints, a line each.
     lines: mpsc::Receiver<String>,
+    heard: RefCell<Vec<String>>,
 }
 
 impl Dev {
@@ -78,6 +80,7 @@ impl Dev {
             nodes,
             dir: dir.to_owned(),
             lines,
+            heard: RefCell::default(),
         };
         dev.wait_for("ready ").then_some(dev)
     }
@@ -89,11 +92,18 @@ impl Dev {
             .lines
             .recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
-            if line.contains(text) {
+            let found = line.contains(text);
+            self.heard.borrow_mut().push(line);
+            if found {
                 return true;
             }
         }
         false
+    }
+
+    /// All that was printed up to what was waited for last.
+    pub fn heard(&self) -> String {
+        self.heard.borrow().join("\n")
     }
 
     pub fn pid(&self) -> i32 {
