@@ -30,6 +30,9 @@ pub struct Out {
     /// Takes what would go to stdout.
     #[cfg(test)]
     kept: Option<std::sync::Mutex<String>>,
+    /// The remarks, a line each.
+    #[cfg(test)]
+    remarks: std::sync::Mutex<String>,
 }
 
 impl Out {
@@ -41,6 +44,8 @@ impl Out {
             colour: terminal && !refused,
             #[cfg(test)]
             kept: None,
+            #[cfg(test)]
+            remarks: std::sync::Mutex::default(),
         }
     }
 
@@ -58,6 +63,12 @@ impl Out {
     pub fn take(&self) -> String {
         let kept = self.kept.as_ref().expect("made by `keeping`");
         std::mem::take(&mut *kept.lock().expect("no writer panics"))
+    }
+
+    /// The remarks since the last call.
+    #[cfg(test)]
+    pub fn take_remarks(&self) -> String {
+        std::mem::take(&mut *self.remarks.lock().expect("no writer panics"))
     }
 
     pub fn is_json(&self) -> bool {
@@ -143,6 +154,11 @@ impl Out {
     /// A remark for people, on stderr; nothing with JSON.
     pub fn remark(&self, text: &str) {
         if self.format == Format::Table {
+            #[cfg(test)]
+            self.remarks
+                .lock()
+                .expect("no writer panics")
+                .push_str(&format!("{text}\n"));
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
     }

@@ -14,12 +14,17 @@ use super::{
         ttl, zone_name,
     },
     write::{Guards, propose},
+    zone::remark_on,
 };
 use crate::{
     model::{name::Name, rrset::RecordType},
     state::command::Change,
     wire::error::{Failure, FailureCode},
+    zonefile::{self, Finding},
 };
+
+/// Most warnings about one batch.
+const MOST_FINDINGS: usize = 100;
 
 /// Records of a zone
 #[derive(Debug, Subcommand)]
@@ -270,9 +275,29 @@ async fn send(
     change: Change,
 ) -> Result<(), Failure> {
     let preconditions = guards.preconditions(Some(&target.zone));
+    let findings = findings(std::slice::from_ref(&change));
     let written = propose(client, &target.object(), preconditions, vec![change]).await?;
     let done = format!("{done} {} {}", target.owner()?, target.rtype);
-    context.out.result(&written, || written.text(&done))
+    context.out.result(&written, || written.text(&done))?;
+    remark_on(context, &findings);
+    Ok(())
+}
+
+/// What an import would say of the names of sets that are to be there, each once.
+fn findings(changes: &[Change]) -> Vec<Finding> {
+    let sets = changes.iter().filter_map(|change| match change {
+        Change::SetRrset { name, rrset, .. } | Change::AddRecords { name, rrset, .. } => {
+            Some((name, rrset))
+        }
+        _ => None,
+    });
+    let mut findings: Vec<Finding> = Vec::new();
+    for finding in zonefile::check_names(sets) {
+        if !findings.contains(&finding) && findings.len() < MOST_FINDINGS {
+            findings.push(finding);
+        }
+    }
+    findings
 }
 
 #[derive(Serialize)]
@@ -314,11 +339,14 @@ impl Batch {
         let guards = Guards::new(self.if_serial, self.if_revision);
         let preconditions = guards.preconditions(zone.as_ref());
         let count = changes.len();
+        let findings = findings(&changes);
         let mut client = Client::connect(context).await?;
         let written = propose(&mut client, "batch", preconditions, changes).await?;
         context
             .out
-            .result(&written, || written.text(&format!("made {count} changes")))
+            .result(&written, || written.text(&format!("made {count} changes")))?;
+        remark_on(context, &findings);
+        Ok(())
     }
 }
 

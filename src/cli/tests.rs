@@ -798,6 +798,66 @@ async fn wrong_names_are_wrong_usage_everywhere() {
     assert_eq!(run(&served, &lines).await, Err((1, "invalid")));
 }
 
+/// What an import says of names, the commands that make them say too, once.
+#[tokio::test]
+async fn names_that_nobody_will_ask_for_are_remarked_on() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let batch = dir.path().join("batch");
+    fs::write(
+        &batch,
+        "set example.com b\u{fc}cher A 192.0.2.1\nadd example.com b\u{fc}cher A 192.0.2.2\n",
+    )
+    .expect("written");
+    let batch = format!("record batch -f {}", batch.display());
+    let scripts = "the owner is no host name (letters, digits and hyphens): names in other scripts are written as xn--";
+    let wildcard = "at a wildcard its meaning is undefined";
+    for (line, told) in [
+        ("zone create example.com", None),
+        ("zone create b\u{fc}cher.test", Some(scripts)),
+        ("zone create *.test", Some(wildcard)),
+        (
+            "record set example.com b\u{fc}cher A 192.0.2.1",
+            Some(scripts),
+        ),
+        ("record add example.com b\u{fc}cher TXT x", Some(scripts)),
+        (
+            "record set example.com a_b A 192.0.2.1",
+            Some("the owner is no host name"),
+        ),
+        ("record set example.com _a._tcp TXT x", None),
+        ("record set example.com * NS ns1", Some(wildcard)),
+        (&batch, Some(scripts)),
+        ("record delete example.com b\u{fc}cher A 192.0.2.1", None),
+    ] {
+        let address = served.address.to_string();
+        let words = ["pontoon", "--endpoints", &address];
+        let words: Vec<OsString> = words
+            .into_iter()
+            .chain(line.split(' '))
+            .map(OsString::from)
+            .collect();
+        let cli = parse(&words).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let context = Context {
+            global: cli.global,
+            out: Out::keeping(Format::Table),
+        };
+        cli.command.run_client(&context).await.expect(line);
+        let remarks = context.out.take_remarks();
+        let warnings: Vec<&str> = remarks
+            .lines()
+            .filter(|line| line.starts_with("warning: ") && !line.contains("has no address yet"))
+            .collect();
+        match told {
+            None => assert!(warnings.is_empty(), "{line}: {remarks}"),
+            Some(told) => {
+                assert_eq!(warnings.len(), 1, "{line}: {remarks}");
+                assert!(warnings[0].contains(told), "{line}: {remarks}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_cluster_and_its_nodes_answer() {
     let served = Served::start().await;

@@ -218,6 +218,11 @@ impl Create {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let records = self.records()?;
         let dangling = dangling(&self.name, &records);
+        // Of the zone's name this says all there is to say, once.
+        let servers = records
+            .iter()
+            .filter(|(_, set)| set.rtype() == RecordType::NS);
+        let findings = zonefile::check_names(servers.map(|(owner, set)| (owner, set)));
         let change = Change::CreateZone {
             records,
             zone: self.name.clone(),
@@ -231,6 +236,7 @@ impl Create {
             vec![change],
         )
         .await?;
+        remark_on(context, &findings);
         for server in dangling {
             context.out.remark(&format!(
                 "warning: the name server {server} has no address yet: `pontoon record set {} {server} A ADDRESS`",
@@ -264,6 +270,13 @@ impl Create {
             .flatten()
             .map(|set| (zone.clone(), set))
             .collect())
+    }
+}
+
+/// Warnings, on stderr.
+pub fn remark_on(context: &Context, findings: &[Finding]) {
+    for finding in findings {
+        context.out.remark(&finding_text(finding));
     }
 }
 
@@ -401,9 +414,7 @@ impl Import {
         if !loaded.report.is_loadable() {
             return Err(unloadable(&self.file, &loaded));
         }
-        for finding in &loaded.report.findings {
-            context.out.remark(&finding_text(finding));
-        }
+        remark_on(context, &loaded.report.findings);
         let preconditions = self.guards.preconditions(Some(&self.name));
         let change = Change::ReplaceZone {
             zone: self.name,

@@ -147,6 +147,23 @@ pub fn check(apex: &Name, records: &[(Name, Rrset)], places: &[Place]) -> Report
     check_doubting(apex, records, places, &Doubt::default())
 }
 
+/// What is to be said of sets by their own names alone, whatever else their zone holds: the warnings that `check` gives of them.
+pub fn check_names<'r>(sets: impl IntoIterator<Item = (&'r Name, &'r Rrset)>) -> Vec<Finding> {
+    let findings = sets.into_iter().flat_map(|(owner, set)| {
+        let judged = [spelling(owner, set), wildcard(owner, set)];
+        judged
+            .into_iter()
+            .flatten()
+            .map(move |(severity, problem)| Finding {
+                severity,
+                place: None,
+                object: format!("{owner} {}", set.rtype()),
+                problem,
+            })
+    });
+    findings.collect()
+}
+
 /// As `check`, where some records could not be read: what is missing may be among them, and is not called missing.
 pub(super) fn check_doubting(
     apex: &Name,
@@ -264,7 +281,7 @@ impl<'r> Contents<'r> {
         found.extend(self.form(owner, set));
         found.extend(self.company(owner, set));
         found.extend(self.occlusion(owner, set));
-        found.extend(self.spelling(owner, set));
+        found.extend(spelling(owner, set));
         if matches!(
             set.rtype(),
             RecordType::NS | RecordType::MX | RecordType::SRV
@@ -327,9 +344,7 @@ impl<'r> Contents<'r> {
             RecordType::DS if self.lacks(name, RecordType::NS) => Some(warning(
                 "a DS record without NS records beside it: no delegation is here",
             )),
-            RecordType::NS | RecordType::DNAME if owner.is_wildcard() => Some(warning(
-                "at a wildcard its meaning is undefined (RFC 4592 section 4)",
-            )),
+            RecordType::NS | RecordType::DNAME if owner.is_wildcard() => wildcard(owner, set),
             RecordType::SPF if self.lacks(name, RecordType::TXT) => Some(warning(
                 "SPF records are not used any more (RFC 7208 section 3.1): use TXT",
             )),
@@ -366,14 +381,6 @@ impl<'r> Contents<'r> {
             }
         }
         None
-    }
-
-    /// Owners of addresses and mail servers are host names (RFC 1123 section 2.1).
-    fn spelling(&self, owner: &Name, set: &Rrset) -> Option<Judgement> {
-        let hosts = [RecordType::A, RecordType::AAAA, RecordType::MX];
-        let mut labels = owner.labels().skip(usize::from(owner.is_wildcard()));
-        (hosts.contains(&set.rtype()) && !labels.all(is_host_label))
-            .then(|| warning("the owner is no host name (letters, digits and hyphens)"))
     }
 
     /// The name that NS, MX and SRV data point to.
@@ -456,6 +463,26 @@ fn tails<'n>(name: &'n [u8], apex: &Name) -> impl Iterator<Item = &'n [u8]> {
         next = here.get(1 + label..).filter(|_| label > 0);
         Some(here)
     })
+}
+
+/// Owners of addresses and mail servers are host names (RFC 1123 section 2.1). Octets beyond ASCII are most likely a name that
+/// was typed as it is read, which nobody will ask for, whatever its type.
+fn spelling(owner: &Name, set: &Rrset) -> Option<Judgement> {
+    let hosts = [RecordType::A, RecordType::AAAA, RecordType::MX];
+    let mut labels = owner.labels().skip(usize::from(owner.is_wildcard()));
+    if !owner.labels().all(<[u8]>::is_ascii) {
+        return Some(warning(
+            "the owner is no host name (letters, digits and hyphens): names in other scripts are written as xn--... (RFC 5891)",
+        ));
+    }
+    (hosts.contains(&set.rtype()) && !labels.all(is_host_label))
+        .then(|| warning("the owner is no host name (letters, digits and hyphens)"))
+}
+
+fn wildcard(owner: &Name, set: &Rrset) -> Option<Judgement> {
+    let undefined = [RecordType::NS, RecordType::DNAME];
+    (undefined.contains(&set.rtype()) && owner.is_wildcard())
+        .then(|| warning("at a wildcard its meaning is undefined (RFC 4592 section 4)"))
 }
 
 fn is_host_label(label: &[u8]) -> bool {

@@ -11,7 +11,7 @@ pub mod include;
 mod parse;
 mod write;
 
-pub use check::{Finding, Report, Severity, check};
+pub use check::{Finding, Report, Severity, check, check_names};
 pub use fault::{Fault, Faults, Place};
 pub use include::Loader;
 pub use parse::{ParsedZone, parse};

@@ -759,6 +759,12 @@ fn zones_are_judged_as_named_checkzone_does() {
             ],
         ),
         (
+            "b\\195\\188cher TXT x",
+            vec![
+                "zone:5: warning: b\\195\\188cher.example.com. TXT: the owner is no host name (letters, digits and hyphens): names in other scripts are written as xn--... (RFC 5891)",
+            ],
+        ),
+        (
             "s SPF \"v=spf1\"",
             vec![
                 "zone:5: warning: s.example.com. SPF: SPF records are not used any more (RFC 7208 section 3.1): use TXT",
