@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use super::{
     Context,
@@ -382,6 +382,12 @@ async fn probe(
     let asked = client.probe(v1::ProbeRequest {});
     match tokio::time::timeout(left.min(PROBE_TIMEOUT), asked).await {
         Ok(Ok(reply)) => Ok((channel, reply.into_inner().revision)),
+        Ok(Err(status)) if status.code() == Code::Unimplemented && !says_why(&status) => {
+            Err(Missed {
+                failure: no_api(&object),
+                prospect: Prospect::Denied,
+            })
+        }
         Ok(Err(status)) => {
             let failure = failure_of(&status, &object, false);
             let overloaded = failure.code == FailureCode::Overloaded;
@@ -405,6 +411,16 @@ async fn probe(
             prospect: Prospect::Passing,
         }),
     }
+}
+
+/// Every node knows the call by which its API is found, so what does not know it is something else.
+fn no_api(object: &str) -> Failure {
+    Failure::new(
+        FailureCode::Unreachable,
+        object,
+        "it is not the API of a node, but perhaps its Raft or HTTP port",
+        "give the address that `addresses.api` of its node.toml names",
+    )
 }
 
 /// A time as it is given to `--timeout`.
@@ -452,6 +468,38 @@ mod tests {
         let none = nobody(vec![silent.clone(), silent]);
         assert_eq!(none.code, FailureCode::Unreachable);
         assert!(none.problem.contains("endpoint a"));
+    }
+
+    #[tokio::test]
+    async fn a_port_of_another_kind_is_told_from_an_older_program() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        // It speaks gRPC, as the port of the peers does, and knows no call of ours.
+        let other = tonic::service::Routes::default();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let serving = tonic::transport::Server::builder()
+            .add_routes(other)
+            .serve_with_incoming(incoming);
+        let serving = tokio::spawn(serving);
+        let words = ["pontoon", "--endpoints", &address, "zone", "list"];
+        let words: Vec<_> = words.iter().map(std::ffi::OsString::from).collect();
+        let cli = super::super::parse(&words).expect("a command");
+        let context = Context {
+            global: cli.global,
+            out: super::super::Out::keeping(super::super::Format::Json),
+        };
+        let failure = match Client::connect(&context).await {
+            Err(failure) => failure,
+            Ok(_) => panic!("connected to something else"),
+        };
+        assert_eq!(failure.code, FailureCode::Unreachable);
+        assert!(
+            failure.problem.contains("not the API of a node"),
+            "{failure:?}"
+        );
+        assert!(failure.hint.contains("addresses.api"), "{failure:?}");
+        serving.abort();
     }
 
     #[test]

@@ -442,14 +442,14 @@ struct Joined {
 
 impl Join {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let config = load_config(&self.config)?;
         let token: JoinToken = self.token.parse().map_err(|e| {
-            exit::invalid(
+            exit::wrong_argument(
                 "join token",
                 e,
                 "copy it again from `pontoon cluster token create`",
             )
         })?;
+        let config = load_config(&self.config)?;
         let mut peers = Vec::new();
         for peer in &self.peers {
             peers.extend(resolve(peer).await?);
@@ -477,7 +477,11 @@ impl Join {
 async fn resolve(peer: &str) -> Result<Vec<SocketAddr>, Failure> {
     let found = tokio::net::lookup_host(peer).await.map_err(|e| {
         let hint = "--peer takes HOST:PORT, the API address of a member";
-        Failure::new(FailureCode::Unreachable, format!("peer {peer}"), e, hint)
+        let code = match e.kind() {
+            std::io::ErrorKind::InvalidInput => FailureCode::Usage,
+            _ => FailureCode::Unreachable,
+        };
+        Failure::new(code, format!("peer {}", quoted(peer)), e, hint)
     })?;
     Ok(found.collect())
 }
@@ -487,6 +491,10 @@ fn join_failure(error: JoinError) -> Failure {
         JoinError::Unreachable(_) => (
             FailureCode::Unreachable,
             "check --peer, and that the token is of the same cluster",
+        ),
+        JoinError::NotMembers(_) => (
+            FailureCode::PermissionDenied,
+            "--peer takes the API address of a member, and the token must be of its cluster: copy it again from `pontoon cluster token create`",
         ),
         JoinError::AlreadyMember { .. } | JoinError::OldData { .. } => (FailureCode::Conflict, ""),
         // What was wrong, and what helps, the member knows.

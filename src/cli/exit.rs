@@ -2,7 +2,12 @@
 
 use std::{io, path::Path};
 
-use crate::wire::error::{Failure, FailureCode};
+use clap::error::{ContextKind, ContextValue};
+
+use crate::{
+    model::quoted::quoted,
+    wire::error::{Failure, FailureCode},
+};
 
 /// Most faults that are shown of one file.
 const MOST_LINES: usize = 500;
@@ -42,9 +47,23 @@ pub fn code_of(failure: &Failure) -> Exit {
     })
 }
 
+/// What our own reader of a value says of it, behind the argument that it was given for. `clap` would repeat the value in front
+/// of that; none: its own words are all there is.
+pub fn wrong_value(error: &clap::Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let value = text(ContextKind::InvalidValue)?;
+    let argument = text(ContextKind::InvalidArg)?;
+    let said = std::error::Error::source(error)?.to_string();
+    let repeats = said.contains(&quoted(value).to_string()) || said.starts_with(value);
+    repeats.then(|| format!("{argument}: {said}"))
+}
+
 /// A command line that `clap` refused.
 pub fn usage(error: &clap::Error) -> Failure {
-    let text = error.render().to_string();
+    let text = wrong_value(error).unwrap_or_else(|| error.render().to_string());
     let problem: Vec<&str> = text
         .lines()
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))

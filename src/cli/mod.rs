@@ -33,7 +33,13 @@ mod watch;
 mod write;
 mod zone;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -259,7 +265,13 @@ fn usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         return ExitCode::from(exit::USAGE);
     }
     // Nothing can be told to anyone when the terminal is gone.
-    let _ = error.print();
+    let _ = match exit::wrong_value(error) {
+        Some(wrong) => writeln!(
+            std::io::stderr(),
+            "error: {wrong}\n\nFor more information, try '--help'."
+        ),
+        None => error.print(),
+    };
     match error.use_stderr() {
         true => ExitCode::from(exit::USAGE),
         false => ExitCode::SUCCESS,

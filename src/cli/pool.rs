@@ -356,7 +356,7 @@ fn backend_at(address: SocketAddr) -> Result<Backend, Failure> {
     }
     let name = name
         .parse()
-        .map_err(|e| exit::invalid(format!("backend {address}"), e, "give --name"))?;
+        .map_err(|e| exit::wrong_argument(format!("backend {address}"), e, "give --name"))?;
     Ok(Backend {
         name,
         address,
@@ -369,7 +369,7 @@ fn backend_at(address: SocketAddr) -> Result<Backend, Failure> {
 async fn find(context: &Context, pool: &Label, backend: &str) -> Result<Label, Failure> {
     let Ok(address) = backend.parse::<SocketAddr>() else {
         return backend.parse().map_err(|e| {
-            exit::invalid(
+            exit::wrong_argument(
                 format!("backend {backend}", backend = quoted(backend)),
                 e,
                 "give its name or ADDRESS:PORT",

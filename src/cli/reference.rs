@@ -237,7 +237,7 @@ Options of every command, after or before its own:
 | --- | --- |
 | 0 | done |
 | 1 | refused or failed, on some of the nodes that were asked at least |
-| 2 | wrong usage |
+| 2 | wrong usage: a word of the command line can never be right (what is wrong in a file is 1) |
 | 3 | no leader, or no node reachable: nothing was changed |
 | 4 | the outcome is unknown: look before you repeat it |
 

@@ -134,7 +134,7 @@ pub fn owner(text: &str, zone: &Name) -> Result<Name, Failure> {
     let name = completed(text, zone)?;
     match name.is_within(zone) {
         true => Ok(name),
-        false => Err(exit::invalid(
+        false => Err(exit::wrong_argument(
             format!("name {}", quoted(text)),
             format!("{name} is not within zone {zone}"),
             format!(
@@ -190,8 +190,9 @@ pub fn rrset(
         .iter()
         .map(|text| parse_data(rtype, text, origin))
         .collect::<Result<_, _>>()?;
-    Rrset::new(rtype, ttl, rdata)
-        .ok_or_else(|| exit::invalid(format!("{rtype} set"), "it has no record", "give DATA"))
+    Rrset::new(rtype, ttl, rdata).ok_or_else(|| {
+        exit::wrong_argument(format!("{rtype} set"), "it has no record", "give DATA")
+    })
 }
 
 /// One DATA argument.
@@ -202,7 +203,7 @@ pub fn parse_data(rtype: RecordType, text: &str, origin: &Name) -> Result<Vec<u8
             Some(word) => format!("{} (word {})", error.problem, word + 1),
             None => error.problem,
         };
-        exit::invalid(
+        exit::wrong_argument(
             format!("{rtype} record {shown}", shown = quoted(&shown)),
             problem,
             "each DATA argument is one record in presentation form, such as \"10 mail.example.\"",
@@ -296,7 +297,7 @@ mod tests {
         let code = |text: &str| owner(text, &zone).expect_err(text).code;
         assert_eq!(code("a..b"), FailureCode::Usage);
         assert_eq!(code(&"a".repeat(64)), FailureCode::Usage);
-        assert_eq!(code("www.example.net."), FailureCode::Invalid);
+        assert_eq!(code("www.example.net."), FailureCode::Usage);
     }
 
     #[test]

@@ -795,7 +795,149 @@ async fn wrong_names_are_wrong_usage_everywhere() {
         assert_eq!(run(&served, &set).await, Err((2, "usage")), "{name}");
     }
     let lines = ["record", "set", "example.com", "nl", "TXT", "a\nb CNAME x"];
-    assert_eq!(run(&served, &lines).await, Err((1, "invalid")));
+    assert_eq!(run(&served, &lines).await, Err((2, "usage")));
+}
+
+/// The contract: 2 when a word of the command line can never be right, whoever finds out; 1 when a file, or what the cluster
+/// holds, is in the way; 3 when nobody answers.
+#[tokio::test]
+async fn exit_codes_say_whose_fault_it_is() {
+    let served = Served::start().await;
+    for zone in ["example.com", "example.net"] {
+        run(&served, &["zone", "create", zone]).await.expect("made");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, contents: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, contents).expect("written");
+        path.to_str().expect("a path").to_owned()
+    };
+    let batch = file("batch", b"set example.com www A 192.0.2.300\n");
+    let no_text = file("no-text", b"\xff\xfe");
+    let site = file("site.toml", b"nonsense = 1\n");
+    let zone = file("zone", b"www A 192.0.2.300\n");
+    let node = file("node.toml", b"name = 1\n");
+    let token = format!("{}.{}.{}", "0".repeat(16), "0".repeat(32), "0".repeat(64));
+    let lines = [
+        (2, "record set example.com www A 192.0.2.300".to_owned()),
+        (2, "record add example.com www AAAA 192.0.2.3".into()),
+        (2, "record delete example.com www MX mail".into()),
+        (2, "record delete example.com www ANY 192.0.2.3".into()),
+        (2, "record set example.com a..b A 192.0.2.3".into()),
+        (2, "record set a..b www A 192.0.2.3".into()),
+        (
+            2,
+            "record set example.com www.example.net. A 192.0.2.3".into(),
+        ),
+        (2, "record set example.com www BOGUS 192.0.2.3".into()),
+        (2, "record set example.com www A 192.0.2.3 --ttl x".into()),
+        (2, "record list example.com a..b".into()),
+        (2, "zone create a..b".into()),
+        (2, "zone create other.test --ns a..b".into()),
+        (2, "zone create other.test --mbox a@b@c".into()),
+        (2, "pool backend set web b!d --weight 1".into()),
+        (2, "vip add 192.0.2.300".into()),
+        (2, "cluster join --token x --peer 127.0.0.1:1".into()),
+        (
+            2,
+            format!(
+                "cluster join --token {token} --peer nowhere --config {}",
+                served_config(&dir)
+            ),
+        ),
+        (2, "dns query a..b".into()),
+        (1, "record set absent.test www A 192.0.2.3".into()),
+        (
+            1,
+            "record delete example.com www A 192.0.2.3 --if-serial 99".into(),
+        ),
+        (1, "zone create example.com".into()),
+        (1, "zone rollback example.com 99".into()),
+        (1, "vip add 224.0.0.1".into()),
+        (1, "pool show absent".into()),
+        (1, format!("record batch -f {batch}")),
+        (1, format!("record batch -f {no_text}")),
+        (1, "record batch -f /absent".into()),
+        (1, format!("plan -f {site}")),
+        (1, format!("apply -f {no_text}")),
+        (1, format!("zone import example.com {zone}")),
+        (1, format!("zone check {zone} --origin example.com")),
+        (
+            1,
+            format!("cluster join --token {token} --peer 127.0.0.1:1 --config {node}"),
+        ),
+    ];
+    for (expected, line) in &lines {
+        let here = served.address.to_string();
+        assert_eq!(code_of(&here, line).await, *expected, "{line}");
+    }
+    // What is wrong in itself needs nobody to say so.
+    let nobody = silent_port().to_string();
+    for (_, line) in lines.iter().filter(|(code, _)| *code == 2) {
+        assert_eq!(code_of(&nobody, line).await, 2, "{line}");
+    }
+    assert_eq!(code_of(&nobody, "zone list").await, 3);
+}
+
+/// A configuration that can be read.
+fn served_config(dir: &tempfile::TempDir) -> String {
+    let layout = crate::dev::layout::Layout {
+        dir: dir.path().to_owned(),
+        nodes: 1,
+        port_base: 5300,
+    };
+    let path = dir.path().join("sound.toml");
+    fs::write(&path, layout.config_text(1)).expect("written");
+    path.to_str().expect("a path").to_owned()
+}
+
+async fn code_of(endpoints: &str, line: &str) -> u8 {
+    let global = ["pontoon", "--endpoints", endpoints, "--timeout", "1s"];
+    let words: Vec<OsString> = global
+        .into_iter()
+        .chain(line.split(' '))
+        .map(OsString::from)
+        .collect();
+    let cli = match parse(&words) {
+        Ok(cli) => cli,
+        Err(error) => return exit::code_of(&exit::usage(&error)).0,
+    };
+    let context = Context {
+        global: cli.global,
+        out: Out::keeping(Format::Json),
+    };
+    match cli.command.run_client(&context).await {
+        Ok(()) => 0,
+        Err(failure) => exit::code_of(&failure).0,
+    }
+}
+
+#[test]
+fn a_wrong_value_is_repeated_once() {
+    for (line, told) in [
+        (
+            "record set example.com www A 192.0.2.1 --ttl xx",
+            "--ttl <TTL>: \"xx\" is no TTL: expected 0 to 2147483647 seconds, or 1h30m",
+        ),
+        (
+            "zone create a..b",
+            "<NAME>: \"a..b\": an empty label (two dots in a row, or a dot at the start)",
+        ),
+        (
+            "listener create l --port 99999 --pool web",
+            "--port <PORT>: 99999 is not in 1..=65535",
+        ),
+        // What does not repeat the value is told as it is.
+        (
+            "vip add 192.0.2.300",
+            "invalid value '192.0.2.300' for '<ADDRESS>': invalid IP address syntax",
+        ),
+    ] {
+        let words = format!("pontoon {line}");
+        let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+        let error = parse(&words).expect_err(line);
+        assert_eq!(exit::usage(&error).problem, told);
+    }
 }
 
 /// What an import says of names, the commands that make them say too, once.

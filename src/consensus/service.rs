@@ -425,7 +425,7 @@ enum Refused {
     OtherCertificate { claimed: u64, certified: String },
     #[error("the caller shows no certificate of a node")]
     NoCertificate,
-    #[error("node {0} was removed from the cluster; join it anew under a new id")]
+    #[error("node {0} was removed from the cluster")]
     Removed(NodeId),
     #[error("the log of this node is gone: remove it from the cluster and join it anew")]
     NoLog,

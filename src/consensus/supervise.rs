@@ -409,7 +409,7 @@ fn note(core: &Core, id: NodeId, answer: Result<PeerReport, CallError>) {
             if matches!(error, CallError::Refused { removed: true, .. })
                 && core.removed.send_if_modified(set)
             {
-                tracing::warn!(%error, reason = %StopReason::Removed, "a peer says that this node was removed");
+                tracing::warn!(%error, "a peer says that this node was removed");
             }
             lock(&core.peers).note_silence(id, error.to_string());
         }

@@ -49,6 +49,8 @@ pub enum JoinError {
     },
     #[error("no member could be reached: {0}")]
     Unreachable(String),
+    #[error("what answers is no member of the token's cluster: {0}")]
+    NotMembers(String),
     #[error("member {peer} refused: {failure}")]
     Refused { peer: SocketAddr, failure: Failure },
     #[error("the answer of member {peer} cannot be used: {problem}")]
@@ -105,7 +107,7 @@ pub async fn join(
         });
     }
     let joining = begin(&config.data_dir, token)?;
-    let mut unreachable = Vec::new();
+    let (mut unreachable, mut foreign) = (Vec::new(), Vec::new());
     for peer in peers {
         match tokio::time::timeout(timeout, ask(config, token, &joining, *peer)).await {
             Ok(Ok(identity)) => {
@@ -122,14 +124,25 @@ pub async fn join(
                     news: true,
                 });
             }
-            Ok(Err(JoinError::Unreachable(problem))) => {
-                unreachable.push(format!("{peer}: {problem}"))
-            }
+            Ok(Err(JoinError::Unreachable(problem))) => unreachable.push(of_peer(*peer, &problem)),
+            Ok(Err(JoinError::NotMembers(problem))) => foreign.push(of_peer(*peer, &problem)),
             Ok(Err(refused)) => return Err(refused),
             Err(_) => unreachable.push(format!("{peer}: no answer within {timeout:?}")),
         }
     }
-    Err(JoinError::Unreachable(unreachable.join("; ")))
+    match foreign.is_empty() {
+        true => Err(JoinError::Unreachable(unreachable.join("; "))),
+        false => Err(JoinError::NotMembers(foreign.join("; "))),
+    }
+}
+
+/// A problem with the address of the peer in front, once.
+fn of_peer(peer: SocketAddr, problem: &str) -> String {
+    let address = format!("{peer}: ");
+    format!(
+        "{address}{}",
+        problem.strip_prefix(&address).unwrap_or(problem)
+    )
 }
 
 async fn ask(
@@ -198,11 +211,19 @@ fn refusal(peer: SocketAddr, status: &tonic::Status) -> JoinError {
     }
     let mut reason = status.message().to_owned();
     let mut source = status.source();
+    // What was said was understood, and was not what a member of that cluster says.
+    let mut is_foreign = false;
     while let Some(cause) = source {
+        let io = cause.downcast_ref::<std::io::Error>();
+        is_foreign |= io.is_some_and(|e| e.kind() == std::io::ErrorKind::InvalidData);
         reason = cause.to_string();
         source = cause.source();
     }
     match status.code() {
+        _ if is_foreign => JoinError::NotMembers(reason),
+        tonic::Code::Unimplemented => {
+            JoinError::NotMembers("it is not the API of a node".to_owned())
+        }
         tonic::Code::Unavailable | tonic::Code::Unknown => JoinError::Unreachable(reason),
         _ => JoinError::Refused {
             peer,

@@ -395,8 +395,9 @@ impl Node {
             // Each of these only watches; nothing is lost when one ends the others.
             ended = recovery.wait_for(|recovery| !recovery.serves()) => {
                 match ended.as_deref() {
-                    Ok(Recovery::Stopped(reason @ StopReason::Removed)) => {
-                        tracing::warn!(why = %reason, "DNS and listeners end");
+                    // The reason was told when it was learned.
+                    Ok(Recovery::Stopped(StopReason::Removed)) => {
+                        tracing::warn!("DNS and listeners end");
                     }
                     Ok(Recovery::Stopped(reason)) => {
                         tracing::error!(why = %reason, "DNS and listeners end: the state may be served no longer");

@@ -232,7 +232,9 @@ impl ServerCertVerifier for PinnedVerifier {
         let root = rest
             .iter()
             .find(|der| fingerprint(der) == self.fingerprint)
-            .ok_or_else(|| refused("the server's certificate authority is not the one that the join token names: wrong address, or a token of another cluster"))?;
+            .ok_or_else(|| {
+                refused("its certificate authority is not the one that the join token names")
+            })?;
         let anchor = webpki::anchor_from_trusted_cert(root).map_err(|_| bad_encoding())?;
         let anchors = [anchor];
         let believed = |time| {

@@ -154,8 +154,20 @@ async fn handshake(tcp: TcpStream, config: ClientConfig) -> io::Result<Io> {
     let tls = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        .map_err(|e| io::Error::new(e.kind(), format!("{address}: TLS: {e}")))?;
+        .map_err(|e| io::Error::new(e.kind(), format!("{address}: TLS: {}", told(&e))))?;
     Ok(Io::Tls(Box::new(tls)))
+}
+
+/// What went wrong in a handshake, without what the library puts in front of our own words.
+fn told(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    match inner {
+        Some(rustls::Error::General(ours)) => ours.clone(),
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+            "what answers there does not speak TLS".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Any of the three kinds of connection.

@@ -129,7 +129,7 @@ fn strangers_are_refused_with_the_reason() {
     let garbled = join(&token[1..]);
     assert_eq!(
         (garbled.code, garbled.stderr.contains("token")),
-        (1, true),
+        (2, true),
         "{garbled:?}"
     );
     let mut wrong_secret = token.clone();
