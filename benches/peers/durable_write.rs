@@ -225,7 +225,11 @@ impl Processes {
             let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
             let parent = u32::try_from(number(1)?).ok()?;
             let is_ours = own.contains(&pid) || own.contains(&parent);
-            Some(is_ours.then_some(number(11)? + number(12)?).unwrap_or(0))
+            Some(if is_ours {
+                number(11)? + number(12)?
+            } else {
+                0
+            })
         });
         stats.sum::<u64>() as f64 * MS_PER_TICK
     }
