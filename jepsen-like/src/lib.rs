@@ -13,6 +13,7 @@ pub mod failover;
 pub mod history;
 pub mod hold;
 pub mod lab;
+pub mod names;
 pub mod nemesis;
 pub mod observe;
 pub mod probe;

@@ -20,8 +20,9 @@ use jepsen_like::{
         self, LabError,
         cluster::{Cluster, Fault, NAME, vip4, vip6},
     },
+    names::{self, NamesError},
     nemesis::Kind,
-    run::{self, Plan},
+    run::{self, Finished, Plan, RunError},
     selftest,
     workload::Workload,
 };
@@ -29,7 +30,7 @@ use pontoon::defect::Defect;
 
 /// The fault laboratory of Pontoon: network namespaces, real nodes, real links to cut.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -57,7 +58,7 @@ enum Command {
     /// Judges histories: a run's own history.jsonl, or recorded histories of a register.
     #[command(after_help = CHECK_HELP)]
     Check {
-        /// History files, compressed with gzip or not; `-` is standard input.
+        /// History files, compressed with gzip or not, or directories of runs; `-` is standard input.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// Seconds after which the search for an order in one history ends as undecided.
@@ -76,8 +77,10 @@ enum Command {
     #[command(after_help = RUN_HELP)]
     Run(RunArguments),
     /// Runs once more what the head of a history says: the same nodes, workloads, faults and seed.
+    #[command(after_help = REPLAY_HELP)]
     Replay {
-        /// A history.jsonl.
+        /// A history.jsonl, or the directory of a run.
+        #[arg(value_name = "FILE")]
         file: PathBuf,
         /// A new directory for the history and the report.
         #[arg(long, value_name = "DIR")]
@@ -92,8 +95,8 @@ enum Command {
     #[command(after_help = SELF_TEST_HELP)]
     SelfTest {
         /// `all`, or defects with commas between them.
-        #[arg(long, value_name = "NAMES", default_value = "all")]
-        defect: String,
+        #[arg(long, value_name = "NAMES", default_value = "all", value_parser = defects)]
+        defect: BTreeSet<Defect>,
         /// A pontoon built with the feature `defects`; default: built below the workspace's target directory.
         #[arg(long, value_name = "FILE")]
         program: Option<PathBuf>,
@@ -123,16 +126,16 @@ struct RunArguments {
     #[arg(long, default_value_t = 3, value_parser = nodes)]
     nodes: u8,
     /// `all`, or workloads with commas between them.
-    #[arg(long, value_name = "NAMES", default_value = "all")]
-    workload: String,
+    #[arg(long, value_name = "NAMES", default_value = "all", value_parser = workloads)]
+    workload: BTreeSet<Workload>,
     /// `all`, `none`, or faults with commas between them.
-    #[arg(long, value_name = "NAMES", default_value = "all")]
-    nemesis: String,
+    #[arg(long, value_name = "NAMES", default_value = "all", value_parser = faults)]
+    nemesis: BTreeSet<Kind>,
     /// How long faults are injected, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     time: u64,
     /// Decides which faults come when; drawn and printed when absent.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// Longest time from the last heal to the first write and VIP answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
@@ -151,7 +154,29 @@ fn nodes(text: &str) -> Result<u8, String> {
     match text {
         "3" => Ok(3),
         "5" => Ok(5),
-        _ => Err("3 or 5".to_owned()),
+        _ => Err("a run has 3 or 5 nodes".to_owned()),
+    }
+}
+
+fn workloads(text: &str) -> Result<BTreeSet<Workload>, String> {
+    let named = names::parse("workload", text, Workload::ALL, Workload::name);
+    some(named, "a run needs a workload")
+}
+
+fn faults(text: &str) -> Result<BTreeSet<Kind>, NamesError> {
+    names::parse("fault", text, Kind::ALL, Kind::name)
+}
+
+fn defects(text: &str) -> Result<BTreeSet<Defect>, String> {
+    let named = names::parse("defect", text, Defect::ALL, Defect::name);
+    some(named, "without a defect there is nothing to test")
+}
+
+fn some<T>(named: Result<BTreeSet<T>, NamesError>, without: &str) -> Result<BTreeSet<T>, String> {
+    match named {
+        Ok(named) if named.is_empty() => Err(without.to_owned()),
+        Ok(named) => Ok(named),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -167,18 +192,44 @@ enum LabCommand {
     },
 }
 
+const HELP: &str = "\
+Examples:
+  jepsen-like run --time 300 --seed 7
+      every workload and every fault on three nodes, then every checker
+  jepsen-like list
+      what workloads, faults, checkers and defects there are
+  jepsen-like check runs/7-1763800000
+      judges the history of a run once more
+  jepsen-like lab up
+      three nodes to try things on
+
+Everything but list and check needs root. Nothing outside the laboratory's own network namespaces is touched.";
+
 const RUN_HELP: &str = "\
 Examples:
   jepsen-like run --time 300 --seed 7
       every workload and every fault on three nodes
   jepsen-like run --nodes 5 --workload register,vip --nemesis kill,pause,partition-leader -o json
       what is named, and one JSON document at the end
+  jepsen-like run --nemesis none --time 30
+      clients alone: what a quiet cluster does
 
 Exit code:
   0  every checker holds
   1  at least one violation, or the run could not be made
   2  the arguments are wrong
   4  no violation, but something is undecided";
+
+const REPLAY_HELP: &str = "\
+Examples:
+  jepsen-like replay runs/7-1763800000
+      that run once more; what it finds is in a new directory
+  jepsen-like replay history.jsonl --out again -o json
+      the same from a history alone
+
+The faults, their times, lengths and aims come again; what clients draw, and who leads by then, does not.
+
+Exit code: as of run.";
 
 const SELF_TEST_HELP: &str = "\
 Examples:
@@ -266,7 +317,7 @@ fn execute_command(command: Command) -> Result<ExitCode, Box<dyn std::error::Err
             program,
             out,
             output,
-        } => return self_test(&defect, program, out, output),
+        } => return self_test(defect, program, out, output),
         Command::List => list(),
         Command::Clean => {
             for name in lab::clean()? {
@@ -334,8 +385,8 @@ fn run_suite(arguments: RunArguments) -> Result<ExitCode, Box<dyn std::error::Er
     let seed = arguments.seed.unwrap_or_else(rand::random);
     let plan = Plan {
         nodes: arguments.nodes,
-        workloads: names(&arguments.workload, Workload::ALL)?,
-        nemeses: names(&arguments.nemesis, Kind::ALL)?,
+        workloads: arguments.workload,
+        nemeses: arguments.nemesis,
         time: Duration::from_secs(arguments.time),
         seed,
         recovery_bound: Duration::from_secs(arguments.recovery_bound),
@@ -360,12 +411,11 @@ fn replay(
 
 /// A line for each defect, as soon as it is known.
 fn self_test(
-    defects: &str,
+    defects: BTreeSet<Defect>,
     program: Option<PathBuf>,
     out: Option<PathBuf>,
     output: Output,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let defects = names::<Defect>(defects, Defect::ALL)?;
     selftest::require()?;
     let interrupted = interruption()?;
     let options = selftest::Options {
@@ -386,7 +436,7 @@ fn self_test(
         missed += usize::from(!caught.caught);
         match output {
             Output::Table => print!("{caught}"),
-            Output::Json => println!("{}", serde_json::json!(caught)),
+            Output::Json => println!("{}", caught.to_json()),
         }
     })?;
     if output == Output::Table {
@@ -410,16 +460,14 @@ fn now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// `all`, `none`, or names with commas between them.
-fn names<T: Copy + Ord + std::str::FromStr>(text: &str, all: &[T]) -> Result<BTreeSet<T>, T::Err> {
-    match text {
-        "all" => Ok(all.iter().copied().collect()),
-        "none" => Ok(BTreeSet::new()),
-        names => names.split(',').map(|name| name.trim().parse()).collect(),
-    }
-}
-
 fn execute(plan: &Plan, output: Output) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    if let Err(refused) = plan.check() {
+        eprintln!("jepsen-like: {refused}");
+        return Ok(ExitCode::from(match refused {
+            RunError::TooShort { .. } => 2,
+            _ => 1,
+        }));
+    }
     require_lab()?;
     let missing = run::missing(&plan.nemeses);
     if !plan.allow_skip && !missing.is_empty() {
@@ -430,26 +478,20 @@ fn execute(plan: &Plan, output: Output) -> Result<ExitCode, Box<dyn std::error::
         return Err(format!("cannot inject {} (or use --allow-skip)", reasons.join("; ")).into());
     }
     let interrupted = interruption()?;
+    let faults = plan.faults();
+    let kinds: BTreeSet<Kind> = faults.iter().map(|fault| fault.kind).collect();
     eprintln!(
-        "seed {}, {} faults planned, history in {}",
+        "seed {}, {} faults planned of {} of {} kinds, history in {}",
         plan.seed,
-        plan.faults().len(),
+        faults.len(),
+        kinds.len(),
+        plan.nemeses.len(),
         plan.out.display()
     );
     let finished = run::run(plan, &|| interrupted.is_over())?;
     match output {
-        Output::Json => println!("{}", finished.to_json(plan)),
-        Output::Table => {
-            finished
-                .verdicts
-                .iter()
-                .for_each(|verdict| print!("{}", check::describe(verdict)));
-            let json = finished.to_json(plan);
-            for part in ["operations", "faults", "leader_hits", "skipped_faults"] {
-                println!("{part}: {}", json[part]);
-            }
-            println!("report: {}", plan.out.join("report.html").display());
-        }
+        Output::Json => println!("{}", serde_json::to_string(&finished.document(plan))?),
+        Output::Table => print_finished(&finished, plan),
     }
     Ok(ExitCode::from(
         match checker::conclusion(&finished.verdicts) {
@@ -458,6 +500,19 @@ fn execute(plan: &Plan, output: Output) -> Result<ExitCode, Box<dyn std::error::
             Conclusion::Undecided => 4,
         },
     ))
+}
+
+fn print_finished(finished: &Finished, plan: &Plan) {
+    for verdict in &finished.verdicts {
+        print!("{}", check::describe(verdict));
+    }
+    print!("{}", finished.counts());
+    println!("report: {}", finished.document(plan).report.display());
+    println!(
+        "seed {}: {}",
+        plan.seed,
+        checker::conclusion(&finished.verdicts)
+    );
 }
 
 fn list() {

@@ -3,20 +3,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fmt, fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
 use tokio::{runtime::Runtime, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     arp,
-    checker::{self, Bounds, Verdict, register::Limits},
-    history::{self, Entry, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run},
+    checker::{self, Bounds, Conclusion, Verdict, register::Limits},
+    history::{
+        self, Entry, FILE, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run,
+    },
     lab::{
         LabError,
         cluster::{self, BACKEND, CLIENT, Cluster, service_address, vip4, vip6},
@@ -36,6 +39,7 @@ use crate::{
     workload::{self, Client, Context, Target, Workload, api::NodeApi, sessions, set},
 };
 
+const REPORT: &str = "report.html";
 const THIEF: &str = "thief";
 const ECHO: u16 = 8081;
 /// After the cluster is whole again clients go on for so long: recovery is judged by what they get.
@@ -44,6 +48,8 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 const LAST_READS: Duration = Duration::from_secs(30);
 /// The same where not every node came back.
 const HOPELESS: Duration = Duration::from_secs(5);
+/// In so long any fault comes.
+const ENOUGH: Duration = Duration::from_secs(600);
 /// For the search for orders, and its memory (100 bytes each).
 const SEARCH: Duration = Duration::from_secs(120);
 const CONFIGURATIONS: usize = 4_000_000;
@@ -109,6 +115,22 @@ impl Plan {
     pub fn faults(&self) -> Vec<Planned> {
         schedule::plan(self.seed, &self.nemeses, self.time)
     }
+
+    /// Refuses what would end without a trial: a time in which no fault comes, a directory that has a history.
+    pub fn check(&self) -> Result<(), RunError> {
+        if self.out.join(FILE).exists() {
+            return Err(RunError::Taken(self.out.clone()));
+        }
+        let enough = schedule::plan(self.seed, &self.nemeses, ENOUGH);
+        match enough.first().map(|first| first.at + first.lasts) {
+            Some(needed) if needed > self.time => Err(RunError::TooShort {
+                given: self.time.as_secs(),
+                seed: self.seed,
+                needed: needed.as_secs() + 1,
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A run that could not be made, or not to its end.
@@ -122,6 +144,12 @@ pub enum RunError {
     History(#[from] HistoryError),
     #[error("cannot run that again: {0}")]
     Replay(String),
+    #[error("{}: there is a history in it; name another directory", .0.display())]
+    Taken(PathBuf),
+    #[error(
+        "{given} s is too short for a fault: with seed {seed} the first ends {needed} s after the beginning"
+    )]
+    TooShort { given: u64, seed: u64, needed: u64 },
 }
 
 /// A run that came to its end.
@@ -222,9 +250,9 @@ pub fn run_course(
         move |source| RunError::File { path, source }
     };
     fs::create_dir_all(&plan.out).map_err(file_error(&plan.out))?;
-    let path = plan.out.join("history.jsonl");
+    let path = plan.out.join(FILE);
     if path.exists() {
-        return Err(file_error(&path)(io::ErrorKind::AlreadyExists.into()));
+        return Err(RunError::Taken(plan.out.clone()));
     }
     let mut cluster = Cluster::start_with(options)?;
     let ended = record(plan, &mut cluster, missing, &path, course, is_over);
@@ -255,7 +283,7 @@ fn judge(path: &Path, plan: &Plan) -> Result<Finished, RunError> {
         ..Bounds::default()
     };
     let verdicts = checker::check(&history, &bounds, &limits);
-    let page = plan.out.join("report.html");
+    let page = plan.out.join(REPORT);
     fs::write(&page, report::page(&history, &verdicts))
         .map_err(|source| RunError::File { path: page, source })?;
     Ok(Finished {
@@ -521,9 +549,53 @@ fn copy_logs(cluster: &Cluster, out: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What `run -o json` prints, in this order.
+#[derive(Debug, Serialize)]
+pub struct Document<'a> {
+    pub seed: u64,
+    pub nodes: u8,
+    pub seconds: u64,
+    pub verdict: Conclusion,
+    pub checkers: &'a [Verdict],
+    /// When the last fault was healed; zero where there was none.
+    pub last_heal: Moment,
+    pub history: PathBuf,
+    pub report: PathBuf,
+    #[serde(flatten)]
+    pub counts: Counts<'a>,
+}
+
+/// What was tried, in numbers.
+#[derive(Debug, Serialize)]
+pub struct Counts<'a> {
+    /// By outcome.
+    pub operations: BTreeMap<&'static str, u64>,
+    /// Injected ones, by kind.
+    pub faults: BTreeMap<&'a str, u64>,
+    /// Faults that hit whoever led.
+    pub leader_hits: usize,
+    /// What could not be injected here, and why.
+    pub skipped_faults: BTreeMap<&'a str, &'a str>,
+}
+
 impl Finished {
-    /// One JSON document: verdicts, operations by outcome, faults by kind, leader hits, skipped faults.
-    pub fn to_json(&self, plan: &Plan) -> serde_json::Value {
+    /// One JSON document: verdicts, then operations by outcome, faults by kind, leader hits, skipped faults.
+    pub fn document(&self, plan: &Plan) -> Document<'_> {
+        let healed = self.history.faults.iter().filter_map(|fault| fault.healed);
+        Document {
+            seed: plan.seed,
+            nodes: plan.nodes,
+            seconds: plan.time.as_secs(),
+            verdict: checker::conclusion(&self.verdicts),
+            checkers: &self.verdicts,
+            last_heal: healed.max().unwrap_or(Moment(0)),
+            history: plan.out.join(FILE),
+            report: plan.out.join(REPORT),
+            counts: self.counts(),
+        }
+    }
+
+    pub fn counts(&self) -> Counts<'_> {
         let History {
             operations, faults, ..
         } = &self.history;
@@ -540,29 +612,36 @@ impl Finished {
         for fault in faults.iter().filter(|fault| fault.skipped.is_none()) {
             *kinds.entry(&fault.kind).or_default() += 1;
         }
-        let skipped: BTreeMap<&str, &str> = (faults.iter())
-            .filter_map(|fault| Some((fault.kind.as_str(), fault.skipped.as_deref()?)))
-            .collect();
-        let last = self
-            .history
-            .faults
-            .iter()
-            .filter_map(|fault| fault.healed)
-            .max();
-        serde_json::json!({
-            "seed": plan.seed,
-            "nodes": plan.nodes,
-            "seconds": plan.time.as_secs(),
-            "verdict": checker::conclusion(&self.verdicts),
-            "checkers": self.verdicts,
-            "last_heal": last.unwrap_or(Moment(0)),
-            "history": plan.out.join("history.jsonl"),
-            "report": plan.out.join("report.html"),
-            "operations": outcomes,
-            "faults": kinds,
-            "leader_hits": faults.iter().filter(|fault| fault.hit_leader).count(),
-            "skipped_faults": skipped,
-        })
+        let skipped = (faults.iter())
+            .filter_map(|fault| Some((fault.kind.as_str(), fault.skipped.as_deref()?)));
+        Counts {
+            operations: outcomes,
+            faults: kinds,
+            leader_hits: faults.iter().filter(|fault| fault.hit_leader).count(),
+            skipped_faults: skipped.collect(),
+        }
+    }
+}
+
+impl fmt::Display for Counts<'_> {
+    /// A line for each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |counts: &BTreeMap<&str, u64>| {
+            let counts = counts.iter().map(|(name, count)| format!("{count} {name}"));
+            or_none(counts.collect())
+        };
+        let skipped = (self.skipped_faults.iter()).map(|(kind, why)| format!("{kind} ({why})"));
+        writeln!(f, "operations: {}", listed(&self.operations))?;
+        writeln!(f, "faults: {}", listed(&self.faults))?;
+        writeln!(f, "leader hits: {}", self.leader_hits)?;
+        writeln!(f, "skipped faults: {}", or_none(skipped.collect()))
+    }
+}
+
+fn or_none(parts: Vec<String>) -> String {
+    match parts.is_empty() {
+        true => "none".to_owned(),
+        false => parts.join(", "),
     }
 }
 
@@ -619,10 +698,41 @@ mod tests {
             verdicts: vec![],
             history,
         };
-        let json = finished.to_json(&plan());
+        let text = serde_json::to_string(&finished.document(&plan())).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["faults"], serde_json::json!({ "kill": 2 }));
         assert_eq!(json["leader_hits"], 1);
         assert_eq!(json["skipped_faults"]["clock-step"], "no tool");
         assert_eq!(json["operations"]["ok"], 0);
+        let ends_with = [
+            "\"verdict\"",
+            "\"operations\"",
+            "\"faults\"",
+            "\"leader_hits\"",
+            "\"skipped_faults\"",
+        ];
+        let places = ends_with.map(|name| text.find(name).unwrap());
+        assert!(places.is_sorted(), "{text}");
+        assert_eq!(
+            finished.counts().to_string(),
+            "operations: 0 fail, 0 ok, 0 unknown\nfaults: 2 kill\nleader hits: 1\nskipped faults: clock-step (no tool)\n"
+        );
+    }
+
+    #[test]
+    fn a_run_that_could_show_nothing_is_refused_before_it_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = Plan {
+            out: directory.path().to_owned(),
+            ..plan()
+        };
+        assert!(plan.check().is_ok());
+        plan.time = Duration::from_secs(2);
+        let refused = plan.check().unwrap_err().to_string();
+        assert!(refused.contains("2 s is too short"), "{refused}");
+        plan.nemeses.clear();
+        assert!(plan.check().is_ok(), "without faults any time will do");
+        fs::write(directory.path().join(FILE), "").unwrap();
+        assert!(matches!(plan.check(), Err(RunError::Taken(_))));
     }
 }

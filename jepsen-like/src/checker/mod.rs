@@ -17,7 +17,7 @@ pub mod set;
 #[cfg(test)]
 mod fixture;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -35,6 +35,16 @@ pub enum Conclusion {
     /// Neither could be shown: a limit was reached, or what would be needed is not in the history.
     Undecided,
     Violated,
+}
+
+impl fmt::Display for Conclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Holds => "holds",
+            Self::Undecided => "undecided",
+            Self::Violated => "violated",
+        })
+    }
 }
 
 /// One thing that is wrong.

@@ -18,7 +18,7 @@ pub use entry::{
     Answer, Call, Entry, Fault, LeaderSeen, Micro, Notice, NoticeKind, Reply, Responder, Run,
     Session, SessionEnd, StateHash, Usage,
 };
-pub use read::{Histories, HistoryError, read, read_from};
+pub use read::{FILE, Histories, HistoryError, read, read_from};
 pub use writer::HistoryWriter;
 
 /// Nanoseconds on the run's monotonic clock since the run began.

@@ -14,6 +14,8 @@ use super::{
     registers::{self, RegisterHistory},
 };
 
+/// The history in the directory of a run.
+pub const FILE: &str = "history.jsonl";
 /// Longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 256 << 20;
 
@@ -62,8 +64,16 @@ pub enum Histories {
     Registers(Vec<Result<RegisterHistory, HistoryError>>),
 }
 
-/// Reads a file; `-` is standard input.
+/// Reads a file, or the history in the directory of a run; `-` is standard input.
 pub fn read(path: &Path) -> Result<Histories, HistoryError> {
+    let within;
+    let path = match path.is_dir() {
+        true => {
+            within = path.join(FILE);
+            within.as_path()
+        }
+        false => path,
+    };
     let failed = |source| HistoryError::Io {
         file: path.to_owned(),
         source,
