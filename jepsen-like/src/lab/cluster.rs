@@ -638,9 +638,14 @@ fn number_of(name: &str) -> Result<u8, LabError> {
     number.ok_or_else(|| LabError::NoHost(name.to_owned()))
 }
 
+/// The number of a node's host, by its name.
+pub fn host_number(name: &str) -> Result<u8, LabError> {
+    Ok(10 + number_of(name)?)
+}
+
 /// The IPv4 address of a node's services, by its name.
 pub fn service_address(name: &str) -> Result<IpAddr, LabError> {
-    Ok(network::ipv4(10 + number_of(name)?).into())
+    Ok(network::ipv4(host_number(name)?).into())
 }
 
 fn api_address(number: u8) -> SocketAddr {

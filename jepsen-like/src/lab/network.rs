@@ -64,12 +64,7 @@ impl Network {
             host.name(),
         ])?;
         switch.ip(&["link", "set", port, "master", BRIDGE, "up"])?;
-        let address = format!("{}/24", ipv4(number));
-        host.ip(&["address", "add", &address, "dev", DEVICE])?;
-        let address = format!("{}/64", ipv6(number));
-        host.ip(&["address", "add", &address, "dev", DEVICE, "nodad"])?;
-        host.ip(&["link", "set", DEVICE, "up"])?;
-        Ok(())
+        set_up(host, number)
     }
 
     /// The bridge neither takes frames from the port nor sends any to it. The host keeps its carrier: it cannot tell.
@@ -96,6 +91,15 @@ impl Network {
         let arguments = ["link", "set", "dev", port, "state", state];
         self.switch.output("bridge", &arguments).map(drop)
     }
+}
+
+/// Sets a host's device up, with its addresses: as those who look after networks do, since a device that was down has lost some.
+pub fn set_up(host: &Namespace, number: u8) -> Result<(), LabError> {
+    let address = format!("{}/24", ipv4(number));
+    host.ip(&["address", "replace", &address, "dev", DEVICE])?;
+    let address = format!("{}/64", ipv6(number));
+    host.ip(&["address", "replace", &address, "dev", DEVICE, "nodad"])?;
+    host.ip(&["link", "set", DEVICE, "up"]).map(drop)
 }
 
 /// Both addresses of a host.

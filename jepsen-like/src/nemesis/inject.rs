@@ -20,10 +20,10 @@ use crate::{
     history::{Entry, Fault, Moment, Notice, NoticeKind},
     lab::{
         LabError,
-        cluster::{BACKEND, CLIENT, Cluster, vip4, wait_for},
+        cluster::{BACKEND, CLIENT, Cluster, host_number, vip4, wait_for},
         freeze::Frozen,
         namespace::Namespace,
-        network::DEVICE,
+        network::{self, DEVICE},
         switch::Switch,
     },
     observe::Board,
@@ -76,6 +76,7 @@ enum Undo {
     Resume(String),
     Filters(Vec<String>),
     Plug(String),
+    SetUp(String),
     ReleaseAddress,
     /// The node that joined leaves again.
     Unjoin(String),
@@ -84,7 +85,7 @@ enum Undo {
     EmptyDisk(String),
     ResumeDisk(String),
     /// Started, or replaced if its files are too damaged.
-    Revive(String),
+    Revive(Vec<String>),
     ResetClock(String),
     /// A clock that goes wrong more and more.
     ResetSkew(Skew),
@@ -335,6 +336,19 @@ impl<'a> Nemesis<'a> {
                 self.disk(&one)?.lose_power()?;
                 (only, Undo::Start(vec![one]))
             }
+            Kind::PowerLossAll => {
+                // All end first: nobody may acknowledge what another has lost already.
+                for name in &names {
+                    let node = self.cluster.node_mut(name)?;
+                    if node.is_running() {
+                        node.kill()?;
+                    }
+                }
+                for name in &names {
+                    self.disk(name)?.lose_power()?;
+                }
+                (BTreeSet::new(), Undo::Start(names))
+            }
             Kind::DnsHang => {
                 let pid = self.cluster.node(&one)?.pid();
                 let frozen = pid.map(|pid| Frozen::threads(pid, |name| name.starts_with("dns-")));
@@ -370,6 +384,11 @@ impl<'a> Nemesis<'a> {
             Kind::Interface => {
                 self.cluster.lab().network().unplug(&one)?;
                 (only, Undo::Plug(one))
+            }
+            Kind::InterfaceDown => {
+                let host = self.cluster.node(&one)?.host();
+                host.ip(&["link", "set", DEVICE, "down"])?;
+                (only, Undo::SetUp(one))
             }
             Kind::Flush => {
                 self.cluster
@@ -407,13 +426,16 @@ impl<'a> Nemesis<'a> {
                 (only, Undo::ResumeDisk(one))
             }
             Kind::BitFlip => {
-                self.note_brief(Kind::Kill, &one);
-                let node = self.cluster.node_mut(&one)?;
-                if node.is_running() {
-                    node.kill()?;
+                let hit = targets::minority(planned, &names, leader);
+                for name in &hit {
+                    self.note_brief(Kind::Kill, name);
+                    let node = self.cluster.node_mut(name)?;
+                    if node.is_running() {
+                        node.kill()?;
+                    }
+                    flip_bits(&node.data(), planned.draw).map_err(LabError::Directory)?;
                 }
-                flip_bits(&node.data(), planned.draw).map_err(LabError::Directory)?;
-                (only, Undo::Revive(one))
+                (hit.iter().cloned().collect(), Undo::Revive(hit))
             }
             Kind::ClockStep => {
                 let day: i32 = 24 * 3600;
@@ -468,6 +490,11 @@ impl<'a> Nemesis<'a> {
                     self.unfilter(name)?;
                 }
             }
+            Undo::SetUp(name) => {
+                let number = host_number(&name)?;
+                let host = self.cluster.node(&name)?.host();
+                network::set_up(host, number)?;
+            }
             Undo::Plug(name) => self.cluster.lab().network().plug(&name)?,
             Undo::ReleaseAddress => self.release_address()?,
             Undo::Unjoin(name) => {
@@ -480,7 +507,7 @@ impl<'a> Nemesis<'a> {
                 self.restart(&name)?;
             }
             Undo::ResumeDisk(name) => self.disk(&name)?.resume()?,
-            Undo::Revive(name) => self.revive(&name)?,
+            Undo::Revive(names) => self.revive(&names)?,
             Undo::ResetClock(name) => self.cluster.set_clock(&name, 0.0)?,
         }
         self.publish_processes();
@@ -675,8 +702,17 @@ impl<'a> Nemesis<'a> {
         self.cluster.wait_for_member(name, PATIENCE)
     }
 
-    fn revive(&mut self, name: &str) -> Result<(), LabError> {
-        self.cluster.node_mut(name)?.start()?;
+    fn revive(&mut self, names: &[String]) -> Result<(), LabError> {
+        for name in names {
+            self.cluster.node_mut(name)?.start()?;
+        }
+        for name in names {
+            self.recover_or_replace(name)?;
+        }
+        Ok(())
+    }
+
+    fn recover_or_replace(&mut self, name: &str) -> Result<(), LabError> {
         let deadline = Instant::now() + REVIVAL;
         let step = Duration::from_millis(500);
         while Instant::now() < deadline && self.cluster.node_mut(name)?.ended().is_none() {
@@ -763,8 +799,8 @@ impl Undo {
     /// Whether a process of this node that is not there is the fault's doing, to be started when it is healed.
     fn owns(&self, node: &str) -> bool {
         match self {
-            Self::Start(names) => names.iter().any(|name| name == node),
-            Self::Admit(name) | Self::EmptyDisk(name) | Self::Revive(name) => name == node,
+            Self::Start(names) | Self::Revive(names) => names.iter().any(|name| name == node),
+            Self::Admit(name) | Self::EmptyDisk(name) => name == node,
             _ => false,
         }
     }

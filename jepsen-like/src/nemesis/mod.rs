@@ -59,6 +59,7 @@ kinds! {
     Restart = "restart", Process, (0, 1000), "SIGTERM, end and start of one node";
     RollingRestart = "rolling-restart", Alone, (0, 500), "SIGTERM, end and start of every node in turn, each when the one before is well again";
     PowerLoss = "power-loss", Process, (300, 3000), "kill -9 of one node, and its disk keeps only what was made durable";
+    PowerLossAll = "power-loss-all", Alone, (300, 3000), "the power of every node fails at once: each disk keeps only what was made durable";
     DnsHang = "dns-hang", Process, (2000, 16_000), "the DNS threads of one node stand still while the others go on, the leader's more often than not";
     Transfer = "transfer", Process, (200, 500), "leadership and VIPs are moved by plan";
     VipMove = "vip-move", Process, (200, 500), "`pontoon vip move` to a node that is named";
@@ -72,6 +73,7 @@ kinds! {
     Loss = "loss", Network, (500, 6000), "5 to 30 % of the frames are lost: to a node, from a node, between all";
     Delay = "delay", Network, (500, 6000), "frames take 10 to 200 ms: to a node, from a node, between all";
     Interface = "interface", Network, (200, 4000), "a node's link loses its carrier";
+    InterfaceDown = "interface-down", Network, (200, 4000), "a node's interface is set down, and up again with its addresses";
     Flush = "flush", Network, (200, 500), "somebody runs `nft flush ruleset` on a node";
     AddressStolen = "address-stolen", Network, (300, 2000), "a foreign host takes a VIP and announces it";
     Join = "join", Alone, (500, 3000), "a further node joins, and leaves again";
@@ -79,7 +81,7 @@ kinds! {
     Replace = "replace", Alone, (300, 2000), "a node dies for good: it is removed, wiped and joins under a new id";
     DiskFull = "disk-full", Process, (500, 4000), "the data disk of one node fills up; emptied, the node is started again";
     SlowDisk = "slow-disk", Process, (300, 4000), "the data disk of one node takes no write for up to 4 s";
-    BitFlip = "bit-flip", Alone, (200, 1000), "bits flip in one node's data while it is down; what does not recover is replaced";
+    BitFlip = "bit-flip", Alone, (200, 1000), "bits flip in the data of a minority while it is down; what does not recover is replaced";
     ClockStep = "clock-step", Process, (500, 8000), "the wall clock of one node jumps by up to a day, and back";
     ClockSkew = "clock-skew", Process, (2000, 8000), "the wall clock of one node runs at half to twice the rate, and is set right again";
 }
@@ -87,7 +89,10 @@ kinds! {
 impl Kind {
     /// The data disks must be file systems of their own.
     pub fn needs_disks(self) -> bool {
-        matches!(self, Self::DiskFull | Self::SlowDisk | Self::PowerLoss)
+        matches!(
+            self,
+            Self::DiskFull | Self::SlowDisk | Self::PowerLoss | Self::PowerLossAll
+        )
     }
 
     /// The nodes' wall clocks must be ours to set.

@@ -24,6 +24,19 @@ pub fn node<'a>(planned: &Planned, nodes: &'a [String], leader: Option<&str>) ->
     others.get(place as usize).map(|node| node.as_str())
 }
 
+/// The node that a fault of one node hits, and further ones as drawn: fewer than half.
+pub fn minority(planned: &Planned, nodes: &[String], leader: Option<&str>) -> Vec<String> {
+    let Some(first) = node(planned, nodes, leader) else {
+        return vec![];
+    };
+    let most = nodes.len().saturating_sub(1) / 2;
+    let count = StdRng::seed_from_u64(planned.draw).random_range(1..=most.max(1));
+    let others = shuffled(nodes, planned.draw).into_iter();
+    let others = others.filter(|node| *node != first).take(count - 1);
+    let hit = std::iter::once(first).chain(others);
+    hit.map(str::to_owned).collect()
+}
+
 /// Who drops whose frames in a partition; `clients` are the hosts outside the cluster. Empty for other kinds.
 pub fn deaf(planned: &Planned, nodes: &[String], leader: Option<&str>, clients: &[String]) -> Deaf {
     let shuffled = shuffled(nodes, planned.draw);
@@ -293,6 +306,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_minority_is_fewer_than_half_and_has_the_one_that_is_aimed_at(draw: u64, at_leader: bool, count in 1usize..=5) {
+            let nodes = nodes(count);
+            let planned = planned(Kind::BitFlip, at_leader, draw);
+            let hit = minority(&planned, &nodes, Some("n1"));
+            let distinct: BTreeSet<_> = hit.iter().collect();
+            prop_assert_eq!(distinct.len(), hit.len());
+            prop_assert_eq!(hit.first().map(String::as_str), node(&planned, &nodes, Some("n1")));
+            prop_assert!(hit.len() <= (count.saturating_sub(1) / 2).max(1));
+        }
+
         #[test]
         fn losses_and_delays_are_moderate_and_hit_somebody(draw: u64, at_leader: bool, count in 3usize..=5) {
             let nodes = nodes(count);
