@@ -214,6 +214,9 @@ pub struct Usage {
     pub descriptors: u64,
     /// Resident memory in KiB.
     pub resident_kib: u64,
+    /// How long, since the sample before, the thread that waited longest stood ready to run and had no processor, in milliseconds.
+    #[serde(default)]
+    pub waited_ms: u64,
 }
 
 /// A proxied TCP session with traffic.
@@ -241,6 +244,8 @@ pub enum SessionEnd {
     Closed,
     /// Reset, closed by the other side, or silent too long.
     Broken(String),
+    /// The same before anything came back at all.
+    Stillborn(String),
     /// What came back was not what had been sent.
     Corrupt(String),
 }

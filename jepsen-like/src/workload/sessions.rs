@@ -25,6 +25,8 @@ use crate::{
 const THROUGH_VIP: usize = 4;
 const LIVES: std::ops::Range<f64> = 2.0..12.0;
 const BETWEEN: Duration = Duration::from_millis(30);
+/// After a connection that was not made, or brought nothing.
+const REFUSED: Duration = Duration::from_millis(100);
 /// No answer for so long is the end of a session. Above the longest pause of a node: it is to be excused by its fault, not by chance.
 const SILENCE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(1);
@@ -86,20 +88,20 @@ async fn run(place: Option<(String, std::net::Ipv4Addr)>, context: Arc<Context>)
         let Ok(mut stream) = connect(&context.host, SocketAddr::new(address, ECHO_PORT)).await
         else {
             // Whether a new connection is taken is not judged here: a fault may forbid it.
-            context.think(Duration::from_millis(100)).await;
+            context.think(REFUSED).await;
             continue;
         };
         let holder = || context.board.holder().unwrap_or_default();
         let node = place.as_ref().map_or_else(holder, |(name, _)| name.clone());
         let opened = context.recorder.now();
-        // One that brings nothing back at first is no session yet: nor is that judged here.
         let (end, longest_gap) = match exchange(&mut stream).await {
             Ok(_) => live(stream, &context).await,
-            Err((end @ SessionEnd::Corrupt(_), took)) => (end, took),
-            Err(_) => {
-                context.think(Duration::from_millis(100)).await;
-                continue;
-            }
+            Err((SessionEnd::Broken(how), took)) => (SessionEnd::Stillborn(how), took),
+            Err(other) => other,
+        };
+        let pause = match end {
+            SessionEnd::Stillborn(_) => REFUSED,
+            _ => BETWEEN,
         };
         context.recorder.append(&Entry::Session(Session {
             id: context.unique(),
@@ -110,7 +112,7 @@ async fn run(place: Option<(String, std::net::Ipv4Addr)>, context: Arc<Context>)
             end,
             longest_gap_us: longest_gap.as_micros().try_into().unwrap_or(u64::MAX),
         }));
-        context.think(BETWEEN).await;
+        context.think(pause).await;
     }
 }
 
