@@ -14,6 +14,8 @@ const BINS: usize = 220;
 const PLOT: f64 = 120.0;
 /// Findings that are shown of one checker.
 const SHOWN: usize = 20;
+/// Nobody has a VIP who has not answered for so long; it is asked for every 5 ms.
+const SILENT: Duration = Duration::from_millis(250);
 const COLOURS: [&str; 8] = [
     "#3b6fb6", "#d9822b", "#3a9a5b", "#a04fb0", "#c2b02e", "#2aa5a5", "#b84a62", "#777777",
 ];
@@ -36,6 +38,7 @@ pub fn page(history: &History, verdicts: &[Verdict]) -> String {
     );
     page += &verdict_table(verdicts);
     page += "<h2>Faults, leader and holder of the VIP</h2>";
+    page += "<p>Red faults hit the leader. Where a VIP's row is blank, nobody answered for it.</p>";
     page += &timeline(history, &axis);
     page += "<h2>Latency of operations that succeeded</h2>";
     page += &latency(history, &axis);
@@ -188,31 +191,11 @@ fn timeline(history: &History, axis: &Axis) -> String {
         rows.push((kind.to_owned(), bars));
         y += ROW;
     }
-    let leaders: Vec<_> = (history.leaders.iter())
-        .map(|seen| {
-            (
-                seen.at,
-                seen.node.clone(),
-                format!("{} leads in term {}", seen.node, seen.term),
-            )
-        })
-        .collect();
-    rows.push(("leader".to_owned(), spans(leaders, axis, y)));
+    let leaders = leaders(history);
+    rows.push(("leader".to_owned(), spans(&leaders, axis, y)));
     y += ROW;
-    let mut vips: BTreeMap<&str, Vec<(Moment, String, String)>> = BTreeMap::new();
-    for answer in &history.answers {
-        let by = match &answer.by {
-            Responder::Node(node) => node.clone(),
-            Responder::Stranger(mac) => format!("stranger {mac}"),
-        };
-        let seen = vips.entry(&answer.vip).or_default();
-        if seen.last().is_none_or(|(_, last, _)| *last != by) {
-            let title = format!("{by} answers for {} from {}", answer.vip, answer.latest);
-            seen.push((answer.latest, by, title));
-        }
-    }
-    for (vip, seen) in vips {
-        rows.push((vip.to_owned(), spans(seen, axis, y)));
+    for (vip, seen) in holders(history) {
+        rows.push((vip.to_owned(), spans(&seen, axis, y)));
         y += ROW;
     }
     let mut inside = axis.ticks(y, 0.0);
@@ -240,16 +223,69 @@ fn legend(history: &History, y: f64) -> String {
     text
 }
 
-/// Each lasts until the next begins.
-fn spans(seen: Vec<(Moment, String, String)>, axis: &Axis, y: f64) -> String {
-    let mut bars = String::new();
-    for (place, (from, node, title)) in seen.iter().enumerate() {
-        let to = seen
-            .get(place + 1)
-            .map_or(WIDTH, |(next, ..)| axis.x(*next));
-        bars += &bar(axis.x(*from), to, y, colour(node), title);
+/// A node, and what it was from when to when.
+struct Span {
+    node: String,
+    from: Moment,
+    until: Moment,
+    title: String,
+}
+
+/// Each leads until the next is seen.
+fn leaders(history: &History) -> Vec<Span> {
+    let mut spans: Vec<Span> = vec![];
+    for seen in &history.leaders {
+        if let Some(last) = spans.last_mut() {
+            last.until = seen.at;
+        }
+        spans.push(Span {
+            node: seen.node.clone(),
+            from: seen.at,
+            until: Moment(u64::MAX),
+            title: format!("{} leads in term {} from {}", seen.node, seen.term, seen.at),
+        });
     }
-    bars
+    spans
+}
+
+/// Each holds a VIP from its first answer to the last that another's, or a silence, comes after. What is blank had no answer.
+fn holders(history: &History) -> BTreeMap<&str, Vec<Span>> {
+    let mut answers: Vec<_> = history.answers.iter().collect();
+    answers.sort_by_key(|answer| answer.latest);
+    let mut vips: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+    for answer in answers {
+        let by = match &answer.by {
+            Responder::Node(node) => node.clone(),
+            Responder::Stranger(mac) => format!("stranger {mac}"),
+        };
+        let spans = vips.entry(&answer.vip).or_default();
+        match spans.last_mut() {
+            Some(last) if last.node == by && answer.latest.since(last.until) < SILENT => {
+                last.until = answer.latest;
+            }
+            _ => spans.push(Span {
+                node: by,
+                from: answer.latest,
+                until: answer.latest,
+                title: answer.vip.clone(),
+            }),
+        }
+    }
+    for span in vips.values_mut().flatten() {
+        span.title = format!(
+            "{} answers for {} from {} to {}",
+            span.node, span.title, span.from, span.until
+        );
+    }
+    vips
+}
+
+fn spans(spans: &[Span], axis: &Axis, y: f64) -> String {
+    let drawn = spans.iter().map(|span| {
+        let (from, until) = (axis.x(span.from), axis.x(span.until));
+        bar(from, until, y, colour(&span.node), &span.title)
+    });
+    drawn.collect()
 }
 
 /// Median and 99th percentile of each bin, on a logarithmic scale.
@@ -453,5 +489,40 @@ mod tests {
         let foreign = ["src=", "href=", "<k>", "<script"];
         assert!(foreign.iter().all(|part| !page.contains(part)));
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    }
+
+    #[test]
+    fn a_holder_holds_as_long_as_it_answers() {
+        let answer = |ms: u64, by: &str| Answer {
+            vip: "10.77.0.100".into(),
+            by: Responder::Node(by.into()),
+            earliest: Moment(ms * 1_000_000),
+            latest: Moment(ms * 1_000_000),
+            kind: "arp".into(),
+        };
+        let history = History {
+            answers: vec![
+                answer(10, "n1"),
+                answer(200, "n1"),
+                answer(205, "n2"),
+                answer(1000, "n2"),
+            ],
+            ..History::default()
+        };
+        let holders = holders(&history);
+        let spans = holders["10.77.0.100"].iter();
+        let spans: Vec<_> = spans
+            .map(|span| {
+                (
+                    span.node.as_str(),
+                    span.from.0 / 1_000_000,
+                    span.until.0 / 1_000_000,
+                )
+            })
+            .collect();
+        assert_eq!(
+            spans,
+            [("n1", 10, 200), ("n2", 205, 205), ("n2", 1000, 1000)]
+        );
     }
 }
