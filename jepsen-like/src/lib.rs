@@ -6,6 +6,7 @@
 
 pub mod arp;
 pub mod backend;
+pub mod canary;
 pub mod census;
 pub mod check;
 pub mod checker;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -122,7 +122,6 @@ pub async fn observe(
 ) {
     let mut client = NodeClient::new(lazy_channel(socket));
     let mut looks = 0u32;
-    let mut waits = Waits::default();
     while !end.is_cancelled() {
         let status = tokio::time::timeout(PATIENCE, client.status(NodeStatusRequest {})).await;
         if let Ok(Ok(status)) = status {
@@ -137,7 +136,7 @@ pub async fn observe(
         if looks.is_multiple_of(SELDOM)
             && let Some(usage) = board
                 .pid(&node)
-                .and_then(|pid| usage(&node, pid, &mut waits, &recorder))
+                .and_then(|pid| usage(&node, pid, &recorder))
         {
             recorder.append(&Entry::Usage(usage));
         }
@@ -181,41 +180,7 @@ pub fn state_hash(
     })
 }
 
-/// How long each thread of a process has waited for a processor in its life.
-#[derive(Debug, Default)]
-struct Waits {
-    pid: u32,
-    by_thread: BTreeMap<String, Duration>,
-}
-
-impl Waits {
-    /// Takes a new look at a process; the longest wait of one thread since the last.
-    fn look(&mut self, pid: u32, now: BTreeMap<String, Duration>) -> Duration {
-        let before = std::mem::replace(&mut self.by_thread, now);
-        let is_same = std::mem::replace(&mut self.pid, pid) == pid;
-        let longer = |(thread, waited): (&String, &Duration)| {
-            let before = before.get(thread).filter(|_| is_same);
-            waited.saturating_sub(before.copied().unwrap_or_default())
-        };
-        let longest = self.by_thread.iter().map(longer).max();
-        longest.unwrap_or_default()
-    }
-}
-
-/// From the kernel's `schedstat` of each thread; nothing where the kernel keeps none.
-fn waited(process: &Path) -> BTreeMap<String, Duration> {
-    let threads = fs::read_dir(process.join("task")).into_iter().flatten();
-    let of_thread = |thread: fs::DirEntry| {
-        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        // Time on a processor, time in the queue, turns.
-        let nanoseconds = text.split_whitespace().nth(1)?.parse().ok()?;
-        let name = thread.file_name().into_string().ok()?;
-        Some((name, Duration::from_nanos(nanoseconds)))
-    };
-    threads.flatten().filter_map(of_thread).collect()
-}
-
-fn usage(node: &str, pid: u32, waits: &mut Waits, recorder: &Recorder) -> Option<Usage> {
+fn usage(node: &str, pid: u32, recorder: &Recorder) -> Option<Usage> {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let status = fs::read_to_string(process.join("status")).ok()?;
     let resident = status
@@ -223,14 +188,12 @@ fn usage(node: &str, pid: u32, waits: &mut Waits, recorder: &Recorder) -> Option
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let resident_kib = resident.trim().trim_end_matches(" kB").parse().ok()?;
     let descriptors = fs::read_dir(process.join("fd")).ok()?.count();
-    let waited = waits.look(pid, waited(&process));
     Some(Usage {
         at: recorder.now(),
         node: node.to_owned(),
         pid,
         descriptors: descriptors.try_into().ok()?,
         resident_kib,
-        waited_ms: waited.as_millis().try_into().ok()?,
     })
 }
 
@@ -248,33 +211,5 @@ mod tests {
         assert_eq!(board.leader().as_deref(), Some("n2"));
         board.unset_leader("n2");
         assert_eq!(board.leader().as_deref(), Some("n1"));
-    }
-
-    #[test]
-    fn the_longest_wait_of_a_thread_is_counted_since_the_last_look() {
-        let ms = Duration::from_millis;
-        let threads = |waited: &[(&str, u64)]| {
-            let named = waited.iter();
-            named
-                .map(|(name, of)| ((*name).to_owned(), ms(*of)))
-                .collect()
-        };
-        let mut waits = Waits::default();
-        assert_eq!(waits.look(7, threads(&[("7", 30), ("8", 10)])), ms(30));
-        assert_eq!(waits.look(7, threads(&[("7", 35), ("8", 210)])), ms(200));
-        // A thread that is new, and one that has gone.
-        assert_eq!(waits.look(7, threads(&[("7", 35), ("9", 5)])), ms(5));
-        // Another process, of which nothing was seen before.
-        assert_eq!(waits.look(11, threads(&[("7", 40)])), ms(40));
-        assert_eq!(waits.look(11, threads(&[])), ms(0));
-    }
-
-    #[test]
-    fn the_kernel_says_how_long_threads_wait() {
-        let own = PathBuf::from(format!("/proc/{}", std::process::id()));
-        if !own.join("schedstat").is_file() {
-            return println!("skipped: this kernel keeps no schedstat");
-        }
-        assert!(!waited(&own).is_empty());
     }
 }

@@ -15,7 +15,7 @@ use tokio::{runtime::Runtime, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arp,
+    arp, canary,
     checker::{self, Bounds, Conclusion, Verdict, register::Limits},
     history::{
         self, Entry, FILE, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run,
@@ -370,6 +370,7 @@ struct People {
     watchers: JoinSet<()>,
     end_watch: CancellationToken,
     witness: Option<Watching>,
+    canary: std::thread::JoinHandle<()>,
 }
 
 impl People {
@@ -424,7 +425,9 @@ impl People {
             true => Some(watch(cluster, outside, &board, recorder, &end_watch)?),
             false => None,
         };
+        let canary = canary::start(recorder.clone(), end_watch.clone());
         Ok(Self {
+            canary,
             runtime,
             board,
             context,
@@ -449,6 +452,7 @@ impl People {
         if let Some(witness) = self.witness.take() {
             witness.join();
         }
+        let _ = self.canary.join(); // it has nothing to say
     }
 
     /// What every node owes when all is over. What cannot be had is missing, and found missing by the checkers.

@@ -187,7 +187,6 @@ mod tests {
                 pid: 7,
                 descriptors: descriptors(at),
                 resident_kib: 1000,
-                waited_ms: 0,
             };
             let history = History {
                 usages: (0..50).map(usage).collect(),

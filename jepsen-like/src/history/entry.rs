@@ -33,6 +33,7 @@ pub enum Entry {
     Leader(LeaderSeen),
     Hash(StateHash),
     Usage(Usage),
+    Lateness(Lateness),
     Session(Session),
     Notice(Notice),
     /// The last line of a run that came to its end.
@@ -214,9 +215,15 @@ pub struct Usage {
     pub descriptors: u64,
     /// Resident memory in KiB.
     pub resident_kib: u64,
-    /// How long, since the sample before, the thread that waited longest stood ready to run and had no processor, in milliseconds.
-    #[serde(default)]
-    pub waited_ms: u64,
+}
+
+/// How late the machine ran a thread that asks for next to nothing (`canary`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lateness {
+    pub at: Moment,
+    /// The latest that it was run since the entry before, in microseconds after it was due.
+    pub worst_us: u64,
 }
 
 /// A proxied TCP session with traffic.

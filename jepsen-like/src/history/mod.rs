@@ -15,8 +15,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use entry::{
-    Answer, Call, Entry, Fault, LeaderSeen, Micro, Notice, NoticeKind, Reply, Responder, Run,
-    Session, SessionEnd, StateHash, Usage,
+    Answer, Call, Entry, Fault, Lateness, LeaderSeen, Micro, Notice, NoticeKind, Reply, Responder,
+    Run, Session, SessionEnd, StateHash, Usage,
 };
 pub use read::{FILE, Histories, HistoryError, read, read_from};
 pub use writer::HistoryWriter;
@@ -128,6 +128,7 @@ pub struct History {
     pub leaders: Vec<LeaderSeen>,
     pub hashes: Vec<StateHash>,
     pub usages: Vec<Usage>,
+    pub latenesses: Vec<Lateness>,
     pub sessions: Vec<Session>,
     pub notices: Vec<Notice>,
     /// The run wrote that it had come to its end.

@@ -223,6 +223,7 @@ impl Assembly {
             Entry::Leader(leader) => history.leaders.push(leader),
             Entry::Hash(hash) => history.hashes.push(hash),
             Entry::Usage(usage) => history.usages.push(usage),
+            Entry::Lateness(lateness) => history.latenesses.push(lateness),
             Entry::Session(session) => history.sessions.push(session),
             Entry::Notice(notice) => history.notices.push(notice),
             Entry::End { .. } => history.is_complete = true,
