@@ -235,10 +235,10 @@ impl<'a> Nemesis<'a> {
         nodes.map(|node| node.name().to_owned()).collect()
     }
 
-    /// A running node other than `name`.
-    fn other(&self, name: &str) -> Result<String, LabError> {
+    /// A running node that is none of these. Who was damaged may have ended without anybody having looked yet.
+    fn other(&self, than: &[String]) -> Result<String, LabError> {
         let mut running = self.cluster.nodes().iter().filter(|node| node.is_running());
-        let other = running.find(|node| node.name() != name);
+        let other = running.find(|node| !than.iter().any(|name| name == node.name()));
         other
             .map(|node| node.name().to_owned())
             .ok_or(LabError::NoNode)
@@ -402,7 +402,7 @@ impl<'a> Nemesis<'a> {
                 (BTreeSet::new(), Undo::ReleaseAddress)
             }
             Kind::Join => {
-                let peer = self.other("")?;
+                let peer = self.other(&[])?;
                 let name = self.cluster.join_spare(&peer)?;
                 self.publish_processes();
                 self.cluster.wait_for_member(&name, PATIENCE)?;
@@ -414,7 +414,7 @@ impl<'a> Nemesis<'a> {
                 (only, Undo::Admit(one))
             }
             Kind::Replace => {
-                self.discard(&one)?;
+                self.discard(&one, &[])?;
                 (only, Undo::Admit(one))
             }
             Kind::DiskFull => {
@@ -501,7 +501,7 @@ impl<'a> Nemesis<'a> {
                 self.leave(&name)?;
                 self.cluster.retire(&name)?;
             }
-            Undo::Admit(name) => self.admit(&name)?,
+            Undo::Admit(name) => self.admit(&name, &[])?,
             Undo::EmptyDisk(name) => {
                 self.disk(&name)?.empty()?;
                 self.restart(&name)?;
@@ -683,20 +683,20 @@ impl<'a> Nemesis<'a> {
         self.cluster.node_mut(name)?.wait_end()
     }
 
-    /// Ends a node for ever, and removes it.
-    fn discard(&mut self, name: &str) -> Result<(), LabError> {
+    /// Ends a node for ever, and removes it by one that is not among the `damaged`.
+    fn discard(&mut self, name: &str, damaged: &[String]) -> Result<(), LabError> {
         let node = self.cluster.node_mut(name)?;
         if node.ended().is_none() && node.is_running() {
             node.kill()?;
         }
         self.publish_processes();
-        let by = self.other(name)?;
+        let by = self.other(&[damaged, &[name.to_owned()]].concat())?;
         self.cluster.remove_member(name, &by)?;
         self.cluster.node(name)?.wipe()
     }
 
-    fn admit(&mut self, name: &str) -> Result<(), LabError> {
-        let peer = self.other(name)?;
+    fn admit(&mut self, name: &str, damaged: &[String]) -> Result<(), LabError> {
+        let peer = self.other(&[damaged, &[name.to_owned()]].concat())?;
         self.cluster.admit(name, &peer)?;
         self.publish_processes();
         self.cluster.wait_for_member(name, PATIENCE)
@@ -707,12 +707,12 @@ impl<'a> Nemesis<'a> {
             self.cluster.node_mut(name)?.start()?;
         }
         for name in names {
-            self.recover_or_replace(name)?;
+            self.recover_or_replace(name, names)?;
         }
         Ok(())
     }
 
-    fn recover_or_replace(&mut self, name: &str) -> Result<(), LabError> {
+    fn recover_or_replace(&mut self, name: &str, damaged: &[String]) -> Result<(), LabError> {
         let deadline = Instant::now() + REVIVAL;
         let step = Duration::from_millis(500);
         while Instant::now() < deadline && self.cluster.node_mut(name)?.ended().is_none() {
@@ -721,8 +721,8 @@ impl<'a> Nemesis<'a> {
             }
         }
         tracing::info!(name, "too damaged: replaced");
-        self.discard(name)?;
-        self.admit(name)
+        self.discard(name, damaged)?;
+        self.admit(name, damaged)
     }
 
     /// A storage error is for the life of the process: after one it is started anew.
