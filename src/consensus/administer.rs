@@ -584,7 +584,9 @@ impl Core {
 
     async fn promote_here(&self, id: NodeId, deadline: Instant) -> Result<Change, NotDone> {
         let needed = self
-            .once_fit(deadline, |_, group| self.check_promotion(group, id))
+            .once_fit(deadline, |metrics, group| {
+                self.check_promotion(metrics, group, id)
+            })
             .await?;
         match needed {
             Change::Unneeded => Ok(Change::Unneeded),
@@ -595,7 +597,12 @@ impl Core {
         }
     }
 
-    fn check_promotion(&self, group: &Group, id: NodeId) -> Result<Change, ChangeRefused> {
+    fn check_promotion(
+        &self,
+        metrics: &Metrics,
+        group: &Group,
+        id: NodeId,
+    ) -> Result<Change, ChangeRefused> {
         if group.voters.contains(&id) {
             return Ok(Change::Unneeded);
         }
@@ -605,9 +612,15 @@ impl Core {
         if group.voters.len() >= MAX_VOTERS {
             return Err(ChangeRefused::EnoughVoters(group.voters.len()));
         }
-        match group.alive.contains(&id) {
+        if !group.alive.contains(&id) {
+            return Err(ChangeRefused::Silent(id));
+        }
+        match has_begun(metrics, id) {
             true => Ok(Change::Made),
-            false => Err(ChangeRefused::Silent(id)),
+            false => Err(ChangeRefused::Behind {
+                id,
+                lag: metrics.last_log_index.unwrap_or(0),
+            }),
         }
     }
 
@@ -773,6 +786,14 @@ fn removal(group: &Group, id: NodeId) -> ChangeMembers<u64, Peer> {
         true => ChangeMembers::RemoveVoters([id.0].into()),
         false => ChangeMembers::RemoveNodes([id.0].into()),
     }
+}
+
+/// Whether a follower has acknowledged anything to this leader. Who has not may have an empty log: as a voter it would have to take
+/// that for a log that was lost, and leave for good.
+pub(super) fn has_begun(metrics: &Metrics, id: NodeId) -> bool {
+    let followers = metrics.replication.iter().flatten();
+    let mut followers = followers.filter(|(node, _)| **node == id.0);
+    followers.any(|(_, matched)| matched.is_some())
 }
 
 /// Entries a follower is behind; none while it is not known.

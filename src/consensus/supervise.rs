@@ -12,7 +12,7 @@ use openraft::{ServerState, async_runtime::watch::WatchReceiver, errors::Fatal};
 use tokio::sync::watch;
 
 use super::{
-    administer::{NotDone, lag_of},
+    administer::{NotDone, has_begun, lag_of},
     core::{Core, Metrics, lock},
     election::{self, Attempts, Seen},
     heard_file::{HeardFile, WRITE_EVERY, absence},
@@ -539,6 +539,7 @@ async fn give_away(core: &Core, to: NodeId, why: Why) {
     }
 }
 
+/// Learners that answer and are close to this leader. In a young cluster one that has nothing at all is close too.
 fn ready_learners(
     metrics: &Metrics,
     learners: &BTreeSet<NodeId>,
@@ -548,7 +549,7 @@ fn ready_learners(
     learners
         .intersection(alive)
         .copied()
-        .filter(close)
+        .filter(|id| close(id) && has_begun(metrics, *id))
         .collect()
 }
 
@@ -572,5 +573,44 @@ async fn purge_log(core: &Core, mut purgeable: watch::Receiver<Option<u64>>) {
             tracing::debug!(%fatal, "nothing is purged: consensus has ended");
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::RaftLeaderId;
+
+    use super::*;
+    use crate::consensus::types::LogId;
+
+    type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
+
+    #[test]
+    fn a_learner_without_any_entry_is_not_ready_however_young_the_cluster() {
+        let log_id = |index| LogId::new(LeaderId::new(1, 1).to_committed(), index);
+        let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let metrics = Metrics {
+            last_log_index: Some(600),
+            replication: Some(
+                [
+                    (1, Some(log_id(600))),
+                    (4, None),
+                    (5, Some(log_id(0))),
+                    (6, Some(log_id(100))),
+                    (7, Some(log_id(590))),
+                    (8, Some(log_id(590))),
+                ]
+                .into(),
+            ),
+            ..Metrics::new_initial(1)
+        };
+        let learners = ids(&[4, 5, 6, 7, 8, 9]);
+        let alive = ids(&[1, 4, 5, 6, 7, 9]);
+        assert_eq!(ready_learners(&metrics, &learners, &alive), ids(&[6, 7]));
+        let young = Metrics {
+            last_log_index: Some(230),
+            ..metrics
+        };
+        assert_eq!(ready_learners(&young, &learners, &alive), ids(&[5, 6, 7]));
     }
 }
