@@ -54,16 +54,23 @@ const COMMIT_HELD: Duration = Duration::from_millis(1);
 
 /// Opens a stream to `target` that sends what `input` yields. Dropped, it asks `input` for nothing more.
 ///
+/// The first request is waited for before the peer is called: openraft's pause after a failure is in the stream of requests. Who
+/// calls first calls a peer that is down as often as a processor can, and has none left for the lease.
+///
 /// # Errors
 /// When the peer is not reached, or refuses.
 pub(super) async fn open<'s, S>(
     links: &'s PeerLinks,
     target: Target,
-    input: S,
+    mut input: S,
 ) -> Result<BoxStream<'s, Appended>, RPCError<TypeConfig>>
 where
     S: Stream<Item = Append> + Send + Unpin + 'static,
 {
+    let Some(first) = input.next().await else {
+        return Ok(stream::empty().boxed());
+    };
+    let input = stream::iter([first]).chain(input);
     let (requests, outgoing) = mpsc::channel(WINDOW);
     let mut client = links.client(target.id, target.address, Lane::Append);
     let opening = client.append(ReceiverStream::new(outgoing));
