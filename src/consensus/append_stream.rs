@@ -8,10 +8,6 @@
 //! linearizable reads from when the newest of them was sent. One without entries, which only tells of a commit, has the last entry
 //! of the request before it: the answer to the earlier one, which may have waited here for as long as this process was stopped,
 //! would pass for one to the later. So such an answer is kept to itself; that to the later request acknowledges as much.
-//!
-//! A request without entries waits `COMMIT_HELD` for one with entries, which tells of the same commit: a client that writes
-//! one record after the other then costs half the messages. Peers that forward writes or reads of their own clients,
-//! and answer those only when they have applied them, are told at once.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -48,10 +44,6 @@ const WINDOW: usize = 2;
 /// flush; a dead link is noticed sooner by keepalive.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a commit that comes with no entries is kept from a peer that asks for nothing: by so much its local answers lag
-/// further behind, at most. Timers count in milliseconds.
-const COMMIT_HELD: Duration = Duration::from_millis(1);
-
 /// Opens a stream to `target` that sends what `input` yields. Dropped, it asks `input` for nothing more.
 ///
 /// The first request is waited for before the peer is called: openraft's pause after a failure is in the stream of requests. Who
@@ -85,8 +77,6 @@ where
         requests: Some(requests),
         answers: opened.map_err(|error| failed(links, error))?.into_inner(),
         in_flight: VecDeque::with_capacity(WINDOW),
-        answered_once: false,
-        held: None,
     };
     Ok(stream::unfold(Some(session), |session| async { session?.next().await }).boxed())
 }
@@ -119,10 +109,6 @@ struct Session<'s, S> {
     answers: Streaming<RaftMessage>,
     /// The requests that have no answer yet.
     in_flight: VecDeque<InFlight>,
-    /// The peer's log is known to match from then on.
-    answered_once: bool,
-    /// It tells of a commit and nothing else, and is to be sent then.
-    held: Option<(Append, Instant)>,
 }
 
 /// A request that has no answer yet.
@@ -135,32 +121,10 @@ struct InFlight {
     last: Option<LogId>,
 }
 
-impl InFlight {
-    fn of(request: &Append, sent: Instant) -> Self {
-        Self {
-            sent,
-            vote: request.vote,
-            last: last_of(request),
-        }
-    }
-}
-
-/// The last entry that a success acknowledges.
-fn last_of(request: &Append) -> Option<LogId> {
-    let last = request.entries.last();
-    last.map(RaftEntry::log_id).or(request.prev_log_id)
-}
-
-/// Whether a request only tells that all the peer was sent is committed: nobody waits for the answer to it, nor for those to the
-/// requests before it.
-fn is_news_of_commit_alone(request: &Append) -> bool {
-    request.entries.is_empty() && request.leader_commit >= last_of(request)
-}
-
 /// Whether the answer to an earlier request would be taken for the answer to one of these.
-fn passes_for_a_later_one(
+fn passes_for_a_later_one<'a>(
     appended: &StreamAppendResult<TypeConfig>,
-    later: impl IntoIterator<Item = InFlight>,
+    later: impl IntoIterator<Item = &'a InFlight>,
 ) -> bool {
     let Ok(acknowledged) = appended else {
         return false;
@@ -175,8 +139,12 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
     async fn next(mut self) -> Option<(Appended, Option<Self>)> {
         loop {
             let oldest = self.in_flight.front().copied();
-            let late = until(oldest.map(|oldest| oldest.sent + ANSWER_LIMIT));
-            let held_until = self.held.as_ref().map(|(_, until)| *until);
+            let late = async {
+                match oldest {
+                    Some(oldest) => tokio::time::sleep_until(oldest.sent + ANSWER_LIMIT).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 // Both streams keep what they were at when their `next` is dropped.
                 answer = self.answers.message() => match self.answered(answer) {
@@ -185,47 +153,21 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
                     Some(refused_or_failed) => return Some((refused_or_failed, None)),
                     None => {}
                 },
-                request = next_of(&mut self.input), if self.in_flight.len() < WINDOW => {
-                    let ended = request.is_none();
-                    if let Some(request) = self.due(request, Instant::now())
-                        && let Err(error) = self.send(&request).await
-                    {
+                request = next_of(&mut self.input), if self.in_flight.len() < WINDOW => match request {
+                    Some(request) => if let Err(error) = self.send(&request).await {
                         return Some((Err(failed(self.links, error)), None));
-                    }
-                    if ended {
+                    },
+                    None => {
                         (self.input, self.requests) = (None, None);
-                        self.in_flight.front()?;
+                        oldest?;
                     }
-                }
-                () = until(held_until), if self.in_flight.len() < WINDOW => {
-                    if let Some((request, _)) = self.held.take()
-                        && let Err(error) = self.send(&request).await
-                    {
-                        return Some((Err(failed(self.links, error)), None));
-                    }
-                }
+                },
                 () = late => {
                     let error = self.target.no_answer(format!("nothing within {ANSWER_LIMIT:?}"));
                     return Some((Err(failed(self.links, error)), None));
                 }
             }
         }
-    }
-
-    /// What is to be sent now that this came, or the end. A request with entries tells of the commit as well that was held;
-    /// so does a later one without.
-    fn due(&mut self, request: Option<Append>, now: Instant) -> Option<Append> {
-        let held = self.held.take();
-        let Some(request) = request else {
-            return held.map(|(request, _)| request);
-        };
-        let waited_for = !self.answered_once || self.links.asks(self.target.id, now.into_std());
-        if waited_for || !is_news_of_commit_alone(&request) {
-            return Some(request);
-        }
-        let until = held.map_or(now + COMMIT_HELD, |(_, until)| until);
-        self.held = Some((request, until));
-        None
     }
 
     async fn send(&mut self, request: &Append) -> Result<(), CallError> {
@@ -239,7 +181,15 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
             // When the stream has ended meanwhile, the answers say why.
             let _ = requests.send(message).await;
         }
-        self.in_flight.push_back(InFlight::of(request, sent));
+        self.in_flight.push_back(InFlight {
+            sent,
+            vote: request.vote,
+            last: request
+                .entries
+                .last()
+                .map(RaftEntry::log_id)
+                .or(request.prev_log_id),
+        });
         Ok(())
     }
 
@@ -265,7 +215,6 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
         let answer = match answer {
             Ok(Some(message)) => {
                 let appended = self.target.decode(&message.payload);
-                self.answered_once |= matches!(appended, Ok(Ok(_)));
                 if let Some(InFlight { sent, vote, .. }) = request {
                     self.note(&message, &appended, sent, vote);
                 }
@@ -275,31 +224,15 @@ impl<S: Stream<Item = Append> + Send + Unpin> Session<'_, S> {
             Err(status) => Err(self.target.failed(&status)),
         };
         match answer {
-            // Of what is held the leader knows already that it is committed: it waits for nobody's answer.
-            Ok(appended) if passes_for_a_later_one(&appended, self.later()) => None,
+            Ok(appended) if passes_for_a_later_one(&appended, &self.in_flight) => None,
             answer => Some(answer.map_err(|error| failed(self.links, error))),
         }
-    }
-
-    /// What openraft takes to be under way behind the request that was answered.
-    fn later(&self) -> impl Iterator<Item = InFlight> {
-        let held = self.held.as_ref();
-        let held = held.map(|(request, until)| InFlight::of(request, *until));
-        self.in_flight.iter().copied().chain(held)
     }
 
     /// The end of the requests is none of the peer's: openraft would take it for a fault, and give up the request that it
     /// meanwhile has ready.
     fn has_more(&self) -> bool {
         self.input.is_some() || !self.in_flight.is_empty()
-    }
-}
-
-/// At that time; never without one.
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -353,32 +286,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_news_of_a_commit_that_nobody_waits_for_may_wait() {
-        let request = |prev: Option<u64>, commit: Option<u64>, entries: &[u64]| Append {
-            vote: Vote::from_leader_id(LeaderId::new(1, 1), true),
-            prev_log_id: prev.map(log_id),
-            entries: entries.iter().map(|at| blank(*at)).collect(),
-            leader_commit: commit.map(log_id),
-        };
-        // (entry before, commit, entries, may wait)
-        let cases = [
-            (Some(11), Some(11), &[][..], true),
-            // The peer may acknowledge 11, for whose commit that is needed.
-            (Some(11), Some(10), &[], false),
-            (Some(11), None, &[], false),
-            (Some(11), Some(11), &[12], false),
-        ];
-        for (prev, commit, entries, may_wait) in cases {
-            let request = request(prev, commit, entries);
-            assert_eq!(is_news_of_commit_alone(&request), may_wait, "{request}");
-        }
-    }
-
-    fn blank(index: u64) -> <TypeConfig as openraft::RaftTypeConfig>::Entry {
-        RaftEntry::new_blank(log_id(index))
-    }
-
     #[tokio::test]
     async fn an_answer_is_never_taken_for_that_to_a_later_request() {
         let request = |last: Option<u64>| InFlight {
@@ -400,12 +307,12 @@ mod tests {
             let later: Vec<_> = later.into_iter().map(request).collect();
             let appended = Ok(acknowledged.map(log_id));
             assert_eq!(
-                passes_for_a_later_one(&appended, later.clone()),
+                passes_for_a_later_one(&appended, &later),
                 passes,
                 "{acknowledged:?} {later:?}"
             );
         }
         let conflict = Err(StreamAppendError::Conflict(log_id(11)));
-        assert!(!passes_for_a_later_one(&conflict, [request(Some(11))]));
+        assert!(!passes_for_a_later_one(&conflict, &[request(Some(11))]));
     }
 }

@@ -72,9 +72,6 @@ pub const LINK_DEAD_AFTER: Duration = Duration::from_millis(1500);
 /// Pause between HTTP/2 pings.
 pub const PING_EVERY: Duration = Duration::from_millis(500);
 
-/// How long a peer counts as one that forwards, after it last did: longer than most writes take.
-const ASKS_FOR: Duration = Duration::from_millis(200);
-
 /// Makes channels to peers: plaintext for `pontoon dev` and tests, mutual TLS otherwise.
 pub trait PeerConnector: Send + Sync + 'static {
     /// A channel to `to` at `address` that connects when first used and again whenever the connection is lost. Called once
@@ -193,8 +190,6 @@ pub struct PeerLinks {
     promised: Mutex<HashMap<NodeId, (Instant, Duration)>>,
     /// The last entry that each peer acknowledged, and to which leadership of this node.
     acknowledged: Mutex<HashMap<NodeId, (Vote, u64)>>,
-    /// When each peer last forwarded a write or a read to this node.
-    asked: Mutex<HashMap<NodeId, Instant>>,
 }
 
 impl PeerLinks {
@@ -207,21 +202,7 @@ impl PeerLinks {
             refusal_ms: AtomicU32::new(0),
             promised: Mutex::default(),
             acknowledged: Mutex::default(),
-            asked: Mutex::default(),
         }
-    }
-
-    /// A peer forwards what a client of its own asked for.
-    pub(super) fn note_asking(&self, by: NodeId, now: Instant) {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.insert(by, now);
-    }
-
-    /// Whether a peer has forwarded something lately, and may be waiting to apply it.
-    pub(super) fn asks(&self, peer: NodeId, now: Instant) -> bool {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = asked.get(&peer);
-        last.is_some_and(|last| now.saturating_duration_since(*last) < ASKS_FOR)
     }
 
     /// This node promises so much from now on.
@@ -290,10 +271,6 @@ impl PeerLinks {
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|id, _| is_member(*id));
         self.acknowledged
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|id, _| is_member(*id));
-        self.asked
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|id, _| is_member(*id));

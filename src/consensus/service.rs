@@ -297,9 +297,7 @@ impl RaftRpc for RaftService {
         &self,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let from = NodeId(request.get_ref().from);
         let request: ProposeRequest = self.open(request)?;
-        self.core.links.note_asking(from, Instant::now());
         let deadline = deadline(request.wait_ms);
         self.reply(&self.core.propose_here(request.command, deadline).await)
     }
@@ -308,9 +306,7 @@ impl RaftRpc for RaftService {
         &self,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let from = NodeId(request.get_ref().from);
         let request: ReadIndexRequest = self.open(request)?;
-        self.core.links.note_asking(from, Instant::now());
         self.reply(&self.core.read_index_here(deadline(request.wait_ms)).await)
     }
 
@@ -318,9 +314,7 @@ impl RaftRpc for RaftService {
         &self,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let from = NodeId(request.get_ref().from);
         let request: AdministerRequest = self.open(request)?;
-        self.core.links.note_asking(from, Instant::now());
         let deadline = deadline(request.wait_ms);
         self.reply(&self.core.administer_here(request.change, deadline).await)
     }
