@@ -1,7 +1,7 @@
 //! Clusters of several nodes in this process: real sockets on free ports, logs in memory, links that can be cut.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, RwLock},
@@ -54,17 +54,23 @@ fn soon() -> Instant {
 /// Directed links that carry nothing.
 type Cuts = Arc<RwLock<HashSet<(u64, u64)>>>;
 
+/// How often one node has called another.
+type Dials = Arc<Mutex<HashMap<(u64, u64), u32>>>;
+
 /// Plaintext links of one node that respect the cuts.
 struct CuttableConnector {
     from: u64,
     cuts: Cuts,
+    dials: Dials,
 }
 
 impl PeerConnector for CuttableConnector {
     fn channel(&self, to: NodeId, address: SocketAddr) -> Channel {
         let (link, cuts) = ((self.from, to.0), Arc::clone(&self.cuts));
+        let dials = Arc::clone(&self.dials);
         let dialer = tower::service_fn(move |_| {
             let cuts = Arc::clone(&cuts);
+            *dials.lock().unwrap().entry(link).or_default() += 1;
             async move {
                 let stream = CuttableStream {
                     stream: dial(address, None).await?,
@@ -141,6 +147,7 @@ struct Disk {
 struct Cluster {
     id: ClusterId,
     cuts: Cuts,
+    dials: Dials,
     disks: BTreeMap<u64, Disk>,
     nodes: BTreeMap<u64, TestNode>,
     patience: Patience,
@@ -159,6 +166,7 @@ impl Cluster {
         Self {
             id: ClusterId("c0ffee".into()),
             cuts: Cuts::default(),
+            dials: Dials::default(),
             disks: BTreeMap::new(),
             nodes: BTreeMap::new(),
             patience: Patience {
@@ -291,6 +299,7 @@ impl Cluster {
             connector: Arc::new(CuttableConnector {
                 from: id,
                 cuts: Arc::clone(&self.cuts),
+                dials: Arc::clone(&self.dials),
             }),
             certificates: Certificates::NotUsed,
             log_kept: self.log_kept,
@@ -539,6 +548,7 @@ async fn a_heartbeat_is_one_call_on_a_lane_of_its_own() {
     let connector = CuttableConnector {
         from: leader.id.0,
         cuts: Arc::clone(&cluster.cuts),
+        dials: Dials::default(),
     };
     let mut network = Network {
         links: Arc::new(PeerLinks::new(leader.links.me.clone(), Arc::new(connector))),
@@ -567,6 +577,38 @@ async fn a_heartbeat_is_one_call_on_a_lane_of_its_own() {
 }
 
 /// The stream may come before the next heartbeat, and would have openraft take the loss for a log that never was longer.
+/// Called without a pause, a dead peer takes all of a processor, and the lease goes for want of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_down_is_called_at_pauses() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let down = cluster.followers().await[0];
+    cluster.crash(down).await;
+    let dials = || {
+        let dials = cluster.dials.lock().unwrap();
+        dials.get(&(leader, down)).copied().unwrap_or_default()
+    };
+    let before = dials();
+    let start = Instant::now();
+    let mut written = 0;
+    while start.elapsed() < Duration::from_secs(2) {
+        let outcome = cluster
+            .node(leader)
+            .propose(make_once(&format!("w{written}")), soon());
+        applied(outcome.await.unwrap());
+        written += 1;
+    }
+    // A heartbeat calls each time, entries four times a second, the status once: twice as often is still far from a loop.
+    let heartbeats = start.elapsed().as_millis() / TIMING.heartbeat.as_millis();
+    let allowed = 2 * (heartbeats as u32 + 8) + 20;
+    let called = dials() - before;
+    assert!(
+        (1..=allowed).contains(&called),
+        "called {called} times, {allowed} at most"
+    );
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stream_of_entries_tells_a_node_what_it_has_lost() {
     let cluster = Cluster::of(3).await;
@@ -1031,6 +1073,7 @@ async fn a_node_without_any_space_starts_and_promises_nothing() {
         ledger: Ledger::at(dir.path().join("absent/promise")),
         patience: Patience::default(),
         connector: Arc::new(CuttableConnector {
+            dials: Dials::default(),
             from: 1,
             cuts: Arc::default(),
         }),

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::errno::Errno;
 use tracing::{error, info, warn};
 
 use super::{
@@ -61,6 +62,12 @@ pub enum Problem {
     MayNotAnnounce,
     #[error("cannot announce on {device}: {source}")]
     Announce { device: String, source: io::Error },
+    /// The kernel says the same of both: `ENOBUFS`.
+    #[error(
+        "an announcement on {device} was dropped: the fence's permission had just ended, or the device's queue is full; \
+         the next one follows by itself"
+    )]
+    AnnouncementDropped { device: String },
     #[error(transparent)]
     Fence(#[from] FenceError),
     #[error("the fence does not stand on {device} yet")]
@@ -489,13 +496,10 @@ impl Kernel {
             Some(open) => open,
             None => self
                 .announcer
-                .insert(Announcer::open().map_err(|error| may_not_announce(error, device))?),
+                .insert(Announcer::open().map_err(|error| not_announced(error, device))?),
         };
         let sent = announcer.send(&announcement(target.address, mac), device.index);
-        sent.map_err(|source| Problem::Announce {
-            device: device.name.clone(),
-            source,
-        })
+        sent.map_err(|error| not_announced(error, device))
     }
 
     /// The next change; one that something is waiting for is never lost, at worst an overrun is reported.
@@ -672,14 +676,15 @@ fn is_news(before: Option<Device>, now: &Device) -> bool {
         })
 }
 
-fn may_not_announce(error: io::Error, device: &Device) -> Problem {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        Problem::MayNotAnnounce
-    } else {
-        Problem::Announce {
-            device: device.name.clone(),
+fn not_announced(error: io::Error, device: &Device) -> Problem {
+    let name = || device.name.clone();
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => Problem::MayNotAnnounce,
+        Some(Errno::ENOBUFS) => Problem::AnnouncementDropped { device: name() },
+        _ => Problem::Announce {
+            device: name(),
             source: error,
-        }
+        },
     }
 }
 

@@ -340,3 +340,22 @@ fn errors_say_what_is_missing_and_whether_to_try_again() {
     assert!(!refused("create chain egress on eth0", Errno::EBUSY).is_final());
     assert!(!FenceError::OwnedByAnother { port: 7 }.is_final());
 }
+
+#[test]
+fn an_announcement_without_permission_is_dropped_with_enobufs() {
+    use crate::vip::announce::{Announcer, announcement};
+    use nix::errno::Errno;
+
+    in_namespace(|| {
+        let mut fence = Fence::open_unowned().unwrap();
+        fence.begin(&wanted(&["eth0"])).unwrap();
+        let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+        let announcer = Announcer::open().unwrap();
+        let frame = announcement(VIP.into(), [2, 0, 0, 0, 0, 1]);
+        let dropped = announcer.send(&frame, index).unwrap_err();
+        assert_eq!(dropped.raw_os_error(), Some(Errno::ENOBUFS as i32));
+        let until = Instant::now() + Duration::from_secs(60);
+        fence.permit_holding(&vip(), until).unwrap();
+        announcer.send(&frame, index).unwrap();
+    });
+}
