@@ -40,8 +40,6 @@ const HUSHED: Duration = Duration::from_millis(700);
 /// The longest IP packet that can be TCP's word that data arrived, in octets: two headers with all their options. What TLS says
 /// is longer, whatever it says.
 const RECEIPT: u32 = 80;
-/// Where a node keeps its log, below its data.
-const LOG_FILE: &str = "log/log/db";
 /// The table that drops frames on a node's host.
 const TABLE: &str = "selftest";
 /// Records of one large write, some 150 octets each: more than a snapshot waits for in its scenario.
@@ -313,20 +311,6 @@ impl<'a, 'b> Stage<'a, 'b> {
         Ok(())
     }
 
-    /// Large writes until the file that holds a node's log is longer than it was.
-    pub fn write_until_log_grows(&self, node: &str) -> Result<(), LabError> {
-        let file = self.nemesis.cluster().node(node)?.data().join(LOG_FILE);
-        let length = || {
-            let file = fs::metadata(&file).map_err(LabError::Directory)?;
-            Ok::<_, LabError>(file.len())
-        };
-        let before = length()?;
-        wait_for("a longer log", PATIENCE, || {
-            self.write_much()?;
-            Ok((length()? > before).then_some(()))
-        })
-    }
-
     /// Until a node says that it wrote one.
     pub fn wait_for_snapshot(&self, node: &str) -> Result<(), LabError> {
         let log = self.nemesis.cluster().node(node)?.log();
@@ -336,7 +320,7 @@ impl<'a, 'b> Stage<'a, 'b> {
         })
     }
 
-    /// The file system of a node keeps to itself for minutes what nobody told it to give to the disk.
+    /// From now on the file system of a node keeps to itself for minutes what nobody told it to give to the disk; that gets what there is.
     pub fn keep_back(&self, node: &str) -> Result<(), LabError> {
         let mounted = self.nemesis.cluster().node(node)?.data();
         tool("mount", &["-o", "remount,commit=300", text(&mounted)])
