@@ -1,7 +1,7 @@
 //! Histories written down in tests.
 
-use super::register::Limits;
-use crate::history::{Call, History, Moment, Operation, Outcome, Reply};
+use super::{Verdict, register::Limits};
+use crate::history::{Call, Fault, History, Moment, Operation, Outcome, Reply};
 
 /// Limits that no test reaches.
 pub const PATIENT: Limits<'static> = Limits {
@@ -79,4 +79,35 @@ pub fn committed(revision: u64) -> Reply {
         revision,
         serial: None,
     }
+}
+
+/// Of one node.
+pub fn fault(kind: &str, node: &str, began: u64, healed: u64, hit_leader: bool) -> Fault {
+    Fault {
+        kind: kind.into(),
+        nodes: [node.to_owned()].into(),
+        began: Moment(began),
+        healed: Some(Moment(healed)),
+        hit_leader,
+        skipped: None,
+    }
+}
+
+/// A complete run with these faults.
+pub fn tried(faults: Vec<Fault>, operations: Vec<Operation>) -> History {
+    let mut history = history(operations);
+    history.run.nemeses = ["kill".to_owned()].into();
+    history.run.recovery_bound_ms = 1;
+    history.faults = faults;
+    history.is_complete = true;
+    history
+}
+
+/// What kinds of findings a verdict has, in order.
+pub fn kinds(verdict: &Verdict) -> Vec<&'static str> {
+    verdict
+        .findings
+        .iter()
+        .map(|finding| finding.kind)
+        .collect()
 }

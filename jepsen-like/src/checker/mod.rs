@@ -12,6 +12,7 @@ pub mod recovery;
 pub mod register;
 pub mod responder;
 pub mod run;
+pub mod sessions;
 pub mod set;
 
 #[cfg(test)]
@@ -217,7 +218,7 @@ pub fn check(history: &History, bounds: &Bounds, limits: &Limits<'_>) -> Vec<Ver
         hand_over::check(history, bounds),
         nodes::check_hashes(history),
         recovery::check_recovery(history),
-        run::check_sessions(history),
+        sessions::check(history),
         nodes::check_notices(history),
         nodes::check_growth(history, bounds),
     ]
