@@ -77,8 +77,10 @@ fn dev_says_which_node_ended_at_once() {
     // Of three nodes two would do.
     Dev::start(&data, 1, &["--empty"]).stop();
     std::fs::write(data.join("n1/data/identity.toml"), "garbled =").expect("written");
-    let ended = Command::new(PONTOON)
-        .args(["dev", "--dir"])
+    // Should it not end, it is ended, and has not said this.
+    let limit = PATIENCE.as_secs().to_string();
+    let ended = Command::new("timeout")
+        .args([limit.as_str(), PONTOON, "dev", "--dir"])
         .arg(&data)
         .stdin(Stdio::null())
         .output()
