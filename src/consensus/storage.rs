@@ -441,18 +441,23 @@ fn open_log(path: &Path, barrier: Barrier) -> Result<SledEngine, OpenError> {
         }
         drop(SledEngine::open(&unfinished, barrier).map_err(failed)?);
         fs::rename(&unfinished, path).map_err(|e| file_error("rename to", path, e))?;
-        return open_when_let_go(path, barrier).map_err(failed);
     }
-    SledEngine::open(path, barrier).map_err(failed)
+    open_when_let_go(path, barrier).map_err(failed)
 }
 
-/// Opens a log that this process has closed: sled lets go of its lock on a thread of its own, some time after the close.
+/// Opens a log as soon as whoever had it last lets go of it: sled does so on a thread of its own, some time after the close,
+/// and the kernel some time after a process was killed.
 fn open_when_let_go(path: &Path, barrier: Barrier) -> Result<SledEngine, EngineError> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const PATIENCE: Duration = Duration::from_secs(3);
     let deadline = Instant::now() + PATIENCE;
+    let mut told = false;
     loop {
         match SledEngine::open(path, barrier) {
             Err(e) if e.fault == Fault::Busy && Instant::now() < deadline => {
+                if !told {
+                    tracing::info!(log = %path.display(), "in use by another process, waiting for it to let go");
+                    told = true;
+                }
                 thread::sleep(Duration::from_millis(5));
             }
             opened => return opened,
