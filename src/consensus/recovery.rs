@@ -116,6 +116,32 @@ pub fn judge(evidence: &Evidence, patience: Patience, now: Instant) -> Recovery 
     }
 }
 
+/// Reminds the operator of a node that has nothing to serve and still waits for a leader to give it state.
+#[derive(Clone, Copy, Debug)]
+pub struct Reminder {
+    next: Instant,
+}
+
+impl Reminder {
+    /// Between two reminders.
+    const EVERY: Duration = Duration::from_secs(30);
+
+    pub fn new(started: Instant, patience: Patience) -> Self {
+        Self {
+            next: started + patience.recovery_wait,
+        }
+    }
+
+    /// Whether it is time to say so.
+    pub fn is_due(&mut self, recovery: Recovery, now: Instant) -> bool {
+        if recovery != Recovery::Recovering || now < self.next {
+            return false;
+        }
+        self.next = now + Self::EVERY;
+        true
+    }
+}
+
 fn aged(silence: Duration, patience: Patience) -> Recovery {
     if silence >= patience.max_stale {
         Recovery::Stopped(StopReason::TooStale)
@@ -157,6 +183,26 @@ mod tests {
             };
             let judged = judge(&evidence, patience, start + Duration::from_secs(now));
             assert_eq!(judged, verdict, "{absent} s before, at {now}");
+        }
+    }
+
+    #[test]
+    fn who_waits_without_state_says_so_after_a_while_and_now_and_then() {
+        let start = Instant::now();
+        let patience = Patience::default();
+        let mut reminder = Reminder::new(start, patience);
+        // (seconds after the start, verdict, said)
+        for (at, recovery, said) in [
+            (1, Recovery::Recovering, false),
+            (5, Recovery::Recovering, true),
+            (6, Recovery::Recovering, false),
+            (34, Recovery::Recovering, false),
+            (35, Recovery::Recovering, true),
+            (70, Recovery::Current, false),
+            (71, Recovery::Stopped(StopReason::LogLost), false),
+        ] {
+            let now = start + Duration::from_secs(at);
+            assert_eq!(reminder.is_due(recovery, now), said, "{at}");
         }
     }
 

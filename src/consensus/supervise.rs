@@ -19,7 +19,7 @@ use super::{
     membership::Readiness,
     messages::PeerReport,
     network::{CallError, Rpc, Target},
-    recovery::{Evidence, Recovery, StopReason, judge},
+    recovery::{Evidence, Recovery, Reminder, StopReason, judge},
     succession::{Mover, Why},
     types::Vote,
 };
@@ -285,6 +285,7 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
     let mut log_lost = core.log_lost.subscribe();
     let mut confirmed = false;
     let mut absent = None;
+    let mut reminder = Reminder::new(core.started, core.patience);
     loop {
         // A clock that is wrong at the start may be set later. Once it is believed, what it says next does not count.
         absent = absent.or_else(|| {
@@ -302,7 +303,15 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
             removed: *removed.borrow(),
             log_lost: *log_lost.borrow(),
         };
-        enter(core, judge(&evidence, core.patience, Instant::now()));
+        let recovery = judge(&evidence, core.patience, Instant::now());
+        enter(core, recovery);
+        if reminder.is_due(recovery, Instant::now()) {
+            tracing::warn!(
+                waits = ?core.started.elapsed(),
+                "this node has no state and serves nothing until a leader gives it one: look whether a majority of the others runs and \
+                 reaches this node; if its data was lost, remove the node and join it anew"
+            );
+        }
         // openraft reports with every entry; nobody needs this that often.
         tokio::time::sleep(JUDGE_APART).await;
         tokio::select! {
