@@ -11,6 +11,7 @@ pub mod enrol;
 pub mod model;
 pub mod node;
 pub mod pki;
+pub mod priority;
 pub mod proxy;
 pub mod site;
 pub mod state;

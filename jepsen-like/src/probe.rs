@@ -57,6 +57,8 @@ impl Prober {
         let answers = Arc::new(std::sync::Mutex::new(Answers::default()));
         let (stopping, sink) = (stop.clone(), answers.clone());
         let thread = std::thread::spawn(move || {
+            // What is measured is the service, not how long this thread waits for a processor.
+            pontoon::priority::prefer_this_thread();
             while !stopping.load(Ordering::Relaxed) {
                 let next = Instant::now() + interval;
                 if attempt() {

@@ -29,7 +29,7 @@ use super::{
     watermark::{self, Watermark, WatermarkFile},
     writer::{LogFigures, Queue, Writer, give_up},
 };
-use crate::model::snapshot::Snapshot;
+use crate::{model::snapshot::Snapshot, priority::prefer_this_thread};
 
 /// An opened data directory: what openraft is given, and what the rest of the node holds.
 pub type Opened = (LogStore, MachineStore, StorageHandles);
@@ -274,7 +274,10 @@ impl Storage {
         let spawning = |e| file_error("start the writer of", directory, e);
         let writer = thread::Builder::new()
             .name("log-writer".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                prefer_this_thread();
+                writer.run();
+            })
             .map_err(spawning)?;
         let monitor = Monitor::start(
             directory.to_owned(),

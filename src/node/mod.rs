@@ -23,7 +23,10 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -49,6 +52,7 @@ use crate::{
     dns::DnsServer,
     enrol::{IdentityError, IdentityFile, StoredIdentity},
     model::{snapshot::Snapshot, vip::VipFacts},
+    priority,
     telemetry::{
         http,
         log::{Log, LogError},
@@ -133,10 +137,10 @@ pub fn run(config_path: &Path) -> Result<(), NodeError> {
     let log = Log::start(&config.logging)?;
     raise_file_limit();
     // Each has threads of its own: a flood of questions must not delay a heartbeat, nor a large import an answer.
-    let main = runtime("main", None)?;
-    let dns = runtime("dns-tasks", None)?;
+    let main = runtime("main", Threads::OnePerCore)?;
+    let dns = runtime("dns-tasks", Threads::OnePerCore)?;
     // One thread: the steps of a write follow each other, and every change of threads costs more than most of them.
-    let consensus = runtime("consensus", Some(1))?;
+    let consensus = runtime("consensus", Threads::OnePreferred)?;
     let runtimes = Runtimes {
         dns: dns.handle().clone(),
         consensus: consensus.handle().clone(),
@@ -152,17 +156,36 @@ pub fn run(config_path: &Path) -> Result<(), NodeError> {
     ended
 }
 
-/// A runtime with as many threads as the machine has cores, unless told otherwise.
-fn runtime(name: &str, threads: Option<usize>) -> Result<Runtime, NodeError> {
+/// The threads of a runtime.
+enum Threads {
+    /// As many as the machine has cores.
+    OnePerCore,
+    /// One that the scheduler prefers.
+    OnePreferred,
+}
+
+fn runtime(name: &str, threads: Threads) -> Result<Runtime, NodeError> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
+    if let Threads::OnePreferred = threads {
+        builder
+            .worker_threads(1)
+            .on_thread_start(prefer_the_first_thread());
     }
     builder
         .enable_all()
         .thread_name(name)
         .build()
         .map_err(NodeError::Runtime)
+}
+
+/// What the threads of a runtime do first. Its worker is the first; those for work that blocks, as that of making a snapshot, come
+/// later and inherit its place in the scheduler: they have a lot to do, and go back.
+fn prefer_the_first_thread() -> impl Fn() + Send + Sync + 'static {
+    let is_first = AtomicBool::new(true);
+    move || match is_first.swap(false, Ordering::Relaxed) {
+        true => priority::prefer_this_thread(),
+        false => priority::level_this_thread(),
+    }
 }
 
 /// Where tasks run that are not on the main runtime.

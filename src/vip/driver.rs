@@ -31,11 +31,14 @@ use super::{
     neighbour::mac_text,
     notify::{Notice, Notifier, NotifyCommand, Turn},
 };
-use crate::model::{
-    label::Label,
-    leadership::Leadership,
-    snapshot::Snapshot,
-    vip::{VipFacts, VipPeers},
+use crate::{
+    model::{
+        label::Label,
+        leadership::Leadership,
+        snapshot::Snapshot,
+        vip::{VipFacts, VipPeers},
+    },
+    priority::prefer_this_thread,
 };
 
 /// How long `stop` goes on trying to remove an address that the kernel will not let go.
@@ -365,14 +368,6 @@ struct Orders {
     stop: CancellationToken,
     end: CancellationToken,
     withdrawn: CancellationToken,
-}
-
-/// Asks for a better place in the scheduler: a late withdrawal costs more than anything else a busy node does late. Needs a
-/// privilege; without it the margin before the lapse has to do.
-#[expect(unsafe_code, reason = "a system call that nix does not offer")]
-fn prefer_this_thread() {
-    // SAFETY: takes three integers; on Linux 0 means the calling thread.
-    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) };
 }
 
 /// The task.
