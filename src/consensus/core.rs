@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Timing,
+    forward::Forwarder,
     gate::VoteGate,
     health::StorageHealth,
     leadership::{Grant, LeaseBook, Standing},
@@ -79,6 +80,7 @@ pub struct Core {
     pub raft: Raft,
     pub(super) log_end: LogEnd,
     pub links: Arc<PeerLinks>,
+    pub(super) forwarder: Forwarder,
     pub publication: Publication,
     pub health: watch::Receiver<StorageHealth>,
     pub(super) leases: Mutex<LeaseBook>,

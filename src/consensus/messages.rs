@@ -20,6 +20,21 @@ pub struct ProposeRequest {
     pub wait_ms: u64,
 }
 
+/// A command on the stream to the leader. A message holds several.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ForwardedCommand {
+    /// Its own on the stream.
+    pub number: u64,
+    pub request: ProposeRequest,
+}
+
+/// The answer to it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ForwardedOutcome {
+    pub number: u64,
+    pub proposed: Proposed,
+}
+
 /// What became of a proposal on the node that took it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Proposed {

@@ -15,6 +15,7 @@ pub mod election;
 pub mod engine;
 pub mod engine_memory;
 pub mod engine_sled;
+mod forward;
 pub mod gate;
 pub mod health;
 pub mod heard_file;
@@ -66,6 +67,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     administer::NotDone,
     core::{Core, MAX_PROPOSALS},
+    forward::Forwarder,
     gate::{LogAtStart, VoteGate},
     leadership::LeaseBook,
     log_store::LogStore,
@@ -191,6 +193,8 @@ impl Consensus {
         // `supervise` does both, at a pace that may change.
         raft.runtime_config().elect(false);
         raft.runtime_config().heartbeat(false);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let forwarder = Forwarder::new(Arc::clone(&links), tasks.clone(), stop.clone());
         let core = Arc::new(Core {
             id: config.id,
             cluster: config.cluster,
@@ -206,6 +210,7 @@ impl Consensus {
             raft: raft.clone(),
             log_end,
             links,
+            forwarder,
             publication: handles.publication.clone(),
             health: handles.health.clone(),
             leases: LeaseBook::new(config.id).into(),
@@ -224,8 +229,8 @@ impl Consensus {
             vip_peers: watch::Sender::new(VipPeers::default()),
             offered: Default::default(),
             changing: Default::default(),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            stop,
+            tasks,
         });
         raft.run();
         supervise::start(

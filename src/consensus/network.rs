@@ -420,11 +420,7 @@ impl Target {
     pub(super) fn encode<T: Serialize>(&self, value: &T) -> Result<Bytes, CallError> {
         postcard::to_stdvec(value)
             .map(Bytes::from)
-            .map_err(|error| CallError::Unreached {
-                to: self.id,
-                address: self.address,
-                problem: format!("the request cannot be encoded: {error}"),
-            })
+            .map_err(|error| self.unreached(format!("the request cannot be encoded: {error}")))
     }
 
     pub(super) fn decode<T: DeserializeOwned>(&self, payload: &[u8]) -> Result<T, CallError> {
@@ -434,6 +430,14 @@ impl Target {
 
     pub(super) fn no_answer(&self, problem: String) -> CallError {
         CallError::NoAnswer {
+            to: self.id,
+            address: self.address,
+            problem,
+        }
+    }
+
+    pub(super) fn unreached(&self, problem: String) -> CallError {
+        CallError::Unreached {
             to: self.id,
             address: self.address,
             problem,

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use super::{
     Consensus,
     core::{Core, RETRY_PAUSE},
+    forward::Forwarder,
     messages::{ProposalRefused, ProposeRequest, Proposed, ReadIndex, ReadIndexRequest},
-    network::{CallError, Rpc},
+    network::{CallError, Rpc, Target},
     types::EncodedCommand,
 };
 use crate::{
@@ -153,7 +154,7 @@ impl Core {
                 command: command.clone(),
                 wait_ms: wait_ms(deadline),
             };
-            match self.ask(leader, Rpc::Propose, &request, deadline).await {
+            match self.ask_to_propose(leader, request, deadline).await {
                 Ok(proposed) => proposed,
                 Err(error) => unanswered(leader, &error),
             }
@@ -222,13 +223,33 @@ impl Core {
         request: &Q,
         deadline: Instant,
     ) -> Result<A, CallError> {
-        let target = self.target_of(to).ok_or_else(|| CallError::Unreached {
-            to,
+        let target = self.known(to)?;
+        self.links
+            .call(target, rpc, request, patience(deadline))
+            .await
+    }
+
+    async fn ask_to_propose(
+        &self,
+        leader: NodeId,
+        request: ProposeRequest,
+        deadline: Instant,
+    ) -> Result<Proposed, CallError> {
+        if !Forwarder::takes(&request) {
+            return self.ask(leader, Rpc::Propose, &request, deadline).await;
+        }
+        let leader = self.known(leader)?;
+        self.forwarder
+            .forward(leader, request, patience(deadline))
+            .await
+    }
+
+    fn known(&self, peer: NodeId) -> Result<Target, CallError> {
+        self.target_of(peer).ok_or_else(|| CallError::Unreached {
+            to: peer,
             address: ([0, 0, 0, 0], 0).into(),
             problem: "its address is not known".into(),
-        })?;
-        let left = deadline.saturating_duration_since(Instant::now()) + FORWARD_MARGIN;
-        self.links.call(target, rpc, request, left).await
+        })
     }
 
     /// Ends when somebody else is seen to lead. Losing sight of the leader is not enough: it may still answer.
@@ -300,6 +321,11 @@ fn unanswered(leader: NodeId, error: &CallError) -> Proposed {
         },
         CallError::NoAnswer { .. } => Proposed::Perhaps(error.to_string()),
     }
+}
+
+/// How long the answer to a forwarded call is waited for.
+fn patience(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()) + FORWARD_MARGIN
 }
 
 pub(super) fn wait_ms(deadline: Instant) -> u64 {

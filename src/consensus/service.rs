@@ -30,6 +30,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{
     core::{Core, lock},
+    forward,
     gate::Gate,
     messages::{AdministerRequest, GrantRequest, Offer, ProposeRequest, ReadIndexRequest},
     network::{Identity, MESSAGE_LIMIT, PROTOCOL, REMOVED_KEY, SNAPSHOT_LIMIT, SnapshotHead},
@@ -194,6 +195,7 @@ type Append = AppendEntriesRequest<TypeConfig>;
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     type AppendStream = BoxStream<'static, Result<RaftMessage, Status>>;
+    type ForwardStream = BoxStream<'static, Result<RaftMessage, Status>>;
 
     async fn append(
         &self,
@@ -300,6 +302,30 @@ impl RaftRpc for RaftService {
         let request: ProposeRequest = self.open(request)?;
         let deadline = deadline(request.wait_ms);
         self.reply(&self.core.propose_here(request.command, deadline).await)
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<RaftMessage>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let (_, extensions, messages) = request.into_parts();
+        let (reader, answerer) = (self.clone(), self.clone());
+        let core = Arc::clone(&self.core);
+        let read_commands = move |message: &RaftMessage| {
+            reader.admit(&extensions, message)?;
+            read(&message.payload)
+        };
+        let propose = move |request: ProposeRequest| {
+            let core = Arc::clone(&core);
+            async move {
+                let deadline = deadline(request.wait_ms);
+                core.propose_here(request.command, deadline).await
+            }
+        };
+        let outcomes = forward::answers(messages, read_commands, propose);
+        let answers = outcomes.map(move |outcomes| answerer.envelope(&outcomes?));
+        let ended = self.core.stop.clone().cancelled_owned();
+        Ok(Response::new(answers.take_until(ended).boxed()))
     }
 
     async fn read_index(

@@ -676,6 +676,73 @@ async fn a_refusal_is_told_as_one_and_a_retry_is_applied_once() {
     cluster.stop().await;
 }
 
+/// Many share a message of the stream to the leader; a large one has a call of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_at_once_each_gets_its_own_answer() {
+    let cluster = Cluster::of(3).await;
+    let follower = cluster.node(cluster.followers().await[0]).clone();
+    let large = || {
+        let tokens = (0..500).map(|n| make_once(&format!("large{n}")));
+        command(tokens.flat_map(|command| command.changes).collect())
+    };
+    let all = (0..300).map(|n| match n {
+        150 => large(),
+        n => make_once(&format!("t{}", n / 2)),
+    });
+    let all = futures::future::join_all(all.map(|command| follower.propose(command, soon()))).await;
+    let mut revisions = Vec::new();
+    for pair in all.chunks(2) {
+        let pair: Vec<_> = pair
+            .iter()
+            .map(|outcome| outcome.as_ref().unwrap())
+            .collect();
+        let done = pair.iter().filter_map(|outcome| match outcome {
+            Outcome::Applied(applied) => Some(applied.revision),
+            _ => None,
+        });
+        let before = revisions.len();
+        revisions.extend(done);
+        assert_ne!(revisions.len(), before, "{pair:?}");
+    }
+    revisions.sort_unstable();
+    revisions.dedup();
+    assert_eq!(revisions.len(), 151, "each its own");
+    assert!((0..150).all(|n| has(&follower, &format!("t{n}"))) && has(&follower, "large499"));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_when_the_leader_is_lost_is_written_once() {
+    let cluster = Arc::new(Cluster::of(3).await);
+    let leader = cluster.leader().await;
+    let writer = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    let writers: Vec<_> = (0..8)
+        .map(|writer_no| {
+            let consensus = cluster.node(writer).clone();
+            tokio::spawn(async move {
+                for n in 0..40 {
+                    let command = make_once(&format!("w{writer_no}-{n}"));
+                    applied(consensus.propose(command, soon()).await.unwrap());
+                }
+            })
+        })
+        .collect();
+    eventually("writes are under way", || {
+        (0..8).all(|writer_no| has(cluster.node(writer), &format!("w{writer_no}-5")))
+    })
+    .await;
+    cluster.cut(leader);
+    let mut rest = cluster.ids();
+    rest.retain(|id| *id != leader);
+    cluster.leader_among(&rest).await;
+    cluster.heal();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    cluster.same_state().await;
+    Arc::into_inner(cluster).unwrap().stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_exactly_once_while_leaders_are_lost() {
     let cluster = Arc::new(Cluster::of(3).await);
