@@ -656,6 +656,9 @@ fn open_journal(db: &sled::Db, directory: &Path) -> Result<journal::Found, Troub
         JournalError::Io(e) if e.kind() == io::ErrorKind::NotFound => {
             Trouble::corrupt("the journal is missing")
         }
+        JournalError::Io(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Trouble::corrupt("its tree is empty, though its journal is there")
+        }
         JournalError::Io(e) => e.into(),
         JournalError::Corrupt(problem) => Trouble::corrupt(problem),
         JournalError::Form => Trouble::other(e),

@@ -105,11 +105,13 @@ impl Journal {
         })
     }
 
-    /// Makes the journal of a tree that has none yet, in place of what an interrupted start may have left. Whoever makes the file
-    /// makes its name durable too.
+    /// Makes the journal of a tree that has none yet. Whoever makes the file makes its name durable too.
+    ///
+    /// # Errors
+    /// Also when there is one: it is that of a tree which is gone, and what is in it may be asked for yet.
     pub fn make(path: &Path, generation: u64, number: u128) -> Result<Found, JournalError> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
+        options.read(true).write(true).create_new(true);
         let file = options.open(path)?;
         let number = number.to_le_bytes();
         let mut bytes = file_header(number);
@@ -444,11 +446,11 @@ mod tests {
     #[test]
     fn a_payload_cannot_pass_for_a_record() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
         let honest = put("honest");
         // Whether the writer of the entry knows the file's number.
         for knows in [false, true] {
             let file = if knows { FILE } else { [8; 16] };
+            let path = dir.path().join(format!("journal {knows}"));
             let mut journal = make(&path, 4);
             journal
                 .append(&encode(&[forged(file, 5, 1)]), true)
@@ -464,6 +466,7 @@ mod tests {
                 true => assert_eq!(found, forged_too),
             }
 
+            std::fs::remove_file(&path).unwrap();
             let mut journal = make(&path, 4);
             journal
                 .append(&encode(&[forged(file, 4, 1)]), true)

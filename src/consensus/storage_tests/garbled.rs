@@ -168,6 +168,33 @@ async fn a_journal_that_was_taken_away_is_missed() {
     );
 }
 
+/// What the journal holds then may be all that is left of acknowledged writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_whose_tree_was_taken_away_is_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (mut log, _machine, _handles) = open(dir.path()).unwrap();
+        append(&mut log, vec![entry(1, 0, 10)]).await.unwrap();
+    }
+    let log = dir.path().join("log");
+    let journal = fs::read(log.join("journal")).unwrap();
+    for file in fs::read_dir(&log).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name == "db" || name.starts_with("snap.") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let Err(error) = open(dir.path()) else {
+        panic!("opened without the tree");
+    };
+    assert!(
+        error.contains("its tree is empty") && error.contains("join anew"),
+        "{error}"
+    );
+    assert!(fs::read(log.join("journal")).unwrap() == journal);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_taken_away_is_missed() {
     let dir = tempfile::tempdir().unwrap();
