@@ -4,7 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -15,6 +15,9 @@ use crate::lab::{LabError, namespace::Namespace};
 
 /// A page takes milliseconds; a question that was lost must not hide for long that the next one would be answered.
 const PAGE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often who waits for answers looks whether it is to end.
+const LOOK_UP_EVERY: Duration = Duration::from_millis(50);
 
 /// When a service answered, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,58 +49,85 @@ impl Answers {
 #[derive(Debug)]
 pub struct Prober {
     stop: Arc<AtomicBool>,
-    answers: Arc<std::sync::Mutex<Answers>>,
-    thread: Option<JoinHandle<()>>,
+    answers: Arc<Mutex<Answers>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Prober {
     /// Calls `attempt` until stopped, every `interval`; each `true` is an answer.
     fn start(interval: Duration, mut attempt: impl FnMut() -> bool + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let answers = Arc::new(std::sync::Mutex::new(Answers::default()));
-        let (stopping, sink) = (stop.clone(), answers.clone());
-        let thread = std::thread::spawn(move || {
-            // What is measured is the service, not how long this thread waits for a processor.
-            pontoon::priority::prefer_this_thread();
-            while !stopping.load(Ordering::Relaxed) {
+        let mut prober = Self {
+            stop: Arc::default(),
+            answers: Arc::default(),
+            threads: vec![],
+        };
+        prober.spawn(move |stop, answers| {
+            while !stop.load(Ordering::Relaxed) {
                 let next = Instant::now() + interval;
                 if attempt() {
-                    sink.lock()
-                        .expect("no holder panics")
-                        .0
-                        .push(Instant::now());
+                    note(answers);
                 }
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
         });
-        Self {
-            stop,
-            answers,
-            thread: Some(thread),
-        }
+        prober
+    }
+
+    fn spawn(&mut self, work: impl FnOnce(&AtomicBool, &Mutex<Answers>) + Send + 'static) {
+        let (stop, answers) = (self.stop.clone(), self.answers.clone());
+        self.threads.push(std::thread::spawn(move || {
+            // What is measured is the service, not how long this thread waits for a processor.
+            pontoon::priority::prefer_this_thread();
+            work(&stop, &answers);
+        }));
     }
 
     /// DNS over UDP from `client`: asks `server` for the A record of `name`, a positive answer counts.
+    ///
+    /// It asks every `interval`, answered or not: the kernel counts what a receiver waits in ticks of its own, several milliseconds
+    /// each, so one that waited for its answer first would see twice the silence that there is.
     pub fn dns(
         client: &Namespace,
         server: SocketAddr,
         name: &str,
         interval: Duration,
     ) -> Result<Self, LabError> {
-        let socket = client
-            .enter(|| udp_to(server))?
-            .map_err(|source| LabError::Enter {
-                namespace: client.name().to_owned(),
-                source,
-            })?;
+        let failed = |source| LabError::Enter {
+            namespace: client.name().to_owned(),
+            source,
+        };
+        let asking = client.enter(|| udp_to(server))?.map_err(failed)?;
+        let listening = asking.try_clone().map_err(failed)?;
+        let look = listening.set_read_timeout(Some(LOOK_UP_EVERY));
+        look.map_err(failed)?;
         let name = name.to_owned();
-        let mut id = 0u16;
-        Ok(Self::start(interval, move || {
-            id = id.wrapping_add(1);
-            // An error is the echo of an earlier question (port unreachable) or the lack of a neighbour: no answer.
-            let asked = socket.send(&question(id, &name));
-            asked.is_ok() && answered(&socket, interval)
-        }))
+        let mut prober = Self {
+            stop: Arc::default(),
+            answers: Arc::default(),
+            threads: vec![],
+        };
+        prober.spawn(move |stop, _| {
+            let mut id = 0u16;
+            let mut next = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                id = id.wrapping_add(1);
+                // An error is the echo of an earlier question (port unreachable) or the lack of a neighbour: no answer comes.
+                let _ = asking.send(&question(id, &name));
+                next = (next + interval).max(Instant::now());
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+        });
+        prober.spawn(move |stop, answers| {
+            let mut buffer = [0; 1500];
+            while !stop.load(Ordering::Relaxed) {
+                // Nothing within the time, or an echo as above: no answer.
+                let length = listening.recv(&mut buffer).unwrap_or(0);
+                if is_positive(buffer.get(..length).unwrap_or(&[])) {
+                    note(answers);
+                }
+            }
+        });
+        Ok(prober)
     }
 
     /// HTTP from `client`: opens a connection and asks for `/`; a page with status 200 counts.
@@ -133,6 +163,13 @@ impl Prober {
         Ok(())
     }
 
+    /// The longest time without an answer from then until now, and when it began. Ends the prober.
+    pub fn longest_gap_since(self, from: Instant) -> (Instant, Duration) {
+        // Before the end, which takes a while.
+        let until = Instant::now();
+        self.finish().longest_gap(from, until)
+    }
+
     pub fn finish(mut self) -> Answers {
         self.end();
         self.answers()
@@ -140,7 +177,7 @@ impl Prober {
 
     fn end(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join(); // its panic has been printed
         }
     }
@@ -163,22 +200,10 @@ fn udp_to(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Takes answers until one is positive or the time is over.
-fn answered(socket: &UdpSocket, within: Duration) -> bool {
-    let deadline = Instant::now() + within;
-    let mut buffer = [0; 1500];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
-            return false;
-        }
-        match socket.recv(&mut buffer) {
-            Ok(length) if is_positive(buffer.get(..length).unwrap_or(&[])) => return true,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(_) => return false,
-        }
-    }
+/// An answer came now.
+fn note(answers: &Mutex<Answers>) {
+    let mut answers = answers.lock().expect("no holder panics");
+    answers.0.push(Instant::now());
 }
 
 /// A question for the A record of `name` (RFC 1035 section 4).

@@ -124,7 +124,7 @@ fn a_holder_whose_dns_threads_hang_gives_the_vips_away() {
     assert!(!stopped.0.is_empty(), "no thread of DNS was found");
     let took = wait_for_another(&cluster, &first);
     prober.wait_until_live("DNS from the VIP", BOUND).unwrap();
-    let (_, gap) = prober.finish().longest_gap(from, Instant::now());
+    let (_, gap) = prober.longest_gap_since(from);
     println!("hanging DNS threads: another holder after {took:?}, clients waited {gap:?}");
     wait_until(&cluster, "the reason in the status", || {
         says_unfit(&cluster, &first, "DNS")

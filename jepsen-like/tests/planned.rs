@@ -71,7 +71,7 @@ fn a_planned_move_loses_no_connection() {
     let new = Traffic::start(&client, service, CONNECTIONS / 10).unwrap();
     new.wait_for_exchanges(CONNECTIONS as u64).unwrap();
 
-    let (_, gap) = prober.finish().longest_gap(from, Instant::now());
+    let (_, gap) = prober.longest_gap_since(from);
     let lost = old.finish();
     let lost_new = new.finish();
     println!(

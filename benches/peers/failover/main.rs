@@ -279,7 +279,7 @@ fn move_pontoon(
         Ok((now.name() != holder).then_some(()))
     })?;
     traffic.wait_for_exchanges(4 * connections as u64)?;
-    let (_, gap) = prober.finish().longest_gap(from, Instant::now());
+    let (_, gap) = prober.longest_gap_since(from);
     Ok((gap, traffic.finish()))
 }
 
@@ -300,8 +300,7 @@ fn of_keepalived(options: &Options, advert: &str) -> Result<(), LabError> {
             pair.wait_for_other()?;
             prober.wait_until_live("DNS from the VIP", PATIENCE)?;
             std::thread::sleep(STEADY);
-            row.dns
-                .push(prober.finish().longest_gap(from, Instant::now()).1);
+            row.dns.push(prober.longest_gap_since(from).1);
             row.several += time_of_several(&census.finish());
             pair.heal(fault)?;
         }
@@ -324,8 +323,7 @@ fn of_keepalived(options: &Options, advert: &str) -> Result<(), LabError> {
         pair.wait_for_other()?;
         prober.wait_until_live("DNS from the VIP", PATIENCE)?;
         std::thread::sleep(STEADY);
-        row.dns
-            .push(prober.finish().longest_gap(from, Instant::now()).1);
+        row.dns.push(prober.longest_gap_since(from).1);
         lost += traffic.finish().len();
         opened += connections;
         pair.start_master()?;
