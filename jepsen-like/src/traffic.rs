@@ -29,6 +29,8 @@ const EXCHANGED_WITHIN: Duration = Duration::from_secs(30);
 /// Threads that only copy octets.
 const STACK: usize = 64 << 10;
 const MESSAGE: usize = 100;
+/// Connections that may wait to be accepted.
+const QUEUE: i32 = 4096;
 
 /// The changes that put a listener on every address of the nodes in front of an echo service.
 ///
@@ -54,9 +56,20 @@ pub fn echo_site(port: u16, service: SocketAddr) -> [Change; 2] {
 }
 
 /// Sends back what comes to `listener`, until the process ends: a lab's hosts are gone before.
+///
+/// # Panics
+/// When the listener takes no longer queue.
 pub fn serve_echo(listener: TcpListener) {
+    // A thousand connections may come before the first is accepted; those that find no room are lost without any fault of others.
+    let queue = nix::sys::socket::Backlog::new(QUEUE).expect("a queue of that length");
+    nix::sys::socket::listen(&listener, queue).expect("a listener listens");
     let serve = move || {
-        while let Ok((stream, _)) = listener.accept() {
+        loop {
+            // One that has ended in the queue says nothing about the others.
+            let Ok((stream, _)) = listener.accept() else {
+                std::thread::sleep(PACE);
+                continue;
+            };
             let copying = std::thread::Builder::new().stack_size(STACK);
             if copying.spawn(move || copy_back(stream)).is_err() {
                 return;
@@ -79,11 +92,19 @@ fn copy_back(mut stream: TcpStream) {
     }
 }
 
+/// How far a connection came.
+#[derive(Debug, Default)]
+struct Progress {
+    exchanges: AtomicU64,
+    has_ended: AtomicBool,
+}
+
 /// Connections with traffic, until they are told to end.
 #[derive(Debug)]
 pub struct Traffic {
     over: Arc<AtomicBool>,
-    exchanges: Arc<AtomicU64>,
+    /// Of each connection.
+    progress: Vec<Arc<Progress>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
@@ -104,27 +125,36 @@ impl Traffic {
         let streams = client.enter(connect)?.map_err(failed)?;
         let mut traffic = Self {
             over: Arc::default(),
-            exchanges: Arc::default(),
+            progress: vec![],
             threads: vec![],
         };
         for (number, stream) in streams.into_iter().enumerate() {
-            let (over, exchanges) = (traffic.over.clone(), traffic.exchanges.clone());
-            let thread = std::thread::Builder::new()
-                .stack_size(STACK)
-                .spawn(move || talk(stream, number, &over, &exchanges));
+            let (over, progress) = (traffic.over.clone(), Arc::<Progress>::default());
+            traffic.progress.push(progress.clone());
+            let talk = move || {
+                let end = talk(stream, number, &over, &progress.exchanges);
+                progress.has_ended.store(true, Ordering::Relaxed);
+                end
+            };
+            let thread = std::thread::Builder::new().stack_size(STACK).spawn(talk);
             traffic.threads.push(thread.map_err(failed)?);
         }
         Ok(traffic)
     }
 
-    /// Waits for so many more exchanges, of all connections together.
+    /// Waits for so many more exchanges of each connection that lives. Only after the first is a connection known to be one: before,
+    /// it may stand in some queue, and not all the way through.
     ///
     /// # Errors
     /// When they do not come.
     pub fn wait_for_exchanges(&self, more: u64) -> Result<(), LabError> {
-        let wanted = self.exchanges.load(Ordering::Relaxed) + more;
-        wait_for("traffic", EXCHANGED_WITHIN, || {
-            Ok((self.exchanges.load(Ordering::Relaxed) >= wanted).then_some(()))
+        let now = |progress: &Arc<Progress>| progress.exchanges.load(Ordering::Relaxed);
+        let wanted: Vec<u64> = self.progress.iter().map(|p| now(p) + more).collect();
+        wait_for("an exchange on each connection", EXCHANGED_WITHIN, || {
+            let came = self.progress.iter().zip(&wanted).all(|(progress, wanted)| {
+                progress.has_ended.load(Ordering::Relaxed) || now(progress) >= *wanted
+            });
+            Ok(came.then_some(()))
         })
     }
 

@@ -270,7 +270,7 @@ fn move_pontoon(
     let client = cluster.client();
     let prober = Prober::dns(client, dns_at(vip4()), NAME, INTERVAL)?;
     let traffic = Traffic::start(client, SocketAddr::new(vip4(), ECHO), connections)?;
-    traffic.wait_for_exchanges(2 * connections as u64)?;
+    traffic.wait_for_exchanges(2)?;
     prober.wait_until_live("DNS from the VIP", PATIENCE)?;
     let from = Instant::now();
     cluster.leader()?.client().transfer(PATIENCE)?;
@@ -278,8 +278,9 @@ fn move_pontoon(
         let now = cluster.wait_for_holder()?;
         Ok((now.name() != holder).then_some(()))
     })?;
-    traffic.wait_for_exchanges(4 * connections as u64)?;
+    std::thread::sleep(STEADY);
     let (_, gap) = prober.longest_gap_since(from);
+    traffic.wait_for_exchanges(4)?;
     Ok((gap, traffic.finish()))
 }
 
@@ -317,7 +318,7 @@ fn of_keepalived(options: &Options, advert: &str) -> Result<(), LabError> {
         std::thread::sleep(STEADY);
         let prober = Prober::dns(pair.client(), dns_at(vip4()), NAME, INTERVAL)?;
         let traffic = Traffic::start(pair.client(), SocketAddr::new(vip4(), ECHO), connections)?;
-        traffic.wait_for_exchanges(2 * connections as u64)?;
+        traffic.wait_for_exchanges(2)?;
         let from = Instant::now();
         pair.stop_master()?;
         pair.wait_for_other()?;
