@@ -54,6 +54,7 @@ pub fn leading(term: u64, lease: Duration) -> Leadership {
         term,
         leader: Some(NodeId(1)),
         lease_until: Some(Instant::now() + lease),
+        given_up: false,
         heir: None,
         granted_in: None,
     }

@@ -101,6 +101,7 @@ impl LeaseBook {
             term: standing.term,
             leader: standing.leader,
             lease_until,
+            given_up: self.abdicated >= Some(standing.term),
             heir: standing
                 .release
                 .filter(|r| r.term == standing.term && self.abdicated >= Some(r.term))

@@ -24,6 +24,9 @@ pub struct Leadership {
     /// Set while this node leads and has committed in its own term: until when no other node can have been elected. It
     /// runs from the *send* time of a heartbeat round that a quorum acknowledged. Being leader alone permits nothing.
     pub lease_until: Option<Instant>,
+    /// This node gave its lease of `term` up for good: whatever else comes in this term, it holds nothing. A lease that is merely not
+    /// there, because no quorum answers for a while, may come back in the same term.
+    pub given_up: bool,
     /// Set while this node has given its lease of `term` away: to whom. Its VIPs are to be left to that node, and the
     /// connections it has through them served to their end.
     pub heir: Option<NodeId>,

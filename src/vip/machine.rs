@@ -403,13 +403,13 @@ impl Machine {
         serving && self.fencing_of(target) == Fencing::Standing
     }
 
-    /// The last term under whose lease VIPs could be held, once that lease was taken back (not merely lapsed) or its term is
-    /// over, and none is held any more: leadership may then be handed over at once.
+    /// The last term under whose lease VIPs could be held, once that lease was given up for good (not merely lost: it may come back) or
+    /// its term is over, and none is held any more: leadership may then be handed over at once. Once said it stays true: who waits
+    /// for it may hear of it late.
     pub fn released(&self) -> Option<u64> {
         let term = self.leased?;
-        let taken_back =
-            self.stopping || self.leadership.term > term || self.leadership.lease_until.is_none();
-        (taken_back && self.is_withdrawn()).then_some(term)
+        let given_up = self.stopping || self.leadership.term > term || self.leadership.given_up;
+        (given_up && self.is_withdrawn()).then_some(term)
     }
 
     /// A signal of a term older than one already seen is late and says nothing.

@@ -39,6 +39,7 @@ impl Fixture {
             term,
             leader: Some(NodeId(1)),
             lease_until: Some(Instant::now() + lease),
+            given_up: false,
             heir: None,
             granted_in: None,
         });
@@ -111,6 +112,7 @@ async fn the_snapshot_says_which_vips_there_are() {
         term: 2,
         leader: Some(NodeId(2)),
         lease_until: None,
+        given_up: false,
         heir: None,
         granted_in: None,
     });
