@@ -649,7 +649,7 @@ fn open_journal(db: &sled::Db, directory: &Path) -> Result<journal::Found, Troub
         None if !db.is_empty() => {
             return Err(Trouble::corrupt("the number of generations is missing"));
         }
-        // Nothing is in the tree, and nobody was told that anything is.
+        // Nothing is in the tree, and nobody was told that anything is, unless there is a journal: then none is made.
         None => Journal::make(&path, 1, rand::rng().random()),
     };
     opened.map_err(|e| match e {

@@ -93,16 +93,22 @@ impl Forwarder {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { request, answer };
         let stream = self.stream_to(leader);
-        let exchange = async {
-            if stream.send(waiting).await.is_err() {
+        let deadline = tokio::time::Instant::now() + limit;
+        match tokio::time::timeout_at(deadline, stream.send(waiting)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
                 return Err(leader.unreached("the stream to it has just ended".into()));
             }
-            let ended = || Err(leader.no_answer("the stream to it was given up".into()));
-            answered.await.unwrap_or_else(|_| ended())
-        };
-        let late = || Err(leader.no_answer(format!("nothing within {limit:?}")));
-        let answer = tokio::time::timeout(limit, exchange).await;
-        answer.unwrap_or_else(|_| late())
+            // Too many wait already: this one never left.
+            Err(_) => {
+                return Err(leader.unreached(format!("no room on the stream within {limit:?}")));
+            }
+        }
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(leader.no_answer("the stream to it was given up".into())),
+            Err(_) => Err(leader.no_answer(format!("nothing within {limit:?}"))),
+        }
     }
 
     /// The stream to `leader`, begun if there is none. That to another one ends with the last command that waits for its answer.
@@ -139,14 +145,17 @@ async fn run(links: &PeerLinks, leader: Target, mut waiting: mpsc::Receiver<Wait
     };
     // Nobody waits any more for a stream that ended because nobody did.
     let Some(error) = error else { return };
-    let may_have_arrived = leader.no_answer(error.to_string());
+    let may_have_arrived = match &error {
+        CallError::NoAnswer { .. } => error.clone(),
+        other => leader.no_answer(other.to_string()),
+    };
     for (_, answer) in session.under_way.drain() {
         let _ = answer.send(Err(may_have_arrived.clone()));
     }
     waiting.close();
     let unsent = match error {
-        CallError::NoAnswer { .. } => leader.unreached(error.to_string()),
-        reached => reached,
+        CallError::NoAnswer { problem, .. } => leader.unreached(problem),
+        certain => certain,
     };
     while let Some(waiting) = waiting.recv().await {
         let _ = waiting.answer.send(Err(unsent.clone()));
@@ -194,7 +203,8 @@ impl Session<'_> {
                     Room::Ended => return Some(self.leader.no_answer("it ended the stream".into())),
                     Room::NobodyWaits => is_open = false,
                     Room::For(permit, first) => match self.message(first, waiting) {
-                        Ok(message) => permit.send(message),
+                        Ok(Some(message)) => permit.send(message),
+                        Ok(None) => {}
                         Err(error) => return Some(error),
                     },
                 },
@@ -203,29 +213,35 @@ impl Session<'_> {
         None
     }
 
-    /// A message of the first command and those that wait behind it.
+    /// A message of the first command and those that wait behind it; none when nobody waits for any of them any more.
     fn message(
         &mut self,
         first: Waiting,
         waiting: &mut mpsc::Receiver<Waiting>,
-    ) -> Result<RaftMessage, CallError> {
+    ) -> Result<Option<RaftMessage>, CallError> {
         let mut commands = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(Waiting { request, answer }) = next.take() {
-            bytes += request.command.0.len();
-            commands.push(ForwardedCommand {
-                number: self.next,
-                request,
-            });
-            self.under_way.insert(self.next, answer);
-            self.next += 1;
+            // Who has given up may ask again under the same id: what was not sent need not be written first.
+            if !answer.is_closed() {
+                bytes += request.command.0.len();
+                commands.push(ForwardedCommand {
+                    number: self.next,
+                    request,
+                });
+                self.under_way.insert(self.next, answer);
+                self.next += 1;
+            }
             if bytes < MESSAGE && self.under_way.len() < UNDER_WAY {
                 next = waiting.try_recv().ok();
             }
         }
+        if commands.is_empty() {
+            return Ok(None);
+        }
         let payload = self.leader.encode(&commands)?;
-        Ok(self.links.envelope(self.leader.id, payload))
+        Ok(Some(self.links.envelope(self.leader.id, payload)))
     }
 
     /// Tells those whose commands are answered.

@@ -448,8 +448,8 @@ fn open_log(path: &Path, barrier: Barrier) -> Result<SledEngine, OpenError> {
     open_when_let_go(path, barrier).map_err(failed)
 }
 
-/// Opens a log as soon as whoever had it last lets go of it: sled does so on a thread of its own, some time after the close,
-/// and the kernel some time after a process was killed.
+/// Opens a log as soon as whoever had it last lets go of it: sled does so on a thread of its own, some time after the close. That no
+/// other process uses the directory is the caller's to know.
 fn open_when_let_go(path: &Path, barrier: Barrier) -> Result<SledEngine, EngineError> {
     const PATIENCE: Duration = Duration::from_secs(3);
     let deadline = Instant::now() + PATIENCE;
@@ -458,7 +458,7 @@ fn open_when_let_go(path: &Path, barrier: Barrier) -> Result<SledEngine, EngineE
         match SledEngine::open(path, barrier) {
             Err(e) if e.fault == Fault::Busy && Instant::now() < deadline => {
                 if !told {
-                    tracing::info!(log = %path.display(), "in use by another process, waiting for it to let go");
+                    tracing::info!(log = %path.display(), "still in use, waiting for it to be let go");
                     told = true;
                 }
                 thread::sleep(Duration::from_millis(5));

@@ -303,9 +303,10 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
             removed: *removed.borrow(),
             log_lost: *log_lost.borrow(),
         };
-        let recovery = judge(&evidence, core.patience, Instant::now());
+        let now = Instant::now();
+        let recovery = judge(&evidence, core.patience, now);
         enter(core, recovery);
-        if reminder.is_due(recovery, Instant::now()) {
+        if core.leader().is_none() && reminder.is_due(recovery, now) {
             tracing::warn!(
                 waits = ?core.started.elapsed(),
                 "this node has no state and serves nothing until a leader gives it one: look whether a majority of the others runs and \

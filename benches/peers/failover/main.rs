@@ -278,6 +278,7 @@ fn move_pontoon(
         let now = cluster.wait_for_holder()?;
         Ok((now.name() != holder).then_some(()))
     })?;
+    prober.wait_until_live("DNS from the VIP", PATIENCE)?;
     std::thread::sleep(STEADY);
     let (_, gap) = prober.longest_gap_since(from);
     traffic.wait_for_exchanges(4)?;
