@@ -237,8 +237,12 @@ impl<'a> Versions<'a> {
             }
             let value = value.as_deref();
             match (operation.outcome, &operation.reply) {
+                // One that changed nothing has the revision of that which had left it so: which of them was the first is not known.
                 (Outcome::Ok, Some(Reply::Committed { revision, .. })) => {
-                    known.insert(*revision, (value, Some(operation)));
+                    let first = known.entry(*revision).or_insert((value, operation));
+                    if operation.invoked < first.1.invoked {
+                        *first = (value, operation);
+                    }
                 }
                 (Outcome::Fail, _) => {
                     versions.failed.insert(value);
@@ -246,7 +250,10 @@ impl<'a> Versions<'a> {
                 _ => versions.floating.push((value, operation)),
             }
         }
-        versions.known.extend(known.into_values());
+        let known = known.into_values();
+        versions
+            .known
+            .extend(known.map(|(value, by)| (value, Some(by))));
         versions
     }
 
@@ -481,6 +488,23 @@ mod tests {
             ]),
             ["older than seen"]
         );
+    }
+
+    /// The second one changed nothing, and has the revision of the first.
+    #[test]
+    fn what_is_deleted_twice_is_gone_since_the_first() {
+        let delete = || Call::Write {
+            key: "a".into(),
+            value: None,
+        };
+        let operations = vec![
+            ok(100, 0, 10, write("a", "1"), committed(5)),
+            lookup(0, 15, "n1", Some("1"), false),
+            ok(101, 20, 30, delete(), committed(6)),
+            lookup(1, 40, "n1", None, false),
+            ok(102, 50, 60, delete(), committed(6)),
+        ];
+        assert_eq!(kinds(&check_answers(&history(operations))), [""; 0]);
     }
 
     #[test]

@@ -25,11 +25,17 @@ const HARMLESS: [&str; 11] = [
 /// A profile that is too fast for the machine loses leaders, and with each the sessions through the VIP.
 const RESTLESS: &str = "profile-change";
 
+/// A leader whose log cannot be written leads no longer, and another one has to be elected: the sessions through the VIP end.
+const DEPOSING: &str = "disk-full";
+
+/// The present holder, and those before it that are reached.
+const HOLDERS: usize = 3;
+
 /// Sessions whose way no fault touched were closed by their client, and no session got anything but what it had sent.
 ///
 /// What is excused, and why it may be:
-/// - A session whose way a fault touched. A planned move is none: it is to be survived. Two of them in the life of one session are not
-///   promised: a holder passes on to the one before it and no further (docs/decisions/0012).
+/// - A session whose way a fault touched. A planned move is none: it is to be survived, and so are several among three holders. Among more
+///   it is not promised: what is passed on goes two steps and no further (docs/decisions/0012).
 /// - One through the VIP while another timing profile was in force: the nemesis sets `fast` without a look at the machine, and a profile that is
 ///   too fast for it loses leaders, and with each the connections through the VIP. Through a node of its own a session has to live all the same.
 /// - One through the VIP whose holder lost its lease on a machine that did not keep up. A lease of some 250 ms is lost by whoever is not run in time; the
@@ -138,8 +144,8 @@ fn silences(history: &History) -> Vec<Silence> {
 
 /// Whether a fault that ends sessions was in force on the session's way while it lived.
 ///
-/// Through the VIP the way leads over whoever held it then: a holder passes on to an earlier one what is not its own. It does so once, so
-/// that a second planned move in the life of a session may end it (docs/decisions/0012).
+/// Through the VIP the way leads over whoever held it then: a holder passes on to an earlier one what is not its own, and that one once
+/// more (docs/decisions/0012).
 fn is_excused(session: &Session, history: &History) -> bool {
     let holders = match session.through_vip {
         true => holders(session, history),
@@ -148,7 +154,7 @@ fn is_excused(session: &Session, history: &History) -> bool {
     let way: BTreeSet<&str> = (holders.iter().copied())
         .chain([session.node.as_str()])
         .collect();
-    holders.len() > 2 || is_hit(session, &way, &history.faults)
+    way.len() > HOLDERS || is_hit(session, &way, &history.faults)
 }
 
 /// Whether no fault was in force from a while before the session to its end.
@@ -186,8 +192,10 @@ fn is_hit(session: &Session, way: &BTreeSet<&str>, faults: &[Fault]) -> bool {
         let is_on_way = |node: &String| way.contains(node.as_str());
         let is_there = fault.nodes.is_empty() || fault.nodes.iter().any(is_on_way);
         let is_over = fault.healed.is_some_and(|healed| healed < session.opened);
+        let ends_those_through_the_vip =
+            fault.kind == RESTLESS || (fault.kind == DEPOSING && fault.hit_leader);
         let is_harmless = HARMLESS.iter().any(|name| fault.kind.starts_with(name))
-            && !(session.through_vip && fault.kind == RESTLESS);
+            && !(session.through_vip && ends_those_through_the_vip);
         is_there
             && !is_over
             && !is_harmless
@@ -231,9 +239,16 @@ mod tests {
         assert_eq!(judged(&[(20, "n1"), (140, "n2")], kill_n2()), ["broken"]);
         let profile = || vec![fault("profile-change", "n1", 50, 60, true)];
         assert!(judged(&[(20, "n1"), (40, "n2")], profile()).is_empty());
-        // One move is to be survived, two are not promised.
-        assert_eq!(judged(&[(20, "n1"), (40, "n2")], vec![]), ["broken"]);
-        assert!(judged(&[(20, "n1"), (40, "n2"), (60, "n3")], vec![]).is_empty());
+        // A full disk costs a leader its office, and a follower nothing.
+        let full = |of_leader| vec![fault("disk-full", "n1", 50, 60, of_leader)];
+        assert!(judged(&[(20, "n1")], full(true)).is_empty());
+        assert_eq!(judged(&[(20, "n1")], full(false)), ["broken"]);
+        // Moves among three are to be survived, among more they are not promised.
+        let three = [(20, "n1"), (40, "n2"), (60, "n3"), (80, "n2")];
+        assert_eq!(judged(&three[..2], vec![]), ["broken"]);
+        assert_eq!(judged(&three, vec![]), ["broken"]);
+        let four = [(20, "n1"), (40, "n2"), (60, "n3"), (80, "n4")];
+        assert!(judged(&four, vec![]).is_empty());
     }
 
     #[test]

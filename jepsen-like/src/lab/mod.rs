@@ -73,6 +73,15 @@ pub enum LabError {
     Output { command: String, problem: String },
 }
 
+impl LabError {
+    /// Whether threads could not be stopped because the process has none such, or has ended.
+    pub fn is_without_threads(&self) -> bool {
+        use io::ErrorKind::NotFound;
+        let is_gone = |source: &io::Error| source.raw_os_error() == Some(libc::ESRCH);
+        matches!(self, Self::Freeze { source, .. } if source.kind() == NotFound || is_gone(source))
+    }
+}
+
 /// Why no lab can be made here; None when one can.
 pub fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
