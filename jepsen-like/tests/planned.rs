@@ -4,6 +4,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,6 +12,7 @@ use jepsen_like::{
     lab::{
         self, LabError,
         cluster::{BACKEND, Cluster, NAME, dns_at, vip4, wait_for},
+        namespace::Namespace,
         network,
     },
     probe::Prober,
@@ -23,72 +25,147 @@ const ECHO: u16 = 7007;
 /// Connections at a time. Issue targets are measured with a thousand; a test on two cores makes fewer.
 const CONNECTIONS: usize = 200;
 
-fn holder(cluster: &Cluster) -> String {
-    cluster.wait_for_holder().unwrap().name().to_owned()
+/// A cluster with an echo service behind its VIP, which answers.
+struct Service {
+    cluster: Cluster,
+    client: Arc<Namespace>,
+    at: SocketAddr,
+}
+
+impl Service {
+    /// None where there can be no lab.
+    fn start() -> Option<Self> {
+        if !lab::available() {
+            return None;
+        }
+        let cluster = Cluster::start(3).unwrap_or_else(|error| panic!("{error}"));
+        let backend_host = cluster.lab().host(BACKEND).unwrap();
+        let backend = SocketAddr::new(backend_address(&cluster), ECHO);
+        let listener = backend_host.enter(|| TcpListener::bind(backend)).unwrap();
+        traffic::serve_echo(listener.unwrap());
+        let leader = cluster.leader().unwrap();
+        let site = traffic::echo_site(ECHO, backend);
+        leader.client().propose(&site, BOUND).unwrap();
+        let service = Self {
+            client: Arc::clone(cluster.client()),
+            at: SocketAddr::new(vip4(), ECHO),
+            cluster,
+        };
+        let connect = || TcpStream::connect_timeout(&service.at, Duration::from_millis(300));
+        wait_for("the listener on the VIP", BOUND, || {
+            Ok(service.client.enter(connect)?.ok().map(drop))
+        })
+        .unwrap_or_else(|error| panic!("{}", service.cluster.with_logs(error)));
+        Some(service)
+    }
+
+    fn holder(&self) -> String {
+        self.cluster.wait_for_holder().unwrap().name().to_owned()
+    }
+
+    fn connect(&self, count: usize) -> Traffic {
+        let traffic = Traffic::start(&self.client, self.at, count).unwrap();
+        traffic.wait_for_exchanges(2).unwrap();
+        traffic
+    }
+
+    /// Ends what is connected, of which nothing may have been lost.
+    fn expect_alive(&self, what: &str, traffic: Traffic) {
+        let lost = traffic.finish();
+        if let Some(first) = lost.first() {
+            let error = LabError::Waited {
+                what: format!(
+                    "an end of all connections ({what}: {} lost, {first:?})",
+                    lost.len()
+                ),
+                seconds: BOUND.as_secs(),
+            };
+            panic!("connections were lost: {}", self.cluster.with_logs(error));
+        }
+    }
 }
 
 #[test]
 fn a_planned_move_loses_no_connection() {
-    if !lab::available() {
+    let Some(service) = Service::start() else {
         return;
-    }
-    let cluster = Cluster::start(3).unwrap_or_else(|error| panic!("{error}"));
-    let backend_host = cluster.lab().host(BACKEND).unwrap();
-    let backend_ip = backend_address(&cluster);
-    let backend = SocketAddr::new(backend_ip, ECHO);
-    let listener = backend_host.enter(|| TcpListener::bind(backend)).unwrap();
-    traffic::serve_echo(listener.unwrap());
-    let leader = cluster.leader().unwrap();
-    let site = traffic::echo_site(ECHO, backend);
-    leader.client().propose(&site, BOUND).unwrap();
-    let client = cluster.client().clone();
-    let service = SocketAddr::new(vip4(), ECHO);
-    let first = holder(&cluster);
-    wait_for("the listener on the VIP", BOUND, || {
-        let tried =
-            client.enter(|| TcpStream::connect_timeout(&service, Duration::from_millis(300)))?;
-        Ok(tried.is_ok().then_some(()))
-    })
-    .unwrap_or_else(|error| panic!("{}", cluster.with_logs(error)));
-    let prober = Prober::dns(&client, dns_at(vip4()), NAME, Duration::from_millis(2)).unwrap();
+    };
+    let first = service.holder();
+    let name_server = dns_at(vip4());
+    let every = Duration::from_millis(2);
+    let prober = Prober::dns(&service.client, name_server, NAME, every).unwrap();
     prober.wait_until_live("DNS from the VIP", BOUND).unwrap();
-    let old = Traffic::start(&client, service, CONNECTIONS).unwrap();
-    old.wait_for_exchanges(2).unwrap();
+    let old = service.connect(CONNECTIONS);
 
     let from = Instant::now();
-    let leader = cluster.leader().unwrap();
-    leader
-        .client()
-        .transfer(BOUND)
-        .unwrap_or_else(|error| panic!("{error}"));
+    let leader = service.cluster.leader().unwrap();
+    let transferred = leader.client().transfer(BOUND);
+    transferred.unwrap_or_else(|error| panic!("{error}"));
     let moved = wait_for("another holder", BOUND, || {
-        let now = holder(&cluster);
+        let now = service.holder();
         Ok((now != first).then_some(now))
     })
-    .unwrap_or_else(|error| panic!("{}", cluster.with_logs(error)));
+    .unwrap_or_else(|error| panic!("{}", service.cluster.with_logs(error)));
     prober.wait_until_live("DNS from the VIP", BOUND).unwrap();
     old.wait_for_exchanges(4).unwrap();
-    let new = Traffic::start(&client, service, CONNECTIONS / 10).unwrap();
+    let new = service.connect(CONNECTIONS / 10);
     new.wait_for_exchanges(4).unwrap();
 
     let (_, gap) = prober.longest_gap_since(from);
-    let lost = old.finish();
-    let lost_new = new.finish();
-    println!(
-        "moved from {first} to {moved}: {} of {CONNECTIONS} connections lost, longest gap {gap:?}",
-        lost.len()
-    );
-    if !lost.is_empty() || !lost_new.is_empty() {
-        let error = LabError::Waited {
-            what: format!(
-                "an end of all connections (old {:?}, new {lost_new:?})",
-                lost.first()
-            ),
-            seconds: BOUND.as_secs(),
-        };
-        panic!("connections were lost: {}", cluster.with_logs(error));
-    }
+    println!("moved from {first} to {moved}, longest gap {gap:?}");
+    service.expect_alive("from before", old);
+    service.expect_alive("from after", new);
     assert!(gap < BOUND, "{gap:?}");
+}
+
+/// Whoever of the three nodes holds the VIP: the connections made at each of the others live on there. `makes`: at which holders
+/// connections are made, one after the other, before the VIP goes so many nodes further.
+fn expect_all_alive_after(makes: &[(bool, usize)]) {
+    let Some(service) = Service::start() else {
+        return;
+    };
+    let nodes = service.cluster.nodes().iter();
+    let names: Vec<String> = nodes.map(|node| node.name().to_owned()).collect();
+    let mut made = vec![];
+    let mut from = service.holder();
+    for (makes, step) in makes {
+        if *makes {
+            made.push((from.clone(), service.connect(CONNECTIONS / 5)));
+        }
+        let place = names.iter().position(|name| *name == from).unwrap();
+        let to = names[(place + step) % names.len()].clone();
+        let leader = service.cluster.node(&from).unwrap().client();
+        let status = leader.status(BOUND).unwrap();
+        let heir = status.nodes.iter().find(|node| node.name == to).unwrap();
+        let moved = leader.move_to(heir.id, BOUND);
+        moved
+            .unwrap_or_else(|error| panic!("the VIPs were not moved from {from} to {to}: {error}"));
+        wait_for("the next holder", BOUND, || {
+            Ok((service.holder() == to).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{}", service.cluster.with_logs(error)));
+        for (_, traffic) in &made {
+            traffic.wait_for_exchanges(4).unwrap();
+        }
+        from = to;
+    }
+    // Beyond the time for which a node without connections relays on.
+    made[0].1.wait_for_exchanges(40).unwrap();
+    for (at, traffic) in made {
+        traffic.wait_for_exchanges(2).unwrap();
+        service.expect_alive(&format!("made at {at}"), traffic);
+    }
+}
+
+#[test]
+fn the_connections_of_two_earlier_holders_live_on() {
+    // On twice, back to the one before, and to the first.
+    expect_all_alive_after(&[(true, 1), (true, 1), (true, 2), (true, 2)]);
+}
+
+#[test]
+fn a_holder_in_between_without_connections_passes_those_of_the_one_before_on() {
+    expect_all_alive_after(&[(true, 1), (false, 1), (false, 2)]);
 }
 
 fn backend_address(cluster: &Cluster) -> std::net::IpAddr {

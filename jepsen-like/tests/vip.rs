@@ -4,9 +4,12 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,6 +32,7 @@ use pontoon::{
         lookout::LookoutTiming,
     },
 };
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -324,34 +328,8 @@ fn a_link_that_comes_back_is_announced_on_and_a_late_device_is_used() {
     assert_eq!(late.problem(), None);
 }
 
-/// A connection that began at the new holder is not passed on to the old one, whatever becomes of the lease.
-#[test]
-fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
-    let Some(mut lab) = two_hosts() else { return };
-    lab.add_host("n2", 12).unwrap();
-    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
-    let (_peers, receiver) = watch::channel(VipPeers {
-        facts: [(
-            NodeId(2),
-            VipFacts {
-                macs: [(INTERFACE.to_owned(), mac_of(lab.host("n2").unwrap()))].into(),
-                serving: [vip4()].into(),
-                addresses: Default::default(),
-            },
-        )]
-        .into(),
-        addresses: [network::ipv4(11), network::ipv4(12)]
-            .map(IpAddr::from)
-            .into(),
-        given_by: Some(NodeId(2)),
-    });
-    let config = VipConfig {
-        peers: Some(receiver),
-        ..config_on(network::DEVICE)
-    };
-    let node = Node::start_with(host, config, &[vip4()]);
-    node.lead(1, LONG);
-    wait_until("the address", SOON, || has(host, vip4()));
+/// A connection through the VIP to its holder, and an exchange over it. Panics with what is tried if it does not come about.
+fn connection_through(host: &Namespace, client: &Namespace) -> impl FnMut(&str) + use<> {
     let at = std::net::SocketAddr::new(vip4(), 7007);
     let bind = || std::net::TcpListener::bind(at);
     let listener = host.enter(bind).unwrap().unwrap();
@@ -360,14 +338,145 @@ fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
     let (mut answers, _) = listener.accept().unwrap();
     asks.set_read_timeout(Some(SOON)).unwrap();
     answers.set_read_timeout(Some(SOON)).unwrap();
-    let mut exchange = |what: &str| {
+    move |what| {
         let mut came = [0];
         let done = (asks.write_all(&[7]))
             .and_then(|()| answers.read_exact(&mut came))
             .and_then(|()| answers.write_all(&came))
             .and_then(|()| asks.read_exact(&mut came));
         done.unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+}
+
+/// What n1 knows after n2 gave it the VIP, and still serves the connections from before.
+fn gave_to_n1(n2: &Namespace) -> VipPeers {
+    VipPeers {
+        facts: [(
+            NodeId(2),
+            VipFacts {
+                macs: [(INTERFACE.to_owned(), mac_of(n2))].into(),
+                serving: [vip4()].into(),
+                addresses: Default::default(),
+            },
+        )]
+        .into(),
+        addresses: [network::ipv4(11), network::ipv4(12)]
+            .map(IpAddr::from)
+            .into(),
+        givers: vec![NodeId(2)],
+    }
+}
+
+/// A segment with the ACK flag alone, of a connection to the VIP that this host knows nothing of.
+fn segment_of_another(from: Ipv4Addr, to: Ipv4Addr) -> [u8; 20] {
+    const PORTS: [u8; 4] = [0, 77, 0, 77];
+    let mut segment = [0; 20];
+    segment[..4].copy_from_slice(&PORTS);
+    segment[12..14].copy_from_slice(&[5 << 4, ACK]);
+    let mut sum = u32::from(6u8) + segment.len() as u32;
+    let ends = [from.octets(), to.octets()].concat();
+    for pair in ends.chunks(2).chain(segment.chunks(2)) {
+        sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+    }
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    segment[16..18].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    segment
+}
+
+/// Says so when it goes, by a panic too: who waits for it goes on.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+const ACK: u8 = 0x10;
+const RST: u8 = 0x04;
+
+/// From its first moment here to its last, what belongs to the old holder's connections is passed on, and never reset.
+#[test]
+fn what_belongs_to_the_old_holder_is_not_reset_while_the_vip_goes() {
+    let Some(mut lab) = two_hosts() else { return };
+    lab.add_host("n2", 12).unwrap();
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let (_peers, receiver) = watch::channel(gave_to_n1(lab.host("n2").unwrap()));
+    let config = VipConfig {
+        peers: Some(receiver),
+        ..config_on(network::DEVICE)
     };
+    let node = Node::start_with(host, config, &[vip4()]);
+    let raw = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP));
+    let socket = client.enter(raw).unwrap().unwrap();
+    let segment = segment_of_another(network::ipv4(200), network::ipv4(100));
+    let to = std::net::SocketAddr::new(vip4(), 0).into();
+    let answers = socket.try_clone().unwrap();
+    answers
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    let over = AtomicBool::new(false);
+    let (mut sent, mut resets) = (0, vec![]);
+    std::thread::scope(|scope| {
+        let floods = || {
+            while !over.load(Relaxed) {
+                // Nobody may be there to be found: not every one can be sent.
+                sent += u32::from(socket.send_to(&segment, &to).is_ok());
+                // Some in each millisecond: the other tests need a processor too.
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        };
+        scope.spawn(floods);
+        let listens = || {
+            let mut answer = [0; 64];
+            while !over.load(Relaxed) {
+                let came = (&answers).read(&mut answer).unwrap_or_default();
+                // Behind an IP header without options.
+                if came >= 40 && answer[33] & RST != 0 {
+                    resets.push(Instant::now());
+                }
+            }
+        };
+        scope.spawn(listens);
+        let _ends = Ends(&over);
+        for term in 1..=10 {
+            node.lead(term, LONG);
+            wait_until("the VIP", SOON, || node.holds());
+            std::thread::sleep(Duration::from_millis(20)); // under load
+            let heir = Some(NodeId(2));
+            let leads = leading(term, LONG);
+            node.leadership.send_replace(Leadership { heir, ..leads });
+            node.leadership.send_replace(Leadership {
+                heir,
+                given_up: true,
+                lease_until: None,
+                ..leads
+            });
+            wait_until("withdrawn", SOON, || !has(host, vip4()));
+        }
+    });
+    node.stop();
+    assert!(sent > 1000, "only {sent} segments could be sent");
+    assert!(resets.is_empty(), "{} of {sent} were reset", resets.len());
+}
+
+/// A connection that began at the new holder is not passed on to the old one, whatever becomes of the lease.
+#[test]
+fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
+    let Some(mut lab) = two_hosts() else { return };
+    lab.add_host("n2", 12).unwrap();
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let (_peers, receiver) = watch::channel(gave_to_n1(lab.host("n2").unwrap()));
+    let config = VipConfig {
+        peers: Some(receiver),
+        ..config_on(network::DEVICE)
+    };
+    let node = Node::start_with(host, config, &[vip4()]);
+    node.lead(1, LONG);
+    wait_until("the address", SOON, || has(host, vip4()));
+    let mut exchange = connection_through(host, client);
     exchange("at first");
     for round in 0..3 {
         node.lead(1, Duration::ZERO);
@@ -378,6 +487,31 @@ fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
         wait_until("the VIP again", SOON, || node.holds());
         exchange(&format!("after lapse {round}"));
     }
+    node.stop();
+}
+
+/// A node that was elected hears from the one before only when it asks it the next time.
+#[test]
+fn what_began_before_the_old_holder_was_heard_of_is_kept() {
+    let Some(mut lab) = two_hosts() else { return };
+    lab.add_host("n2", 12).unwrap();
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let (peers, receiver) = watch::channel(VipPeers::default());
+    let config = VipConfig {
+        peers: Some(receiver),
+        ..config_on(network::DEVICE)
+    };
+    let node = Node::start_with(host, config, &[vip4()]);
+    node.lead(1, LONG);
+    wait_until("the address", SOON, || has(host, vip4()));
+    let mut exchange = connection_through(host, client);
+    exchange("at first");
+    peers.send_replace(gave_to_n1(lab.host("n2").unwrap()));
+    wait_until("the table", SOON, || {
+        let tables = host.output("nft", &["list", "tables"]).unwrap();
+        tables.contains("pontoon_second_chance")
+    });
+    exchange("after the old holder was heard of");
     node.stop();
 }
 

@@ -343,6 +343,7 @@ impl Core {
         // The heir noted the time before the lease is looked at here: it cannot take the grant for longer than it is.
         let lapses = self.give_up_lease(term).await;
         if let Some(left) = lapses.and_then(|at| at.checked_duration_since(heir.noted_by)) {
+            let known = self.vip_peers.borrow().clone();
             let grant = GrantRequest {
                 term,
                 noted: heir.noted,
@@ -353,6 +354,8 @@ impl Core {
                     serving: self.served_vips(),
                     ..lock(&self.vip_facts).clone()
                 },
+                others: known.facts,
+                givers: known.givers,
             };
             match self.call_heir(heir.at, Rpc::Grant, &grant).await {
                 Ok(true) => {}

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -105,6 +105,8 @@ pub struct Core {
     pub(super) fitness: Mutex<Option<(Instant, Option<String>)>>,
     /// What the others say of theirs.
     pub(super) vip_peers: watch::Sender<VipPeers>,
+    /// Leases that were granted to this node.
+    pub(super) grants: AtomicU64,
     /// The last offer of a lease: its number, who made it in which term, when it arrived.
     pub(super) offered: Mutex<Option<Offered>>,
     /// One change of the group at a time on this node.
@@ -130,8 +132,8 @@ pub struct Peers {
     pub own_hashes: std::collections::VecDeque<(u64, [u8; 16])>,
     /// Nodes whose state differed from ours at the same index, and that index.
     pub diverged: BTreeMap<NodeId, u64>,
-    /// Who granted its lease to this node last, and when.
-    pub granted: Option<(NodeId, Instant)>,
+    /// When a lease was granted to this node last.
+    pub granted: Option<Instant>,
 }
 
 /// A peer's last answer.
@@ -499,12 +501,22 @@ impl Core {
         };
         {
             let mut peers = lock(&self.peers);
-            peers.granted = Some((by, Instant::now()));
+            peers.granted = Some(Instant::now());
         }
         // Where the old holder is must be known before the right to hold is.
         self.vip_peers.send_modify(|peers| {
+            self.grants.fetch_add(1, Ordering::AcqRel);
+            let before = grant.givers.into_iter();
+            let before = before.filter(|id| *id != self.id && *id != by);
+            peers.givers = [by].into_iter().chain(before).collect();
             peers.facts.insert(by, grant.facts);
-            peers.given_by = Some(by);
+            // Which of the two heard of a node later is not known: it counts as serving what either says.
+            for (id, facts) in grant.others {
+                if id != self.id && id != by {
+                    let known = peers.facts.entry(id).or_insert_with(|| facts.clone());
+                    known.serving.extend(facts.serving);
+                }
+            }
         });
         lock(&self.leases).take_grant(
             Grant {
@@ -520,40 +532,41 @@ impl Core {
 
     /// Passes on what the members say of their VIPs.
     pub(super) fn publish_vip_peers(&self) {
+        let grants = self.grants.load(Ordering::Acquire);
         let members = self.members().unwrap_or_default();
-        let facts: BTreeMap<NodeId, VipFacts> = {
-            let peers = lock(&self.peers);
-            let fresh = peers.reports.iter().filter_map(|(id, heard)| {
-                let facts = heard.fresh_report()?.vips.clone();
-                // An answer from before the grant says nothing of what its giver serves since.
-                let old = peers
-                    .granted
-                    .is_some_and(|(by, at)| by == *id && heard.at.is_none_or(|h| h < at + ASKED));
-                Some((*id, facts, old))
-            });
-            let known = self.vip_peers.borrow();
-            fresh
-                .map(|(id, facts, old)| {
-                    let kept = known.facts.get(&id).filter(|_| old).cloned();
-                    (id, kept.unwrap_or(facts))
-                })
-                .collect()
-        };
+        let known = self.vip_peers.borrow().clone();
+        let facts = self.vip_facts_of_peers(&known);
         let addresses = members
             .values()
             .flat_map(|peer| [peer.raft_address.ip(), peer.api_address.ip()])
             .collect();
         self.vip_peers.send_if_modified(|known| {
-            let given_by = known.given_by;
+            // What was asked before a grant that came meanwhile does not take its place.
+            if self.grants.load(Ordering::Acquire) != grants {
+                return false;
+            }
             let news = VipPeers {
                 facts,
                 addresses,
-                given_by,
+                givers: known.givers.clone(),
             };
             let differs = *known != news;
             *known = news;
             differs
         });
+    }
+
+    /// What those that answer say of their VIPs, or what is known of them where that is newer.
+    fn vip_facts_of_peers(&self, known: &VipPeers) -> BTreeMap<NodeId, VipFacts> {
+        let peers = lock(&self.peers);
+        let fresh = peers.reports.iter().filter_map(|(id, heard)| {
+            let facts = &heard.fresh_report()?.vips;
+            // An answer from before the grant says nothing newer than the grant did.
+            let is_old = (peers.granted).is_some_and(|at| heard.at.is_none_or(|h| h < at + ASKED));
+            let kept = known.facts.get(id).filter(|_| is_old);
+            Some((*id, kept.unwrap_or(facts).clone()))
+        });
+        fresh.collect()
     }
 
     /// Why this node is unfit to hold VIPs; none: it is fit, or nobody checks.

@@ -1,7 +1,7 @@
 //! What nodes ask of each other beside the protocol of openraft. Encoded by postcard: a change of shape raises
 //! `network::PROTOCOL`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     membership::RemovalRefused,
@@ -96,6 +96,10 @@ pub struct GrantRequest {
     pub lasts: Duration,
     /// What the leader goes on serving.
     pub facts: VipFacts,
+    /// What it knows of the others: earlier holders may serve connections still.
+    pub others: BTreeMap<NodeId, VipFacts>,
+    /// Who held before it, the last one first.
+    pub givers: Vec<NodeId>,
 }
 
 /// Asks the leader to change the group.

@@ -227,6 +227,7 @@ impl Consensus {
             vip_facts: Default::default(),
             fitness: Default::default(),
             vip_peers: watch::Sender::new(VipPeers::default()),
+            grants: Default::default(),
             offered: Default::default(),
             changing: Default::default(),
             stop,

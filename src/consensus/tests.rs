@@ -648,6 +648,8 @@ async fn a_grant_that_no_clock_reaches_is_not_taken() {
         noted: heir.note_offer(leader, term),
         lasts: Duration::MAX,
         facts: Default::default(),
+        others: Default::default(),
+        givers: Default::default(),
     };
     assert!(!heir.take_grant(leader, grant));
     cluster.stop().await;

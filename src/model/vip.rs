@@ -32,8 +32,8 @@ pub struct VipPeers {
     pub facts: BTreeMap<NodeId, VipFacts>,
     /// The members' own addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// Who gave the VIPs to this node.
-    pub given_by: Option<NodeId>,
+    /// Who held the VIPs before this node, and gave them to the next by plan; the last one first.
+    pub givers: Vec<NodeId>,
 }
 
 impl VipPeers {
@@ -50,14 +50,27 @@ impl VipPeers {
             .collect()
     }
 
-    /// Where the node is that still serves what an earlier holder of `address` carried. Of several the one that gave it to
-    /// this node: it can have passed on none of the others' connections, since a frame is passed on once only.
-    pub fn old_holder(&self, address: IpAddr, interface: &Label) -> Option<[u8; 6]> {
-        let serves = |facts: &&VipFacts| facts.serving.contains(&address);
-        let giver = self.given_by.and_then(|id| self.facts.get(&id));
-        let old = giver
-            .filter(serves)
-            .or_else(|| self.facts.values().find(serves))?;
-        old.macs.get(interface.as_str()).copied()
+    /// Where the node is that still serves what an earlier holder of `address` carried, other than `holder`, which holds it now (none:
+    /// this node does). Of several the one that held it last: it knows of those before it.
+    pub fn old_holder(
+        &self,
+        address: IpAddr,
+        interface: &Label,
+        holder: Option<NodeId>,
+    ) -> Option<[u8; 6]> {
+        let serves = |id: &&NodeId| {
+            let facts = self.facts.get(id);
+            Some(**id) != holder && facts.is_some_and(|facts| facts.serving.contains(&address))
+        };
+        let old = self.givers.iter().chain(self.facts.keys()).find(serves)?;
+        self.facts.get(old)?.macs.get(interface.as_str()).copied()
+    }
+
+    /// The Ethernet addresses of the other members but one.
+    pub fn macs_without(&self, one: Option<NodeId>) -> BTreeSet<[u8; 6]> {
+        let others = self.facts.iter().filter(|(id, _)| Some(**id) != one);
+        others
+            .flat_map(|(_, facts)| facts.macs.values().copied())
+            .collect()
     }
 }

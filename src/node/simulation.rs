@@ -46,6 +46,8 @@ enum Defect {
     BareTransfer,
     /// Counts the lease from when answers came.
     LeaseFromReceipt,
+    /// Counts a lease that was lost, and may come back in the same term, as given up.
+    LostIsGivenUp,
 }
 
 /// A log entry that matters here: who may take the VIPs, or (none) a leader's first entry.
@@ -93,7 +95,10 @@ enum Message {
 
 #[derive(Clone, Debug)]
 enum Happens {
-    Arrives { from: usize, message: Message },
+    Arrives {
+        from: usize,
+        message: Message,
+    },
     Timer,
     Pause(u64),
     Kill(u64),
@@ -101,6 +106,10 @@ enum Happens {
     Resume,
     ChangeTiming(u64),
     HandOver,
+    /// The kernel has removed the VIP, in this life of the node.
+    Removed {
+        life: u64,
+    },
 }
 
 /// By time, then in order.
@@ -150,9 +159,11 @@ enum HandOver {
         to: usize,
         until: Instant,
     },
+    /// The lease is given up; `offer` is the number that the heir noted, and how long the lease lasted from then, until it is granted.
     Granting {
         to: usize,
         until: Instant,
+        offer: Option<(u64, Duration)>,
     },
 }
 
@@ -176,6 +187,12 @@ struct Node {
     gate: VoteGate,
     leases: LeaseBook,
     machine: Machine,
+    /// The last term under whose lease VIPs could be held.
+    leased: u64,
+    /// The last term that was reported released. Consensus keeps it.
+    released: u64,
+    /// Which start of the process this is.
+    life: u64,
     role: Role,
     leader: Option<usize>,
     heard: Instant,
@@ -183,6 +200,8 @@ struct Node {
     committed: usize,
     acked: BTreeMap<usize, (Instant, Duration, usize)>,
     beat_at: Instant,
+    /// Until when its disk keeps back what a new leader writes first: a lease that was granted to it may end before its own begins.
+    stalled: Instant,
     patience: Duration,
     offered: Option<(u64, usize, u64, Instant)>,
     hand_over: Option<HandOver>,
@@ -255,6 +274,9 @@ impl World {
                     gate: VoteGate::new(origin, refusal, LogAtStart::Empty),
                     leases: LeaseBook::new(name(id)),
                     machine: machine(origin),
+                    leased: 0,
+                    released: 0,
+                    life: 0,
                     role: Role::Follower,
                     leader: None,
                     heard: origin,
@@ -262,6 +284,7 @@ impl World {
                     committed: 0,
                     acked: BTreeMap::new(),
                     beat_at: origin,
+                    stalled: origin,
                     patience: Duration::from_millis(random.random_range(0..200)),
                     offered: None,
                     hand_over: None,
@@ -390,6 +413,7 @@ impl World {
         node.gate = VoteGate::new(now, node.promised_at_most, log);
         node.leases = LeaseBook::new(name(id));
         node.machine = machine(now);
+        (node.leased, node.released, node.life) = (0, 0, node.life + 1);
         // It has heard nobody: it asks as soon as it may.
         (node.role, node.leader, node.heard) = (Role::Follower, None, node.origin);
         (node.votes, node.committed) = (0, 0);
@@ -439,6 +463,12 @@ impl World {
                 node.promised_at_most = node.promised_at_most.max(node.refusal);
             }
             Happens::HandOver => self.begin_hand_over(id),
+            Happens::Removed { life } if life == self.nodes[id].life => {
+                let now = self.clock(id);
+                let node = &mut self.nodes[id];
+                node.permitted = None;
+                node.machine.handle(Event::Removed(target()), now);
+            }
             _ => {}
         }
         Ok(())
@@ -627,6 +657,7 @@ impl World {
         if node.role != Role::Leader || node.term != term {
             return;
         }
+        let stalled = now < node.stalled;
         let sent = if from_receipt { now } else { sent };
         let known = node.acked.get(&from).copied();
         let (at, said) = match known {
@@ -638,7 +669,7 @@ impl World {
         for committed in (node.committed + 1..=node.log.len()).rev() {
             let mine = node.log.get(committed - 1).is_some_and(|e| e.0 == term);
             let others = node.acked.values().filter(|(_, _, l)| *l >= committed);
-            if mine && others.count() + 1 >= quorum {
+            if !stalled && mine && others.count() + 1 >= quorum {
                 node.committed = committed;
                 break;
             }
@@ -647,6 +678,11 @@ impl World {
 
     fn voted(&mut self, id: usize, term: u64) {
         let quorum = self.quorum();
+        let stall = match self.random.random_range(0..4) {
+            0 => self.random.random_range(100..500),
+            _ => 0,
+        };
+        let now = self.clock(id);
         let node = &mut self.nodes[id];
         if node.term != term || !matches!(node.role, Role::Candidate { .. }) {
             return;
@@ -655,6 +691,7 @@ impl World {
         if node.votes >= quorum {
             node.role = Role::Leader;
             node.leader = Some(id);
+            node.stalled = now + Duration::from_millis(stall);
             node.acked.clear();
             node.log.push((term, None));
             node.beat_at = node.origin;
@@ -704,16 +741,22 @@ impl World {
             }
             Some(HandOver::Offering { to, until }) if now >= until => {
                 node.leases.abdicate(term);
-                node.hand_over = Some(HandOver::Granting { to, until: now });
+                let (until, offer) = (now, None);
+                node.hand_over = Some(HandOver::Granting { to, until, offer });
             }
-            Some(HandOver::Granting { to, until }) if now >= until => {
-                let released = node.machine.released();
-                if released >= Some(term) || self.lapsed(id, now) {
-                    self.nodes[id].hand_over = None;
-                    self.send(id, to, Message::Lead { term });
-                }
+            Some(HandOver::Granting { to, until, .. }) if now >= until => {
+                self.end_hand_over(id, to)
             }
             _ => {}
+        }
+    }
+
+    /// Lets the heir lead, once nothing here relies on the lease any more.
+    fn end_hand_over(&mut self, id: usize, to: usize) {
+        let (now, term) = (self.clock(id), self.nodes[id].term);
+        if self.nodes[id].released >= term || self.lapsed(id, now) {
+            self.nodes[id].hand_over = None;
+            self.send(id, to, Message::Lead { term });
         }
     }
 
@@ -735,12 +778,22 @@ impl World {
         }
         let lapses = node.leases.abdicate(term);
         let left = lapses.and_then(|at| at.checked_duration_since(now));
-        let until = now + Duration::from_millis(20);
-        node.hand_over = Some(HandOver::Granting { to, until });
-        self.settle(id)?;
-        let released = self.nodes[id].machine.released() >= Some(term);
-        if let Some(left) = left.filter(|_| released) {
-            let lasts = left * 9 / 10;
+        let until = now + Duration::from_millis(self.random.random_range(1..20));
+        let offer = left.map(|left| (number, left));
+        let node = &mut self.nodes[id];
+        node.hand_over = Some(HandOver::Granting { to, until, offer });
+        self.settle(id)
+    }
+
+    /// Grants what was left of a lease once nothing here relies on it any more.
+    fn grant_if_released(&mut self, id: usize) {
+        let node = &mut self.nodes[id];
+        let term = node.term;
+        if let Some(HandOver::Granting { to, offer, .. }) = &mut node.hand_over
+            && node.released >= term
+            && let Some((number, left)) = offer.take()
+        {
+            let (to, lasts) = (*to, left * 9 / 10);
             let message = Message::Granted {
                 term,
                 number,
@@ -748,7 +801,6 @@ impl World {
             };
             self.send(id, to, message);
         }
-        Ok(())
     }
 
     /// Tells the machine where the node stands, and does what it says.
@@ -764,7 +816,22 @@ impl World {
                 self.nodes[id].machine.handle(answer, now);
             }
         }
+        self.report_release(id, &leadership);
+        self.grant_if_released(id);
         Ok(())
+    }
+
+    fn report_release(&mut self, id: usize, leadership: &Leadership) {
+        let node = &mut self.nodes[id];
+        let lost = leadership.lease_until.is_none();
+        if !lost {
+            node.leased = leadership.term;
+        }
+        let released = match self.defect {
+            Defect::LostIsGivenUp if lost && node.machine.is_withdrawn() => Some(node.leased),
+            _ => node.machine.released(),
+        };
+        node.released = node.released.max(released.unwrap_or(0));
     }
 
     fn carry_out(
@@ -778,8 +845,17 @@ impl World {
         Ok(match action {
             Action::Add(target) | Action::Renew(target) => Some(Event::Added(target)),
             Action::Remove(target) => {
-                node.permitted = None;
-                Some(Event::Removed(target))
+                let takes = match self.random.random_range(0..4) {
+                    0 => self.random.random_range(1..60),
+                    _ => 0,
+                };
+                if takes == 0 {
+                    node.permitted = None;
+                    return Ok(Some(Event::Removed(target)));
+                }
+                let life = node.life;
+                self.add(self.now + takes, id, Happens::Removed { life });
+                None
             }
             Action::Silence(_) => {
                 node.permitted = None;
@@ -864,6 +940,7 @@ fn what_makes_two_holders_is_noticed() {
         Defect::BreaksPromises,
         Defect::BareTransfer,
         Defect::LeaseFromReceipt,
+        Defect::LostIsGivenUp,
     ] {
         let found = (0..4 * SEEDS).find(|seed| World::new(*seed, defect).run().is_err());
         println!("{defect:?}: found by seed {found:?}");

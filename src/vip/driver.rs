@@ -35,6 +35,7 @@ use crate::{
     model::{
         label::Label,
         leadership::Leadership,
+        node::NodeId,
         snapshot::Snapshot,
         vip::{VipFacts, VipPeers},
     },
@@ -394,6 +395,8 @@ struct Driver {
     refused: BTreeSet<IpAddr>,
     lookout: Lookout,
     asked: watch::Receiver<u64>,
+    /// Who holds the VIPs while this node does not, as far as it heard last.
+    holder: Option<NodeId>,
     /// VIPs that nobody held before, and until when it is looked whether a foreign host has them.
     first_looks: BTreeMap<Target, Instant>,
 }
@@ -465,6 +468,7 @@ impl Driver {
             refused: BTreeSet::new(),
             lookout,
             asked,
+            holder: None,
             first_looks: BTreeMap::new(),
         }
     }
@@ -657,8 +661,9 @@ impl Driver {
         self.machine.handle(event, Instant::now());
         loop {
             self.look_at_the_lease();
-            self.publish();
+            // Before others hear that a VIP was let go.
             self.keep_chance();
+            self.publish();
             let Some(action) = self.machine.poll_action() else {
                 break;
             };
@@ -766,11 +771,15 @@ impl Driver {
         }
         let peers = self.known_peers();
         match self.hands.serve(&target, &peers).await {
-            Ok(true) => None,
-            Ok(false) => Some(Event::Quiet(target)),
+            Ok(true) => Some(Event::Busy(target)),
+            Ok(false) => Some(Event::Quiet {
+                relays: self.hands.relays(target.address),
+                target,
+            }),
             Err(problem) => {
                 warn!(vip = %target.address, %problem, "connections through the VIP are not kept");
-                Some(Event::Quiet(target))
+                let relays = false;
+                Some(Event::Quiet { target, relays })
             }
         }
     }
@@ -780,24 +789,43 @@ impl Driver {
         peers.map_or_else(VipPeers::default, |peers| peers.borrow().clone())
     }
 
-    /// Has the connections of the old holder passed on to it, before this node is heard, for as long as there are any.
+    /// Has the connections of the old holder passed on to it, before this node is heard, for as long as there are any. A node that
+    /// serves its own for the present holder does the same with what that one passes on to it, for the holder before.
     fn keep_chance(&mut self) {
         let entitled = self.machine.entitled(Instant::now());
-        let peers = self.known_peers();
-        // A lease that has just lapsed changes nothing here: the fence may be open for milliseconds yet, and what comes through would be
-        // answered with a reset. Behind the closed one nothing comes here.
         let here = self.machine.phases().filter(|(_, phase)| match phase {
+            // Behind the closed fence nothing comes here.
+            Phase::Withdrawn { .. } | Phase::Stuck { .. } => false,
             Phase::Adding | Phase::Permitting { .. } => entitled,
-            Phase::Silent { .. } | Phase::Held { .. } => true,
-            _ => false,
+            // A lease that has just lapsed or was given up changes nothing: the fence may be open for milliseconds yet, and what comes
+            // through would be answered with a reset.
+            Phase::Silent { .. } | Phase::Held { .. } | Phase::Removing => true,
         });
-        let old_holders = here
-            .filter_map(|(target, _)| {
-                let mac = peers.old_holder(target.address, &target.interface)?;
-                Some((target.clone(), mac))
+        let mut moved: BTreeSet<Target> = here.map(|(target, _)| target.clone()).collect();
+        let peers = self.known_peers();
+        if moved.is_empty() {
+            let leadership = *self.leadership.borrow();
+            // While a leader is being elected, the one before may still hold; by a planned move it does. So it may while this node
+            // leads and does not hold yet.
+            let other = leadership.leader.filter(|id| peers.facts.contains_key(id));
+            self.holder = leadership.heir.or(other).or(self.holder);
+        } else {
+            self.holder = None;
+        }
+        // What the hands still serve, though it is to end: it comes through until it has.
+        moved.extend(self.hands.served());
+        // Of every VIP: what is passed on for one need not be made anew because another has nothing to be passed on any more.
+        let known = self.machine.phases().map(|(target, _)| target);
+        let interfaces = known.chain(&moved).map(|t| t.interface.clone()).collect();
+        let old_holders = moved
+            .into_iter()
+            .filter_map(|target| {
+                let mac = peers.old_holder(target.address, &target.interface, self.holder)?;
+                Some((target, mac))
             })
             .collect();
-        self.hands.keep_chance(&old_holders, &peers);
+        let members = peers.macs_without(self.holder);
+        self.hands.keep_chance(&old_holders, &interfaces, members);
     }
 
     async fn add(&mut self, target: Target) -> Event {
@@ -924,7 +952,7 @@ impl Driver {
             .send_if_modified(|old| replace(old, addresses));
         let facts = VipFacts {
             macs: self.hands.macs(),
-            serving: self.machine.served().map(|t| t.address).collect(),
+            serving: self.machine.carrying().map(|t| t.address).collect(),
             addresses: self.own_addresses.clone(),
         };
         let sight = self.sight();

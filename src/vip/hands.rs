@@ -217,16 +217,42 @@ impl Hands {
         }
     }
 
+    /// What is being served, until it has ended.
+    pub fn served(&self) -> impl Iterator<Item = Target> + use<'_> {
+        let served = match self {
+            Hands::Kernel(kernel) => Some(&kernel.served),
+            Hands::StandIn => None,
+        };
+        served.into_iter().flatten().cloned()
+    }
+
+    /// Whether connections of an earlier holder are passed on to it.
+    pub fn relays(&self, vip: IpAddr) -> bool {
+        match self {
+            Hands::Kernel(kernel) => {
+                let chance = kernel.chance.as_ref();
+                chance.is_some_and(|chance| chance.passing().old_holders.contains_key(&vip))
+            }
+            Hands::StandIn => false,
+        }
+    }
+
     pub async fn end_serve(&mut self, target: &Target) {
         if let Hands::Kernel(kernel) = self {
             kernel.end_serve(target).await;
         }
     }
 
-    /// Passes on what belongs to connections of the old holder of these VIPs, whose Ethernet address stands beside each.
-    pub fn keep_chance(&mut self, old_holders: &BTreeMap<Target, [u8; 6]>, peers: &VipPeers) {
+    /// Passes on what belongs to connections of the old holder of these VIPs, whose Ethernet address stands beside each; not what
+    /// comes from `members`. `interfaces`: those that VIPs are on.
+    pub fn keep_chance(
+        &mut self,
+        old_holders: &BTreeMap<Target, Mac>,
+        interfaces: &BTreeSet<Label>,
+        members: BTreeSet<Mac>,
+    ) {
         if let Hands::Kernel(kernel) = self {
-            kernel.keep_chance(old_holders, peers);
+            kernel.keep_chance(old_holders, interfaces, members);
         }
     }
 
@@ -372,17 +398,22 @@ impl Kernel {
         }
     }
 
-    fn keep_chance(&mut self, old_holders: &BTreeMap<Target, Mac>, peers: &VipPeers) {
-        let devices = old_holders
-            .keys()
-            .filter_map(|target| self.port(&target.interface));
+    fn keep_chance(
+        &mut self,
+        old_holders: &BTreeMap<Target, Mac>,
+        interfaces: &BTreeSet<Label>,
+        members: BTreeSet<Mac>,
+    ) {
+        let devices = interfaces
+            .iter()
+            .filter_map(|interface| self.port(interface));
         let passing = Passing {
             ports: devices.collect(),
             old_holders: old_holders
                 .iter()
                 .map(|(t, mac)| (t.address, *mac))
                 .collect(),
-            members: peers.macs(),
+            members,
         };
         if let Err(error) = self.pass_on(&passing) {
             let text = error.to_string();
@@ -404,17 +435,16 @@ impl Kernel {
                 None => Ok(()),
             };
         }
-        if self.chance.as_ref().is_some_and(|c| c.passing() == passing) {
+        let says_so = |chance: &Chance| chance.passing() == passing && !chance.is_due();
+        if self.chance.as_ref().is_some_and(says_so) {
             return Ok(());
         }
-        let served = self.served.iter().map(|t| t.address);
-        let earlier: BTreeSet<_> = served.chain(self.let_go.iter().copied()).collect();
-        let moved = |vip: &IpAddr| passing.old_holders.contains_key(vip);
-        let mine = connections::at(&earlier.into_iter().filter(moved).collect());
-        let mine = mine.unwrap_or_default();
+        // One that is to be taken only now has none.
+        let there = self.ours.keys().chain(&self.served).map(|t| t.address);
+        let carrying = there.chain(self.let_go.iter().copied()).collect();
         match &mut self.chance {
-            Some(chance) => chance.update(passing, &mine)?,
-            None => self.chance = Some(Chance::begin(passing, &mine)?),
+            Some(chance) => chance.update(passing, &carrying)?,
+            None => self.chance = Some(Chance::begin(passing, &carrying)?),
         }
         self.no_chance = None;
         info!(vips = ?passing.old_holders.keys(), "passing on what belongs to connections of the old holder");

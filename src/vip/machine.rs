@@ -68,8 +68,14 @@ pub enum Event {
     PermitFailed(BTreeSet<Target>),
     /// These are not to be claimed: it is not known yet whether a foreign host has them, or one has. What is held stays.
     Withheld(BTreeSet<Target>),
+    /// There are connections through a VIP that is served, as far as was looked.
+    Busy(Target),
     /// No connection is left through a VIP that is served, or it cannot be served.
-    Quiet(Target),
+    Quiet {
+        target: Target,
+        /// What belongs to an earlier holder still is passed on to it.
+        relays: bool,
+    },
     /// No more claims; what is held is withdrawn. What is served goes on being served.
     Stop,
     /// Nothing is served any more.
@@ -97,7 +103,7 @@ pub enum Action {
     /// Let the kernel pass the frames of this one no more. No answer.
     Silence(Target),
     /// Answer for what the holder passes on, for `SERVE_LASTS` from now: the VIP on `lo`, its answers permitted. Answered by
-    /// `Quiet`, or not.
+    /// `Busy` or `Quiet`, unless it was taken back.
     Serve(Target),
     /// No more of that. No answer.
     EndServe(Target),
@@ -174,6 +180,9 @@ pub struct Timing {
     pub permit_again: Duration,
     /// Between renewals of what is served; well below `SERVE_LASTS`.
     pub serve_every: Duration,
+    /// How long a node without connections of its own goes on passing on those of an earlier holder, until the present one has heard
+    /// that it need not ask this node any more.
+    pub relay_on: Duration,
     /// How long connections through a VIP that was given away may last; zero: they are not kept.
     pub second_chance: Duration,
 }
@@ -192,6 +201,7 @@ impl Default for Timing {
             permit_step: Duration::from_millis(5),
             permit_again: Duration::from_millis(10),
             serve_every: Duration::from_millis(500),
+            relay_on: Duration::from_secs(3),
             second_chance: Duration::from_secs(600),
         }
     }
@@ -280,7 +290,8 @@ impl Machine {
                 self.handle_permit(&targets, Answer::PermitFailed, now);
             }
             Event::Withheld(targets) => self.withheld = targets,
-            Event::Quiet(target) => self.end_serving(&target),
+            Event::Busy(target) => self.handle_busy(&target),
+            Event::Quiet { target, relays } => self.handle_quiet(&target, relays, now),
             Event::Stop => self.stopping = true,
             Event::End => {
                 self.stopping = true;
@@ -394,6 +405,14 @@ impl Machine {
             .filter_map(move |(target, entry)| served(entry).then_some(target))
     }
 
+    /// Those of them with connections of this node.
+    pub fn carrying(&self) -> impl Iterator<Item = &Target> {
+        let carries = |serving: Serving| serving.quiet_since.is_none();
+        let entries = self.entries.iter();
+        entries
+            .filter_map(move |(target, entry)| entry.serving.is_some_and(carries).then_some(target))
+    }
+
     /// Whether `target` may be served at `now`.
     pub fn may_serve(&self, target: &Target) -> bool {
         let serving = self
@@ -447,9 +466,28 @@ impl Machine {
                 entry.serving = Some(Serving {
                     renew_at: again,
                     until: now + lasts,
+                    quiet_since: None,
                 });
                 self.actions.push_back(Action::Serve(target.clone()));
             }
+        }
+    }
+
+    fn handle_busy(&mut self, target: &Target) {
+        let entry = self.entries.get_mut(target);
+        if let Some(serving) = entry.and_then(|entry| entry.serving.as_mut()) {
+            serving.quiet_since = None;
+        }
+    }
+
+    fn handle_quiet(&mut self, target: &Target, relays: bool, now: Instant) {
+        let entry = self.entries.get_mut(target);
+        let Some(serving) = entry.and_then(|entry| entry.serving.as_mut()) else {
+            return;
+        };
+        let since = *serving.quiet_since.get_or_insert(now);
+        if !relays || now >= since + self.timing.relay_on {
+            self.end_serving(target);
         }
     }
 
@@ -691,6 +729,8 @@ struct Entry {
 struct Serving {
     renew_at: Instant,
     until: Instant,
+    /// Since when there is none of its own left, and it only relays.
+    quiet_since: Option<Instant>,
 }
 
 /// What became of an address: an event about one target.

@@ -1,7 +1,7 @@
 //! What needs no privilege: the stand-in, and the problems a node reports. Real addresses are tried in `jepsen-like/tests`.
 
 use super::*;
-use crate::model::{node::NodeId, vip::Vip};
+use crate::model::vip::Vip;
 
 const VIP: &str = "127.0.53.53";
 /// Of the node itself.

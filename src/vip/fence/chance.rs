@@ -3,7 +3,11 @@
 //! A table of its own, behind the fence: a holder whose permission has ended passes nothing on either. For each VIP that moved
 //! by plan it says where the old holder is. A connection that begins here is remembered (source, destination, both ports) and
 //! kept; TCP to the VIP that is neither new nor remembered goes to the old holder, with both Ethernet addresses rewritten: the
-//! switch must not learn the client's address on the wrong port. What comes from another member is never passed on again.
+//! switch must not learn the client's address on the wrong port. The old holder does the same for the holder before it, with what
+//! the present one passes on to it; what comes from any other member is never passed on again, so that nothing goes round.
+//!
+//! A table that is made when there are connections here already first remembers what begins, then all that there are, and only then
+//! passes anything on: none may fall in between. What is neither, meanwhile, is dropped, and comes again.
 //!
 //! When the set of remembered connections is full (`REMEMBERED`), connections that are new then go to the old holder as well,
 //! which serves them. The table belongs to this process and goes with it.
@@ -11,7 +15,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
@@ -21,6 +25,7 @@ use super::{
     message::{Base, Chain, Hook, Key, OWNED, Register, Request, Step, Table, key_of},
     socket::Transactions,
 };
+use crate::vip::connections;
 
 /// The table, of the family `netdev`.
 pub const TABLE: &str = "pontoon_second_chance";
@@ -47,7 +52,7 @@ pub struct Passing {
     pub ports: BTreeSet<Port>,
     /// The Ethernet address of the old holder of each VIP.
     pub old_holders: BTreeMap<IpAddr, [u8; 6]>,
-    /// Ethernet addresses of the other members.
+    /// Ethernet addresses of the other members, without the present holder's: what comes from these is for this node.
     pub members: BTreeSet<[u8; 6]>,
 }
 
@@ -56,8 +61,8 @@ impl Passing {
         self.old_holders.is_empty() || self.ports.is_empty()
     }
 
-    /// The requests that make the table where there is none, or in place of one.
-    fn make(&self, there_is_one: bool, flags: u32) -> Vec<Request> {
+    /// The requests that make the table where there is none, or in place of one. Nothing is passed on for the VIPs in `late` yet.
+    fn make(&self, there_is_one: bool, flags: u32, late: &BTreeSet<IpAddr>) -> Vec<Request> {
         let table = Table(TABLE);
         let mut requests = vec![];
         if there_is_one {
@@ -65,7 +70,7 @@ impl Passing {
         }
         requests.push(table.create(flags));
         requests.push(table.create_set("members", Key::Ethernet, false, 1));
-        for (number, version) in (2..).step_by(2).zip([Version::V4, Version::V6]) {
+        for (number, version) in (2..).step_by(3).zip([Version::V4, Version::V6]) {
             requests.push(table.create_map(version.old_holders(), version.key(), number));
             requests.push(table.create_remembering_set(
                 version.mine(),
@@ -74,6 +79,7 @@ impl Passing {
                 REMEMBERED_FOR,
                 number + 1,
             ));
+            requests.push(table.create_set(version.moved(), version.key(), false, number + 2));
         }
         for (place, port) in self.ports.iter().enumerate() {
             let chain = Chain {
@@ -90,12 +96,12 @@ impl Passing {
                     .map(|rule| table.append_rule(&chain.name, rule)),
             );
         }
-        requests.extend(self.fill());
+        requests.extend(self.fill(late));
         requests
     }
 
-    /// The requests that put in what the sets and maps say.
-    fn fill(&self) -> Vec<Request> {
+    /// The requests that put in what the sets and maps say, but where to pass on what is for those in `late`.
+    fn fill(&self, late: &BTreeSet<IpAddr>) -> Vec<Request> {
         let table = Table(TABLE);
         let mut requests = vec![];
         let macs: Vec<_> = self
@@ -107,29 +113,46 @@ impl Passing {
             requests.push(table.add_elements("members", chunk));
         }
         for version in [Version::V4, Version::V6] {
+            let moved = self.old_holders.keys();
+            let of_version = moved.filter(|vip| Version::of(**vip) == version);
+            let keys: Vec<_> = of_version.map(|vip| (key_of(*vip), None)).collect();
+            for chunk in keys.chunks(CHUNK) {
+                requests.push(table.add_elements(version.moved(), chunk));
+            }
+        }
+        requests.extend(self.pass_on(|vip| !late.contains(vip)));
+        requests
+    }
+
+    /// The requests that have what is for some VIPs passed on.
+    fn pass_on(&self, is_meant: impl Fn(&IpAddr) -> bool) -> Vec<Request> {
+        let mut requests = vec![];
+        for version in [Version::V4, Version::V6] {
             let of_version = self
                 .old_holders
                 .iter()
-                .filter(|(vip, _)| Version::of(**vip) == version);
+                .filter(|(vip, _)| Version::of(**vip) == version && is_meant(vip));
             let pairs: Vec<_> = of_version
                 .map(|(vip, mac)| (key_of(*vip), mac.to_vec()))
                 .collect();
             for chunk in pairs.chunks(CHUNK) {
-                requests.push(table.add_mapped(version.old_holders(), chunk));
+                requests.push(Table(TABLE).add_mapped(version.old_holders(), chunk));
             }
         }
         requests
     }
 
     /// The requests that turn what another said into what this says, on the same ports. What is remembered stays.
-    fn refill(&self) -> Vec<Request> {
+    fn refill(&self, late: &BTreeSet<IpAddr>) -> Vec<Request> {
         let sets = [
             "members",
+            Version::V4.moved(),
+            Version::V6.moved(),
             Version::V4.old_holders(),
             Version::V6.old_holders(),
         ];
         let mut requests: Vec<_> = sets.iter().map(|set| Table(TABLE).flush_set(set)).collect();
-        requests.extend(self.fill());
+        requests.extend(self.fill(late));
         requests
     }
 }
@@ -152,6 +175,13 @@ impl Version {
         match self {
             Self::V4 => "old_holders4",
             Self::V6 => "old_holders6",
+        }
+    }
+
+    fn moved(self) -> &'static str {
+        match self {
+            Self::V4 => "moved4",
+            Self::V6 => "moved6",
         }
     }
 
@@ -222,22 +252,33 @@ fn tcp(version: Version) -> Vec<Step> {
     ]
 }
 
-/// To a VIP that moved; the address of its old holder is in `HOLDER` then.
-fn to_a_moved_vip(version: Version) -> Vec<Step> {
-    let (_, destination, length) = version.addresses();
+/// Over TCP; the destination is in the first register then.
+fn load_destination(version: Version) -> Vec<Step> {
+    let (_, offset, length) = version.addresses();
+    let base = Base::Network;
     let mut steps = tcp(version);
-    steps.extend([
-        Step::Load {
-            base: Base::Network,
-            offset: destination,
-            length,
-        },
-        Step::Mapped {
-            map: version.old_holders().to_owned(),
-            from: Register::FIRST,
-            to: HOLDER,
-        },
-    ]);
+    steps.push(Step::Load {
+        base,
+        offset,
+        length,
+    });
+    steps
+}
+
+fn to_a_moved_vip(version: Version) -> Vec<Step> {
+    let mut steps = load_destination(version);
+    steps.push(Step::In(version.moved().to_owned()));
+    steps
+}
+
+/// To a VIP whose connections are passed on; the address of the old holder is in `HOLDER` then.
+fn to_an_old_holder(version: Version) -> Vec<Step> {
+    let mut steps = load_destination(version);
+    steps.push(Step::Mapped {
+        map: version.old_holders().to_owned(),
+        from: Register::FIRST,
+        to: HOLDER,
+    });
     steps
 }
 
@@ -306,7 +347,7 @@ fn rules(port: &Port) -> Vec<Vec<Step>> {
             },
             Step::Accept,
         ]);
-        let mut rest = to_a_moved_vip(version);
+        let mut rest = to_an_old_holder(version);
         rest.extend([
             Step::Store {
                 register: HOLDER,
@@ -330,30 +371,72 @@ fn rules(port: &Port) -> Vec<Vec<Step>> {
             },
             Step::Forward(first),
         ]);
-        rules.extend([new, remembered, rest]);
+        // In the first step of a table that is late it is not known whose it is.
+        let mut unknown = to_a_moved_vip(version);
+        unknown.push(Step::Drop);
+        rules.extend([new, remembered, rest, unknown]);
     }
     rules
 }
+
+/// Between attempts to remember connections that could not be.
+const REMEMBER_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The table of this process, and what it says.
 #[derive(Debug)]
 pub struct Chance {
     transactions: Transactions,
     passing: Passing,
+    /// VIPs whose connections could not be remembered, which are left to this node alone until that is tried again.
+    failed: Option<(Instant, BTreeSet<IpAddr>)>,
 }
 
 impl Chance {
-    /// Makes the table. `mine`: connections that this node has already, as (client, VIP).
-    pub fn begin(passing: &Passing, mine: &[(SocketAddr, SocketAddr)]) -> Result<Self, FenceError> {
+    /// Makes the table. `carrying`: VIPs that connections of this node may have been made at already.
+    pub fn begin(passing: &Passing, carrying: &BTreeSet<IpAddr>) -> Result<Self, FenceError> {
         let mut chance = Self {
             transactions: Transactions::open().map_err(explain)?,
             passing: passing.clone(),
+            failed: None,
         };
-        chance.make(mine)?;
+        let late = late(passing, carrying);
+        chance.make(passing, &late)?;
+        chance.remember_and_pass_on(&late);
         Ok(chance)
     }
 
-    fn make(&mut self, mine: &[(SocketAddr, SocketAddr)]) -> Result<(), FenceError> {
+    /// Makes it say this. What is remembered stays. `carrying` is as for `begin`.
+    pub fn update(
+        &mut self,
+        passing: &Passing,
+        carrying: &BTreeSet<IpAddr>,
+    ) -> Result<(), FenceError> {
+        if self.passing == *passing && !self.is_due() {
+            return Ok(());
+        }
+        let mut late = late(passing, carrying);
+        if self.passing.ports == passing.ports {
+            // What began at the others since is remembered already.
+            let failed = self.failed.as_ref().map(|(_, vips)| vips);
+            let has_failed = |vip: &IpAddr| failed.is_some_and(|vips| vips.contains(vip));
+            late.retain(|vip| has_failed(vip) || !self.passing.old_holders.contains_key(vip));
+            self.transactions.commit(&passing.refill(&late))?;
+        } else {
+            self.make(passing, &late)?;
+        }
+        self.passing = passing.clone();
+        self.remember_and_pass_on(&late);
+        Ok(())
+    }
+
+    /// Whether connections could not be remembered, and it is to be tried again.
+    pub fn is_due(&self) -> bool {
+        let failed = self.failed.as_ref();
+        failed.is_some_and(|(at, _)| at.elapsed() >= REMEMBER_AGAIN_AFTER)
+    }
+
+    /// A new table, in place of one if need be. `late` as for `Passing::make`.
+    fn make(&mut self, passing: &Passing, late: &BTreeSet<IpAddr>) -> Result<(), FenceError> {
         let there = match self.transactions.ask(&Table(TABLE).read()) {
             Ok(bodies) => !bodies.is_empty(),
             Err(error) if error.errno() == Some(Errno::ENOENT) => false,
@@ -361,8 +444,7 @@ impl Chance {
         };
         let mut flags = OWNED;
         loop {
-            let mut requests = self.passing.make(there, flags);
-            requests.extend(remember(mine));
+            let requests = passing.make(there, flags, late);
             match self.transactions.commit(&requests) {
                 // No owner before Linux 5.12.
                 Err(error)
@@ -376,20 +458,33 @@ impl Chance {
         }
     }
 
-    /// Makes it say this. What is remembered stays, unless a port is another.
-    pub fn update(
-        &mut self,
-        passing: &Passing,
-        mine: &[(SocketAddr, SocketAddr)],
-    ) -> Result<(), FenceError> {
-        if self.passing == *passing {
-            return Ok(());
+    /// The second step for VIPs with connections of this node: what begins is remembered since the first. Where they cannot be
+    /// remembered nothing is passed on: this node's own count for more.
+    fn remember_and_pass_on(&mut self, late: &BTreeSet<IpAddr>) {
+        self.failed = None;
+        if late.is_empty() {
+            return;
         }
-        let same_ports = self.passing.ports == passing.ports;
-        self.passing = passing.clone();
-        match same_ports {
-            true => Ok(self.transactions.commit(&self.passing.refill())?),
-            false => self.make(mine),
+        let done = connections::at(late)
+            .map_err(|error| error.to_string())
+            .and_then(|mine| remember(&mine).ok_or_else(|| "there are too many".to_owned()))
+            .and_then(|mut requests| {
+                requests.extend(self.passing.pass_on(|vip| late.contains(vip)));
+                let committed = self.transactions.commit(&requests);
+                committed.map_err(|error| explain(error).to_string())
+            });
+        let Err(problem) = done else { return };
+        tracing::warn!(
+            %problem,
+            vips = ?late,
+            "this node's connections could not be told from those of the old holder, which are lost"
+        );
+        self.failed = Some((Instant::now(), late.clone()));
+        let mut others = self.passing.clone();
+        others.old_holders.retain(|vip, _| !late.contains(vip));
+        let left_alone = self.transactions.commit(&others.refill(&BTreeSet::new()));
+        if let Err(error) = left_alone {
+            tracing::warn!(problem = %explain(error), "connections at VIPs may be held up until that is tried again");
         }
     }
 
@@ -406,7 +501,18 @@ impl Chance {
     }
 }
 
-fn remember(mine: &[(SocketAddr, SocketAddr)]) -> Vec<Request> {
+/// The VIPs whose connections have to be listed before anything of theirs is passed on.
+fn late(passing: &Passing, carrying: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    let moved = passing.old_holders.keys();
+    moved
+        .filter(|vip| carrying.contains(vip))
+        .copied()
+        .collect()
+}
+
+/// None when they are so many that no place is left for others.
+fn remember(mine: &[(SocketAddr, SocketAddr)]) -> Option<Vec<Request>> {
+    let most = usize::try_from(REMEMBERED / 2).unwrap_or(usize::MAX);
     let mut requests = vec![];
     for version in [Version::V4, Version::V6] {
         let of_version = mine
@@ -415,14 +521,15 @@ fn remember(mine: &[(SocketAddr, SocketAddr)]) -> Vec<Request> {
                 Version::of(client.ip()) == version && Version::of(vip.ip()) == version
             })
             .map(|(client, vip)| (connection_key(*client, *vip), None));
-        let keys: Vec<_> = of_version
-            .take(usize::try_from(REMEMBERED / 2).unwrap_or(usize::MAX))
-            .collect();
+        let keys: Vec<_> = of_version.collect();
+        if keys.len() > most {
+            return None;
+        }
         for chunk in keys.chunks(CHUNK) {
             requests.push(Table(TABLE).add_elements(version.mine(), chunk));
         }
     }
-    requests
+    Some(requests)
 }
 
 #[cfg(test)]

@@ -529,7 +529,7 @@ fn what_a_vip_carries_is_served_on_when_it_is_given_away() {
         machine.may_serve(&target(0)),
         "on, beyond the stop of claims"
     );
-    machine.handle(Event::Quiet(target(0)), at);
+    machine.handle(quiet(false), at);
     assert_eq!(drain(&mut machine), [Action::EndServe(target(0))]);
     assert_eq!(machine.next_deadline(at), None);
 }
@@ -568,6 +568,39 @@ fn serving_ends_by_the_deadline_at_the_end_and_when_the_vip_comes_back() {
     assert_eq!(machine.served().count(), 1, "until it is held");
     machine.handle(Event::Permitted([target(0)].into()), now);
     assert!(drain(&mut machine).contains(&Action::EndServe(target(0))));
+}
+
+fn quiet(relays: bool) -> Event {
+    let target = target(0);
+    Event::Quiet { target, relays }
+}
+
+#[test]
+fn who_only_relays_says_that_it_carries_nothing_and_goes_on_for_a_while() {
+    let now = Instant::now();
+    let mut machine = held_behind_a_fence(now);
+    machine.handle(giving_away(5), now);
+    machine.handle(Event::Removed(target(0)), now);
+    drain(&mut machine);
+    let before = |machine: &Machine| (machine.carrying().count(), machine.served().count());
+    assert_eq!(before(&machine), (1, 1));
+    let mut at = now;
+    while at < now + Timing::default().relay_on {
+        machine.handle(quiet(true), at);
+        assert_eq!(drain(&mut machine), []);
+        assert_eq!(before(&machine), (0, 1));
+        at = machine.next_deadline(at).unwrap();
+        machine.handle(Event::Deadline, at);
+        assert_eq!(drain(&mut machine), [Action::Serve(target(0))]);
+    }
+    // One that was found after all starts the time anew.
+    machine.handle(Event::Busy(target(0)), at);
+    assert_eq!(before(&machine), (1, 1));
+    machine.handle(quiet(true), at);
+    assert_eq!((drain(&mut machine), before(&machine)), (vec![], (0, 1)));
+    machine.handle(quiet(true), at + Timing::default().relay_on);
+    assert_eq!(drain(&mut machine), [Action::EndServe(target(0))]);
+    assert_eq!(before(&machine), (0, 0));
 }
 
 fn held_behind_a_fence(now: Instant) -> Machine {
@@ -743,6 +776,7 @@ enum Step {
     /// The lease is given away by plan; nothing is left of what the VIPs carry, or something.
     GiveAway {
         quiet: bool,
+        relays: bool,
     },
     /// The lease of another leader is granted, and goes over into one of this node's own.
     Granted {
@@ -766,7 +800,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0u16..400).prop_map(Step::Pass),
         6 => (0u16..500, proptest::bool::weighted(0.1)).prop_map(|(lasts, new_term)| Step::Lease { lasts, new_term }),
         1 => any::<bool>().prop_map(|new_term| Step::Depose { new_term }),
-        1 => any::<bool>().prop_map(|quiet| Step::GiveAway { quiet }),
+        1 => any::<(bool, bool)>().prop_map(|(quiet, relays)| Step::GiveAway { quiet, relays }),
         1 => (0u16..500).prop_map(|lasts| Step::Granted { lasts }),
         2 => proptest::collection::btree_set(0u8..4, 0..4).prop_map(Step::Configure),
         1 => (0u8..4).prop_map(Step::DeletedByOthers),
@@ -798,6 +832,7 @@ struct World {
     served: BTreeMap<Target, Instant>,
     /// Nothing that is served carries a connection.
     quiet: bool,
+    relays: bool,
 }
 
 impl World {
@@ -814,6 +849,7 @@ impl World {
             permitted: BTreeMap::new(),
             served: BTreeMap::new(),
             quiet: false,
+            relays: false,
             now: Instant::now(),
             lateness,
             term: 1,
@@ -898,9 +934,12 @@ impl World {
                 assert!(self.fenced && self.stands, "served without a fence");
                 self.served.insert(t.clone(), self.now + SERVE_LASTS);
                 if self.quiet {
-                    Event::Quiet(t)
+                    Event::Quiet {
+                        target: t,
+                        relays: self.relays,
+                    }
                 } else {
-                    return;
+                    Event::Busy(t)
                 }
             }
             Action::EndServe(t) => {
@@ -1018,8 +1057,8 @@ impl World {
                 self.lease_until = None;
                 self.feed(following(self.term));
             }
-            Step::GiveAway { quiet } => {
-                self.quiet = quiet;
+            Step::GiveAway { quiet, relays } => {
+                (self.quiet, self.relays) = (quiet, relays);
                 self.lease_until = None;
                 self.feed(giving_away(self.term));
             }
