@@ -24,5 +24,6 @@ pub mod responders;
 pub mod run;
 pub mod selftest;
 pub mod traffic;
+pub mod waiting;
 pub mod witness;
 pub mod workload;

@@ -6,17 +6,24 @@
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     process::{Child, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use jepsen_like::{
     hold::{config_on, leading, snapshot_with},
     lab::{self, Lab, namespace::Namespace, network},
+    waiting::wait_until,
     witness::Witness,
 };
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        socket::{setsockopt, sockopt::RcvBufForce},
+    },
     unistd::Pid,
 };
 use pontoon::{
@@ -47,15 +54,6 @@ fn two_hosts() -> Option<Lab> {
     lab.add_host("n1", 11).unwrap();
     lab.add_host("client", 200).unwrap();
     Some(lab)
-}
-
-fn wait_until(what: &str, within: Duration, mut condition: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < within, "not within {within:?}: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    start.elapsed()
 }
 
 fn has(host: &Namespace, address: IpAddr) -> bool {
@@ -168,7 +166,7 @@ fn exchange(client: &Namespace, echo: &Echo) -> (bool, bool) {
     (true, sender.recv(&mut buffer).is_ok())
 }
 
-/// Asks who has an address, past every cache; whether anybody answered within 60 ms.
+/// Asks who has an address, past every cache; whether anybody answered within 200 ms.
 fn is_resolved(client: &Namespace, address: IpAddr) -> bool {
     let text = address.to_string();
     let _ = client.ip(&["neighbour", "del", &text, "dev", network::DEVICE]); // not there: as well
@@ -193,7 +191,7 @@ fn is_resolved(client: &Namespace, address: IpAddr) -> bool {
                 && frame.get(62..78) == Some(&ip.octets())
         }
     };
-    witness.frame(Duration::from_millis(60), answer).is_some()
+    witness.frame(Duration::from_millis(200), answer).is_some()
 }
 
 /// A holder in a process of its own.
@@ -450,36 +448,104 @@ fn a_node_that_never_led_is_fenced_and_a_removed_vip_leaves_the_fence() {
     node.stop();
 }
 
+/// A VIP on the device that may not be there.
+fn late() -> IpAddr {
+    [10, 99, 0, 1].into()
+}
+
+fn on(address: IpAddr, interface: &str) -> (IpAddr, Vip) {
+    let interface = interface.parse().unwrap();
+    (address, Vip { address, interface })
+}
+
+/// Maps `vip` to the device that every host has, and `back` to `back0.7`.
+fn config_of_two_devices() -> VipConfig {
+    let device = |label: &str, name: &str| (label.parse::<Label>().unwrap(), name.to_owned());
+    VipConfig {
+        interfaces: [device("vip", network::DEVICE), device("back", "back0.7")].into(),
+        ..VipConfig::default()
+    }
+}
+
+fn make_late_device(host: &Namespace) {
+    host.ip(&[
+        "link", "add", "back0.7", "type", "veth", "peer", "name", "back1",
+    ])
+    .unwrap();
+    host.ip(&["link", "set", "back1", "up"]).unwrap();
+    host.ip(&["link", "set", "back0.7", "up"]).unwrap();
+}
+
+#[test]
+fn nothing_is_lost_on_one_device_while_another_comes_and_goes() {
+    const EVERY: Duration = Duration::from_micros(200);
+    let Some(lab) = two_hosts() else { return };
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let snapshot = Snapshot {
+        vips: [on(vip4(), "vip"), on(late(), "back")]
+            .into_iter()
+            .collect(),
+        ..Snapshot::default()
+    };
+    let node = Node::start_with(host, config_of_two_devices(), Arc::new(snapshot));
+    node.lead(1, LONG);
+    wait_until("held", SOON, || node.holds(&[vip4()]));
+    let echo = Echo::on(host, vip4());
+    setsockopt(&echo.socket, RcvBufForce, &(16 << 20)).unwrap();
+    let sender = client.enter(|| UdpSocket::bind("0.0.0.0:0"));
+    let sender = sender.unwrap().unwrap();
+    sender.connect(echo.address()).unwrap();
+    let over = AtomicBool::new(false);
+    let (mut sent, mut came) = (0u32, 0u32);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                sender.send(b"?").unwrap();
+                sent += 1;
+                std::thread::sleep(EVERY);
+            }
+        });
+        let _ends = Ends(&over);
+        for _ in 0..20 {
+            make_late_device(host);
+            wait_until("held there too", SOON, || node.holds(&[vip4(), late()]));
+            host.ip(&["link", "delete", "back0.7"]).unwrap();
+            wait_until("not held there", SOON, || node.holds(&[vip4()]));
+        }
+    });
+    let mut buffer = [0; 8];
+    while came < sent && echo.socket.recv(&mut buffer).is_ok() {
+        came += 1;
+    }
+    assert_eq!((sent - came, sent > 100), (0, true), "lost of {sent}");
+    node.stop();
+}
+
+/// Says so when it goes, by a panic too: who waits for it goes on.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn several_vips_on_several_interfaces_and_one_that_appears_late() {
     let Some(lab) = two_hosts() else { return };
     let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
-    let labels: [Label; 2] = ["vip".parse().unwrap(), "back".parse().unwrap()];
-    let config = VipConfig {
-        interfaces: [
-            (labels[0].clone(), network::DEVICE.to_owned()),
-            (labels[1].clone(), "back0.7".to_owned()),
-        ]
-        .into(),
-        ..VipConfig::default()
-    };
-    let vip = |address: IpAddr, label: &Label| {
-        let interface = label.clone();
-        (address, Vip { address, interface })
-    };
-    let late: IpAddr = [10, 99, 0, 1].into();
     let snapshot = Snapshot {
         vips: [
-            vip(vip4(), &labels[0]),
-            vip(vip6(), &labels[0]),
-            vip(network::ipv4(101).into(), &labels[0]),
-            vip(late, &labels[1]),
+            on(vip4(), "vip"),
+            on(vip6(), "vip"),
+            on(network::ipv4(101).into(), "vip"),
+            on(late(), "back"),
         ]
         .into_iter()
         .collect(),
         ..Snapshot::default()
     };
-    let node = Node::start_with(host, config, Arc::new(snapshot));
+    let node = Node::start_with(host, config_of_two_devices(), Arc::new(snapshot));
     node.lead(1, LONG);
     let first = [vip4(), vip6(), network::ipv4(101).into()];
     wait_until("held where there is a device", SOON, || node.holds(&first));
@@ -487,13 +553,8 @@ fn several_vips_on_several_interfaces_and_one_that_appears_late() {
         node.problem()
             .is_some_and(|text| text.contains("no device named \"back0.7\""))
     });
-    host.ip(&[
-        "link", "add", "back0.7", "type", "veth", "peer", "name", "back1",
-    ])
-    .unwrap();
-    host.ip(&["link", "set", "back1", "up"]).unwrap();
-    host.ip(&["link", "set", "back0.7", "up"]).unwrap();
-    let all = [first[0], first[1], first[2], late];
+    make_late_device(host);
+    let all = [first[0], first[1], first[2], late()];
     let took = wait_until("held on the late device", SOON, || node.holds(&all));
     assert!(took < Duration::from_millis(100), "took {took:?}");
     assert!(table(host).unwrap().contains("back0.7"));
@@ -503,11 +564,7 @@ fn several_vips_on_several_interfaces_and_one_that_appears_late() {
     host.ip(&["link", "delete", "back0.7"]).unwrap();
     wait_until("not held there", SOON, || node.holds(&first));
     assert!(is_resolved(client, vip4()), "others are not disturbed");
-    host.ip(&[
-        "link", "add", "back0.7", "type", "veth", "peer", "name", "back1",
-    ])
-    .unwrap();
-    host.ip(&["link", "set", "back0.7", "up"]).unwrap();
+    make_late_device(host);
     wait_until("held again", SOON, || node.holds(&all));
     assert!(is_resolved(client, vip4()));
 }

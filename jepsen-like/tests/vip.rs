@@ -16,6 +16,7 @@ use std::{
 use jepsen_like::{
     hold::{INTERFACE, config_on, leading, snapshot_with, unfenced_on},
     lab::{self, Lab, namespace::Namespace, network},
+    waiting::wait_until,
     witness::Witness,
 };
 use pontoon::{
@@ -120,15 +121,6 @@ fn shown(host: &Namespace, address: IpAddr) -> Option<String> {
 
 fn has(host: &Namespace, address: IpAddr) -> bool {
     shown(host, address).is_some()
-}
-
-fn wait_until(what: &str, within: Duration, mut condition: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < within, "not within {within:?}: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    start.elapsed()
 }
 
 /// A holder's and a neighbour's host.
@@ -367,6 +359,16 @@ fn gave_to_n1(n2: &Namespace) -> VipPeers {
     }
 }
 
+/// A node that has heard this of the others, and hears what is sent.
+fn node_beside(host: &Namespace, peers: VipPeers) -> (Node, watch::Sender<VipPeers>) {
+    let (sender, receiver) = watch::channel(peers);
+    let config = VipConfig {
+        peers: Some(receiver),
+        ..config_on(network::DEVICE)
+    };
+    (Node::start_with(host, config, &[vip4()]), sender)
+}
+
 /// A segment with the ACK flag alone, of a connection to the VIP that this host knows nothing of.
 fn segment_of_another(from: Ipv4Addr, to: Ipv4Addr) -> [u8; 20] {
     const PORTS: [u8; 4] = [0, 77, 0, 77];
@@ -403,12 +405,7 @@ fn what_belongs_to_the_old_holder_is_not_reset_while_the_vip_goes() {
     let Some(mut lab) = two_hosts() else { return };
     lab.add_host("n2", 12).unwrap();
     let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
-    let (_peers, receiver) = watch::channel(gave_to_n1(lab.host("n2").unwrap()));
-    let config = VipConfig {
-        peers: Some(receiver),
-        ..config_on(network::DEVICE)
-    };
-    let node = Node::start_with(host, config, &[vip4()]);
+    let (node, _peers) = node_beside(host, gave_to_n1(lab.host("n2").unwrap()));
     let raw = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP));
     let socket = client.enter(raw).unwrap().unwrap();
     let segment = segment_of_another(network::ipv4(200), network::ipv4(100));
@@ -468,12 +465,7 @@ fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
     let Some(mut lab) = two_hosts() else { return };
     lab.add_host("n2", 12).unwrap();
     let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
-    let (_peers, receiver) = watch::channel(gave_to_n1(lab.host("n2").unwrap()));
-    let config = VipConfig {
-        peers: Some(receiver),
-        ..config_on(network::DEVICE)
-    };
-    let node = Node::start_with(host, config, &[vip4()]);
+    let (node, _peers) = node_beside(host, gave_to_n1(lab.host("n2").unwrap()));
     node.lead(1, LONG);
     wait_until("the address", SOON, || has(host, vip4()));
     let mut exchange = connection_through(host, client);
@@ -496,12 +488,7 @@ fn what_began_before_the_old_holder_was_heard_of_is_kept() {
     let Some(mut lab) = two_hosts() else { return };
     lab.add_host("n2", 12).unwrap();
     let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
-    let (peers, receiver) = watch::channel(VipPeers::default());
-    let config = VipConfig {
-        peers: Some(receiver),
-        ..config_on(network::DEVICE)
-    };
-    let node = Node::start_with(host, config, &[vip4()]);
+    let (node, peers) = node_beside(host, VipPeers::default());
     node.lead(1, LONG);
     wait_until("the address", SOON, || has(host, vip4()));
     let mut exchange = connection_through(host, client);

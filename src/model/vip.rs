@@ -39,8 +39,7 @@ pub struct VipPeers {
 impl VipPeers {
     /// The Ethernet addresses of the other members.
     pub fn macs(&self) -> BTreeSet<[u8; 6]> {
-        let all = self.facts.values();
-        all.flat_map(|facts| facts.macs.values().copied()).collect()
+        self.macs_without(None)
     }
 
     /// Own addresses of the other members on which services answer.

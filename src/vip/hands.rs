@@ -100,7 +100,13 @@ impl Hands {
     /// Makes the fence what `wanted` says for the devices that there are.
     pub fn keep_fence(&mut self, wanted: impl FnOnce(BTreeSet<String>) -> Ruleset) {
         if let Hands::Kernel(kernel) = self {
-            kernel.fenced = kernel.indices();
+            let indices = kernel.indices();
+            // A device that has its name from another one may be without the rules of that one.
+            let another = |(name, index)| indices.get(name).is_some_and(|now| now != index);
+            if kernel.fenced.iter().any(another) {
+                kernel.guard.doubt();
+            }
+            kernel.fenced = indices;
             let devices = kernel.fenced.keys().cloned().collect();
             kernel.guard.keep(&wanted(devices));
         }
@@ -829,7 +835,7 @@ impl Guard {
         Ok(())
     }
 
-    /// After the rules were made anew for other devices: what was permitted is permitted again, for the same lease.
+    /// After the rules were made anew: what was permitted is permitted again, for the same lease.
     fn permit_again(&mut self) -> Result<(), FenceError> {
         let Some(fence) = &mut self.fence else {
             return Ok(());
@@ -862,6 +868,13 @@ impl Guard {
             );
         }
         self.problem = Some(text);
+    }
+
+    /// The rules count no more until they were read back.
+    fn doubt(&mut self) {
+        if let Some(fence) = &mut self.fence {
+            fence.doubt();
+        }
     }
 
     fn is_damaged(&mut self) -> bool {

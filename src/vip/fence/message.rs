@@ -636,6 +636,12 @@ impl Table<'_> {
         self.request(Kind::NewChain, CREATE, rest, about)
     }
 
+    /// Deletes a chain with its rules.
+    pub fn delete_chain(self, name: &str) -> Request {
+        let rest = Attributes::default().text(3, name);
+        self.request(Kind::DeleteChain, 0, rest, format!("delete chain {name}"))
+    }
+
     pub fn read_chains(self) -> Request {
         let about = format!("read the chains of table {}", self.0);
         self.request(Kind::GetChain, DUMP, Attributes::default(), about)

@@ -145,14 +145,17 @@ impl Fence {
         if self.standing.as_ref() == Some(wanted) {
             return Ok(Ensured::Stood);
         }
-        if let Some(standing) = self.standing.take()
-            && standing.devices == wanted.devices
-        {
-            self.transactions
-                .commit(&standing.change_vips(&wanted.vips))?;
-            self.read_back(wanted)?;
-            self.standing = Some(wanted.clone());
-            return Ok(Ensured::Stood);
+        if let Some(standing) = self.standing.take() {
+            match self.transactions.commit(&standing.change(wanted)) {
+                Ok(()) => {
+                    self.read_back(wanted)?;
+                    self.standing = Some(wanted.clone());
+                    return Ok(Ensured::Stood);
+                }
+                // A chain went with the last of its devices (before 6.16), or somebody took something away.
+                Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         if self.read_back(wanted).is_ok() {
             self.standing = Some(wanted.clone());

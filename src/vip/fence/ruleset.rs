@@ -121,25 +121,38 @@ impl Ruleset {
         }
         requests.extend(elements_requests(Change::Add, Addresses::Vips, &self.vips));
         for chain in self.chains() {
-            requests.push(table.create_chain(&chain));
-            let rules = rules_of(chain.hook);
-            requests.extend(
-                rules
-                    .iter()
-                    .map(|rule| table.append_rule(&chain.name, rule)),
-            );
+            requests.extend(chain_requests(&chain));
         }
         requests
     }
 
-    /// The requests that turn the VIPs of this fence into those of another.
-    pub fn change_vips(&self, to: &BTreeSet<IpAddr>) -> Vec<Request> {
-        let added = to.difference(&self.vips).copied().collect();
-        let removed = self.vips.difference(to).copied().collect();
+    /// The requests that turn this fence, which stands, into another, in one transaction. What is permitted stays so: for other devices
+    /// the chains alone are made anew, and the old ones stand until the new ones do.
+    pub fn change(&self, to: &Self) -> Vec<Request> {
+        let added = to.vips.difference(&self.vips).copied().collect();
+        let removed = self.vips.difference(&to.vips).copied().collect();
         let mut requests = elements_requests(Change::Add, Addresses::Vips, &added);
         requests.extend(elements_requests(Change::Delete, Addresses::Vips, &removed));
+        if self.devices != to.devices {
+            for chain in to.chains() {
+                requests.push(Table(TABLE).delete_chain(&chain.name));
+                requests.extend(chain_requests(&chain));
+            }
+        }
         requests
     }
+}
+
+/// The requests that make a chain and its rules.
+fn chain_requests(chain: &Chain) -> Vec<Request> {
+    let table = Table(TABLE);
+    let rules = rules_of(chain.hook);
+    let rules = rules
+        .iter()
+        .map(|rule| table.append_rule(&chain.name, rule));
+    std::iter::once(table.create_chain(chain))
+        .chain(rules)
+        .collect()
 }
 
 /// What becomes of elements.

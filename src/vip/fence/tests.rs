@@ -111,15 +111,23 @@ fn what_is_made_is_read_back_and_a_difference_is_found() {
         }
         fence.doubt();
         assert_eq!(fence.ensure(&ruleset).unwrap(), Ensured::Stood);
-        // Another set of VIPs leaves permissions alone, another set of devices is made anew.
+        // Another set of VIPs or devices leaves permissions alone.
+        let until = Instant::now() + Duration::from_secs(60);
+        fence.permit_holding(&vip(), until).unwrap();
         let fewer = Ruleset {
             vips: vip(),
             ..ruleset.clone()
         };
         assert_eq!(fence.ensure(&fewer).unwrap(), Ensured::Stood);
         fence.read_back(&fewer).unwrap();
+        for devices in [&["eth1"][..], &["eth0", "eth1"], &["eth0"]] {
+            assert_eq!(fence.ensure(&wanted(devices)).unwrap(), Ensured::Stood);
+            assert_eq!(fence.held_addresses().unwrap(), 1, "{devices:?}");
+        }
+        assert!(!fence.stands_on("eth1"));
+        sh("nft delete chain netdev pontoon_fence egress");
         assert_eq!(fence.ensure(&wanted(&["eth1"])).unwrap(), Ensured::Replaced);
-        assert!(!fence.stands_on("eth0"));
+        assert_eq!(fence.held_addresses().unwrap(), 0);
     });
 }
 

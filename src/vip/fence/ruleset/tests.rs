@@ -334,7 +334,7 @@ fn many_vips_go_in_chunks() {
         devices: BTreeSet::new(),
     };
     let empty = Ruleset::default();
-    assert_eq!(empty.change_vips(&ruleset.vips).len(), 3);
-    assert_eq!(ruleset.change_vips(&BTreeSet::new()).len(), 3);
-    assert!(ruleset.change_vips(&ruleset.vips).is_empty());
+    assert_eq!(empty.change(&ruleset).len(), 3);
+    assert_eq!(ruleset.change(&empty).len(), 3);
+    assert!(ruleset.change(&ruleset).is_empty());
 }
