@@ -521,6 +521,36 @@ fn nothing_is_lost_on_one_device_while_another_comes_and_goes() {
     node.stop();
 }
 
+#[test]
+fn a_vip_that_goes_to_another_interface_is_claimed_there_at_once() {
+    let Some(lab) = two_hosts() else { return };
+    let host = lab.host("n1").unwrap();
+    make_late_device(host);
+    let on_one = |interface| {
+        let vips = [on(vip4(), interface)].into_iter().collect();
+        Arc::new(Snapshot {
+            vips,
+            ..Snapshot::default()
+        })
+    };
+    let node = Node::start_with(host, config_of_two_devices(), on_one("vip"));
+    node.lead(1, LONG);
+    let has_on = |device: &str| {
+        let listed = host.ip(&["-o", "address", "show", "dev", device]).unwrap();
+        listed.contains(&format!(" {}/", vip4()))
+    };
+    wait_until("held", SOON, || {
+        node.holds(&[vip4()]) && has_on(network::DEVICE)
+    });
+    node.snapshots.send_replace(on_one("back"));
+    // A VIP that nobody held is looked for on its segment for a second first.
+    let took = wait_until("held there", SOON, || {
+        has_on("back0.7") && !has_on(network::DEVICE)
+    });
+    assert!(took < Duration::from_millis(500), "took {took:?}");
+    node.stop();
+}
+
 /// Says so when it goes, by a panic too: who waits for it goes on.
 struct Ends<'a>(&'a AtomicBool);
 

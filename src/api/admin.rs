@@ -298,6 +298,12 @@ fn unfit(reports: &[v1::NodeStatusReply]) -> HashMap<u64, String> {
         .collect()
 }
 
+/// Whether no node that answers has a fence for a VIP.
+fn nobody_fences(address: &String, reports: &[v1::NodeStatusReply]) -> bool {
+    let mut all = reports.iter();
+    !reports.is_empty() && all.all(|report| report.unfenced_vips.contains(address))
+}
+
 /// Every VIP of the state with its holder.
 pub(super) fn vip_statuses(
     state: &crate::state::State,
@@ -314,12 +320,15 @@ pub(super) fn vip_statuses(
     let status = |vip: &crate::model::vip::Vip| {
         let address = vip.address.to_string();
         let holder = held.get(address.as_str());
+        let unheld = if nobody_fences(&address, reports) {
+            "none"
+        } else {
+            ""
+        };
         v1::VipStatus {
             interface: vip.interface.to_string(),
             holder: holder.map(|(id, _)| *id),
-            fence: holder
-                .map(|(_, fence)| (*fence).to_owned())
-                .unwrap_or_default(),
+            fence: holder.map_or(unheld, |(_, fence)| fence).to_owned(),
             address,
         }
     };
@@ -406,4 +415,23 @@ fn absent(kind: &str, name: &Label) -> Failure {
 /// A stream of pages that are there already.
 pub(super) fn ready<T: Send + 'static>(pages: Vec<T>) -> Pages<T> {
     Box::pin(futures::stream::iter(pages.into_iter().map(Ok)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_no_fence_where_no_node_has_one() {
+        let report = |unfenced: &[&str]| v1::NodeStatusReply {
+            unfenced_vips: unfenced.iter().map(ToString::to_string).collect(),
+            ..v1::NodeStatusReply::default()
+        };
+        let (with, without) = (report(&[]), report(&["192.0.2.10"]));
+        let vip = "192.0.2.10".to_owned();
+        assert!(nobody_fences(&vip, &[without.clone(), without.clone()]));
+        assert!(!nobody_fences(&vip, &[without.clone(), with]));
+        assert!(!nobody_fences(&"192.0.2.11".to_owned(), &[without]));
+        assert!(!nobody_fences(&vip, &[]));
+    }
 }

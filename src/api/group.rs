@@ -135,6 +135,8 @@ pub struct NodeReport {
     /// Why it does not serve; empty: DNS answers and every listener is bound.
     pub not_serving: Vec<String>,
     pub held_vips: Vec<HeldVip>,
+    /// The VIPs that no fence stands for on this node, held or not.
+    pub unfenced_vips: Vec<IpAddr>,
     pub backends: Vec<BackendVerdict>,
     pub listeners: Vec<ListenerReport>,
     /// What needs a person.
@@ -147,7 +149,7 @@ pub struct NodeReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldVip {
     pub address: IpAddr,
-    /// `nft`, `none` or `loopback`.
+    /// `kernel`, `none` or `loopback`.
     pub fence: String,
 }
 

@@ -107,6 +107,7 @@ impl Api {
             api_address,
             not_serving,
             held_vips,
+            unfenced_vips,
             backends,
             listeners,
             alarms,
@@ -158,6 +159,7 @@ impl Api {
             listeners: listeners.into_iter().map(|l| listener(l, id)).collect(),
             alarms,
             service_addresses: service_addresses.iter().map(ToString::to_string).collect(),
+            unfenced_vips: unfenced_vips.iter().map(ToString::to_string).collect(),
         }
     }
 

@@ -214,7 +214,7 @@ pub struct VipJson {
     pub interface: String,
     /// Id of the node that holds it; null: none that could be asked.
     pub holder: Option<u64>,
-    /// Null when there is no holder.
+    /// What the holder is fenced with. Without a holder: `none` if no node that answers has a fence, else null.
     pub fence: Option<String>,
 }
 

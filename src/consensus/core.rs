@@ -460,6 +460,10 @@ impl Core {
 
     /// The index that a linearizable read waits for, if this node leads.
     pub(super) async fn read_index_here(&self, deadline: Instant) -> ReadIndex {
+        // openraft would log an error for each.
+        if self.raft.metrics().borrow_watched().running_state.is_err() {
+            return ReadIndex::NotLeading { leader: None };
+        }
         let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match tokio::time::timeout_at(deadline.into(), linearizer).await {
             Ok(Ok(linearizer)) => ReadIndex::Index(linearizer.read_log_id().index()),
@@ -558,6 +562,10 @@ impl Core {
 
     /// What those that answer say of their VIPs, or what is known of them where that is newer.
     fn vip_facts_of_peers(&self, known: &VipPeers) -> BTreeMap<NodeId, VipFacts> {
+        // Who was removed is answered no more, and may still serve what comes through the VIPs that it gave away.
+        if *self.removed.borrow() {
+            return known.facts.clone();
+        }
         let peers = lock(&self.peers);
         let fresh = peers.reports.iter().filter_map(|(id, heard)| {
             let facts = &heard.fresh_report()?.vips;

@@ -16,6 +16,9 @@ pub struct Seen {
     pub opens_at: Instant,
     /// The last sign of life of a leader.
     pub heard: Option<Instant>,
+    /// Until when this node promised a leader to elect nobody else, itself included: longer than the present timing says, if that was
+    /// shortened since.
+    pub promised_until: Option<Instant>,
     /// When this node last gave its vote, to itself or another.
     pub voted: Option<Instant>,
     /// Its place among the voters that may campaign, from 0.
@@ -50,7 +53,8 @@ impl Attempts {
             .map(|at| at + seen.timing.election_timeout_min + turn);
         let again = self.last.map(|at| at + self.pause(&seen.timing));
         let others = [silence, vote].map(|at| at.filter(|_| !seen.alone));
-        [Some(seen.opens_at), again]
+        let promise = seen.promised_until.map(|at| at + turn);
+        [Some(seen.opens_at), again, promise]
             .into_iter()
             .chain(others)
             .flatten()
@@ -104,6 +108,7 @@ mod tests {
             timing: Timing::LAN,
             opens_at: start,
             heard: Some(start + ms(1000)),
+            promised_until: None,
             voted: None,
             rank: 0,
             alone: false,
@@ -139,6 +144,14 @@ mod tests {
                     ..full
                 },
                 5000,
+            ),
+            (
+                Seen {
+                    promised_until: Some(start + ms(3500)), // before the timing was shortened
+                    rank: 1,
+                    ..full
+                },
+                3540,
             ),
             (
                 Seen {
@@ -213,10 +226,19 @@ mod tests {
     proptest! {
         /// Nobody campaigns before its own promise has ended.
         #[test]
-        fn no_campaign_within_the_refusal(heard in 0u64..10_000, voted in prop::option::of(0u64..10_000), rank in 0u32..5, tries in 0u32..20) {
+        fn no_campaign_within_the_refusal(
+            heard in 0u64..10_000,
+            promised in prop::option::of(0u64..40_000),
+            voted in prop::option::of(0u64..10_000),
+            rank in 0u32..5,
+            alone: bool,
+            tries in 0u32..20,
+        ) {
             let start = Instant::now();
             let seen = Seen {
                 heard: Some(start + ms(heard)),
+                promised_until: promised.map(|at| start + ms(at)),
+                alone,
                 voted: voted.map(|at| start + ms(at)),
                 rank,
                 ..seen(start)
@@ -224,7 +246,8 @@ mod tests {
             let mut attempts = Attempts::default();
             for _ in 0..=tries {
                 let due = attempts.due(&seen);
-                prop_assert!(due >= start + ms(heard) + seen.timing.election_timeout_max);
+                prop_assert!(alone || due >= start + ms(heard) + seen.timing.election_timeout_max);
+                prop_assert!(seen.promised_until <= Some(due));
                 attempts.made(due);
             }
         }

@@ -36,6 +36,11 @@ impl Promise {
         self.stated
     }
 
+    /// When it ends, or ended; none was made: none.
+    pub fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
     /// For how much longer it binds.
     pub fn left(&self, now: Instant) -> Option<Duration> {
         self.until?

@@ -179,6 +179,7 @@ async fn campaign(core: &Core) {
             timing: core.timing(),
             opens_at: core.gate.opens_at(),
             heard: core.heard_at(&metrics),
+            promised_until: lock(&core.promise).until(),
             voted: votes.observe(&metrics, now),
             rank: rank(&metrics, core.id, leader) + waits_for_the_fit(core, &metrics, leader),
             alone: standing.sole_voter,
@@ -387,15 +388,16 @@ fn enter(core: &Core, next: Recovery) {
 async fn ask_peers(core: &Core) {
     let mut tick = tokio::time::interval(ASK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut targets = vec![];
     loop {
         tick.tick().await;
         // This node's own hash, to compare the answers with.
         let _ = core.report();
-        let targets = others(core);
+        targets = to_ask(core, targets);
         forget(core, &targets);
         let mut answers: FuturesUnordered<_> = targets
-            .into_iter()
-            .map(|target| async move {
+            .iter()
+            .map(|&target| async move {
                 let answer = core
                     .links
                     .call::<_, PeerReport>(target, Rpc::Status, &(), ASK_LIMIT);
@@ -442,7 +444,24 @@ fn others(core: &Core) -> Vec<Target> {
         .collect()
 }
 
-/// Drops what is kept about nodes that are no longer in the group.
+/// The other members, and those that were and still serve connections through VIPs that they gave away when they left.
+fn to_ask(core: &Core, asked_before: Vec<Target>) -> Vec<Target> {
+    let mut targets = others(core);
+    let members: BTreeSet<NodeId> = targets.iter().map(|target| target.id).collect();
+    // By what was heard last, be it with a grant.
+    let known = core.vip_peers.borrow();
+    let serves = |id: &NodeId| {
+        known
+            .facts
+            .get(id)
+            .is_some_and(|facts| !facts.serving.is_empty())
+    };
+    let left = asked_before.into_iter();
+    targets.extend(left.filter(|t| !members.contains(&t.id) && serves(&t.id)));
+    targets
+}
+
+/// Drops what is kept about nodes that are no longer asked.
 fn forget(core: &Core, targets: &[Target]) {
     let known: BTreeSet<NodeId> = targets.iter().map(|target| target.id).collect();
     let mut peers = lock(&core.peers);

@@ -33,9 +33,12 @@ use super::{
     storage::{Storage, StorageOptions},
     *,
 };
-use crate::state::{
-    command::{Change as StateChange, JoinToken, NewMember, RequestId, Secret, UnixMillis},
-    outcome::Applied,
+use crate::{
+    model::vip::Vip,
+    state::{
+        command::{Change as StateChange, JoinToken, NewMember, RequestId, Secret, UnixMillis},
+        outcome::Applied,
+    },
 };
 
 /// Slower than the default: many tests share few cores.
@@ -950,6 +953,76 @@ async fn a_reported_release_shortens_the_hand_over() {
             .borrow()
             .holds(Instant::now())
     );
+    cluster.stop().await;
+}
+
+/// What a node says of its VIPs.
+fn vip_facts(id: u64, serving: &[[u8; 4]]) -> VipFacts {
+    VipFacts {
+        macs: [("vip".to_owned(), [2, 0, 0, 0, 0, id as u8])].into(),
+        serving: serving.iter().map(|vip| (*vip).into()).collect(),
+        addresses: Default::default(),
+    }
+}
+
+/// The connections through the VIPs that it gave away go on while it still serves them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_left_is_asked_for_as_long_as_it_serves_connections() {
+    const VIP: [u8; 4] = [192, 0, 2, 10];
+    const OTHER: [u8; 4] = [192, 0, 2, 11];
+    let cluster = Cluster::of(3).await;
+    for id in cluster.ids() {
+        cluster.node(id).tell_of_vips(vip_facts(id, &[]));
+    }
+    let leader = cluster.leader().await;
+    let known = |at: u64, of: u64| {
+        let peers = cluster.node(at).vip_peers();
+        let facts = peers.borrow().facts.get(&NodeId(of)).cloned();
+        facts
+    };
+    let mut rest = cluster.ids();
+    rest.retain(|id| *id != leader);
+    // What is told with the grant are the VIPs of the state.
+    let vip = Vip {
+        address: VIP.into(),
+        interface: "vip".parse().unwrap(),
+    };
+    let put = command(vec![StateChange::PutVip { vip, create: true }]);
+    applied(cluster.node(leader).propose(put, soon()).await.unwrap());
+    let serving = vip_facts(leader, &[VIP]);
+    cluster.node(leader).tell_of_vips(serving.clone());
+    eventually("they know of each other", || {
+        let mut others = rest.iter();
+        others
+            .all(|id| known(*id, leader).as_ref() == Some(&serving) && known(leader, *id).is_some())
+    })
+    .await;
+    assert_eq!(cluster.node(leader).leave(soon()).await, Ok(Change::Made));
+    let stopped = Recovery::Stopped(StopReason::Removed);
+    eventually("the node knows", || {
+        *cluster.node(leader).recovery().borrow() == stopped
+    })
+    .await;
+    let next = cluster.leader_among(&rest).await;
+    eventually("it is no member", || {
+        cluster.node(next).status().nodes.len() == 2
+    })
+    .await;
+    // It is heard all the same, and has not forgotten the others.
+    let newer = vip_facts(leader, &[VIP, OTHER]);
+    cluster.node(leader).tell_of_vips(newer.clone());
+    eventually("what it says next is heard", || {
+        known(next, leader).as_ref() == Some(&newer)
+    })
+    .await;
+    for id in rest {
+        assert_eq!(known(leader, id), Some(vip_facts(id, &[])), "node {id}");
+    }
+    cluster.node(leader).tell_of_vips(VipFacts::default());
+    eventually("it is forgotten when it serves no more", || {
+        known(next, leader).is_none()
+    })
+    .await;
     cluster.stop().await;
 }
 

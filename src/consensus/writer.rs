@@ -83,6 +83,8 @@ pub struct LogFigures {
     pub spent: Duration,
     /// Time that the last one took.
     pub last: Duration,
+    /// Time that one took lately: each counts a sixteenth, and what was before the rest. Zero before the first.
+    pub lately: Duration,
 }
 
 #[derive(Default)]
@@ -220,13 +222,13 @@ impl Queue {
 }
 
 impl LogFigures {
-    /// What a batch with its barrier takes on average; zero before the first.
-    pub fn mean(&self) -> Duration {
-        let writes = u32::try_from(self.writes).unwrap_or(u32::MAX);
-        self.spent.checked_div(writes).unwrap_or_default()
-    }
-
     fn count(&mut self, bytes: usize, took: Duration) {
+        /// How much of it the newest is.
+        const SHARE: u32 = 16;
+        self.lately = match self.writes {
+            0 => took,
+            _ => (self.lately * (SHARE - 1) + took) / SHARE,
+        };
         self.writes += 1;
         self.written_bytes += bytes as u64;
         self.spent += took;

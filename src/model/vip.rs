@@ -42,6 +42,12 @@ impl VipPeers {
         self.macs_without(None)
     }
 
+    /// Every address that is known to be a member's own: what comes from one of them is no client's.
+    pub fn own_addresses(&self) -> BTreeSet<IpAddr> {
+        let services = self.service_addresses();
+        self.addresses.union(&services).copied().collect()
+    }
+
     /// Own addresses of the other members on which services answer.
     pub fn service_addresses(&self) -> BTreeSet<IpAddr> {
         let all = self.facts.values();

@@ -20,10 +20,10 @@ use crate::{
         NodeControl, NodeReport, Reloaded,
     },
     config::{node::NodeConfig, reserved::Reserved},
-    consensus::{Consensus, Recovery},
+    consensus::{Consensus, MemberRole, Recovery},
     dns::Flush,
     enrol::{IdentityFile, StoredIdentity},
-    model::{name::Name, node::Member, rrset::RecordType},
+    model::{name::Name, node::Member, rrset::RecordType, timing::TimingFault},
     pki::verify::Expected,
     proxy::{SocketState, Verdict},
     telemetry::{http::Readiness, log::Log},
@@ -31,7 +31,7 @@ use crate::{
         Security,
         connect::{Link, channel_over},
     },
-    vip::neighbour::mac_text,
+    vip::{Fence, neighbour::mac_text},
     wire::error::{Failure, FailureCode},
 };
 
@@ -229,6 +229,10 @@ impl NodeControl for Control {
                 .as_deref()
                 .map(|s| held_vips(s, self.config.dev))
                 .unwrap_or_default(),
+            unfenced_vips: match services.as_deref() {
+                Some(services) if !self.config.dev => unfenced_vips(services),
+                _ => vec![],
+            },
             backends: services.as_deref().map(backends).unwrap_or_default(),
             listeners: services.as_deref().map(listeners).unwrap_or_default(),
             alarms: self.alarms(),
@@ -323,6 +327,7 @@ impl Control {
             .consensus()
             .map(|c| c.status().alarms)
             .unwrap_or_default();
+        alarms.extend(self.consensus().and_then(|c| slow_disk(c)));
         alarms.extend(self.why_not_started().clone());
         if let Some(services) = self.services() {
             let vips = services.vips.borrow();
@@ -348,6 +353,26 @@ impl Control {
         }
         alarms
     }
+}
+
+/// That this voter's disk is slower than the timing of the cluster allows for.
+fn slow_disk(consensus: &Consensus) -> Option<String> {
+    let status = consensus.status();
+    let own = status.nodes.iter().find(|node| node.id == consensus.id())?;
+    let flush = consensus.log_figures().lately;
+    match consensus.timing().check(Some(flush)) {
+        Err(fault @ TimingFault::SlowDisk { .. }) if own.role == MemberRole::Voter => {
+            Some(fault.to_string())
+        }
+        _ => None,
+    }
+}
+
+/// The VIPs that no fence stands for here, held or not.
+fn unfenced_vips(services: &Observed) -> Vec<IpAddr> {
+    let vips = services.vips.borrow();
+    let unfenced = vips.iter().filter(|vip| vip.fence == Fence::None);
+    unfenced.map(|vip| vip.address).collect()
 }
 
 fn held_vips(services: &Observed, dev: bool) -> Vec<HeldVip> {

@@ -42,6 +42,8 @@ enum Defect {
     VotesAtOnce,
     /// Votes whatever it promised.
     BreaksPromises,
+    /// Campaigns as soon as the timing of now has passed since it heard a leader, though it promised more.
+    ForgetsItsPromise,
     /// Hands leadership over without giving its lease up.
     BareTransfer,
     /// Counts the lease from when answers came.
@@ -347,6 +349,27 @@ impl World {
             };
             self.add(at, node, what);
         }
+        if self.random.random_range(0..4) == 0 {
+            self.plan_shorter_timing();
+        }
+    }
+
+    /// The whole cluster counts shorter from some moment on, right before which one node heard another no more, and right after which
+    /// a third stands still.
+    fn plan_shorter_timing(&mut self) {
+        let count = self.nodes.len();
+        let at = self.random.random_range(1_800..LENGTH - 700);
+        let one = self.random.random_range(0..count);
+        let other = (one + 1) % count;
+        self.cut.insert((one, other), at + 50);
+        let [longest, shortest] = [REFUSALS[2], REFUSALS[0]];
+        for node in 0..count {
+            self.add(at - 1_700, node, Happens::ChangeTiming(longest));
+            let late = self.random.random_range(0..20);
+            self.add(at + late, node, Happens::ChangeTiming(shortest));
+        }
+        let late = self.random.random_range(0..40);
+        self.add(at + late, one, Happens::Pause(1_000));
     }
 
     fn run(&mut self) -> Result<(), TwoHolders> {
@@ -510,7 +533,8 @@ impl World {
             return self.go_on_with_hand_over(id);
         }
         let silent = now >= node.heard + node.refusal + node.patience;
-        let free = self.may_vote(id, now, false);
+        let forgets = self.defect == Defect::ForgetsItsPromise;
+        let free = self.may_vote(id, now, forgets);
         if silent && free {
             self.campaign(id, false);
         }
@@ -938,6 +962,7 @@ fn what_makes_two_holders_is_noticed() {
         Defect::NoFence,
         Defect::VotesAtOnce,
         Defect::BreaksPromises,
+        Defect::ForgetsItsPromise,
         Defect::BareTransfer,
         Defect::LeaseFromReceipt,
         Defect::LostIsGivenUp,

@@ -381,6 +381,8 @@ struct Driver {
     problems: Problems,
     /// What keeps it from being announced.
     announcing: Problems,
+    /// What is wrong with the device of an interface, as last told.
+    device_problems: BTreeMap<Label, String>,
     /// When each holding began, by both clocks.
     since: BTreeMap<Target, (Instant, SystemTime)>,
     /// VIPs of the snapshot.
@@ -458,6 +460,7 @@ impl Driver {
             reports,
             problems: Problems::default(),
             announcing: Problems::default(),
+            device_problems: BTreeMap::new(),
             since: BTreeMap::new(),
             configured: BTreeSet::new(),
             told: BTreeMap::new(),
@@ -586,7 +589,11 @@ impl Driver {
     async fn handle_configured(&mut self, targets: BTreeSet<Target>) {
         if self.machine.entitled(Instant::now()) && self.lookout.sees() {
             let until = Instant::now() + FIRST_LOOK;
-            let new = targets.difference(&self.configured);
+            // One that goes to another interface is not new, if this node held it.
+            let looks = &self.first_looks;
+            let claimed = self.configured.iter().filter(|t| !looks.contains_key(t));
+            let known: BTreeSet<IpAddr> = claimed.map(|t| t.address).collect();
+            let new = targets.iter().filter(|t| !known.contains(&t.address));
             self.first_looks.extend(new.map(|t| (t.clone(), until)));
             self.look_first().await;
         }
@@ -884,6 +891,7 @@ impl Driver {
             HandsChange::Device(change) => change,
         };
         let (ready, devices_changed) = self.hands.readied_by(&change).await;
+        self.tell_of_devices();
         if devices_changed {
             self.keep_fence().await;
         }
@@ -897,6 +905,22 @@ impl Driver {
             }
         }
         self.publish();
+    }
+
+    /// Says which devices are usable no more, and which are again.
+    fn tell_of_devices(&mut self) {
+        let now = self.hands.device_problems();
+        for (interface, problem) in &now {
+            if self.device_problems.get(interface) != Some(problem) {
+                warn!(%interface, problem, "VIPs cannot be held there");
+            }
+        }
+        for interface in self.device_problems.keys() {
+            if !now.contains_key(interface) {
+                info!(%interface, "the device is usable");
+            }
+        }
+        self.device_problems = now;
     }
 
     /// The VIPs that are held as far as the machine knows, and that the change may have taken away.

@@ -163,6 +163,17 @@ impl Hands {
         }
     }
 
+    /// What is wrong with each device.
+    pub fn device_problems(&self) -> BTreeMap<Label, String> {
+        match self {
+            Hands::Kernel(kernel) => {
+                let problem = |i: &Label| Some((i.clone(), kernel.device_problem(i)?));
+                kernel.names.keys().filter_map(problem).collect()
+            }
+            Hands::StandIn => BTreeMap::new(),
+        }
+    }
+
     /// Why the fence does not stand on it, though it has to.
     pub fn fence_problem(&self, interface: &Label) -> Option<String> {
         match self {
@@ -366,7 +377,8 @@ impl Kernel {
             arp_settings::make_strict(&device.name);
         }
         let (vips, macs) = ([target.address].into(), peers.macs());
-        self.guard.permit_serving(&vips, &macs, &peers.addresses)?;
+        self.guard
+            .permit_serving(&vips, &macs, &peers.own_addresses())?;
         self.interfaces()?
             .renew(target.address, &loopback())
             .await?;
