@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     Context,
     client::Client,
-    cluster::{NODE_TOML, load_config},
+    cluster::{NODE_TOML, kept_text, load_config},
     endpoint::admin_dir,
     exit,
 };
@@ -82,6 +82,8 @@ struct Restored {
     cluster: String,
     node: u64,
     admin_dir: String,
+    /// Where the certificate of another cluster is kept that had lain there.
+    kept: Option<String>,
 }
 
 impl Restore {
@@ -90,19 +92,28 @@ impl Restore {
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
         let made = rescue::restore(&config, &self.file, &dir, &self.admin)
             .map_err(|e| exit::invalid("node", e, ""))?;
-        let (Initialised::New { cluster, node, .. } | Initialised::Already { cluster, node }) =
-            made;
+        let (cluster, node, kept) = match made {
+            Initialised::New {
+                cluster,
+                node,
+                kept,
+                ..
+            } => (cluster, node, kept),
+            Initialised::Already { cluster, node } => (cluster, node, None),
+        };
         let restored = Restored {
             cluster: cluster.0,
             node: node.0,
             admin_dir: dir.display().to_string(),
+            kept: kept.map(|dir| dir.display().to_string()),
         };
         context.out.result(&restored, || {
             format!(
-                "made cluster {} of the backup; this machine is node {}\nadministrator's certificate: {}\nstart the node: pontoon node --config {}\n",
+                "made cluster {} of the backup; this machine is node {}\nadministrator's certificate: {}\n{}start the node: pontoon node --config {}\n",
                 restored.cluster,
                 restored.node,
                 restored.admin_dir,
+                kept_text(restored.kept.as_deref()),
                 self.config.display()
             )
         })

@@ -22,7 +22,8 @@ use crate::{
     api::group::random_request,
     config::node::NodeConfig,
     enrol::{
-        identity_file::write_secret,
+        admin_files::StagedAdmin,
+        identity_file::StoredCertificate,
         init::{self, InitError, Initialised},
         join::{self, JoinError},
     },
@@ -64,8 +65,9 @@ pub enum Cluster {
 
 /// Make a new cluster whose first member is this machine
 ///
-/// Writes this node's identity into its data directory, and a client certificate for the first administrator. The node may
-/// run already: it begins as soon as it has its identity. Running it again changes nothing.
+/// Writes this node's identity into its data directory, and a client certificate for the first administrator. A certificate
+/// of another cluster that is there is kept in a directory below, named by that cluster. The node may run already: it begins
+/// as soon as it has its identity. Running it again changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon cluster init --config /etc/pontoon/node.toml")]
 pub struct Init {
@@ -273,6 +275,18 @@ struct Made {
     node: u64,
     /// Directory of the administrator's certificate; null when nothing was made.
     admin_dir: Option<String>,
+    /// Where the certificate of another cluster is kept that had lain there.
+    kept: Option<String>,
+}
+
+/// A line about a certificate of another cluster that had lain where the new one is.
+pub fn kept_text(kept: Option<&str>) -> String {
+    let line = |dir: &str| {
+        format!(
+            "the certificate of another cluster that was there is kept in {dir}: --cert {dir}/admin.pem --key {dir}/admin.key --ca {dir}/ca.pem\n"
+        )
+    };
+    kept.map(line).unwrap_or_default()
 }
 
 impl Init {
@@ -281,36 +295,46 @@ impl Init {
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
         let made = init::init(&config, &dir, &self.admin, SystemTime::now()).map_err(|error| {
             let code = match &error {
+                InitError::OldData { .. } => FailureCode::Conflict,
                 InitError::Identity(_)
+                | InitError::DataDir { .. }
                 | InitError::Owner { .. }
-                | InitError::AdminCertificate { .. } => FailureCode::Invalid,
-                InitError::Pki(_) => FailureCode::Internal,
+                | InitError::AdminCertificate(_) => FailureCode::Invalid,
+                InitError::Pki(_) | InitError::AdminNotInPlace { .. } => FailureCode::Internal,
             };
-            Failure::new(code, "cluster", error, "")
+            let hint = match &error {
+                InitError::OldData { data_dir } => emptied(data_dir),
+                _ => String::new(),
+            };
+            Failure::new(code, "cluster", error, hint)
         })?;
         let made = match made {
             Initialised::New {
                 cluster,
                 node,
                 admin,
+                kept,
             } => Made {
                 changed: true,
                 cluster: cluster.0,
                 node: node.0,
                 admin_dir: Some(admin.display().to_string()),
+                kept: kept.map(|dir| dir.display().to_string()),
             },
             Initialised::Already { cluster, node } => Made {
                 changed: false,
                 cluster: cluster.0,
                 node: node.0,
                 admin_dir: None,
+                kept: None,
             },
         };
         context.out.result(&made, || match &made.admin_dir {
             Some(dir) => format!(
-                "made cluster {}; this machine is node {}\nadministrator's certificate: {dir}\nstart the node, if it does not run yet: pontoon node --config {}\n",
+                "made cluster {}; this machine is node {}\nadministrator's certificate: {dir}\n{}start the node, if it does not run yet: pontoon node --config {}\n",
                 made.cluster,
                 made.node,
+                kept_text(made.kept.as_deref()),
                 self.config.display()
             ),
             None => format!("nothing to change: this machine is node {} of cluster {}\n", made.node, made.cluster),
@@ -486,7 +510,19 @@ async fn resolve(peer: &str) -> Result<Vec<SocketAddr>, Failure> {
     Ok(found.collect())
 }
 
+/// What to do about a data directory that another cluster has used.
+fn emptied(data_dir: &std::path::Path) -> String {
+    format!(
+        "stop the node, then: find {} -mindepth 1 -delete",
+        data_dir.display()
+    )
+}
+
 fn join_failure(error: JoinError) -> Failure {
+    if let JoinError::OldData { data_dir } = &error {
+        let hint = emptied(data_dir);
+        return Failure::new(FailureCode::Conflict, "node", error, hint);
+    }
     let (code, hint) = match &error {
         JoinError::Unreachable(_) => (
             FailureCode::Unreachable,
@@ -719,6 +755,8 @@ struct Rotated {
     /// SHA-256 of the new authority's certificate.
     ca_sha256: String,
     admin_dir: String,
+    /// Where the certificate of another cluster is kept that had lain there.
+    kept: Option<String>,
 }
 
 impl CaRotate {
@@ -736,22 +774,27 @@ impl CaRotate {
             })
             .await?
             .into_inner();
-        for (name, text) in [
-            ("ca.pem", &reply.ca_certificates_pem),
-            ("admin.key", &reply.admin_key_pem),
-            ("admin.pem", &reply.admin_certificate_pem),
-        ] {
-            let path = dir.join(name);
-            write_secret(&path, text).map_err(|e| exit::file(&path, &e))?;
-        }
+        let made = StoredCertificate {
+            certificate: reply.admin_certificate_pem,
+            key: reply.admin_key_pem,
+            authorities: reply.ca_certificates_pem,
+        };
+        let kept = StagedAdmin::stage(&dir, &made)
+            .and_then(StagedAdmin::put)
+            .map_err(|e| {
+                exit::invalid("your new certificate", e, "run it again: it makes another")
+            })?;
         let rotated = Rotated {
             ca_sha256: reply.ca_sha256,
             admin_dir: dir.display().to_string(),
+            kept: kept.map(|dir| dir.display().to_string()),
         };
         context.out.result(&rotated, || {
             format!(
-                "the certificate authority is replaced (SHA-256 {})\nyour certificate: {}\n",
-                rotated.ca_sha256, rotated.admin_dir
+                "the certificate authority is replaced (SHA-256 {})\nyour certificate: {}\n{}",
+                rotated.ca_sha256,
+                rotated.admin_dir,
+                kept_text(rotated.kept.as_deref())
             )
         })
     }

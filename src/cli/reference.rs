@@ -20,7 +20,7 @@ const JSON: &[(&str, &str)] = &[
     ),
     (
         "cluster init",
-        r#"{"changed": true, "cluster": "9f...", "node": 1, "admin_dir": "/root/.config/pontoon" | null}"#,
+        r#"{"changed": true, "cluster": "9f...", "node": 1, "admin_dir": "/root/.config/pontoon" | null, "kept": "/root/.config/pontoon/5d..." | null}"#,
     ),
     (
         "cluster token create",
@@ -63,7 +63,7 @@ const JSON: &[(&str, &str)] = &[
     ),
     (
         "cluster ca rotate",
-        r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon"}"#,
+        r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon", "kept": "/root/.config/pontoon/5d..." | null}"#,
     ),
     ("zone create", WRITTEN),
     (
@@ -199,7 +199,7 @@ const JSON: &[(&str, &str)] = &[
     ),
     (
         "restore",
-        r#"{"cluster": "9f...", "node": 1, "admin_dir": "/root/.config/pontoon"}"#,
+        r#"{"cluster": "9f...", "node": 1, "admin_dir": "/root/.config/pontoon", "kept": "/root/.config/pontoon/5d..." | null}"#,
     ),
     ("recover", r#"{"revision": 43, "retired": [2, 3]}"#),
     (
