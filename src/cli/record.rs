@@ -1,6 +1,9 @@
 //! `pontoon record`.
 
-use std::path::PathBuf;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -8,7 +11,7 @@ use serde::Serialize;
 use super::{
     Context,
     client::Client,
-    record_batch,
+    record_batch::{self, SetKey},
     rrsets::{
         self, DEFAULT_TTL, RecordSet, owner, parse_data, read_zone, received_as_json, record_type,
         ttl, zone_name,
@@ -25,6 +28,8 @@ use crate::{
 
 /// Most warnings about one batch.
 const MOST_FINDINGS: usize = 100;
+/// Most sets of one zone whose TTLs a batch reads one by one; for more it reads the zone.
+const ONE_BY_ONE: usize = 64;
 
 /// Records of a zone
 #[derive(Debug, Subcommand)]
@@ -334,13 +339,15 @@ impl List {
 
 impl Batch {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let changes = record_batch::read(&self.file)?;
-        let zone = self.if_serial.map(|_| one_zone(&changes)).transpose()?;
+        let entries = record_batch::read(&self.file)?;
+        let zone = self.if_serial.map(|_| one_zone(&entries)).transpose()?;
         let guards = Guards::new(self.if_serial, self.if_revision);
         let preconditions = guards.preconditions(zone.as_ref());
+        let mut client = Client::connect(context).await?;
+        let found = ttls_of(&mut client, record_batch::sets_to_read(&entries)).await?;
+        let changes = record_batch::settled(entries, found);
         let count = changes.len();
         let findings = findings(&changes);
-        let mut client = Client::connect(context).await?;
         let written = propose(&mut client, "batch", preconditions, changes).await?;
         context
             .out
@@ -350,11 +357,43 @@ impl Batch {
     }
 }
 
+/// The TTLs of those of `sets` that are there.
+async fn ttls_of(
+    client: &mut Client,
+    sets: BTreeSet<SetKey>,
+) -> Result<BTreeMap<SetKey, u32>, Failure> {
+    let mut of_zones: BTreeMap<Name, Vec<SetKey>> = BTreeMap::new();
+    for key in sets {
+        of_zones.entry(key.0.clone()).or_default().push(key);
+    }
+    let mut found = BTreeMap::new();
+    for (zone, wanted) in of_zones {
+        if wanted.len() <= ONE_BY_ONE {
+            for key in wanted {
+                let read = read_zone(client, &zone, Some(&key.1), Some(key.2)).await?;
+                if let Some(set) = read.records.first().and_then(|r| r.rrset.as_ref()) {
+                    found.insert(key, set.ttl);
+                }
+            }
+        } else {
+            let wanted: BTreeSet<SetKey> = wanted.into_iter().collect();
+            let read = read_zone(client, &zone, None, None).await?;
+            for (name, set) in rrsets::received(&format!("zone {zone}"), read.records)? {
+                let key = (zone.clone(), name, set.rtype());
+                if wanted.contains(&key) {
+                    found.insert(key, set.ttl());
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The zone that all changes are about.
-fn one_zone(changes: &[Change]) -> Result<Name, Failure> {
-    let mut zones: Vec<&Name> = changes
+fn one_zone(entries: &[record_batch::Entry]) -> Result<Name, Failure> {
+    let mut zones: Vec<&Name> = entries
         .iter()
-        .filter_map(|change| match change {
+        .filter_map(|entry| match &entry.change {
             Change::SetRrset { zone, .. }
             | Change::AddRecords { zone, .. }
             | Change::DeleteRecords { zone, .. }
