@@ -133,8 +133,8 @@ impl Recover {
         if !self.force {
             return Err(unconfirmed(&config).await);
         }
-        context.out.remark(
-            "warning: the other members must never be started again with their data: they would be a second cluster of the same name",
+        context.out.warn(
+            "the other members must never be started again with their data: they would be a second cluster of the same name",
         );
         let recovered = rescue::recover(&config)
             .await

@@ -281,7 +281,14 @@ async fn send(
 ) -> Result<(), Failure> {
     let preconditions = guards.preconditions(Some(&target.zone));
     let findings = findings(std::slice::from_ref(&change));
-    let written = propose(client, &target.object(), preconditions, vec![change]).await?;
+    let written = propose(
+        context,
+        client,
+        &target.object(),
+        preconditions,
+        vec![change],
+    )
+    .await?;
     let done = format!("{done} {} {}", target.owner()?, target.rtype);
     context.out.result(&written, || written.text(&done))?;
     remark_on(context, &findings);
@@ -348,7 +355,7 @@ impl Batch {
         let changes = record_batch::settled(entries, found);
         let count = changes.len();
         let findings = findings(&changes);
-        let written = propose(&mut client, "batch", preconditions, changes).await?;
+        let written = propose(context, &mut client, "batch", preconditions, changes).await?;
         context
             .out
             .result(&written, || written.text(&format!("made {count} changes")))?;

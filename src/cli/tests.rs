@@ -362,6 +362,61 @@ async fn master_files_come_and_go() {
     );
 }
 
+/// What is left out of an import is told to programs too, in their form.
+#[tokio::test]
+async fn warnings_are_objects_with_json() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.to_str().expect("plain").to_owned()
+    };
+    let zone = "$TTL 300\n@ SOA ns1 host 7 1h 15m 2w 5m\n@ NS ns1\nns1 A 192.0.2.53\nwww.example.net. A 192.0.2.1\n";
+    let zone = file("in.zone", zone);
+    let batch = file("batch", "set example.org b\u{fc}cher A 192.0.2.1\n");
+    let site = "[[zone]]\nname = \"example.org\"\nfile = \"in.zone\"\n";
+    let site = file("site.toml", site);
+    for line in [
+        format!("zone import example.org {zone}"),
+        format!("record batch -f {batch}"),
+        "zone create example.test".to_owned(),
+        "forwarder create example.org 192.0.2.1".to_owned(),
+        format!("plan -f {site}"),
+        format!("apply -f {site} --if-revision 1"),
+    ] {
+        let address = served.address.to_string();
+        let words = ["pontoon", "-o", "json", "--endpoints", &address];
+        let words: Vec<OsString> = words
+            .into_iter()
+            .chain(line.split(' '))
+            .map(OsString::from)
+            .collect();
+        let cli = parse(&words).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let context = Context {
+            global: cli.global,
+            out: Out::keeping(Format::Json),
+        };
+        if let Err(failure) = cli.command.run_client(&context).await {
+            context.out.failure(&failure);
+        }
+        let told = context.out.take_remarks();
+        let told: Vec<Value> = told
+            .lines()
+            .map(|object| {
+                serde_json::from_str(object).unwrap_or_else(|e| panic!("{line}: {e}: {told}"))
+            })
+            .collect();
+        assert!(told[0]["warning"].is_string(), "{line}: {told:?}");
+        let refused = line.contains("--if-revision");
+        assert_eq!(
+            told.last().is_some_and(|o| o["code"].is_string()),
+            refused,
+            "{line}: {told:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_large_zone_goes_up_in_chunks() {
     let served = Served::start().await;
@@ -570,6 +625,19 @@ async fn a_batch_is_one_change() {
         written["zones"],
         json!([{"zone": "example.com.", "serial": 2}])
     );
+    // The TTL of a set stays where a line gives none.
+    for ttl in [60, 3600] {
+        let set = format!("record set example.com a A 192.0.2.1 --ttl {ttl}");
+        run(&served, &set.split(' ').collect::<Vec<_>>())
+            .await
+            .expect("set");
+        fs::write(&file, "add example.com a A 192.0.2.2\n").expect("written");
+        run(&served, &["record", "batch", "-f", file_arg])
+            .await
+            .expect("made");
+        let listed = run(&served, &["record", "list", "example.com", "a"]).await;
+        assert_eq!(listed.expect("listed")["records"][0]["ttl"], ttl);
+    }
     fs::write(
         &file,
         "set example.com b A 192.0.2.1\nset example.com b CNAME a\n",

@@ -115,12 +115,13 @@ pub async fn commit(
     changes: Vec<Change>,
 ) -> Result<(), Failure> {
     let mut client = Client::connect(context).await?;
-    let written = propose(&mut client, object, preconditions, changes).await?;
+    let written = propose(context, &mut client, object, preconditions, changes).await?;
     context.out.result(&written, || written.text(done))
 }
 
 /// Sends a batch under a new request id, in chunks when it is large.
 pub async fn propose(
+    context: &Context,
     client: &mut Client,
     object: &str,
     preconditions: Vec<Precondition>,
@@ -158,7 +159,7 @@ pub async fn propose(
         }
     };
     let v1::ProposeReply { applied, warnings } = reply.into_inner();
-    warn(&warnings);
+    warn(context, &warnings);
     let applied = applied.ok_or_else(|| {
         let problem = "the node's answer does not say what was applied";
         Failure::new(FailureCode::Internal, object, problem, "")
@@ -167,9 +168,9 @@ pub async fn propose(
 }
 
 /// Tells of what was done all the same, beside the result.
-pub fn warn(warnings: &[String]) {
+pub fn warn(context: &Context, warnings: &[String]) {
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        context.out.warn(warning);
     }
 }
 
