@@ -27,8 +27,15 @@ use crate::{
         init::{self, InitError, Initialised},
         join::{self, JoinError},
     },
-    model::{quoted::quoted, timing::Timing},
-    pki::{identity::is_admin_name, token::Token as JoinToken},
+    model::{
+        quoted::quoted,
+        timing::{Profile as TimingProfile, Timing},
+    },
+    pki::{
+        identity::is_admin_name,
+        token::{Token as JoinToken, checked_lifetime},
+    },
+    state::check,
     wire::{
         command::request_id_bytes,
         error::{Failure, FailureCode},
@@ -99,7 +106,7 @@ pub enum Token {
 #[command(after_help = "Example:\n  pontoon cluster token create --lifetime 30m")]
 pub struct TokenCreate {
     /// How long it is good for, 1s to 30d
-    #[arg(long, alias = "ttl", default_value = "1h", value_parser = duration, value_name = "TIME")]
+    #[arg(long, alias = "ttl", default_value = "1h", value_parser = lifetime, value_name = "TIME")]
     lifetime: Duration,
 }
 
@@ -342,6 +349,10 @@ impl Init {
     }
 }
 
+fn lifetime(text: &str) -> Result<Duration, String> {
+    checked_lifetime(duration(text)?)
+}
+
 #[derive(Serialize)]
 struct TokenMade {
     token: String,
@@ -356,10 +367,6 @@ impl TokenCreate {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let mut client = Client::connect(context).await?;
         let lifetime_ms = crate::wire::millis(self.lifetime);
-        if lifetime_ms == 0 {
-            let problem = "a lifetime of 0 is not within 1s to 30d";
-            return Err(exit::wrong_argument("--lifetime", problem, ""));
-        }
         // A retry makes another token; the first is never used and ends by itself.
         let reply = client
             .write("join token", async |attempt| {
@@ -723,14 +730,16 @@ impl ProfileSet {
             .zip(self.election_timeout_min)
             .zip(self.election_timeout_max);
         let timing = numbers.map(
-            |((heartbeat, election_timeout_min), election_timeout_max)| {
-                v1::Timing::from(Timing {
-                    heartbeat,
-                    election_timeout_min,
-                    election_timeout_max,
-                })
+            |((heartbeat, election_timeout_min), election_timeout_max)| Timing {
+                heartbeat,
+                election_timeout_min,
+                election_timeout_max,
             },
         );
+        if let Some(timing) = timing {
+            check::members::profile(TimingProfile::Custom(timing)).map_err(exit::never_right)?;
+        }
+        let timing = timing.map(v1::Timing::from);
         let request = v1::SetProfileRequest {
             profile: self.profile.unwrap_or_default(),
             timing,

@@ -16,7 +16,7 @@ use super::{
         self, DEFAULT_TTL, RecordSet, owner, parse_data, read_zone, received_as_json, record_type,
         ttl, zone_name,
     },
-    write::{Guards, propose},
+    write::{Guards, propose, sound},
     zone::remark_on,
 };
 use crate::{
@@ -192,10 +192,10 @@ impl Target {
 
 impl Set {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        self.change(DEFAULT_TTL)?; // what is wrong in itself needs no node to say so
+        sound(self.change(DEFAULT_TTL)?)?; // what is wrong in itself needs no node to say so
         let mut client = Client::connect(context).await?;
         let ttl = self.target.ttl(&mut client, self.ttl).await?;
-        let change = self.change(ttl)?;
+        let change = sound(self.change(ttl)?)?;
         let guards = &self.guards;
         send(context, &mut client, &self.target, guards, "set", change).await
     }
@@ -212,10 +212,10 @@ impl Set {
 
 impl Add {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        self.change(DEFAULT_TTL)?;
+        sound(self.change(DEFAULT_TTL)?)?;
         let mut client = Client::connect(context).await?;
         let ttl = self.target.ttl(&mut client, self.ttl).await?;
-        let change = self.change(ttl)?;
+        let change = sound(self.change(ttl)?)?;
         let guards = &self.guards;
         send(context, &mut client, &self.target, guards, "added", change).await
     }
@@ -232,7 +232,7 @@ impl Add {
 
 impl Delete {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let change = self.change()?;
+        let change = sound(self.change()?)?;
         let mut client = Client::connect(context).await?;
         let guards = &self.guards;
         send(

@@ -3,11 +3,14 @@
 use prost::Message;
 use serde::Serialize;
 
-use super::{Context, client::Client};
+use super::{Context, client::Client, exit};
 use crate::{
     api::{MAX_MESSAGE, group::random_request},
     model::{name::Name, serial::Serial},
-    state::command::{Change, Precondition},
+    state::{
+        check,
+        command::{Change, Precondition},
+    },
     wire::{
         command::{MAX_COMMAND, request_id_bytes},
         error::{Failure, FailureCode},
@@ -103,6 +106,15 @@ impl Written {
             false => "nothing to change",
         };
         format!("{done} (revision {}{})\n", self.revision, serials.concat())
+    }
+}
+
+/// A change that the words of a command line alone make, if it can ever be applied: what is wrong in itself needs no node
+/// to say so, and is wrong usage.
+pub fn sound(change: Change) -> Result<Change, Failure> {
+    match check::change(&change) {
+        Ok(()) => Ok(change),
+        Err(refusal) => Err(exit::never_right(refusal)),
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
         self, RecordSet, completed, mailbox, parse_data, read_zone, received, received_as_json,
         ttl, zone_name,
     },
-    write::{Guards, commit},
+    write::{Guards, commit, sound},
 };
 use crate::{
     model::{
@@ -223,10 +223,10 @@ impl Create {
             .iter()
             .filter(|(_, set)| set.rtype() == RecordType::NS);
         let findings = zonefile::check_names(servers.map(|(owner, set)| (owner, set)));
-        let change = Change::CreateZone {
+        let change = sound(Change::CreateZone {
             records,
             zone: self.name.clone(),
-        };
+        })?;
         let object = object(&self.name);
         commit(
             context,
