@@ -29,7 +29,8 @@ use crate::{
 
 /// Write the whole replicated state into a file, secrets included
 ///
-/// The file is made with mode 0600, and appears only when it is complete.
+/// The file is made with mode 0600, and appears only when it is complete. It may take longer than `--timeout`, which then
+/// limits how long the node may send nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon backup -f pontoon.backup --consistency linearizable")]
 pub struct Backup {
@@ -202,12 +203,8 @@ impl Backup {
             })
             .await?;
         let mut bytes = 0;
-        loop {
-            let chunk = chunks
-                .message()
-                .await
-                .map_err(|s| crate::api::status::failure_of(&s, "backup", false))?;
-            let Some(chunk) = chunk else { break };
+        let silence = context.global.timeout;
+        while let Some(chunk) = client.next("backup", &mut chunks, silence).await? {
             file.write_all(&chunk.data)
                 .map_err(|e| exit::file(path, &e))?;
             bytes += chunk.data.len() as u64;

@@ -1216,6 +1216,101 @@ async fn a_backup_is_complete_and_private() {
     }
 }
 
+/// A relay to `to` that goes silent, without an end, once it has brought `octets` back.
+async fn falls_silent_after(octets: usize, to: std::net::SocketAddr) -> std::net::SocketAddr {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, copy},
+        net::{TcpListener, TcpStream},
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let mut left = octets;
+        while let Ok((client, _)) = listener.accept().await {
+            let Ok(node) = TcpStream::connect(to).await else {
+                return;
+            };
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_node, mut to_node) = node.into_split();
+            let there = copy(&mut from_client, &mut to_node);
+            let back = async {
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = from_node.read(&mut buffer).await {
+                    left = left.saturating_sub(read);
+                    if left == 0 {
+                        std::future::pending::<()>().await;
+                    }
+                    if to_client.write_all(&buffer[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! { _ = there => {}, () = back => {} }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_backup_ends_when_the_node_falls_silent() {
+    use crate::{
+        api::group::Group,
+        model::rrset::{RecordType, Rrset},
+        state::command::{Change, Command, RequestId, UnixMillis},
+    };
+    use rand::RngExt;
+    let served = Served::start().await;
+    run(&served, &["zone", "create", "example.com"])
+        .await
+        .expect("made");
+    // More than a megabyte that cannot be compressed.
+    let zone = rrsets::zone_name("example.com").expect("a name");
+    let mut rng = rand::rng();
+    let set = |at: u8| {
+        let data: Vec<u8> = (0..50_000).map(|_| rng.random()).collect();
+        Change::SetRrset {
+            zone: zone.clone(),
+            name: zone.child(&[b'a' + at]).expect("a name"),
+            rrset: Rrset::new(RecordType(65_280), 60, [data]).expect("a set"),
+        }
+    };
+    let command = Command {
+        request: RequestId(9),
+        born: 0,
+        proposed_at: UnixMillis(0),
+        author: "ann".into(),
+        preconditions: vec![],
+        changes: (0..24).map(set).collect(),
+    };
+    let made = served.group.propose(command, std::time::Instant::now());
+    made.await.expect("applied");
+    let relay = falls_silent_after(600 << 10, served.address)
+        .await
+        .to_string();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("b");
+    let file_arg = file.to_str().expect("plain");
+    let words = [
+        "pontoon",
+        "--endpoints",
+        &relay,
+        "--timeout",
+        "2s",
+        "backup",
+        "-f",
+        file_arg,
+    ];
+    let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    let cli = parse(&words).expect("parses");
+    let context = Context {
+        global: cli.global,
+        out: Out::keeping(Format::Json),
+    };
+    let ended = cli.command.run_client(&context).await.expect_err("silence");
+    assert!(ended.problem.contains("sent nothing for 2s"), "{ended:?}");
+    assert_eq!((exit::code_of(&ended).0, file.exists()), (3, false));
+}
+
 /// Every command line in the documents is one that the program takes.
 #[test]
 fn the_documents_show_commands_that_exist() {
