@@ -161,3 +161,85 @@ fn peers(state: &State, except: NodeId) -> Vec<v1::PeerAddress> {
     };
     others.map(address).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::{
+        api::{group::Group, testing::Served},
+        state::command::{Command, JoinToken, Secret},
+    };
+    use pontoon_proto::v1::bootstrap_client::BootstrapClient;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    /// A token that is good until `expires_at`.
+    fn token(id: &str, expires_at: UnixMillis) -> Command {
+        let token = JoinToken {
+            id: id.into(),
+            secret_hash: Secret(hash_secret(SECRET)),
+            expires_at,
+            used_by: None,
+        };
+        Command {
+            request: RequestId(1000 + u128::from(expires_at.0)),
+            born: 0,
+            proposed_at: UnixMillis(0),
+            author: "ann".into(),
+            preconditions: vec![],
+            changes: vec![Change::CreateToken { token }],
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_until_its_time_ends() {
+        let mut state = State::default();
+        state.apply(1, &token("t", UnixMillis(1000)));
+        let problem = |secret: &str, at| {
+            let checked = check_token(&state, "t", secret, UnixMillis(at));
+            checked.map_err(|failure| failure.problem)
+        };
+        assert_eq!(problem(SECRET, 999), Ok(()));
+        for at in [1000, 1001, u64::MAX] {
+            assert_eq!(problem(SECRET, at), Err("has expired".into()), "{at}");
+        }
+        // Who does not know the secret is not told that there was such a token.
+        assert!(problem("x", 1000).is_err_and(|p| p.contains("wrong secret")));
+        let other = check_token(&state, "u", SECRET, UnixMillis(0));
+        assert!(other.is_err_and(|f| f.problem.contains("not known here")));
+    }
+
+    #[tokio::test]
+    async fn nobody_joins_by_a_token_that_has_expired() {
+        let served = Served::start().await;
+        for (id, expires_at) in [("old", UnixMillis(1)), ("good", UnixMillis(u64::MAX))] {
+            let made = served.group.propose(token(id, expires_at), Instant::now());
+            made.await.expect("made");
+        }
+        let endpoint = format!("http://{}", served.address);
+        let mut client = BootstrapClient::connect(endpoint).await.expect("connects");
+        let mut admit = async |id: &str| {
+            let request = v1::AdmitRequest {
+                token_id: id.into(),
+                secret: SECRET.into(),
+                name: "n2".into(),
+                raft_address: "127.0.0.1:3".into(),
+                api_address: "127.0.0.1:4".into(),
+                csr_pem: crate::pki::authority::request().expect("made").csr_pem,
+                request_id: vec![7; 16].into(),
+            };
+            client.admit(request).await.map_err(|status| {
+                Failure::from_details(status.details()).map_or(String::new(), |f| f.problem)
+            })
+        };
+        let before = served.group.proposals.load(Ordering::SeqCst);
+        assert_eq!(admit("old").await.err().as_deref(), Some("has expired"));
+        assert_eq!(served.group.proposals.load(Ordering::SeqCst), before);
+        assert_eq!(
+            admit("good").await.expect("admitted").into_inner().node_id,
+            2
+        );
+    }
+}

@@ -22,7 +22,7 @@ use crate::{
     pki::{
         authority::{Authority, fingerprint},
         identity::{Identity, is_admin_name},
-        token::Token,
+        token::{Token, checked_lifetime},
     },
     state::{
         State,
@@ -33,8 +33,6 @@ use crate::{
 
 /// A token is good for this long unless asked otherwise.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
-const MIN_TOKEN_LIFETIME: Duration = Duration::from_secs(1);
-const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 
 #[tonic::async_trait]
 impl Cluster for Api {
@@ -382,18 +380,8 @@ fn token_lifetime(ms: u64) -> Result<Duration, Failure> {
         0 => TOKEN_LIFETIME,
         ms => Duration::from_millis(ms),
     };
-    if (MIN_TOKEN_LIFETIME..=MAX_TOKEN_LIFETIME).contains(&asked) {
-        return Ok(asked);
-    }
-    Err(Failure::new(
-        FailureCode::Invalid,
-        "join token",
-        format!(
-            "a lifetime of {} s is not within 1 s to 30 days",
-            asked.as_secs_f64()
-        ),
-        "",
-    ))
+    checked_lifetime(asked)
+        .map_err(|problem| Failure::new(FailureCode::Invalid, "join token", problem, ""))
 }
 
 /// The authority's certificate and key.
@@ -441,6 +429,7 @@ pub(super) fn internal(error: impl std::fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pki::token::LIFETIME;
 
     fn node(id: u64, applied: u64, hash: u8) -> v1::NodeSummary {
         v1::NodeSummary {
@@ -464,6 +453,6 @@ mod tests {
         assert_eq!(token_lifetime(0), Ok(TOKEN_LIFETIME));
         assert!(token_lifetime(999).is_err());
         assert!(token_lifetime(30 * 86_400_000 + 1).is_err());
-        assert_eq!(token_lifetime(1000), Ok(MIN_TOKEN_LIFETIME));
+        assert_eq!(token_lifetime(1000), Ok(LIFETIME.0));
     }
 }

@@ -1,16 +1,11 @@
 //! A DNS message as people and programs read it.
 
-use hickory_proto::{
-    ProtoError,
-    op::Message,
-    rr::{RData, rdata::opt::EdnsOption},
-    serialize::binary::{BinEncodable, BinEncoder},
-};
 use serde::Serialize;
 
 use super::exit;
 use crate::{
-    model::{name::write_label, rdata, rrset::RecordType},
+    dns::message::{self, flag, record, upstream::Message},
+    model::{name::write_label, rdata},
     wire::error::Failure,
 };
 
@@ -50,22 +45,18 @@ struct Record {
 
 impl Answer {
     /// Reads a message.
-    pub fn parse(message: &[u8]) -> Result<Self, Failure> {
-        let message = Message::from_vec(message)
-            .map_err(|e| exit::internal("answer", format!("it is no DNS message: {e}")))?;
-        let unreadable = |e| exit::internal("answer", format!("a record cannot be shown: {e}"));
-        let records = |section: &[hickory_proto::rr::Record]| {
-            let records = section.iter().map(record);
-            records.collect::<Result<_, _>>().map_err(unreadable)
-        };
+    pub fn parse(octets: &[u8]) -> Result<Self, Failure> {
+        let message = Message::decode(octets)
+            .ok_or_else(|| exit::internal("answer", "it is no DNS message"))?;
+        let records = |section: &[record::Record]| section.iter().map(Record::from).collect();
         Ok(Self {
-            rcode: rcode(message.metadata.response_code),
-            authoritative: message.metadata.authoritative,
-            recursion_available: message.metadata.recursion_available,
-            errors: extended_errors(&message),
-            answers: records(&message.answers)?,
-            authority: records(&message.authorities)?,
-            additional: records(&message.additionals)?,
+            rcode: message.rcode.to_string(),
+            authoritative: message.flags & flag::AA != 0,
+            recursion_available: message.flags & flag::RA != 0,
+            errors: extended_errors(octets),
+            answers: records(&message.answer),
+            authority: records(&message.authority),
+            additional: records(&message.additional),
         })
     }
 
@@ -102,39 +93,51 @@ impl Answer {
 }
 
 /// The option's data is a code of 16 bits and a text (RFC 8914 section 2).
-fn extended_errors(message: &Message) -> Vec<ExtendedError> {
-    let options = message.edns.iter().flat_map(|edns| &edns.options().options);
+fn extended_errors(octets: &[u8]) -> Vec<ExtendedError> {
+    let options = message::options(octets).into_iter();
     options
-        .filter_map(|(_, option)| match option {
-            EdnsOption::Unknown(EXTENDED_ERROR, data) => {
-                let (code, text) = data.split_first_chunk::<2>()?;
-                Some(ExtendedError {
-                    code: u16::from_be_bytes(*code),
-                    text: String::from_utf8_lossy(text).into_owned(),
-                })
-            }
-            _ => None,
+        .filter(|(code, _)| *code == EXTENDED_ERROR)
+        .filter_map(|(_, data)| {
+            let (code, text) = data.split_first_chunk::<2>()?;
+            Some(ExtendedError {
+                code: u16::from_be_bytes(*code),
+                text: String::from_utf8_lossy(text).into_owned(),
+            })
         })
         .collect()
 }
 
-/// In presentation form (RFC 1035 section 5.1), as master files have it.
-fn record(record: &hickory_proto::rr::Record) -> Result<Record, ProtoError> {
-    let rtype = record.record_type();
-    Ok(Record {
-        name: presentation(&record.name),
-        rtype: rtype.to_string(),
-        ttl: record.ttl,
-        data: rdata::to_text(RecordType(rtype.into()), &uncompressed(&record.data)?),
-    })
+/// In presentation form (RFC 1035 section 5.1), as master files and exports have it.
+impl From<&record::Record> for Record {
+    fn from(record: &record::Record) -> Self {
+        let record::Record {
+            owner,
+            rtype,
+            ttl,
+            data,
+        } = record;
+        // What an upstream says need not be well-formed: it is shown as octets then.
+        let folded = rdata::canonical(*rtype, data);
+        Self {
+            name: presentation(owner),
+            rtype: rtype.to_string(),
+            ttl: *ttl,
+            data: rdata::to_text(*rtype, folded.as_deref().unwrap_or(data)),
+        }
+    }
 }
 
-fn presentation(name: &hickory_proto::rr::Name) -> String {
-    let mut text = String::new();
-    for label in name.iter() {
+/// A name in wire form, in its own spelling.
+fn presentation(wire: &[u8]) -> String {
+    let (mut text, mut rest) = (String::new(), wire);
+    while let Some((length @ 1.., after)) = rest.split_first() {
+        let Some((label, after)) = after.split_at_checked(usize::from(*length)) else {
+            break;
+        };
         // Writing to a string cannot fail.
         let _ = write_label(&mut text, label);
         text.push('.');
+        rest = after;
     }
     match text.is_empty() {
         true => ".".to_owned(),
@@ -142,31 +145,78 @@ fn presentation(name: &hickory_proto::rr::Name) -> String {
     }
 }
 
-fn uncompressed(data: &RData) -> Result<Vec<u8>, ProtoError> {
-    let mut wire = vec![];
-    let mut encoder = BinEncoder::new(&mut wire);
-    encoder.set_canonical_form(true);
-    data.emit(&mut encoder)?;
-    Ok(wire)
-}
-
-/// The name of a response code (IANA "DNS RCODEs").
-fn rcode(code: hickory_proto::op::ResponseCode) -> String {
-    match u16::from(code) {
-        0 => "NOERROR".to_owned(),
-        1 => "FORMERR".to_owned(),
-        2 => "SERVFAIL".to_owned(),
-        3 => "NXDOMAIN".to_owned(),
-        4 => "NOTIMP".to_owned(),
-        5 => "REFUSED".to_owned(),
-        other => format!("RCODE{other}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_proto::op::{Edns, OpCode};
+    use crate::model::{name::Name, rrset::RecordType};
+    use hickory_proto::{
+        op::{Edns, Message, OpCode},
+        rr::rdata::opt::EdnsOption,
+    };
+
+    /// A response with one answer.
+    fn response(rcode: u16, rtype: RecordType, data: &[u8]) -> Vec<u8> {
+        let words = [0, 0x8180 | (rcode & 15), 0, 1, 0, 0, rtype.0, 1, 0, 60];
+        let (header, fixed) = words.split_at(6);
+        let octets = |words: &[u16]| {
+            words
+                .iter()
+                .flat_map(|w| w.to_be_bytes())
+                .collect::<Vec<_>>()
+        };
+        let length = (data.len() as u16).to_be_bytes();
+        let name = *b"\x01x\x04test\0";
+        [&octets(header)[..], &name, &octets(fixed), &length, data].concat()
+    }
+
+    #[test]
+    fn every_type_is_shown_as_zones_show_it() {
+        for (rtype, text) in [
+            ("LOC", "52 22 23.000 N 4 53 32.000 E -2.00m 1m 10000m 10m"),
+            ("RP", "ann.test. x.test."),
+            ("AFSDB", "1 x.test."),
+            ("KX", "10 x.test."),
+            ("APL", "1:192.0.2.0/24"),
+            ("DHCID", "AAIBY2/AuCccgoJbsaxcQc9TUapptP69lOjxfNuVAA2kjEA="),
+            ("SPF", "\"v=spf1 -all\""),
+            ("EUI48", "00-00-5e-00-53-2a"),
+            ("EUI64", "00-00-5e-ef-10-00-00-2a"),
+            ("URI", "10 1 \"https://x.test/\""),
+            ("TYPE65280", "\\# 3 010203"),
+            ("CAA", "0 averylongtagwithmanyletters \"x\""),
+            ("CSYNC", "7 255 A NS"),
+            ("HTTPS", "\\# 9 0001000001000201ff"),
+        ] {
+            let rtype = RecordType::parse(rtype).expect("a type");
+            let data = rdata::parse(rtype, text, &Name::root());
+            let data = data.unwrap_or_else(|e| panic!("{rtype} {text}: {e}"));
+            let answer = Answer::parse(&response(0, rtype, &data)).expect("reads");
+            let expected = format!("x.test. 60 {rtype} {}", rdata::to_text(rtype, &data));
+            assert_eq!(answer.text().lines().nth(1), Some(expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn response_codes_have_their_names() {
+        for (code, name) in [
+            (0, "NOERROR"),
+            (6, "YXDOMAIN"),
+            (10, "NOTZONE"),
+            (15, "RCODE15"),
+        ] {
+            let octets = response(code, RecordType::A, &[192, 0, 2, 1]);
+            assert_eq!(Answer::parse(&octets).expect("reads").rcode, name);
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_message() {
+        let whole = response(0, RecordType::A, &[192, 0, 2, 1]);
+        for end in 0..whole.len() {
+            assert!(Answer::parse(&whole[..end]).is_err(), "{end}");
+        }
+        assert!(message::options(&whole[..11]).is_empty());
+    }
 
     #[test]
     fn names_and_data_are_as_in_a_master_file() {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     Context,
     client::Client,
-    cluster::{NODE_TOML, load_config},
+    cluster::{NODE_TOML, kept_text, load_config},
     endpoint::admin_dir,
     exit,
 };
@@ -29,7 +29,8 @@ use crate::{
 
 /// Write the whole replicated state into a file, secrets included
 ///
-/// The file is made with mode 0600, and appears only when it is complete.
+/// The file is made with mode 0600, and appears only when it is complete. It may take longer than `--timeout`, which then
+/// limits how long the node may send nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon backup -f pontoon.backup --consistency linearizable")]
 pub struct Backup {
@@ -82,6 +83,8 @@ struct Restored {
     cluster: String,
     node: u64,
     admin_dir: String,
+    /// Where the certificate of another cluster is kept that had lain there.
+    kept: Option<String>,
 }
 
 impl Restore {
@@ -90,19 +93,28 @@ impl Restore {
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
         let made = rescue::restore(&config, &self.file, &dir, &self.admin)
             .map_err(|e| exit::invalid("node", e, ""))?;
-        let (Initialised::New { cluster, node, .. } | Initialised::Already { cluster, node }) =
-            made;
+        let (cluster, node, kept) = match made {
+            Initialised::New {
+                cluster,
+                node,
+                kept,
+                ..
+            } => (cluster, node, kept),
+            Initialised::Already { cluster, node } => (cluster, node, None),
+        };
         let restored = Restored {
             cluster: cluster.0,
             node: node.0,
             admin_dir: dir.display().to_string(),
+            kept: kept.map(|dir| dir.display().to_string()),
         };
         context.out.result(&restored, || {
             format!(
-                "made cluster {} of the backup; this machine is node {}\nadministrator's certificate: {}\nstart the node: pontoon node --config {}\n",
+                "made cluster {} of the backup; this machine is node {}\nadministrator's certificate: {}\n{}start the node: pontoon node --config {}\n",
                 restored.cluster,
                 restored.node,
                 restored.admin_dir,
+                kept_text(restored.kept.as_deref()),
                 self.config.display()
             )
         })
@@ -122,8 +134,8 @@ impl Recover {
         if !self.force {
             return Err(unconfirmed(&config).await);
         }
-        context.out.remark(
-            "warning: the other members must never be started again with their data: they would be a second cluster of the same name",
+        context.out.warn(
+            "the other members must never be started again with their data: they would be a second cluster of the same name",
         );
         let recovered = rescue::recover(&config)
             .await
@@ -191,12 +203,8 @@ impl Backup {
             })
             .await?;
         let mut bytes = 0;
-        loop {
-            let chunk = chunks
-                .message()
-                .await
-                .map_err(|s| crate::api::status::failure_of(&s, "backup", false))?;
-            let Some(chunk) = chunk else { break };
+        let silence = context.global.timeout;
+        while let Some(chunk) = client.next("backup", &mut chunks, silence).await? {
             file.write_all(&chunk.data)
                 .map_err(|e| exit::file(path, &e))?;
             bytes += chunk.data.len() as u64;

@@ -233,6 +233,24 @@ impl Client {
         Ok(opened.into_inner())
     }
 
+    /// The next message of a stream that ends by itself. How long the whole takes depends on its size: the limit is on the
+    /// silence before each message.
+    pub async fn next<R>(
+        &self,
+        object: &str,
+        stream: &mut tonic::Streaming<R>,
+        silence: Duration,
+    ) -> Result<Option<R>, Failure> {
+        match tokio::time::timeout(silence, stream.message()).await {
+            Ok(next) => next.map_err(|status| self.failure(&status, object, false)),
+            Err(_) => {
+                let (endpoint, time) = (self.endpoint(), humane(silence));
+                let problem = format!("endpoint {endpoint}: it sent nothing for {time}");
+                Err(timed_out(object, problem, FailureCode::Unreachable))
+            }
+        }
+    }
+
     /// None when this attempt's time is up: all that is left, or most of it when other endpoints could be asked after it.
     async fn attempt<R>(
         &self,

@@ -22,12 +22,20 @@ use crate::{
     api::group::random_request,
     config::node::NodeConfig,
     enrol::{
-        identity_file::write_secret,
+        admin_files::StagedAdmin,
+        identity_file::StoredCertificate,
         init::{self, InitError, Initialised},
         join::{self, JoinError},
     },
-    model::{quoted::quoted, timing::Timing},
-    pki::{identity::is_admin_name, token::Token as JoinToken},
+    model::{
+        quoted::quoted,
+        timing::{Profile as TimingProfile, Timing},
+    },
+    pki::{
+        identity::is_admin_name,
+        token::{Token as JoinToken, checked_lifetime},
+    },
+    state::check,
     wire::{
         command::request_id_bytes,
         error::{Failure, FailureCode},
@@ -64,8 +72,9 @@ pub enum Cluster {
 
 /// Make a new cluster whose first member is this machine
 ///
-/// Writes this node's identity into its data directory, and a client certificate for the first administrator. The node may
-/// run already: it begins as soon as it has its identity. Running it again changes nothing.
+/// Writes this node's identity into its data directory, and a client certificate for the first administrator. A certificate
+/// of another cluster that is there is kept in a directory below, named by that cluster. The node may run already: it begins
+/// as soon as it has its identity. Running it again changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon cluster init --config /etc/pontoon/node.toml")]
 pub struct Init {
@@ -97,7 +106,7 @@ pub enum Token {
 #[command(after_help = "Example:\n  pontoon cluster token create --lifetime 30m")]
 pub struct TokenCreate {
     /// How long it is good for, 1s to 30d
-    #[arg(long, alias = "ttl", default_value = "1h", value_parser = duration, value_name = "TIME")]
+    #[arg(long, alias = "ttl", default_value = "1h", value_parser = lifetime, value_name = "TIME")]
     lifetime: Duration,
 }
 
@@ -273,6 +282,18 @@ struct Made {
     node: u64,
     /// Directory of the administrator's certificate; null when nothing was made.
     admin_dir: Option<String>,
+    /// Where the certificate of another cluster is kept that had lain there.
+    kept: Option<String>,
+}
+
+/// A line about a certificate of another cluster that had lain where the new one is.
+pub fn kept_text(kept: Option<&str>) -> String {
+    let line = |dir: &str| {
+        format!(
+            "the certificate of another cluster that was there is kept in {dir}: --cert {dir}/admin.pem --key {dir}/admin.key --ca {dir}/ca.pem\n"
+        )
+    };
+    kept.map(line).unwrap_or_default()
 }
 
 impl Init {
@@ -281,41 +302,55 @@ impl Init {
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
         let made = init::init(&config, &dir, &self.admin, SystemTime::now()).map_err(|error| {
             let code = match &error {
+                InitError::OldData { .. } => FailureCode::Conflict,
                 InitError::Identity(_)
+                | InitError::DataDir { .. }
                 | InitError::Owner { .. }
-                | InitError::AdminCertificate { .. } => FailureCode::Invalid,
-                InitError::Pki(_) => FailureCode::Internal,
+                | InitError::AdminCertificate(_) => FailureCode::Invalid,
+                InitError::Pki(_) | InitError::AdminNotInPlace { .. } => FailureCode::Internal,
             };
-            Failure::new(code, "cluster", error, "")
+            let hint = match &error {
+                InitError::OldData { data_dir } => emptied(data_dir),
+                _ => String::new(),
+            };
+            Failure::new(code, "cluster", error, hint)
         })?;
         let made = match made {
             Initialised::New {
                 cluster,
                 node,
                 admin,
+                kept,
             } => Made {
                 changed: true,
                 cluster: cluster.0,
                 node: node.0,
                 admin_dir: Some(admin.display().to_string()),
+                kept: kept.map(|dir| dir.display().to_string()),
             },
             Initialised::Already { cluster, node } => Made {
                 changed: false,
                 cluster: cluster.0,
                 node: node.0,
                 admin_dir: None,
+                kept: None,
             },
         };
         context.out.result(&made, || match &made.admin_dir {
             Some(dir) => format!(
-                "made cluster {}; this machine is node {}\nadministrator's certificate: {dir}\nstart the node, if it does not run yet: pontoon node --config {}\n",
+                "made cluster {}; this machine is node {}\nadministrator's certificate: {dir}\n{}start the node, if it does not run yet: pontoon node --config {}\n",
                 made.cluster,
                 made.node,
+                kept_text(made.kept.as_deref()),
                 self.config.display()
             ),
             None => format!("nothing to change: this machine is node {} of cluster {}\n", made.node, made.cluster),
         })
     }
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    checked_lifetime(duration(text)?)
 }
 
 #[derive(Serialize)]
@@ -332,10 +367,6 @@ impl TokenCreate {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let mut client = Client::connect(context).await?;
         let lifetime_ms = crate::wire::millis(self.lifetime);
-        if lifetime_ms == 0 {
-            let problem = "a lifetime of 0 is not within 1s to 30d";
-            return Err(exit::wrong_argument("--lifetime", problem, ""));
-        }
         // A retry makes another token; the first is never used and ends by itself.
         let reply = client
             .write("join token", async |attempt| {
@@ -486,7 +517,19 @@ async fn resolve(peer: &str) -> Result<Vec<SocketAddr>, Failure> {
     Ok(found.collect())
 }
 
+/// What to do about a data directory that another cluster has used.
+fn emptied(data_dir: &std::path::Path) -> String {
+    format!(
+        "stop the node, then: find {} -mindepth 1 -delete",
+        data_dir.display()
+    )
+}
+
 fn join_failure(error: JoinError) -> Failure {
+    if let JoinError::OldData { data_dir } = &error {
+        let hint = emptied(data_dir);
+        return Failure::new(FailureCode::Conflict, "node", error, hint);
+    }
     let (code, hint) = match &error {
         JoinError::Unreachable(_) => (
             FailureCode::Unreachable,
@@ -687,14 +730,16 @@ impl ProfileSet {
             .zip(self.election_timeout_min)
             .zip(self.election_timeout_max);
         let timing = numbers.map(
-            |((heartbeat, election_timeout_min), election_timeout_max)| {
-                v1::Timing::from(Timing {
-                    heartbeat,
-                    election_timeout_min,
-                    election_timeout_max,
-                })
+            |((heartbeat, election_timeout_min), election_timeout_max)| Timing {
+                heartbeat,
+                election_timeout_min,
+                election_timeout_max,
             },
         );
+        if let Some(timing) = timing {
+            check::members::profile(TimingProfile::Custom(timing)).map_err(exit::never_right)?;
+        }
+        let timing = timing.map(v1::Timing::from);
         let request = v1::SetProfileRequest {
             profile: self.profile.unwrap_or_default(),
             timing,
@@ -719,6 +764,8 @@ struct Rotated {
     /// SHA-256 of the new authority's certificate.
     ca_sha256: String,
     admin_dir: String,
+    /// Where the certificate of another cluster is kept that had lain there.
+    kept: Option<String>,
 }
 
 impl CaRotate {
@@ -736,22 +783,27 @@ impl CaRotate {
             })
             .await?
             .into_inner();
-        for (name, text) in [
-            ("ca.pem", &reply.ca_certificates_pem),
-            ("admin.key", &reply.admin_key_pem),
-            ("admin.pem", &reply.admin_certificate_pem),
-        ] {
-            let path = dir.join(name);
-            write_secret(&path, text).map_err(|e| exit::file(&path, &e))?;
-        }
+        let made = StoredCertificate {
+            certificate: reply.admin_certificate_pem,
+            key: reply.admin_key_pem,
+            authorities: reply.ca_certificates_pem,
+        };
+        let kept = StagedAdmin::stage(&dir, &made)
+            .and_then(StagedAdmin::put)
+            .map_err(|e| {
+                exit::invalid("your new certificate", e, "run it again: it makes another")
+            })?;
         let rotated = Rotated {
             ca_sha256: reply.ca_sha256,
             admin_dir: dir.display().to_string(),
+            kept: kept.map(|dir| dir.display().to_string()),
         };
         context.out.result(&rotated, || {
             format!(
-                "the certificate authority is replaced (SHA-256 {})\nyour certificate: {}\n",
-                rotated.ca_sha256, rotated.admin_dir
+                "the certificate authority is replaced (SHA-256 {})\nyour certificate: {}\n{}",
+                rotated.ca_sha256,
+                rotated.admin_dir,
+                kept_text(rotated.kept.as_deref())
             )
         })
     }

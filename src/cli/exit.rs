@@ -6,6 +6,7 @@ use clap::error::{ContextKind, ContextValue};
 
 use crate::{
     model::quoted::quoted,
+    state::outcome::Refusal,
     wire::error::{Failure, FailureCode},
 };
 
@@ -87,6 +88,14 @@ pub fn wrong_argument(
     hint: impl ToString,
 ) -> Failure {
     Failure::new(FailureCode::Usage, object, problem, hint)
+}
+
+/// What the rules of the state say of words that no state makes right.
+pub fn never_right(refusal: Refusal) -> Failure {
+    Failure {
+        code: FailureCode::Usage,
+        ..refusal.into()
+    }
 }
 
 /// A value that can never be right, found before a node was asked.

@@ -8,7 +8,13 @@ use std::{
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Context, client::Client, duration, rrsets::zone_name, write::commit};
+use super::{
+    Context,
+    client::Client,
+    duration,
+    rrsets::zone_name,
+    write::{commit, sound},
+};
 use crate::{
     model::{forwarder::Forwarder as Model, name::Name, quoted::quoted},
     state::command::Change,
@@ -73,10 +79,10 @@ impl Forwarder {
                     upstreams: command.upstreams,
                     timeout: command.upstream_timeout,
                 };
-                let change = Change::PutForwarder {
+                let change = sound(Change::PutForwarder {
                     forwarder,
                     create: true,
-                };
+                })?;
                 commit(
                     context,
                     &object,

@@ -9,7 +9,7 @@ use super::{
     Context,
     client::{Client, MAX_REPLY},
     duration, exit,
-    write::commit,
+    write::{commit, sound},
 };
 use crate::{
     model::{
@@ -89,10 +89,10 @@ impl Listener {
         match self {
             Self::Create(command) => {
                 let object = format!("listener {}", command.name);
-                let change = Change::PutListener {
+                let change = sound(Change::PutListener {
                     listener: command.listener(),
                     create: true,
-                };
+                })?;
                 let done = format!("created {object}");
                 commit(context, &object, &done, vec![], vec![change]).await
             }

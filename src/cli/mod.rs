@@ -1,8 +1,8 @@
 //! The command line: operator commands and their output. A client of the API, but for the commands that run or prepare
 //! this machine's own node.
 //!
-//! The contract with scripts: one JSON document on stdout with `-o json` (`watch`: one a line), errors and logs on stderr,
-//! and the exit codes of `exit`. Every command's arguments are declared with `clap`; help, completion, man pages and the
+//! The contract with scripts: one JSON document on stdout with `-o json` (`watch`: one a line), errors, warnings and logs on
+//! stderr, errors and warnings as objects, and the exit codes of `exit`. Every command's arguments are declared with `clap`; help, completion, man pages and the
 //! check of `docs/cli.md` come from the same declarations.
 
 mod answer;
@@ -90,7 +90,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "A,B,C")]
     endpoints: Option<Endpoints>,
 
-    /// How results are written to stdout, and errors to stderr
+    /// How results are written to stdout, and errors and warnings to stderr
     #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
 

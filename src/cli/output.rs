@@ -2,11 +2,13 @@
 
 use std::{
     ffi::OsString,
+    fmt::Display,
     io::{self, Write},
 };
 
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::json;
 
 use super::exit;
 use crate::wire::error::{Failure, FailureCode};
@@ -30,7 +32,7 @@ pub struct Out {
     /// Takes what would go to stdout.
     #[cfg(test)]
     kept: Option<std::sync::Mutex<String>>,
-    /// The remarks, a line each.
+    /// What went to stderr, a line each.
     #[cfg(test)]
     remarks: std::sync::Mutex<String>,
 }
@@ -65,7 +67,7 @@ impl Out {
         std::mem::take(&mut *kept.lock().expect("no writer panics"))
     }
 
-    /// The remarks since the last call.
+    /// What went to stderr since the last call, a line each.
     #[cfg(test)]
     pub fn take_remarks(&self) -> String {
         std::mem::take(&mut *self.remarks.lock().expect("no writer panics"))
@@ -141,26 +143,43 @@ impl Out {
     /// Writes a failure to stderr. Nothing can be done when that fails.
     pub fn failure(&self, failure: &Failure) {
         let failure = &exit::advised(failure.clone());
-        let mut stderr = io::stderr().lock();
-        let _ = match self.format {
-            Format::Json => {
-                let json = serde_json::to_string(failure).unwrap_or_default();
-                writeln!(stderr, "{json}")
-            }
-            Format::Table => writeln!(stderr, "{}", failure_text(failure)),
-        };
+        self.stderr(&match self.format {
+            Format::Json => serde_json::to_string(failure).unwrap_or_default(),
+            Format::Table => failure_text(failure),
+        });
     }
 
-    /// A remark for people, on stderr; nothing with JSON.
+    /// Something that was done, or left out, and that may not be what was meant: on stderr, one JSON object with JSON.
+    pub fn warn(&self, text: impl Display) {
+        self.stderr(&match self.format {
+            Format::Json => json!({ "warning": text.to_string() }).to_string(),
+            Format::Table => format!("warning: {text}"),
+        });
+    }
+
+    /// A warning about a place in a file.
+    pub fn warn_at(&self, place: impl Display, text: impl Display) {
+        match self.format {
+            Format::Json => self.warn(format!("{place}: {text}")),
+            Format::Table => self.stderr(&format!("{place}: warning: {text}")),
+        }
+    }
+
+    /// A remark for people on how things go, on stderr; nothing with JSON.
     pub fn remark(&self, text: &str) {
         if self.format == Format::Table {
-            #[cfg(test)]
-            self.remarks
-                .lock()
-                .expect("no writer panics")
-                .push_str(&format!("{text}\n"));
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            self.stderr(text);
         }
+    }
+
+    /// Writes a line. Nothing can be done when that fails.
+    fn stderr(&self, line: &str) {
+        #[cfg(test)]
+        self.remarks
+            .lock()
+            .expect("no writer panics")
+            .push_str(&format!("{line}\n"));
+        let _ = writeln!(io::stderr().lock(), "{line}");
     }
 }
 
@@ -248,6 +267,23 @@ mod tests {
         ];
         let expected = format!("NAME  N\n{long}  1\na     2\n");
         assert_eq!(out.table(&["NAME", "N"], &rows), expected);
+    }
+
+    #[test]
+    fn warnings_are_objects_with_json() {
+        for (format, told) in [
+            (Format::Table, "warning: a \"b\"\nf:3: warning: c\nso far\n"),
+            (
+                Format::Json,
+                "{\"warning\":\"a \\\"b\\\"\"}\n{\"warning\":\"f:3: c\"}\n",
+            ),
+        ] {
+            let out = Out::keeping(format);
+            out.warn("a \"b\"");
+            out.warn_at("f:3", "c");
+            out.remark("so far");
+            assert_eq!(out.take_remarks(), told);
+        }
     }
 
     #[test]

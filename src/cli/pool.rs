@@ -9,7 +9,7 @@ use super::{
     Context,
     client::{Client, MAX_REPLY},
     duration, exit,
-    write::commit,
+    write::{commit, sound},
 };
 use crate::{
     model::{
@@ -18,7 +18,7 @@ use crate::{
         pool::{Backend, BackendState, Policy, Pool as Model},
         quoted::quoted,
     },
-    state::command::Change,
+    state::{command::Change, limits},
     wire::{
         error::{Failure, FailureCode},
         v1::{self, admin_client::AdminClient},
@@ -206,7 +206,7 @@ pub struct Set {
     /// Name or ADDRESS:PORT of the backend
     backend: String,
     /// Share of new connections, 0 to 1000
-    #[arg(long, group = "change")]
+    #[arg(long, group = "change", value_parser = clap::value_parser!(u16).range(..=i64::from(limits::WEIGHT)))]
     weight: Option<u16>,
     /// Whether it takes connections
     #[arg(long, value_enum, group = "change")]
@@ -296,7 +296,7 @@ impl Create {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let object = object(&self.name);
         let pool = self.pool()?;
-        let change = Change::PutPool { pool, create: true };
+        let change = sound(Change::PutPool { pool, create: true })?;
         commit(
             context,
             &object,
@@ -339,11 +339,11 @@ impl Add {
         backend.state = self.state.into();
         let object = object(&self.pool);
         let done = format!("added backend {} to {object}", backend.name);
-        let change = Change::PutBackend {
+        let change = sound(Change::PutBackend {
             pool: self.pool,
             backend,
             create: true,
-        };
+        })?;
         commit(context, &object, &done, vec![], vec![change]).await
     }
 }

@@ -1,6 +1,9 @@
 //! `pontoon record`.
 
-use std::path::PathBuf;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -8,12 +11,12 @@ use serde::Serialize;
 use super::{
     Context,
     client::Client,
-    record_batch,
+    record_batch::{self, SetKey},
     rrsets::{
         self, DEFAULT_TTL, RecordSet, owner, parse_data, read_zone, received_as_json, record_type,
         ttl, zone_name,
     },
-    write::{Guards, propose},
+    write::{Guards, propose, sound},
     zone::remark_on,
 };
 use crate::{
@@ -25,6 +28,8 @@ use crate::{
 
 /// Most warnings about one batch.
 const MOST_FINDINGS: usize = 100;
+/// Most sets of one zone whose TTLs a batch reads one by one; for more it reads the zone.
+const ONE_BY_ONE: usize = 64;
 
 /// Records of a zone
 #[derive(Debug, Subcommand)]
@@ -187,10 +192,10 @@ impl Target {
 
 impl Set {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        self.change(DEFAULT_TTL)?; // what is wrong in itself needs no node to say so
+        sound(self.change(DEFAULT_TTL)?)?; // what is wrong in itself needs no node to say so
         let mut client = Client::connect(context).await?;
         let ttl = self.target.ttl(&mut client, self.ttl).await?;
-        let change = self.change(ttl)?;
+        let change = sound(self.change(ttl)?)?;
         let guards = &self.guards;
         send(context, &mut client, &self.target, guards, "set", change).await
     }
@@ -207,10 +212,10 @@ impl Set {
 
 impl Add {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        self.change(DEFAULT_TTL)?;
+        sound(self.change(DEFAULT_TTL)?)?;
         let mut client = Client::connect(context).await?;
         let ttl = self.target.ttl(&mut client, self.ttl).await?;
-        let change = self.change(ttl)?;
+        let change = sound(self.change(ttl)?)?;
         let guards = &self.guards;
         send(context, &mut client, &self.target, guards, "added", change).await
     }
@@ -227,7 +232,7 @@ impl Add {
 
 impl Delete {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let change = self.change()?;
+        let change = sound(self.change()?)?;
         let mut client = Client::connect(context).await?;
         let guards = &self.guards;
         send(
@@ -276,7 +281,14 @@ async fn send(
 ) -> Result<(), Failure> {
     let preconditions = guards.preconditions(Some(&target.zone));
     let findings = findings(std::slice::from_ref(&change));
-    let written = propose(client, &target.object(), preconditions, vec![change]).await?;
+    let written = propose(
+        context,
+        client,
+        &target.object(),
+        preconditions,
+        vec![change],
+    )
+    .await?;
     let done = format!("{done} {} {}", target.owner()?, target.rtype);
     context.out.result(&written, || written.text(&done))?;
     remark_on(context, &findings);
@@ -334,14 +346,16 @@ impl List {
 
 impl Batch {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let changes = record_batch::read(&self.file)?;
-        let zone = self.if_serial.map(|_| one_zone(&changes)).transpose()?;
+        let entries = record_batch::read(&self.file)?;
+        let zone = self.if_serial.map(|_| one_zone(&entries)).transpose()?;
         let guards = Guards::new(self.if_serial, self.if_revision);
         let preconditions = guards.preconditions(zone.as_ref());
+        let mut client = Client::connect(context).await?;
+        let found = ttls_of(&mut client, record_batch::sets_to_read(&entries)).await?;
+        let changes = record_batch::settled(entries, found);
         let count = changes.len();
         let findings = findings(&changes);
-        let mut client = Client::connect(context).await?;
-        let written = propose(&mut client, "batch", preconditions, changes).await?;
+        let written = propose(context, &mut client, "batch", preconditions, changes).await?;
         context
             .out
             .result(&written, || written.text(&format!("made {count} changes")))?;
@@ -350,11 +364,43 @@ impl Batch {
     }
 }
 
+/// The TTLs of those of `sets` that are there.
+async fn ttls_of(
+    client: &mut Client,
+    sets: BTreeSet<SetKey>,
+) -> Result<BTreeMap<SetKey, u32>, Failure> {
+    let mut of_zones: BTreeMap<Name, Vec<SetKey>> = BTreeMap::new();
+    for key in sets {
+        of_zones.entry(key.0.clone()).or_default().push(key);
+    }
+    let mut found = BTreeMap::new();
+    for (zone, wanted) in of_zones {
+        if wanted.len() <= ONE_BY_ONE {
+            for key in wanted {
+                let read = read_zone(client, &zone, Some(&key.1), Some(key.2)).await?;
+                if let Some(set) = read.records.first().and_then(|r| r.rrset.as_ref()) {
+                    found.insert(key, set.ttl);
+                }
+            }
+        } else {
+            let wanted: BTreeSet<SetKey> = wanted.into_iter().collect();
+            let read = read_zone(client, &zone, None, None).await?;
+            for (name, set) in rrsets::received(&format!("zone {zone}"), read.records)? {
+                let key = (zone.clone(), name, set.rtype());
+                if wanted.contains(&key) {
+                    found.insert(key, set.ttl());
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The zone that all changes are about.
-fn one_zone(changes: &[Change]) -> Result<Name, Failure> {
-    let mut zones: Vec<&Name> = changes
+fn one_zone(entries: &[record_batch::Entry]) -> Result<Name, Failure> {
+    let mut zones: Vec<&Name> = entries
         .iter()
-        .filter_map(|change| match change {
+        .filter_map(|entry| match &entry.change {
             Change::SetRrset { zone, .. }
             | Change::AddRecords { zone, .. }
             | Change::DeleteRecords { zone, .. }

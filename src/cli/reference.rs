@@ -20,7 +20,7 @@ const JSON: &[(&str, &str)] = &[
     ),
     (
         "cluster init",
-        r#"{"changed": true, "cluster": "9f...", "node": 1, "admin_dir": "/root/.config/pontoon" | null}"#,
+        r#"{"changed": true, "cluster": "9f...", "node": 1, "admin_dir": "/root/.config/pontoon" | null, "kept": "/root/.config/pontoon/5d..." | null}"#,
     ),
     (
         "cluster token create",
@@ -63,7 +63,7 @@ const JSON: &[(&str, &str)] = &[
     ),
     (
         "cluster ca rotate",
-        r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon"}"#,
+        r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon", "kept": "/root/.config/pontoon/5d..." | null}"#,
     ),
     ("zone create", WRITTEN),
     (
@@ -199,7 +199,7 @@ const JSON: &[(&str, &str)] = &[
     ),
     (
         "restore",
-        r#"{"cluster": "9f...", "node": 1, "admin_dir": "/root/.config/pontoon"}"#,
+        r#"{"cluster": "9f...", "node": 1, "admin_dir": "/root/.config/pontoon", "kept": "/root/.config/pontoon/5d..." | null}"#,
     ),
     ("recover", r#"{"revision": 43, "retired": [2, 3]}"#),
     (
@@ -228,7 +228,7 @@ Options of every command, after or before its own:
 | option | means |
 | --- | --- |
 | `--endpoints A,B,C` | nodes to ask, in this order; also `PONTOON_ENDPOINTS`. `HOST:PORT` (mutual TLS with the client certificate; plaintext for a loopback address without one), `http://HOST:PORT` (plaintext, loopback only), `unix:PATH`. Without it: the local unix socket, else the nodes of `pontoon dev` |
-| `-o table`, `-o json` | how results are written to stdout, and errors to stderr |
+| `-o table`, `-o json` | how results are written to stdout, and errors and warnings to stderr |
 | `--timeout TIME` | how long to try, while no node answers or none leads: `500ms`, `10s`, `2m`, or a number of seconds; 10 s unless given |
 | `--consistency local`, `linearizable` | reads: the state of the node that is asked, or everything that was acknowledged before |
 | `--cert`, `--key`, `--ca` | client certificate, its key and the cluster's authority in PEM; also `PONTOON_CERT`, `PONTOON_KEY`, `PONTOON_CA`. Without them: `admin.pem`, `admin.key` and `ca.pem` in `~/.config/pontoon` or `/etc/pontoon` |
@@ -243,6 +243,8 @@ Options of every command, after or before its own:
 
 With `-o json` an error is one object on stderr: `{\"object\": \"zone example.com.\", \"problem\": \"...\", \"hint\": \"...\", \"code\": \"...\"}`, with the
 codes CODES. When several things are wrong with a file, `problem` has a line for each.
+A warning is one object on a line of stderr: `{\"warning\": \"...\"}`, before the error if there is one, which is the last line; what is only
+said of the progress (`no node answers yet`) is left out.
 
 As long as no node answers, every command tries again until its time is up; a wrong certificate or a missing permission ends
 it at once, and so does a machine where nothing was configured and no node is found. With several endpoints, one that is
@@ -250,7 +252,8 @@ silent does not use up the whole time.
 
 A write is sent again under the same request id while there is time, and is applied once. `revision` is the log index of
 the last change, `stale` says that the node serves state it recovered without a leader. A line `warning: ...` on stderr
-tells of something that was done and that may not be what was meant, such as a forwarder that is never asked.
+(`FILE:LINE: warning: ...` about a file) tells of something that was done, or left out, and that may not be what was meant, such as
+a forwarder that is never asked or records outside of their zone.
 ";
 
 /// The whole document.

@@ -108,7 +108,7 @@ impl ChangeJson {
 
 impl Plan {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let uploads = uploads(&read_document(&self.file)?, None, 0)?;
+        let uploads = uploads(&read_document(context, &self.file)?, None, 0)?;
         let mut client = Client::connect(context).await?;
         let pages = client
             .read("site", async |attempt| {
@@ -124,7 +124,7 @@ impl Plan {
             .await?;
         let header = pages.first().and_then(|p| p.header).unwrap_or_default();
         if let Some(first) = pages.first() {
-            warn(&first.warnings);
+            warn(context, &first.warnings);
         }
         let changes = pages.into_iter().flat_map(|p| p.changes);
         let planned = Planned {
@@ -162,7 +162,7 @@ struct Applied {
 
 impl Apply {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let document = read_document(&self.file)?;
+        let document = read_document(context, &self.file)?;
         let mut client = Client::connect(context).await?;
         let uploads = uploads(&document, self.if_revision, client.born())?;
         let reply = client
@@ -174,7 +174,7 @@ impl Apply {
             })
             .await?
             .into_inner();
-        warn(&reply.warnings);
+        warn(context, &reply.warnings);
         let applied = Applied {
             written: reply.applied.unwrap_or_default().into(),
             changes: reply.changes.into_iter().map(Into::into).collect(),
@@ -236,14 +236,14 @@ impl Export {
 }
 
 /// Reads a document and puts the files it names in their places.
-fn read_document(file: &Path) -> Result<String, Failure> {
+fn read_document(context: &Context, file: &Path) -> Result<String, Failure> {
     let mut input = Input::read(file)?;
     let text = input.text(file)?;
     let bundled = bundle::bundle(&text, &mut input.beside).map_err(|faults| {
         let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
         exit::faulty(file, &lines, "docs/site.md describes every key")
     })?;
-    warn(&bundled.warnings);
+    warn(context, &bundled.warnings);
     Ok(bundled.text)
 }
 

@@ -9,13 +9,14 @@ use super::{
     Context,
     client::Client,
     cluster::{node_id, transfer},
+    exit,
     output::or_dash,
-    write::commit,
+    write::{commit, sound},
 };
 use crate::{
     config::units::parse_duration,
     model::{label::Label, leadership::Preference, node::NodeId, vip::Vip as Model},
-    state::command::Change,
+    state::{check, command::Change},
     vip::{
         fence::FenceError,
         interface::InterfaceError,
@@ -116,7 +117,7 @@ impl Vip {
             Self::Add(Add { address, interface }) => {
                 let object = format!("vip {address}");
                 let vip = Model { address, interface };
-                let change = Change::PutVip { vip, create: true };
+                let change = sound(Change::PutVip { vip, create: true })?;
                 commit(
                     context,
                     &object,
@@ -150,6 +151,12 @@ async fn prefer(context: &Context, wanted: Prefer) -> Result<(), Failure> {
     let preference = match wanted.node {
         None => None,
         Some(node) => {
+            // Whichever node it is: the cool-down is right or wrong without it.
+            let anyone = Preference {
+                node: NodeId(1),
+                cool_down: wanted.cool_down,
+            };
+            check::members::preference(&anyone).map_err(exit::never_right)?;
             let mut client = Client::connect(context).await?;
             let node = NodeId(node_id(&mut client, &node).await?);
             Some(Preference {

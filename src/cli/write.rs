@@ -3,11 +3,14 @@
 use prost::Message;
 use serde::Serialize;
 
-use super::{Context, client::Client};
+use super::{Context, client::Client, exit};
 use crate::{
     api::{MAX_MESSAGE, group::random_request},
     model::{name::Name, serial::Serial},
-    state::command::{Change, Precondition},
+    state::{
+        check,
+        command::{Change, Precondition},
+    },
     wire::{
         command::{MAX_COMMAND, request_id_bytes},
         error::{Failure, FailureCode},
@@ -106,6 +109,15 @@ impl Written {
     }
 }
 
+/// A change that the words of a command line alone make, if it can ever be applied: what is wrong in itself needs no node
+/// to say so, and is wrong usage.
+pub fn sound(change: Change) -> Result<Change, Failure> {
+    match check::change(&change) {
+        Ok(()) => Ok(change),
+        Err(refusal) => Err(exit::never_right(refusal)),
+    }
+}
+
 /// Sends a batch and prints what it did.
 pub async fn commit(
     context: &Context,
@@ -115,12 +127,13 @@ pub async fn commit(
     changes: Vec<Change>,
 ) -> Result<(), Failure> {
     let mut client = Client::connect(context).await?;
-    let written = propose(&mut client, object, preconditions, changes).await?;
+    let written = propose(context, &mut client, object, preconditions, changes).await?;
     context.out.result(&written, || written.text(done))
 }
 
 /// Sends a batch under a new request id, in chunks when it is large.
 pub async fn propose(
+    context: &Context,
     client: &mut Client,
     object: &str,
     preconditions: Vec<Precondition>,
@@ -158,7 +171,7 @@ pub async fn propose(
         }
     };
     let v1::ProposeReply { applied, warnings } = reply.into_inner();
-    warn(&warnings);
+    warn(context, &warnings);
     let applied = applied.ok_or_else(|| {
         let problem = "the node's answer does not say what was applied";
         Failure::new(FailureCode::Internal, object, problem, "")
@@ -167,9 +180,9 @@ pub async fn propose(
 }
 
 /// Tells of what was done all the same, beside the result.
-pub fn warn(warnings: &[String]) {
+pub fn warn(context: &Context, warnings: &[String]) {
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        context.out.warn(warning);
     }
 }
 

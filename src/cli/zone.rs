@@ -15,7 +15,7 @@ use super::{
         self, RecordSet, completed, mailbox, parse_data, read_zone, received, received_as_json,
         ttl, zone_name,
     },
-    write::{Guards, commit},
+    write::{Guards, commit, sound},
 };
 use crate::{
     model::{
@@ -223,10 +223,10 @@ impl Create {
             .iter()
             .filter(|(_, set)| set.rtype() == RecordType::NS);
         let findings = zonefile::check_names(servers.map(|(owner, set)| (owner, set)));
-        let change = Change::CreateZone {
+        let change = sound(Change::CreateZone {
             records,
             zone: self.name.clone(),
-        };
+        })?;
         let object = object(&self.name);
         commit(
             context,
@@ -238,8 +238,8 @@ impl Create {
         .await?;
         remark_on(context, &findings);
         for server in dangling {
-            context.out.remark(&format!(
-                "warning: the name server {server} has no address yet: `pontoon record set {} {server} A ADDRESS`",
+            context.out.warn(format!(
+                "the name server {server} has no address yet: `pontoon record set {} {server} A ADDRESS`",
                 self.name
             ));
         }
@@ -276,7 +276,10 @@ impl Create {
 /// Warnings, on stderr.
 pub fn remark_on(context: &Context, findings: &[Finding]) {
     for finding in findings {
-        context.out.remark(&finding_text(finding));
+        match &finding.place {
+            Some(place) => context.out.warn_at(place, said(finding)),
+            None => context.out.warn(said(finding)),
+        }
     }
 }
 
@@ -760,15 +763,15 @@ fn finding_text(finding: &Finding) -> String {
         .place
         .as_ref()
         .map_or_else(String::new, |p| format!("{p}: "));
-    let object = match finding.object.as_str() {
-        "" => String::new(),
-        object => format!("{object}: "),
-    };
-    format!(
-        "{place}{}: {object}{}",
-        severity(finding.severity),
-        finding.problem
-    )
+    format!("{place}{}: {}", severity(finding.severity), said(finding))
+}
+
+/// What it is about, and what is wrong with it.
+fn said(finding: &Finding) -> String {
+    match finding.object.as_str() {
+        "" => finding.problem.clone(),
+        object => format!("{object}: {}", finding.problem),
+    }
 }
 
 fn severity(severity: Severity) -> &'static str {

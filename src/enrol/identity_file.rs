@@ -212,8 +212,13 @@ impl IdentityFile {
 
 /// Writes a file that only its owner may read: a new file, synced, renamed into place, the directory synced. Makes the
 /// directory (mode 0700) when it is absent.
-pub fn write_secret(path: &Path, text: &str) -> io::Result<()> {
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+pub fn write_secret(path: &Path, contents: impl AsRef<[u8]>) -> io::Result<()> {
+    put_secret(stage_secret(path, contents.as_ref())?, path)
+}
+
+/// The first half of `write_secret`: a new file beside `path`, synced. Dropped, it is gone.
+pub fn stage_secret(path: &Path, contents: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let directory = directory_of(path)?;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -221,14 +226,26 @@ pub fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     let mut file = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
         .tempfile_in(directory)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(contents)?;
     file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
+    Ok(file)
+}
+
+/// The second half of `write_secret`.
+pub fn put_secret(staged: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
+    staged.persist(path).map_err(|e| e.error)?;
     fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY)
-        .open(directory)?
+        .open(directory_of(path)?)?
         .sync_all()
+}
+
+fn directory_of(path: &Path) -> io::Result<&Path> {
+    match path.parent().ok_or(io::ErrorKind::InvalidInput)? {
+        here if here.as_os_str().is_empty() => Ok(Path::new(".")),
+        parent => Ok(parent),
+    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use std::{
 use rand::RngExt;
 
 use super::{
+    admin_files::{AdminFilesError, StagedAdmin},
     identity_file::{
         Bootstrap, FirstMember, IdentityError, IdentityFile, StoredCertificate, StoredIdentity,
-        write_secret,
     },
     ownership::give_to_owner,
 };
@@ -28,6 +28,13 @@ use crate::{
 /// Why no cluster was made.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
+    #[error("{} holds the log of a cluster but no identity, as after `cluster leave`: empty it, and make the new cluster then", data_dir.display())]
+    OldData { data_dir: PathBuf },
+    #[error("{}: it cannot be looked into: {source}", data_dir.display())]
+    DataDir {
+        data_dir: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: it cannot be given to its owner: {source}", data_dir.display())]
     Owner {
         data_dir: PathBuf,
@@ -37,11 +44,13 @@ pub enum InitError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Pki(#[from] PkiError),
-    #[error("administrator's certificate {}: {source}", path.display())]
-    AdminCertificate {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    /// Nothing was changed.
+    #[error(transparent)]
+    AdminCertificate(AdminFilesError),
+    #[error(
+        "the cluster is made, but its {source}; start the node, and make another with `pontoon cluster ca rotate` on this machine"
+    )]
+    AdminNotInPlace { source: AdminFilesError },
 }
 
 /// What `init` did.
@@ -52,6 +61,8 @@ pub enum Initialised {
         cluster: ClusterId,
         node: NodeId,
         admin: PathBuf,
+        /// Where the certificate of another cluster is kept that had lain there.
+        kept: Option<PathBuf>,
     },
     /// This node had an identity already; nothing was changed.
     Already { cluster: ClusterId, node: NodeId },
@@ -59,7 +70,12 @@ pub enum Initialised {
 
 /// Makes a cluster whose first member is this node. Running it again changes nothing.
 ///
-/// `admin_dir` receives `admin.pem`, `admin.key` and `ca.pem` for the administrator `admin_name`, mode 0600.
+/// `admin_dir` receives `admin.pem`, `admin.key` and `ca.pem` for the administrator `admin_name`, mode 0600. Those of another
+/// cluster that are there are kept in a directory below.
+///
+/// # Errors
+/// When something cannot be read or written; then this machine has no identity yet, and `admin_dir` is as it was, but for
+/// `AdminNotInPlace`.
 pub fn init(
     config: &NodeConfig,
     admin_dir: &Path,
@@ -73,6 +89,26 @@ pub fn init(
             node: existing.node,
         });
     }
+    let log = config.storage_dir().try_exists();
+    let data_dir = config.data_dir.clone();
+    match log {
+        Ok(false) => establish(config, admin_dir, admin_name, now),
+        // A new cluster cannot begin on the log of another one.
+        Ok(true) => Err(InitError::OldData { data_dir }),
+        Err(source) => Err(InitError::DataDir { data_dir, source }),
+    }
+}
+
+/// The same for a data directory without an identity, whose state, if it has one, is that of the new cluster.
+///
+/// # Errors
+/// As `init`.
+pub fn establish(
+    config: &NodeConfig,
+    admin_dir: &Path,
+    admin_name: &str,
+    now: SystemTime,
+) -> Result<Initialised, InitError> {
     let first = FirstMember {
         name: config.name.clone(),
         raft_address: config.addresses.raft,
@@ -80,9 +116,12 @@ pub fn init(
     };
     let (identity, authority) = new_cluster(vec![first], !config.dev, now)?;
     let cluster = identity.cluster.clone();
-    write_admin(&authority, &cluster, admin_dir, admin_name, now)?;
-    // Last: from here on the node exists.
-    file.store(&identity)?;
+    let admin = Identity::admin(cluster.clone(), admin_name);
+    let admin = certificate(&authority, &admin, &[], now)?;
+    let admin = StagedAdmin::stage(admin_dir, &admin).map_err(InitError::AdminCertificate)?;
+    // From here on the node exists.
+    IdentityFile::in_dir(&config.data_dir).store(&identity)?;
+    let placed = admin.put();
     give_to_owner(&config.data_dir).map_err(|source| InitError::Owner {
         data_dir: config.data_dir.clone(),
         source,
@@ -91,6 +130,7 @@ pub fn init(
         cluster,
         node: identity.node,
         admin: admin_dir.to_owned(),
+        kept: placed.map_err(|source| InitError::AdminNotInPlace { source })?,
     })
 }
 
@@ -143,43 +183,73 @@ pub fn certificate(
     })
 }
 
-fn write_admin(
-    authority: &Authority,
-    cluster: &ClusterId,
-    dir: &Path,
-    name: &str,
-    now: SystemTime,
-) -> Result<(), InitError> {
-    let made = certificate(authority, &Identity::admin(cluster.clone(), name), &[], now)?;
-    let StoredCertificate {
-        certificate,
-        key,
-        authorities,
-    } = made;
-    for (file, text) in [
-        ("admin.pem", certificate),
-        ("admin.key", key),
-        ("ca.pem", authorities),
-    ] {
-        let path = dir.join(file);
-        write_secret(&path, &text)
-            .map_err(|source| InitError::AdminCertificate { path, source })?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn config_of(data_dir: &Path) -> NodeConfig {
+        let text = format!(
+            "name = \"n1\"\ndata_dir = \"{}\"\n[addresses]\nservice = [\"10.0.0.1\"]\nraft = \"10.0.0.1:1\"\napi = \"10.0.0.1:2\"\n",
+            data_dir.display()
+        );
+        NodeConfig::parse(&text).expect("valid")
+    }
+
+    #[test]
+    fn an_init_that_fails_takes_no_certificate_away() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let admin = dir.path().join("admin");
+        let first = config_of(&dir.path().join("data"));
+        init(&first, &admin, "admin", SystemTime::now()).expect("made");
+        let read = || {
+            ["admin.pem", "admin.key", "ca.pem"]
+                .map(|name| std::fs::read_to_string(admin.join(name)).expect("there"))
+        };
+        let before = read();
+        // Nothing is there, and nothing can be made there, by root neither.
+        let nowhere = dir.path().join("nowhere");
+        std::os::unix::fs::symlink(dir.path().join("absent"), &nowhere).expect("made");
+        let refused = init(&config_of(&nowhere), &admin, "admin", SystemTime::now());
+        assert!(
+            matches!(refused, Err(InitError::Identity(_))),
+            "{refused:?}"
+        );
+        assert_eq!(read(), before);
+
+        let second = config_of(&dir.path().join("data2"));
+        let made = init(&second, &admin, "admin", SystemTime::now()).expect("made");
+        let Initialised::New {
+            kept: Some(kept), ..
+        } = made
+        else {
+            panic!("{made:?}")
+        };
+        assert_ne!(read(), before);
+        let key = std::fs::read_to_string(kept.join("admin.key")).expect("kept");
+        assert_eq!(key, before[1]);
+    }
+
+    #[test]
+    fn a_log_without_an_identity_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (config, admin) = (
+            config_of(&dir.path().join("data")),
+            dir.path().join("admin"),
+        );
+        std::fs::create_dir_all(config.storage_dir()).expect("made");
+        let refused = init(&config, &admin, "admin", SystemTime::now());
+        assert!(
+            matches!(refused, Err(InitError::OldData { .. })),
+            "{refused:?}"
+        );
+        let file = IdentityFile::in_dir(&config.data_dir);
+        assert!(file.load().expect("readable").is_none() && !admin.exists());
+    }
+
     #[test]
     fn init_makes_a_cluster_once() {
         let dir = tempfile::tempdir().expect("a directory");
-        let text = format!(
-            "name = \"n1\"\ndata_dir = \"{}\"\n[addresses]\nservice = [\"10.0.0.1\"]\nraft = \"10.0.0.1:1\"\napi = \"10.0.0.1:2\"\n",
-            dir.path().join("data").display()
-        );
-        let config = NodeConfig::parse(&text).expect("valid");
+        let config = config_of(&dir.path().join("data"));
         let admin = dir.path().join("admin");
         let made = init(&config, &admin, "admin", SystemTime::now()).expect("made");
         let Initialised::New { cluster, node, .. } = made else {

@@ -2,6 +2,7 @@
 //!
 //! Both commands only write the identity; the node process reads it at start, or waits for it when it started first.
 
+pub mod admin_files;
 pub mod identity_file;
 pub mod init;
 pub mod join;

@@ -88,7 +88,12 @@ pub fn restore(
     let restored = state.restored(now(), admin);
     rescue::seed(&storage, &restored, (NodeId(1), peer(config)))?;
     // Last: from here on the node exists.
-    Ok(init::init(config, admin_dir, admin, SystemTime::now())?)
+    Ok(init::establish(
+        config,
+        admin_dir,
+        admin,
+        SystemTime::now(),
+    )?)
 }
 
 /// Makes this node a cluster of its own, when the majority of its cluster is gone for ever.
@@ -134,4 +139,32 @@ fn peer(config: &NodeConfig) -> Peer {
 fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     UnixMillis(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::State;
+
+    #[test]
+    fn a_backup_is_restored_once_into_an_empty_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = format!(
+            "name = \"n1\"\ndata_dir = \"{}\"\n[addresses]\nservice = [\"10.0.0.1\"]\nraft = \"10.0.0.1:1\"\napi = \"10.0.0.1:2\"\n",
+            dir.path().join("data").display()
+        );
+        let config = NodeConfig::parse(&text).expect("valid");
+        let (file, admin) = (dir.path().join("backup"), dir.path().join("admin"));
+        let mut octets = Vec::new();
+        backup::write(&State::default(), &mut octets).expect("written");
+        std::fs::write(&file, octets).expect("written");
+        let made = restore(&config, &file, &admin, "ann").expect("restored");
+        assert!(
+            matches!(made, Initialised::New { kept: None, .. }),
+            "{made:?}"
+        );
+        assert!(admin.join("admin.pem").exists() && config.storage_dir().exists());
+        let again = restore(&config, &file, &admin, "ann");
+        assert!(matches!(again, Err(NodeRescueError::NotEmpty { .. })));
+    }
 }

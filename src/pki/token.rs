@@ -1,12 +1,34 @@
 //! Join tokens: `ID.SECRET.FINGERPRINT`. The new node pins the authority by the fingerprint before it sends the secret;
 //! the cluster keeps only a hash of the secret.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
 use super::PkiError;
+use crate::config::units::format_duration;
+
+/// How long a token may be good for, at least and at most.
+pub const LIFETIME: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(30 * 86_400));
+
+/// A lifetime that a token may have.
+///
+/// # Errors
+/// When it is not within `LIFETIME`.
+pub fn checked_lifetime(asked: Duration) -> Result<Duration, String> {
+    let (least, most) = LIFETIME;
+    match (least..=most).contains(&asked) {
+        true => Ok(asked),
+        false => Err(format!(
+            "a lifetime of {} is not within {} to {}",
+            format_duration(asked),
+            format_duration(least),
+            format_duration(most)
+        )),
+    }
+}
 
 /// A token as the operator carries it from a member to the new node.
 #[derive(Clone, PartialEq, Eq)]

@@ -65,7 +65,14 @@ impl Rcode {
             8 => "NXRRSET",
             9 => "NOTAUTH",
             10 => "NOTZONE",
+            11 => "DSOTYPENI",
             16 => "BADVERS",
+            17 => "BADKEY",
+            18 => "BADTIME",
+            19 => "BADMODE",
+            20 => "BADNAME",
+            21 => "BADALG",
+            22 => "BADTRUNC",
             23 => "BADCOOKIE",
             _ => return None,
         })
@@ -179,6 +186,40 @@ pub(crate) fn skip_name(message: &[u8], at: usize) -> Option<usize> {
             0xc0.. => return message.get(at + 1).map(|_| at + 2),
             _ => return None,
         }
+    }
+    None
+}
+
+/// The EDNS options of a message, code and data (RFC 6891 section 6.1.2); nothing from where it is malformed on.
+pub fn options(message: &[u8]) -> Vec<(u16, &[u8])> {
+    let mut found = Vec::new();
+    let Some(mut rest) = opt_data(message) else {
+        return found;
+    };
+    while let (Some(code), Some(length)) = (u16_at(rest, 0), u16_at(rest, 2)) {
+        let end = 4 + usize::from(length);
+        let Some((option, after)) = rest.split_at_checked(end) else {
+            break;
+        };
+        found.push((code, option.get(4..).unwrap_or_default()));
+        rest = after;
+    }
+    found
+}
+
+/// The data of the first OPT record.
+fn opt_data(message: &[u8]) -> Option<&[u8]> {
+    let mut at = HEADER;
+    for _ in 0..u16_at(message, 4)? {
+        at = skip_name(message, at)? + 4;
+    }
+    let records = [6, 8, 10].map(|count| u16_at(message, count).map_or(0, u32::from));
+    for _ in 0..records.iter().sum::<u32>() {
+        let record = record_at(message, at)?;
+        if record.rtype == RecordType::OPT {
+            return message.get(record.data);
+        }
+        at = record.data.end;
     }
     None
 }
