@@ -216,9 +216,15 @@ Examples:
 
 Exit code:
   0  every checker holds
-  1  at least one violation, or the run could not be made
+  1  at least one violation (a cluster that does not come back from a fault in its time is one), or the run could not be begun
   2  the arguments are wrong
-  4  no violation, but something is undecided";
+  3  no violation, but the laboratory itself failed before the run's end
+  4  no violation, but something is undecided
+
+Whatever ends a run early, what happened until then is judged, and report.html is written.
+
+A fault that finds nothing to be done to (the process is down, nobody leads, a move is refused) is missed: it counts for nothing,
+and is listed with its reason. A run in which every fault was missed fails.";
 
 const REPLAY_HELP: &str = "\
 Examples:
@@ -227,7 +233,8 @@ Examples:
   jepsen-like replay history.jsonl --out again -o json
       the same from a history alone
 
-The faults, their times, lengths and aims come again; what clients draw, and who leads by then, does not.
+The faults, their times, lengths and aims come again; what clients draw, and who leads by then, does not. The history of a
+self-test is refused: its faults and its defect are not drawn from a seed (`jepsen-like self-test --defect NAME` does them again).
 
 Exit code: as of run.";
 
@@ -392,6 +399,7 @@ fn run_suite(arguments: RunArguments) -> Result<ExitCode, Box<dyn std::error::Er
         recovery_bound: Duration::from_secs(arguments.recovery_bound),
         out: arguments.out.unwrap_or_else(|| out_of(seed)),
         allow_skip: arguments.allow_skip,
+        self_test: None,
     };
     execute(&plan, arguments.output)
 }
@@ -493,13 +501,27 @@ fn execute(plan: &Plan, output: Output) -> Result<ExitCode, Box<dyn std::error::
         Output::Json => println!("{}", serde_json::to_string(&finished.document(plan))?),
         Output::Table => print_finished(&finished, plan),
     }
-    Ok(ExitCode::from(
-        match checker::conclusion(&finished.verdicts) {
-            Conclusion::Holds => 0,
-            Conclusion::Violated => 1,
-            Conclusion::Undecided => 4,
-        },
-    ))
+    if let Some(breakdown) = &finished.breakdown {
+        eprintln!(
+            "jepsen-like: the laboratory failed before the end of the run, which says nothing of the cluster: {breakdown}; \
+             the nodes' logs are in {}",
+            plan.out.display()
+        );
+    }
+    Ok(ExitCode::from(exit_code(
+        checker::conclusion(&finished.verdicts),
+        finished.breakdown.is_some(),
+    )))
+}
+
+/// As `RUN_HELP` says.
+fn exit_code(conclusion: Conclusion, is_broken: bool) -> u8 {
+    match (conclusion, is_broken) {
+        (Conclusion::Violated, _) => 1,
+        (_, true) => 3,
+        (Conclusion::Holds, false) => 0,
+        (Conclusion::Undecided, false) => 4,
+    }
 }
 
 fn print_finished(finished: &Finished, plan: &Plan) {

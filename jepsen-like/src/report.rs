@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use crate::{
     checker::{Conclusion, Verdict},
-    history::{History, Moment, Outcome, Responder},
+    history::{History, Moment, Outcome, Responder, Skip},
 };
 
 const WIDTH: f64 = 1100.0;
@@ -27,11 +27,13 @@ pub fn page(history: &History, verdicts: &[Verdict]) -> String {
     let run = &history.run;
     let _ = write!(
         page,
-        "<h1>Run with seed {}</h1><p>{} nodes, {} operations, {} faults, {:.1} s. Workloads: {}. Faults: {}.</p>",
+        "<h1>Run with seed {}</h1><p>{} nodes, {} operations, {} faults injected, {:.1} s. Workloads: {}. Faults: {}.</p>",
         run.seed,
         run.nodes.len(),
         history.operations.len(),
-        history.faults.len(),
+        (history.faults.iter())
+            .filter(|fault| fault.skipped.is_none())
+            .count(),
         axis.end.as_secs_f64(),
         escape(&list(&run.workloads)),
         escape(&list(&run.nemeses)),
@@ -40,6 +42,7 @@ pub fn page(history: &History, verdicts: &[Verdict]) -> String {
     page += "<h2>Faults, leader and holder of the VIP</h2>";
     page += "<p>Red faults hit the leader. Where a VIP's row is blank, nobody answered for it.</p>";
     page += &timeline(history, &axis);
+    page += &left_out(history);
     page += "<h2>Latency of operations that succeeded</h2>";
     page += &latency(history, &axis);
     page += "<h2>Operations by outcome</h2>";
@@ -395,6 +398,31 @@ fn verdict_table(verdicts: &[Verdict]) -> String {
     table + "</table>"
 }
 
+/// Faults that were planned and not done, with the reasons.
+fn left_out(history: &History) -> String {
+    let mut rows = String::new();
+    for fault in &history.faults {
+        let (word, why) = match &fault.skipped {
+            None => continue,
+            Some(Skip::Impossible(why)) => ("impossible here", why),
+            Some(Skip::Missed { missed: why }) => ("missed", why),
+        };
+        let _ = write!(
+            rows,
+            "<tr><td>{}</td><td>{}</td><td>{word}</td><td>{}</td></tr>",
+            fault.began,
+            escape(&fault.kind),
+            escape(why)
+        );
+    }
+    match rows.is_empty() {
+        true => rows,
+        false => format!(
+            "<h2>Faults that were not injected</h2><table><tr><th>at</th><th>fault</th><th></th><th>why</th></tr>{rows}</table>"
+        ),
+    }
+}
+
 fn findings(verdict: &Verdict, history: &History) -> String {
     if verdict.findings.is_empty() {
         return String::new();
@@ -449,14 +477,26 @@ mod tests {
                 reply: None,
                 reason: None,
             }],
-            faults: vec![Fault {
-                kind: "pause".into(),
-                nodes: ["n2".to_owned()].into(),
-                began: at(5),
-                healed: None,
-                hit_leader: true,
-                skipped: None,
-            }],
+            faults: vec![
+                Fault {
+                    kind: "pause".into(),
+                    nodes: ["n2".to_owned()].into(),
+                    began: at(5),
+                    healed: None,
+                    hit_leader: true,
+                    skipped: None,
+                },
+                Fault {
+                    kind: "vip-move".into(),
+                    nodes: [].into(),
+                    began: at(6),
+                    healed: Some(at(7)),
+                    hit_leader: false,
+                    skipped: Some(Skip::Missed {
+                        missed: "n3 < n2".into(),
+                    }),
+                },
+            ],
             leaders: vec![LeaderSeen {
                 at: at(1),
                 node: "n2".into(),
@@ -479,6 +519,7 @@ mod tests {
             "a &lt; b",
             "1 &amp; 2",
             "pause on n2 (the leader)",
+            "<td>0.006000 s</td><td>vip-move</td><td>missed</td><td>n3 &lt; n2</td>",
             "n2 leads in term 3",
             "n2 answers for 10.77.0.100",
             "20.0 ms",

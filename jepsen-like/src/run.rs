@@ -19,6 +19,7 @@ use crate::{
     checker::{self, Bounds, Conclusion, Verdict, register::Limits},
     history::{
         self, Entry, FILE, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run,
+        SelfTest, Skip,
     },
     lab::{
         LabError,
@@ -70,6 +71,8 @@ pub struct Plan {
     pub out: PathBuf,
     /// Faults that cannot be injected here are no failure.
     pub allow_skip: bool,
+    /// Set where the faults come from a self-test.
+    pub self_test: Option<SelfTest>,
 }
 
 impl Plan {
@@ -87,11 +90,21 @@ impl Plan {
                 .try_into()
                 .unwrap_or(u64::MAX),
             duration_ms: self.time.as_millis().try_into().unwrap_or(u64::MAX),
+            self_test: self.self_test.clone(),
         }
     }
 
     /// The plan of an earlier run, by the head of its history.
+    ///
+    /// # Errors
+    /// When that does not say what was done: a self-test's faults and defect are not drawn from its seed.
     pub fn of(run: &Run, out: PathBuf, allow_skip: bool) -> Result<Self, RunError> {
+        if let Some(test) = &run.self_test {
+            return Err(RunError::OfSelfTest(test.clone()));
+        }
+        if run.duration_ms == 0 {
+            return Err(RunError::NoTime);
+        }
         let unreadable = |problem: String| RunError::Replay(problem);
         let workloads = run.workloads.iter().map(|name| name.parse::<Workload>());
         let nemeses = run.nemeses.iter().map(|name| name.parse::<Kind>());
@@ -108,6 +121,7 @@ impl Plan {
             recovery_bound: Duration::from_millis(run.recovery_bound_ms),
             out,
             allow_skip,
+            self_test: None,
         })
     }
 
@@ -144,6 +158,17 @@ pub enum RunError {
     History(#[from] HistoryError),
     #[error("cannot run that again: {0}")]
     Replay(String),
+    #[error(
+        "cannot run that again: it is scenario {} of a self-test, whose faults and defect no seed draws; do `jepsen-like self-test --defect {}`",
+        .0.scenario,
+        .0.defect.as_deref().unwrap_or("all")
+    )]
+    OfSelfTest(SelfTest),
+    #[error(
+        "cannot run that again: its history says that no fault was drawn for any time, as one of a self-test does; for that, do \
+         `jepsen-like self-test --defect NAME`, where NAME is the directory that the history is in"
+    )]
+    NoTime,
     #[error("{}: there is a history in it; name another directory", .0.display())]
     Taken(PathBuf),
     #[error(
@@ -152,11 +177,13 @@ pub enum RunError {
     TooShort { given: u64, seed: u64, needed: u64 },
 }
 
-/// A run that came to its end.
+/// A run that was judged.
 #[derive(Debug)]
 pub struct Finished {
     pub history: History,
     pub verdicts: Vec<Verdict>,
+    /// What ended it before its time, where that was the laboratory's own fault; what came before is judged all the same.
+    pub breakdown: Option<LabError>,
 }
 
 /// What cannot be done here, and why.
@@ -257,19 +284,17 @@ pub fn run_course(
     let mut cluster = Cluster::start_with(options)?;
     let ended = record(plan, &mut cluster, missing, &path, course, is_over);
     let copied = copy_logs(&cluster, &plan.out);
-    if let Err(error) = ended {
-        return Err(match error {
-            RunError::Lab(error) => cluster.with_logs(error).into(),
-            other => other,
-        });
-    }
+    let breakdown = ended.map_err(|error| match error {
+        RunError::Lab(error) => cluster.with_logs(error).into(),
+        other => other,
+    })?;
     copied.map_err(file_error(&plan.out))?;
     drop(cluster);
-    judge(&path, plan)
+    judge(&path, plan, breakdown)
 }
 
 /// Reads the history back and judges it; writes the report.
-fn judge(path: &Path, plan: &Plan) -> Result<Finished, RunError> {
+fn judge(path: &Path, plan: &Plan, breakdown: Option<LabError>) -> Result<Finished, RunError> {
     let Histories::Run(history) = history::read(path)? else {
         return Err(RunError::Replay("not the history of a run".to_owned()));
     };
@@ -289,9 +314,12 @@ fn judge(path: &Path, plan: &Plan) -> Result<Finished, RunError> {
     Ok(Finished {
         history: *history,
         verdicts,
+        breakdown,
     })
 }
 
+/// Runs a plan up to its last entry. What breaks it off once the clients have begun ends it in order, and is returned where it is the
+/// laboratory's own fault; what the cluster owed and did not do is in the history.
 fn record(
     plan: &Plan,
     cluster: &mut Cluster,
@@ -299,7 +327,7 @@ fn record(
     path: &Path,
     course: &Course<'_>,
     is_over: &dyn Fn() -> bool,
-) -> Result<(), RunError> {
+) -> Result<Option<LabError>, RunError> {
     let outside = Outside {
         witness: cluster.add_host(WITNESS, 220)?,
         thief: cluster.add_host(THIEF, 201)?,
@@ -339,7 +367,39 @@ fn record(
         &mut people.clients,
     )?;
     drop(inside);
-    course(&mut nemesis, is_over)?;
+    let mut ended = follow(plan, &mut nemesis, course, is_over);
+    people.stop_clients();
+    let is_whole = matches!(ended, Ok(true));
+    if let Err(error) = &ended {
+        nemesis.abandon(error);
+    }
+    people.last_reads(plan, if is_whole { LAST_READS } else { HOPELESS });
+    if ended.is_ok()
+        && let Err(error) = nemesis.note_ends()
+    {
+        nemesis.abandon(&error);
+        ended = Err(error);
+    }
+    note_panics(nemesis.cluster(), &recorder);
+    people.stop_watching();
+    if ended.is_ok() {
+        recorder.append(&Entry::End { at: recorder.now() });
+    }
+    recorder.finish().map_err(|source| RunError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(ended.err().filter(|error| !error.is_of_cluster()))
+}
+
+/// Does the faults and gives the cluster the time to be whole again; says whether it is.
+fn follow(
+    plan: &Plan,
+    nemesis: &mut Nemesis<'_>,
+    course: &Course<'_>,
+    is_over: &dyn Fn() -> bool,
+) -> Result<bool, LabError> {
+    course(nemesis, is_over)?;
     tracing::info!("all faults are healed");
     let healed = Instant::now();
     let mut is_whole = false;
@@ -348,16 +408,7 @@ fn record(
         is_whole = nemesis.cluster().is_whole_now();
     }
     nemesis.rest(AFTERMATH, is_over)?;
-    people.stop_clients();
-    people.last_reads(plan, if is_whole { LAST_READS } else { HOPELESS });
-    nemesis.rest(Duration::ZERO, || true)?;
-    note_panics(nemesis.cluster(), &recorder);
-    people.stop_watching();
-    recorder.append(&Entry::End { at: recorder.now() });
-    recorder.finish().map_err(|source| RunError::File {
-        path: path.to_owned(),
-        source,
-    })
+    Ok(is_whole)
 }
 
 /// Everybody who takes part in a run but the nemesis.
@@ -560,6 +611,9 @@ pub struct Document<'a> {
     pub nodes: u8,
     pub seconds: u64,
     pub verdict: Conclusion,
+    /// Why the laboratory could not go on; absent where it could.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breakdown: Option<String>,
     pub checkers: &'a [Verdict],
     /// When the last fault was healed; zero where there was none.
     pub last_heal: Moment,
@@ -580,6 +634,16 @@ pub struct Counts<'a> {
     pub leader_hits: usize,
     /// What could not be injected here, and why.
     pub skipped_faults: BTreeMap<&'a str, &'a str>,
+    /// What was tried and not done, by kind.
+    pub missed_faults: BTreeMap<&'a str, Missed<'a>>,
+}
+
+/// Faults of one kind that were tried and not done.
+#[derive(Debug, Serialize)]
+pub struct Missed<'a> {
+    pub count: u64,
+    /// Why the first was not.
+    pub why: &'a str,
 }
 
 impl Finished {
@@ -591,6 +655,7 @@ impl Finished {
             nodes: plan.nodes,
             seconds: plan.time.as_secs(),
             verdict: checker::conclusion(&self.verdicts),
+            breakdown: self.breakdown.as_ref().map(ToString::to_string),
             checkers: &self.verdicts,
             last_heal: healed.max().unwrap_or(Moment(0)),
             history: plan.out.join(FILE),
@@ -616,13 +681,27 @@ impl Finished {
         for fault in faults.iter().filter(|fault| fault.skipped.is_none()) {
             *kinds.entry(&fault.kind).or_default() += 1;
         }
-        let skipped = (faults.iter())
-            .filter_map(|fault| Some((fault.kind.as_str(), fault.skipped.as_deref()?)));
+        let mut skipped = BTreeMap::new();
+        let mut missed: BTreeMap<&str, Missed<'_>> = BTreeMap::new();
+        for fault in faults {
+            let kind = fault.kind.as_str();
+            match &fault.skipped {
+                None => {}
+                Some(Skip::Impossible(why)) => {
+                    skipped.insert(kind, why.as_str());
+                }
+                Some(Skip::Missed { missed: why }) => {
+                    let first = Missed { count: 0, why };
+                    missed.entry(kind).or_insert(first).count += 1;
+                }
+            }
+        }
         Counts {
             operations: outcomes,
             faults: kinds,
             leader_hits: faults.iter().filter(|fault| fault.hit_leader).count(),
-            skipped_faults: skipped.collect(),
+            skipped_faults: skipped,
+            missed_faults: missed,
         }
     }
 }
@@ -638,7 +717,10 @@ impl fmt::Display for Counts<'_> {
         writeln!(f, "operations: {}", listed(&self.operations))?;
         writeln!(f, "faults: {}", listed(&self.faults))?;
         writeln!(f, "leader hits: {}", self.leader_hits)?;
-        writeln!(f, "skipped faults: {}", or_none(skipped.collect()))
+        let missed = (self.missed_faults.iter())
+            .map(|(kind, Missed { count, why })| format!("{count} {kind} ({why})"));
+        writeln!(f, "skipped faults: {}", or_none(skipped.collect()))?;
+        writeln!(f, "missed faults: {}", or_none(missed.collect()))
     }
 }
 
@@ -663,6 +745,7 @@ mod tests {
             recovery_bound: Duration::from_secs(20),
             out: "here".into(),
             allow_skip: true,
+            self_test: None,
         }
     }
 
@@ -681,25 +764,127 @@ mod tests {
     }
 
     #[test]
+    fn what_a_self_test_did_is_not_run_again_as_something_else() {
+        let refused = |run: &Run| {
+            let refused = Plan::of(run, "here".into(), true).unwrap_err();
+            refused.to_string()
+        };
+        let test = |defect: Option<&str>| SelfTest {
+            scenario: "transfer".into(),
+            defect: defect.map(str::to_owned),
+        };
+        let of_test = |defect| Plan {
+            time: Duration::ZERO,
+            nemeses: BTreeSet::new(),
+            self_test: Some(test(defect)),
+            ..plan()
+        };
+        let said = refused(&of_test(Some("bare-transfer")).head());
+        assert!(said.contains("scenario transfer"), "{said}");
+        assert!(said.contains("self-test --defect bare-transfer`"), "{said}");
+        let said = refused(&of_test(None).head());
+        assert!(said.contains("self-test --defect all`"), "{said}");
+        // Written before heads said so.
+        let old = Run {
+            self_test: None,
+            ..of_test(None).head()
+        };
+        assert!(refused(&old).contains("jepsen-like self-test"));
+    }
+
+    /// A history of a run that began, with these further entries, judged.
+    fn judged(entries: &[Entry], breakdown: Option<LabError>) -> (Finished, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let plan = Plan {
+            out: directory.path().to_owned(),
+            ..plan()
+        };
+        let path = plan.out.join(FILE);
+        let writer = history::HistoryWriter::create(&path).unwrap();
+        writer.append(&Entry::Run(plan.head())).unwrap();
+        writer.append_all(entries).unwrap();
+        let finished = judge(&path, &plan, breakdown).unwrap();
+        let page = fs::read_to_string(plan.out.join(REPORT)).unwrap();
+        (finished, page)
+    }
+
+    #[test]
+    fn a_run_that_ended_early_is_judged_and_reported() {
+        let open = history::Fault {
+            kind: "leave".into(),
+            nodes: ["n2".to_owned()].into(),
+            began: Moment(1),
+            healed: None,
+            hit_leader: false,
+            skipped: None,
+        };
+        let panic = Entry::Notice(Notice {
+            at: Moment(3),
+            node: "n1".into(),
+            kind: NoticeKind::Panic,
+            text: "panicked at src/here".into(),
+        });
+        let text = "the leave of n2 did not happen within 90 s";
+        let unhealed = Entry::Unhealed(history::Unhealed {
+            at: Moment(2),
+            text: text.into(),
+            fault: Some(open.clone()),
+        });
+        let (finished, page) = judged(&[Entry::Fault(open), unhealed, panic.clone()], None);
+        let violated = |finished: &Finished| -> Vec<_> {
+            let verdicts = finished.verdicts.iter();
+            let wrong = verdicts.filter(|verdict| verdict.conclusion == Conclusion::Violated);
+            wrong.map(|verdict| verdict.checker).collect()
+        };
+        let found = violated(&finished);
+        assert!(
+            found.contains(&"healing") && found.contains(&"logs"),
+            "{found:?}"
+        );
+        assert!(page.contains(text) && page.contains("panicked at"));
+
+        let error = LabError::Output {
+            command: "ip".into(),
+            problem: "no mac".into(),
+        };
+        let broke = Entry::Breakdown(history::Breakdown {
+            at: Moment(2),
+            text: error.to_string(),
+        });
+        let (finished, page) = judged(&[broke, panic], Some(error));
+        let found = violated(&finished);
+        assert!(
+            !found.contains(&"healing") && found.contains(&"logs"),
+            "{found:?}"
+        );
+        assert!(page.contains("the laboratory failed at") && page.contains("no mac"));
+        assert!(finished.document(&plan()).breakdown.is_some());
+    }
+
+    #[test]
     fn the_summary_counts_outcomes_and_faults() {
-        let fault = |kind: &str, hit_leader, skipped: Option<&str>| history::Fault {
+        let fault = |kind: &str, hit_leader, skipped: Option<Skip>| history::Fault {
             kind: kind.into(),
             nodes: BTreeSet::new(),
             began: Moment(1),
             healed: Some(Moment(2)),
             hit_leader,
-            skipped: skipped.map(str::to_owned),
+            skipped,
         };
+        let missed = |why: &str| Skip::Missed { missed: why.into() };
         let history = History {
             faults: vec![
                 fault("kill", true, None),
                 fault("kill", false, None),
-                fault("clock-step", false, Some("no tool")),
+                fault("clock-step", false, Some("no tool".into())),
+                fault("vip-move", false, Some(missed("n2 lags"))),
+                fault("vip-move", false, Some(missed("nobody leads"))),
             ],
             ..History::default()
         };
         let finished = Finished {
             verdicts: vec![],
+            breakdown: None,
             history,
         };
         let text = serde_json::to_string(&finished.document(&plan())).unwrap();
@@ -707,6 +892,8 @@ mod tests {
         assert_eq!(json["faults"], serde_json::json!({ "kill": 2 }));
         assert_eq!(json["leader_hits"], 1);
         assert_eq!(json["skipped_faults"]["clock-step"], "no tool");
+        let missed = serde_json::json!({ "vip-move": { "count": 2, "why": "n2 lags" } });
+        assert_eq!(json["missed_faults"], missed);
         assert_eq!(json["operations"]["ok"], 0);
         let ends_with = [
             "\"verdict\"",
@@ -719,7 +906,7 @@ mod tests {
         assert!(places.is_sorted(), "{text}");
         assert_eq!(
             finished.counts().to_string(),
-            "operations: 0 fail, 0 ok, 0 unknown\nfaults: 2 kill\nleader hits: 1\nskipped faults: clock-step (no tool)\n"
+            "operations: 0 fail, 0 ok, 0 unknown\nfaults: 2 kill\nleader hits: 1\nskipped faults: clock-step (no tool)\nmissed faults: 2 vip-move (n2 lags)\n"
         );
     }
 

@@ -158,6 +158,12 @@ impl Traffic {
         })
     }
 
+    /// How many have come to an end that nobody told them to.
+    pub fn ended(&self) -> usize {
+        let has_ended = |progress: &&Arc<Progress>| progress.has_ended.load(Ordering::Relaxed);
+        self.progress.iter().filter(has_ended).count()
+    }
+
     /// Ends them all. Why each ended that came to an end before.
     pub fn finish(self) -> Vec<String> {
         self.over.store(true, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! Needs root; says `skipped` without, and fails where `CI=true`.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,19 +11,22 @@ use std::{
 use jepsen_like::{
     lab::{
         self, LabError,
-        cluster::{BACKEND, Cluster, NAME, dns_at, vip4, wait_for},
+        cluster::{BACKEND, Cluster, NAME, Options, dns_at, vip4, vip6, wait_for},
         namespace::Namespace,
         network,
     },
     probe::Prober,
     traffic::{self, Traffic},
 };
+use nix::sys::signal::{Signal, kill};
 
 /// Far above what is measured: a test is no benchmark, and CI's machine is busy.
 const BOUND: Duration = Duration::from_secs(10);
 const ECHO: u16 = 7007;
 /// Connections at a time. Issue targets are measured with a thousand; a test on two cores makes fewer.
 const CONNECTIONS: usize = 200;
+/// `[proxy] drain` of nodes that are stopped: long enough to see what becomes of connections before it is over.
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// A cluster with an echo service behind its VIP, which answers.
 struct Service {
@@ -33,12 +36,16 @@ struct Service {
 }
 
 impl Service {
-    /// None where there can be no lab.
-    fn start() -> Option<Self> {
+    /// On a VIP, with nodes that have these further sections in their configuration; None where there can be no lab.
+    fn start(vip: IpAddr, configuration: &str) -> Option<Self> {
         if !lab::available() {
             return None;
         }
-        let cluster = Cluster::start(3).unwrap_or_else(|error| panic!("{error}"));
+        let options = Options {
+            configuration: configuration.to_owned(),
+            ..Options::default()
+        };
+        let cluster = Cluster::start_with(&options).unwrap_or_else(|error| panic!("{error}"));
         let backend_host = cluster.lab().host(BACKEND).unwrap();
         let backend = SocketAddr::new(backend_address(&cluster), ECHO);
         let listener = backend_host.enter(|| TcpListener::bind(backend)).unwrap();
@@ -48,7 +55,7 @@ impl Service {
         leader.client().propose(&site, BOUND).unwrap();
         let service = Self {
             client: Arc::clone(cluster.client()),
-            at: SocketAddr::new(vip4(), ECHO),
+            at: SocketAddr::new(vip, ECHO),
             cluster,
         };
         let connect = || TcpStream::connect_timeout(&service.at, Duration::from_millis(300));
@@ -61,6 +68,15 @@ impl Service {
 
     fn holder(&self) -> String {
         self.cluster.wait_for_holder().unwrap().name().to_owned()
+    }
+
+    /// Waits until another node than `former` holds the VIPs.
+    fn wait_for_holder_after(&self, former: &str) -> String {
+        wait_for("another holder", BOUND, || {
+            let now = self.holder();
+            Ok((now != former).then_some(now))
+        })
+        .unwrap_or_else(|error| panic!("{}", self.cluster.with_logs(error)))
     }
 
     fn connect(&self, count: usize) -> Traffic {
@@ -87,11 +103,20 @@ impl Service {
 
 #[test]
 fn a_planned_move_loses_no_connection() {
-    let Some(service) = Service::start() else {
+    expect_a_move_loses_nothing(vip4());
+}
+
+#[test]
+fn a_planned_move_loses_no_connection_over_ipv6() {
+    expect_a_move_loses_nothing(vip6());
+}
+
+fn expect_a_move_loses_nothing(vip: IpAddr) {
+    let Some(service) = Service::start(vip, "") else {
         return;
     };
     let first = service.holder();
-    let name_server = dns_at(vip4());
+    let name_server = dns_at(vip);
     let every = Duration::from_millis(2);
     let prober = Prober::dns(&service.client, name_server, NAME, every).unwrap();
     prober.wait_until_live("DNS from the VIP", BOUND).unwrap();
@@ -101,11 +126,7 @@ fn a_planned_move_loses_no_connection() {
     let leader = service.cluster.leader().unwrap();
     let transferred = leader.client().transfer(BOUND);
     transferred.unwrap_or_else(|error| panic!("{error}"));
-    let moved = wait_for("another holder", BOUND, || {
-        let now = service.holder();
-        Ok((now != first).then_some(now))
-    })
-    .unwrap_or_else(|error| panic!("{}", service.cluster.with_logs(error)));
+    let moved = service.wait_for_holder_after(&first);
     prober.wait_until_live("DNS from the VIP", BOUND).unwrap();
     old.wait_for_exchanges(4).unwrap();
     let new = service.connect(CONNECTIONS / 10);
@@ -121,7 +142,7 @@ fn a_planned_move_loses_no_connection() {
 /// Whoever of the three nodes holds the VIP: the connections made at each of the others live on there. `makes`: at which holders
 /// connections are made, one after the other, before the VIP goes so many nodes further.
 fn expect_all_alive_after(makes: &[(bool, usize)]) {
-    let Some(service) = Service::start() else {
+    let Some(service) = Service::start(vip4(), "") else {
         return;
     };
     let nodes = service.cluster.nodes().iter();
@@ -166,6 +187,62 @@ fn the_connections_of_two_earlier_holders_live_on() {
 #[test]
 fn a_holder_in_between_without_connections_passes_those_of_the_one_before_on() {
     expect_all_alive_after(&[(true, 1), (false, 1), (false, 2)]);
+}
+
+#[test]
+fn a_holder_that_is_stopped_serves_its_connections_until_they_are_drained() {
+    expect_drained(|cluster, holder| {
+        let pid = cluster.node(holder).unwrap().pid().unwrap();
+        kill(pid, Signal::SIGTERM).unwrap();
+    });
+}
+
+#[test]
+fn a_holder_that_leaves_serves_its_connections_until_they_are_drained() {
+    expect_drained(|cluster, holder| {
+        let left = cluster.node(holder).unwrap().client().leave(2 * BOUND);
+        left.unwrap_or_else(|error| panic!("{holder} did not leave: {error}"));
+    });
+}
+
+/// The holder is made to end by `ends`. The connections through the VIP that it proxies live on until `drain` is over, and new ones
+/// through the next holder beyond.
+fn expect_drained(ends: impl FnOnce(&Cluster, &str)) {
+    let drain = format!("\n[proxy]\ndrain = \"{}s\"\n", DRAIN.as_secs());
+    let Some(mut service) = Service::start(vip4(), &drain) else {
+        return;
+    };
+    let first = service.holder();
+    let old = service.connect(CONNECTIONS);
+
+    // The drain begins later than it is asked for, never before.
+    let asked = Instant::now();
+    ends(&service.cluster, &first);
+    let next = service.wait_for_holder_after(&first);
+    let new = service.connect(CONNECTIONS / 10);
+    let what = format!("connections at {first}, which gave the VIPs to {next} and drains");
+    old.wait_for_exchanges(5).unwrap();
+    let drained = wait_for("the end of the drain", 2 * DRAIN, || {
+        let ended = old.ended();
+        match asked.elapsed() {
+            elapsed if elapsed >= DRAIN => Ok(Some(())),
+            _ if ended == 0 => Ok(None),
+            elapsed => Err(LabError::Waited {
+                what: format!("{what}: {ended} ended after {elapsed:?}; an end of the drain"),
+                seconds: DRAIN.as_secs(),
+            }),
+        }
+    });
+    drained.unwrap_or_else(|error| panic!("{}", service.cluster.with_logs(error)));
+
+    let stopping = service.cluster.node_mut(&first).unwrap();
+    stopping.wait_end().unwrap();
+    let took = asked.elapsed();
+    assert!(took < DRAIN + 2 * BOUND, "{first} ended after {took:?}");
+    new.wait_for_exchanges(10).unwrap();
+    service.expect_alive("made at the next holder", new);
+    // Their node is gone: how they ended is not promised.
+    let _ = old.finish();
 }
 
 fn backend_address(cluster: &Cluster) -> std::net::IpAddr {

@@ -269,6 +269,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
         /// Three nodes whose interfaces come and go at random, each leader beginning anew: VIPs go to the preferred node at most once a
         /// cool-down, and only to a node that is fit.
         #[test]

@@ -242,7 +242,89 @@ mod tests {
         );
     }
 
+    /// What happens to a health check; times in milliseconds.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        /// It begins so long after it is due, and takes so long.
+        Probe { passes: bool, late: u64, takes: u64 },
+        /// Another definition, so long after the last event.
+        Redefine {
+            after: u64,
+            rise: u8,
+            fall: u8,
+            interval: u64,
+            down_interval: u64,
+        },
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let probe =
+            (any::<bool>(), 0..300u64, 0..4000u64).prop_map(|(passes, late, takes)| Event::Probe {
+                passes,
+                late,
+                takes,
+            });
+        let redefine = (0..3000u64, 1..5_u8, 1..5_u8, 100..5000u64, 100..9000u64).prop_map(
+            |(after, rise, fall, interval, down_interval)| Event::Redefine {
+                after,
+                rise,
+                fall,
+                interval,
+                down_interval,
+            },
+        );
+        prop_oneof![5 => probe, 1 => redefine]
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        /// Probes that begin late and take long, and definitions that change between them: the verdict is what the last results say by the
+        /// definition of that moment, and the next probe is due one interval of it after the last began, or at once.
+        #[test]
+        fn in_virtual_time_verdicts_and_deadlines_follow_the_rules(
+            events in prop::collection::vec(event(), 1..80),
+            spread: u16,
+        ) {
+            let start = Instant::now();
+            let ms = Duration::from_millis;
+            let mut definition = check(2, 3);
+            let mut health = Health::new(&definition, start, spread);
+            let (mut now, mut expected, mut seen) = (start, Up, vec![]);
+            for event in events {
+                match event {
+                    Event::Probe { passes, late, takes } => {
+                        let begun = health.next_deadline().max(now) + ms(late);
+                        now = begun + ms(takes);
+                        seen.push(passes);
+                        let before = expected;
+                        let in_a_row = |value: bool| seen.iter().rev().take_while(|p| **p == value).count();
+                        if in_a_row(true) >= usize::from(definition.rise) { expected = Up; }
+                        if in_a_row(false) >= usize::from(definition.fall) || seen == [false] { expected = Down; }
+                        let result = if passes { Passed } else { Failed };
+                        let told = health.handle_probe(result, begun, now);
+                        prop_assert_eq!(told, (expected != before).then_some(expected));
+                        let interval = match expected {
+                            Up => definition.interval,
+                            Down => definition.down_interval,
+                        };
+                        prop_assert_eq!(health.next_deadline(), now.max(begun + interval));
+                        prop_assert!(!health.is_presumed());
+                    }
+                    Event::Redefine { after, rise, fall, interval, down_interval } => {
+                        now += ms(after);
+                        let (interval, down_interval) = (ms(interval), ms(down_interval));
+                        definition = HealthCheck { interval, down_interval, ..check(rise, fall) };
+                        let due = health.next_deadline();
+                        health.redefine(&definition, now);
+                        let longest = if expected == Up { interval } else { down_interval };
+                        prop_assert_eq!(health.next_deadline(), due.min(now + longest));
+                    }
+                }
+                prop_assert_eq!(health.verdict(), expected);
+            }
+        }
+
         /// The rule restated by looking back over all results instead of counting forward.
         #[test]
         fn the_verdict_follows_the_last_results(

@@ -203,6 +203,47 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        /// Several checks with counts of their own, some of which end and begin again: each turns by itself, each turn is told once, and the
+        /// node is unfit exactly while one of them is on the failed side.
+        #[test]
+        fn checks_turn_each_by_itself(
+            counts in prop::array::uniform3((1u32..5, 1u32..5)),
+            events in prop::collection::vec((0usize..3, prop::option::weighted(0.95, any::<bool>())), 0..120),
+        ) {
+            let checks = [Check::Dns, Check::Script, Check::Fence("lan".parse().unwrap())];
+            let mut fitness = Fitness::default();
+            // What each found since it is made, and whether it is on the failed side.
+            let mut found: [(Vec<bool>, bool); 3] = Default::default();
+            for (place, event) in events {
+                let ((fall, rise), check) = (counts[place], &checks[place]);
+                let (results, failed) = &mut found[place];
+                let Some(passes) = event else {
+                    fitness.retain(|made| made != check);
+                    (*results, *failed) = (vec![], false);
+                    prop_assert_eq!(fitness.unfit().is_some(), found.iter().any(|(_, failed)| *failed));
+                    continue;
+                };
+                results.push(passes);
+                let in_a_row = results.iter().rev().take_while(|result| **result == passes).count();
+                let before = *failed;
+                match passes {
+                    true if in_a_row >= rise as usize => *failed = false,
+                    false if in_a_row >= fall as usize => *failed = true,
+                    _ => {}
+                }
+                let expected = match (before, *failed) {
+                    (false, true) => Some(Turn::Failed(check.clone(), "no answer".into())),
+                    (true, false) => Some(Turn::Passed(check.clone())),
+                    _ => None,
+                };
+                let told = fitness.observe(check, Counts { fall, rise }, finding(passes));
+                prop_assert_eq!(told, expected);
+                prop_assert_eq!(fitness.unfit().is_some(), found.iter().any(|(_, failed)| *failed));
+            }
+        }
+
         /// Whatever comes, a check is on the failed side exactly if the last turn of `fall` failures in a row is newer than that of
         /// `rise` passes.
         #[test]

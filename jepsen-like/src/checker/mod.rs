@@ -6,6 +6,7 @@
 pub mod append;
 pub mod dns;
 pub mod hand_over;
+pub mod healing;
 pub mod linearizable;
 pub mod nodes;
 pub mod recovery;
@@ -162,7 +163,7 @@ impl Default for Bounds {
 }
 
 /// Every checker with what it requires, in one line.
-pub const ABOUT: [(&str, &str); 13] = [
+pub const ABOUT: [(&str, &str); 14] = [
     (
         "run",
         "faults were injected, one hit a leader, every kind of operation succeeded, the run came to its end",
@@ -194,6 +195,10 @@ pub const ABOUT: [(&str, &str); 13] = [
         "nodes at one index have one state, and end at one index",
     ),
     (
+        "healing",
+        "the cluster comes back from each fault in the time that is given for it",
+    ),
+    (
         "recovery",
         "writes and VIPs are back, and every node has what was committed, within the bound after the last fault",
     ),
@@ -217,6 +222,7 @@ pub fn check(history: &History, bounds: &Bounds, limits: &Limits<'_>) -> Vec<Ver
         responder::check(history, bounds),
         hand_over::check(history, bounds),
         nodes::check_hashes(history),
+        healing::check(history),
         recovery::check_recovery(history),
         sessions::check(history),
         nodes::check_notices(history),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{Bounds, Finding, Verdict};
-use crate::history::{Call, History};
+use crate::history::{Call, Fault, History, Skip};
 
 /// A run in which nothing was injected, no leader was hit, or nothing succeeded shows nothing, and fails.
 pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
@@ -12,21 +12,28 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
     let mut findings = vec![];
     if !history.run.nemeses.is_empty() {
         if injected.is_empty() {
-            findings.push(Finding::new(
-                "nothing injected",
-                "no fault was injected".to_owned(),
-            ));
+            let text = match skipped.first() {
+                Some(first) => format!(
+                    "none of {} faults was injected; {}",
+                    skipped.len(),
+                    why(first)
+                ),
+                None => "no fault was injected".to_owned(),
+            };
+            findings.push(Finding::new("nothing injected", text));
         }
         if !injected.is_empty() && !injected.iter().any(|fault| fault.hit_leader) {
             let text = format!("none of {} faults touched a leader", injected.len());
             findings.push(Finding::new("leader never hit", text));
         }
     }
+    // One that was missed is no failure of the run: it tells of what the cluster was then, and the others were done.
+    let is_impossible = |fault: &&&Fault| matches!(fault.skipped, Some(Skip::Impossible(_)));
+    let impossible = skipped.iter().filter(is_impossible);
+    let missed = skipped.len() - impossible.clone().count();
     if !bounds.allow_skip {
-        findings.extend(skipped.iter().map(|fault| {
-            let why = fault.skipped.as_deref().unwrap_or_default();
-            Finding::new("skipped", format!("{}: {why}", fault.kind)).at(fault.began)
-        }));
+        let told = |fault: &&Fault| Finding::new("skipped", why(fault)).at(fault.began);
+        findings.extend(impossible.map(told));
     }
     let mut succeeded: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for operation in &history.operations {
@@ -46,17 +53,34 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
             "there are no operations".to_owned(),
         ));
     }
-    let reason = (!history.is_complete).then(|| "the run did not come to its end".to_owned());
+    let reason = match &history.breakdown {
+        Some(breakdown) => Some(format!(
+            "the laboratory failed at {}: {}",
+            breakdown.at, breakdown.text
+        )),
+        None => (!history.is_complete).then(|| "the run did not come to its end".to_owned()),
+    };
     let mut summary = format!(
         "{} operations, {} faults, {} skipped",
         history.operations.len(),
         injected.len(),
-        skipped.len()
+        skipped.len() - missed
     );
+    if missed > 0 {
+        let _ = write!(summary, ", {missed} missed");
+    }
     if let Some(worst) = history.latenesses.iter().map(|late| late.worst_us).max() {
         let _ = write!(summary, ", the machine up to {} ms late", worst / 1000);
     }
     Verdict::of("run", summary, findings).unless_undecided(reason)
+}
+
+/// The kind of a fault that was not injected, and why it was not.
+fn why(fault: &Fault) -> String {
+    match &fault.skipped {
+        Some(skip) => format!("{}: {skip}", fault.kind),
+        None => fault.kind.clone(),
+    }
 }
 
 fn kind(call: &Call) -> &'static str {
@@ -109,6 +133,17 @@ mod tests {
             ..Bounds::default()
         };
         assert!(check_trial(&history, &lenient).findings.is_empty());
+
+        // What was tried and not done touched nobody, and fails a run only if nothing else was done.
+        let mut missed = fault("vip-move", "n1", 5, 6, false);
+        missed.skipped = Some(Skip::Missed {
+            missed: "n2 lags".into(),
+        });
+        assert!(judged(&tried(vec![leader(), missed.clone()], written())).is_empty());
+        let verdict = check_trial(&tried(vec![missed], written()), &Bounds::default());
+        assert_eq!(kinds(&verdict), ["nothing injected"]);
+        assert!(verdict.findings[0].text.contains("vip-move: n2 lags"));
+        assert!(verdict.summary.ends_with("0 faults, 0 skipped, 1 missed"));
 
         let mut history = tried(vec![leader()], written());
         history.is_complete = false;

@@ -36,6 +36,8 @@ pub enum Entry {
     Lateness(Lateness),
     Session(Session),
     Notice(Notice),
+    Unhealed(Unhealed),
+    Breakdown(Breakdown),
     /// The last line of a run that came to its end.
     End {
         at: Moment,
@@ -57,6 +59,19 @@ pub struct Run {
     pub recovery_bound_ms: u64,
     /// How long faults were injected, in milliseconds.
     pub duration_ms: u64,
+    /// The self-test that this was a part of: its faults come from there, and not from the seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_test: Option<SelfTest>,
+}
+
+/// What a self-test ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelfTest {
+    pub scenario: String,
+    /// None in the run that has to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defect: Option<String>,
 }
 
 /// What a client asks for. Values written to one key are unique in a run wherever its workload can make them so.
@@ -148,9 +163,39 @@ pub struct Fault {
     /// One of its nodes was the leader as it began.
     #[serde(default)]
     pub hit_leader: bool,
-    /// It was not injected, and why.
+    /// Nothing was done, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skipped: Option<String>,
+    pub skipped: Option<Skip>,
+}
+
+/// Why a fault was not injected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Skip {
+    /// It cannot be injected on this machine: what it needs is absent.
+    Impossible(String),
+    /// It was tried, and at that moment there was nothing to do it to, or the cluster refused.
+    Missed { missed: String },
+}
+
+/// What the cluster owed in a given time and did not do; the run ended there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unhealed {
+    pub at: Moment,
+    /// What was waited for, and how long.
+    pub text: String,
+    /// The fault it began with: the one that was being injected or healed then. None: no fault was open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// The laboratory itself failed, which says nothing of the cluster; the run ended there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Breakdown {
+    pub at: Moment,
+    pub text: String,
 }
 
 /// An answer for a VIP, as an outside witness saw it: an ARP or ND reply, a DNS answer, a SYN-ACK.
@@ -275,6 +320,40 @@ pub enum NoticeKind {
     Panic,
     /// The process ended and no fault had ended it.
     UnexpectedExit,
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Impossible(why) | Self::Missed { missed: why }) = self;
+        f.write_str(why)
+    }
+}
+
+impl From<&str> for Skip {
+    fn from(why: &str) -> Self {
+        Self::Impossible(why.to_owned())
+    }
+}
+
+impl fmt::Display for Fault {
+    /// The kind, where, and since when.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        if !self.nodes.is_empty() {
+            let nodes: Vec<&str> = self.nodes.iter().map(String::as_str).collect();
+            write!(f, " on {}", nodes.join(", "))?;
+        }
+        write!(f, ", begun at {}", self.began)
+    }
+}
+
+impl fmt::Display for Unhealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fault {
+            Some(fault) => write!(f, "{} (with {fault})", self.text),
+            None => write!(f, "{} (no fault was open)", self.text),
+        }
+    }
 }
 
 impl fmt::Display for Call {

@@ -15,8 +15,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use entry::{
-    Answer, Call, Entry, Fault, Lateness, LeaderSeen, Micro, Notice, NoticeKind, Reply, Responder,
-    Run, Session, SessionEnd, StateHash, Usage,
+    Answer, Breakdown, Call, Entry, Fault, Lateness, LeaderSeen, Micro, Notice, NoticeKind, Reply,
+    Responder, Run, SelfTest, Session, SessionEnd, Skip, StateHash, Unhealed, Usage,
 };
 pub use read::{FILE, Histories, HistoryError, read, read_from};
 pub use writer::HistoryWriter;
@@ -131,6 +131,10 @@ pub struct History {
     pub latenesses: Vec<Lateness>,
     pub sessions: Vec<Session>,
     pub notices: Vec<Notice>,
+    /// What the cluster owed and did not do in its time.
+    pub unhealed: Vec<Unhealed>,
+    /// Why the laboratory could not go on.
+    pub breakdown: Option<Breakdown>,
     /// The run wrote that it had come to its end.
     pub is_complete: bool,
 }

@@ -226,6 +226,8 @@ impl Assembly {
             Entry::Lateness(lateness) => history.latenesses.push(lateness),
             Entry::Session(session) => history.sessions.push(session),
             Entry::Notice(notice) => history.notices.push(notice),
+            Entry::Unhealed(unhealed) => history.unhealed.push(unhealed),
+            Entry::Breakdown(breakdown) => history.breakdown = Some(breakdown),
             Entry::End { .. } => history.is_complete = true,
         }
         Ok(())

@@ -234,3 +234,27 @@ fn bytes_that_only_look_compressed_are_an_error() {
     let error = parsed(&[0x1f, 0x8b, 8, 0, 1, 2, 3]).unwrap_err();
     assert!(matches!(error, HistoryError::Io { .. }), "{error}");
 }
+
+#[test]
+fn why_a_fault_was_not_injected_is_read_as_it_was_written() {
+    let fault = |skipped| {
+        Entry::Fault(Fault {
+            kind: "vip-move".into(),
+            nodes: BTreeSet::new(),
+            began: Moment(5),
+            healed: None,
+            hit_leader: false,
+            skipped: Some(skipped),
+        })
+    };
+    let missed = || Skip::Missed {
+        missed: "n2 lags".into(),
+    };
+    let text = lines(&[run(), fault("no tool".into()), fault(missed())]);
+    // What cannot be injected is a plain reason, as in histories of before.
+    assert!(text.contains(r#""skipped":"no tool""#), "{text}");
+    let read: Vec<_> = (parsed_run(&text).faults.into_iter())
+        .filter_map(|fault| fault.skipped)
+        .collect();
+    assert_eq!(read, [Skip::Impossible("no tool".into()), missed()]);
+}

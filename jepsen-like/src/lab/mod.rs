@@ -31,7 +31,7 @@ use self::{namespace::Namespace, network::Network};
 /// Namespaces whose names begin like this are ours.
 const PREFIX: &str = "pj";
 
-/// Something in the lab did not work: a fault of the harness, not a finding.
+/// Something in the lab did not work: a fault of the harness, and no finding, unless [`LabError::is_of_cluster`].
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     #[error("cannot start {command}: {source}")]
@@ -74,6 +74,15 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// Whether the cluster did not do what was waited for, or refused what it was asked: that is a finding.
+    pub fn is_of_cluster(&self) -> bool {
+        match self {
+            Self::Waited { .. } | Self::Call(_) => true,
+            Self::WithLogs { error, .. } => error.is_of_cluster(),
+            _ => false,
+        }
+    }
+
     /// Whether threads could not be stopped because the process has none such, or has ended.
     pub fn is_without_threads(&self) -> bool {
         use io::ErrorKind::NotFound;

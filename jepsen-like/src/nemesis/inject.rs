@@ -14,13 +14,13 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{Kind, Lane, schedule::Planned, targets};
+use super::{Kind, Lane, done::Done, schedule::Planned, targets};
 use crate::{
     arp::{self, Mac},
-    history::{Entry, Fault, Moment, Notice, NoticeKind},
+    history::{Breakdown, Entry, Fault, Moment, Notice, NoticeKind, Skip, Unhealed},
     lab::{
         LabError,
-        cluster::{BACKEND, CLIENT, Cluster, host_number, vip4, wait_for},
+        cluster::{BACKEND, CLIENT, Cluster, Node, host_number, vip4, wait_for},
         freeze::Frozen,
         namespace::Namespace,
         network::{self, DEVICE},
@@ -28,6 +28,7 @@ use crate::{
     },
     observe::Board,
     recorder::Recorder,
+    workload::api::Failed,
 };
 
 /// The host of the witness.
@@ -45,6 +46,8 @@ const REVIVAL: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Between two steps of a clock that runs wrong.
 const CLOCK_STEP: Duration = Duration::from_millis(250);
+/// A move whose answer was lost shows by then, if it was made.
+const SHOWN: Duration = Duration::from_secs(3);
 /// For one call that may be made again.
 const CALL: Duration = Duration::from_secs(5);
 /// Between two starts of a process that ends by itself.
@@ -62,7 +65,7 @@ pub struct Outside {
 struct Open {
     kind: Kind,
     heal_at: Duration,
-    /// What cannot be healed by then ends the run.
+    /// What cannot be healed by then is a finding, and ends the run.
     heal_by: Duration,
     fault: Fault,
     undo: Undo,
@@ -127,6 +130,10 @@ pub struct Nemesis<'a> {
     board: Arc<Board>,
     recorder: Arc<Recorder>,
     open: Vec<Open>,
+    /// The fault that is being injected or healed.
+    at_work: Option<Fault>,
+    /// Faults that are open and not undone by this nemesis, but by who began them.
+    scripted: Vec<Fault>,
     not_before: BTreeMap<String, Instant>,
     /// When the last fault was healed.
     healed: Option<Instant>,
@@ -156,6 +163,8 @@ impl<'a> Nemesis<'a> {
             board,
             recorder,
             open: vec![],
+            at_work: None,
+            scripted: vec![],
             not_before: BTreeMap::new(),
             healed: None,
         };
@@ -230,6 +239,48 @@ impl<'a> Nemesis<'a> {
         &self.recorder
     }
 
+    /// A fault that its author does, and undoes before [`Nemesis::end_scripted`].
+    pub fn begin_scripted(&mut self, fault: Fault) {
+        self.scripted.push(fault);
+    }
+
+    /// Writes a fault of its author's own that is undone now.
+    pub fn end_scripted(&mut self, fault: Fault) {
+        self.scripted.retain(|open| *open != fault);
+        self.recorder.append(&Entry::Fault(Fault {
+            healed: Some(self.recorder.now()),
+            ..fault
+        }));
+    }
+
+    /// Ends a course that could not go on: writes what it was at, that what is open was never healed, and why.
+    pub fn abandon(&mut self, error: &LabError) {
+        if let Err(further) = self.note_ends() {
+            tracing::warn!(%further, "processes that ended are not noted");
+        }
+        let at_work = self.at_work.take();
+        let scripted = std::mem::take(&mut self.scripted);
+        let cause = at_work.clone().or_else(|| scripted.last().cloned());
+        let open = self.open.drain(..).map(|open| open.fault);
+        let faults = at_work.into_iter().chain(scripted).chain(open);
+        let mut entries: Vec<Entry> = faults.map(Entry::Fault).collect();
+        let (at, text) = (self.recorder.now(), error.to_string());
+        entries.push(match error.is_of_cluster() {
+            true => Entry::Unhealed(Unhealed {
+                at,
+                text,
+                fault: cause,
+            }),
+            false => Entry::Breakdown(Breakdown { at, text }),
+        });
+        self.recorder.append_all(&entries);
+    }
+
+    /// Writes which processes have ended by themselves, and leaves them so.
+    pub fn note_ends(&mut self) -> Result<(), LabError> {
+        self.watch_processes(false)
+    }
+
     fn names(&self) -> Vec<String> {
         let nodes = self.cluster.nodes().iter();
         nodes.map(|node| node.name().to_owned()).collect()
@@ -253,16 +304,21 @@ impl<'a> Nemesis<'a> {
             began,
             healed: None,
             hit_leader: false,
-            skipped: self.missing.get(&planned.kind).cloned(),
+            skipped: None,
         };
-        if fault.skipped.is_some() {
+        if let Some(why) = self.missing.get(&planned.kind) {
+            fault.skipped = Some(Skip::Impossible(why.clone()));
             self.recorder.append(&Entry::Fault(fault));
             return Ok(());
         }
         tracing::info!(kind = %planned.kind, leader, "inject");
-        let (nodes, undo) = self.inject(planned, leader.as_deref())?;
-        fault.hit_leader = leader.is_some_and(|leader| nodes.is_empty() || nodes.contains(&leader));
-        fault.nodes = nodes;
+        self.at_work = Some(fault.clone());
+        let (done, undo) = self.inject(planned, leader.as_deref())?;
+        self.at_work = None;
+        let fault = done.told(fault, leader.as_deref());
+        if let Some(why) = &fault.skipped {
+            tracing::info!(kind = %planned.kind, %why, "missed");
+        }
         self.publish_processes();
         self.open.push(Open {
             kind: planned.kind,
@@ -287,46 +343,43 @@ impl<'a> Nemesis<'a> {
         &mut self,
         planned: &Planned,
         leader: Option<&str>,
-    ) -> Result<(BTreeSet<String>, Undo), LabError> {
+    ) -> Result<(Done, Undo), LabError> {
         let names = self.names();
         let one = targets::node(planned, &names, leader).ok_or(LabError::NoNode)?;
         let one = one.to_owned();
-        let only = BTreeSet::from([one.clone()]);
+        let only = Done::To([one.clone()].into());
+        let all = Done::Whole {
+            touched: names.iter().cloned().collect(),
+        };
         let node = |cluster: &Cluster| cluster.node(&one).map(|node| node.is_running());
         let is_running = node(self.cluster)?;
         Ok(match planned.kind {
+            Kind::Kill | Kind::Pause | Kind::Restart | Kind::DnsHang | Kind::Flush
+                if !is_running =>
+            {
+                (not_running(&one), Undo::Nothing)
+            }
             Kind::Kill => {
-                if is_running {
-                    self.cluster.node_mut(&one)?.kill()?;
-                }
+                self.cluster.node_mut(&one)?.kill()?;
                 (only, Undo::Start(vec![one]))
             }
             Kind::KillAll => {
-                for name in &names {
-                    let node = self.cluster.node_mut(name)?;
-                    if node.is_running() {
-                        node.kill()?;
-                    }
-                }
-                (BTreeSet::new(), Undo::Start(names))
+                let touched = self.kill_all()?;
+                (Done::Whole { touched }, Undo::Start(names))
             }
             Kind::Pause => {
-                if is_running {
-                    self.cluster.node(&one)?.pause()?;
-                }
+                self.cluster.node(&one)?.pause()?;
                 (only, Undo::Resume(one))
             }
             Kind::Restart => {
-                if is_running {
-                    self.cluster.node_mut(&one)?.stop()?;
-                }
+                self.cluster.node_mut(&one)?.stop()?;
                 (only, Undo::Start(vec![one]))
             }
             Kind::RollingRestart => {
                 for name in targets::upgrade_order(planned, &names, leader) {
                     self.upgrade(&name)?;
                 }
-                (BTreeSet::new(), Undo::Nothing)
+                (all, Undo::Nothing)
             }
             Kind::PowerLoss => {
                 let node = self.cluster.node_mut(&one)?;
@@ -338,25 +391,23 @@ impl<'a> Nemesis<'a> {
             }
             Kind::PowerLossAll => {
                 // All end first: nobody may acknowledge what another has lost already.
-                for name in &names {
-                    let node = self.cluster.node_mut(name)?;
-                    if node.is_running() {
-                        node.kill()?;
-                    }
-                }
+                self.kill_all()?;
                 for name in &names {
                     self.disk(name)?.lose_power()?;
                 }
-                (BTreeSet::new(), Undo::Start(names))
+                (all, Undo::Start(names))
             }
             Kind::DnsHang => {
                 let pid = self.cluster.node(&one)?.pid();
                 let frozen = pid.map(|pid| Frozen::threads(pid, |name| name.starts_with("dns-")));
                 match frozen {
                     Some(Ok(frozen)) => (only, Undo::Thaw(frozen)),
+                    None => (not_running(&one), Undo::Nothing),
                     // It has just ended by itself, which is noted, or just begun and serves no DNS yet.
-                    None => (only, Undo::Nothing),
-                    Some(Err(error)) if error.is_without_threads() => (only, Undo::Nothing),
+                    Some(Err(error)) if error.is_without_threads() => {
+                        let why = format!("{one} has no DNS threads now");
+                        (Done::Nothing(why), Undo::Nothing)
+                    }
                     Some(Err(error)) => return Err(error),
                 }
             }
@@ -364,11 +415,15 @@ impl<'a> Nemesis<'a> {
             Kind::VipMove => (self.move_vips(planned, &names, leader), Undo::Nothing),
             Kind::ProfileChange => {
                 let profile = targets::profile(planned);
-                // Refused is as well: there may be no leader, or a disk too slow for it.
-                if let Err(refused) = self.set_profile(profile) {
-                    tracing::info!(profile, %refused, "profile");
-                }
-                (BTreeSet::new(), Undo::ResetProfile)
+                let done = match self.set_profile(profile) {
+                    Ok(()) => all,
+                    // It may be in force all the same, now or later, and nobody knows.
+                    Err(Failed::Perhaps(_)) => Done::Whole {
+                        touched: BTreeSet::new(),
+                    },
+                    Err(Failed::Nothing(why)) => Done::Nothing(format!("refused: {why}")),
+                };
+                (done, Undo::ResetProfile)
             }
             Kind::PartitionLeader
             | Kind::PartitionHalves
@@ -382,7 +437,8 @@ impl<'a> Nemesis<'a> {
                 tracing::info!(?hit, rule = ?rules.first(), rules = rules.len(), "switch");
                 let bridge = self.cluster.lab().network().switch();
                 let switch = Switch::start(bridge, &self.macs, &rules, planned.draw)?;
-                (hit, Undo::Unswitch(switch))
+                let done = if hit.is_empty() { all } else { Done::To(hit) };
+                (done, Undo::Unswitch(switch))
             }
             Kind::Interface => {
                 self.cluster.lab().network().unplug(&one)?;
@@ -394,26 +450,22 @@ impl<'a> Nemesis<'a> {
                 (only, Undo::SetUp(one))
             }
             Kind::Flush => {
-                let node = self.cluster.node(&one)?;
-                // The rules of a node whose process is gone belong to nobody, and nobody is there to withdraw what they kept silent:
-                // that is not covered (docs/operations/failover.md).
-                if node.is_running() {
-                    node.host().output("nft", &["flush", "ruleset"])?;
-                    (only, Undo::Nothing)
-                } else {
-                    (BTreeSet::new(), Undo::Nothing)
-                }
+                // Never of one that does not run: its rules belong to nobody, and nobody is there to withdraw what they kept silent.
+                // That is not covered (docs/operations/failover.md).
+                let host = self.cluster.node(&one)?.host();
+                host.output("nft", &["flush", "ruleset"])?;
+                (only, Undo::Nothing)
             }
             Kind::AddressStolen => {
                 self.steal_address()?;
-                (BTreeSet::new(), Undo::ReleaseAddress)
+                (all, Undo::ReleaseAddress)
             }
             Kind::Join => {
                 let peer = self.other(&[])?;
                 let name = self.cluster.join_spare(&peer)?;
                 self.publish_processes();
                 self.cluster.wait_for_member(&name, PATIENCE)?;
-                ([name.clone()].into(), Undo::Unjoin(name))
+                (Done::To([name.clone()].into()), Undo::Unjoin(name))
             }
             Kind::Leave => {
                 self.leave(&one)?;
@@ -434,15 +486,21 @@ impl<'a> Nemesis<'a> {
             }
             Kind::BitFlip => {
                 let hit = targets::minority(planned, &names, leader);
+                let mut flipped = 0;
                 for name in &hit {
                     self.note_brief(Kind::Kill, name);
                     let node = self.cluster.node_mut(name)?;
                     if node.is_running() {
                         node.kill()?;
                     }
-                    flip_bits(&node.data(), planned.draw).map_err(LabError::Directory)?;
+                    flipped +=
+                        flip_bits(&node.data(), planned.draw).map_err(LabError::Directory)?;
                 }
-                (hit.iter().cloned().collect(), Undo::Revive(hit))
+                let done = match flipped {
+                    0 => Done::Nothing(format!("no large file to damage on {}", hit.join(", "))),
+                    _ => Done::To(hit.iter().cloned().collect()),
+                };
+                (done, Undo::Revive(hit))
             }
             Kind::ClockStep => {
                 let day: i32 = 24 * 3600;
@@ -465,6 +523,7 @@ impl<'a> Nemesis<'a> {
 
     fn heal(&mut self, open: Open) -> Result<(), LabError> {
         tracing::info!(kind = %open.kind, "heal");
+        self.at_work = Some(open.fault.clone());
         match open.undo {
             Undo::Nothing => {}
             Undo::Thaw(frozen) => drop(frozen),
@@ -475,7 +534,9 @@ impl<'a> Nemesis<'a> {
             Undo::ResetSkew(skew) => self.cluster.set_clock(&skew.node, 0.0)?,
             Undo::ResetProfile => {
                 if let Err(refused) = self.set_profile(USUAL_PROFILE) {
-                    return self.heal_later(open, &refused);
+                    self.heal_later(open, &refused)?;
+                    self.at_work = None;
+                    return Ok(());
                 }
             }
             Undo::Start(names) => {
@@ -519,6 +580,7 @@ impl<'a> Nemesis<'a> {
         }
         self.publish_processes();
         self.healed = Some(Instant::now());
+        self.at_work = None;
         self.recorder.append(&Entry::Fault(Fault {
             healed: Some(self.recorder.now()),
             ..open.fault
@@ -527,10 +589,13 @@ impl<'a> Nemesis<'a> {
     }
 
     /// What needs a leader waits for one, while other faults are healed.
-    fn heal_later(&mut self, open: Open, why: &tonic::Status) -> Result<(), LabError> {
+    fn heal_later(&mut self, open: Open, why: &Failed) -> Result<(), LabError> {
         let now = self.recorder.began().elapsed();
         if now > open.heal_by {
-            return Err(LabError::Call(why.clone()));
+            return Err(LabError::Waited {
+                what: format!("the profile {USUAL_PROFILE} again (answered last: {why})"),
+                seconds: PATIENCE.as_secs(),
+            });
         }
         tracing::info!(kind = %open.kind, %why, "heal later");
         std::thread::sleep(TICK);
@@ -541,14 +606,14 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    fn set_profile(&self, profile: &str) -> Result<(), tonic::Status> {
+    fn set_profile(&self, profile: &str) -> Result<(), Failed> {
         let leader = self.board.leader();
         let mut running = self.cluster.nodes().iter().filter(|node| node.is_running());
         let node = leader
             .and_then(|name| self.cluster.node(&name).ok())
             .or_else(|| running.next());
-        let node = node.ok_or_else(|| tonic::Status::unavailable("no node runs"))?;
-        node.client().set_profile(profile, CALL)
+        let node = node.ok_or_else(|| Failed::Nothing("no node runs".to_owned()))?;
+        Ok(node.client().set_profile(profile, CALL)?)
     }
 
     /// SIGTERM, end and start; done when the node is a member that keeps up.
@@ -580,41 +645,71 @@ impl<'a> Nemesis<'a> {
     }
 
     /// As `transfer`, to a node that is drawn.
-    fn move_vips(
-        &self,
-        planned: &Planned,
-        names: &[String],
-        leader: Option<&str>,
-    ) -> BTreeSet<String> {
+    fn move_vips(&self, planned: &Planned, names: &[String], leader: Option<&str>) -> Done {
         let spared = Planned {
             at_leader: false,
             ..*planned
         };
-        let moved = || -> Option<_> {
-            let from = self.cluster.node(leader?).ok()?;
-            let to = targets::node(&spared, names, leader)?;
-            let status = from.client().status(CALL).ok()?;
-            let id = status.nodes.iter().find(|node| node.name == to)?.id;
-            Some((from.name(), to, from.client().move_to(id, CALL)))
+        let Some(from) = self.holder_of_office(leader) else {
+            return Done::Nothing(NO_LEADER.to_owned());
         };
-        let Some((from, to, moved)) = moved() else {
-            return BTreeSet::new();
+        let Some(to) = targets::node(&spared, names, leader) else {
+            return Done::Nothing("there is no other node".to_owned());
         };
-        if let Err(refused) = moved {
-            tracing::info!(to, %refused, "vip move");
+        let status = match from.client().status(CALL) {
+            Ok(status) => status,
+            Err(error) => {
+                let why = Failed::from(error);
+                return Done::Nothing(format!("{} gave no status: {why}", from.name()));
+            }
+        };
+        match status.nodes.iter().find(|node| node.name == to) {
+            Some(heir) => self.moved(from, from.client().move_to(heir.id, CALL)),
+            None => Done::Nothing(format!("{to} is no member to {}", from.name())),
         }
-        [from.to_owned()].into()
     }
 
-    /// Refused is as well: the cluster may just be without a leader.
-    fn transfer(&self, leader: Option<&str>) -> BTreeSet<String> {
-        let Some(node) = leader.and_then(|name| self.cluster.node(name).ok()) else {
-            return BTreeSet::new();
-        };
-        if let Err(refused) = node.client().transfer(CALL) {
-            tracing::info!(%refused, "transfer");
+    fn transfer(&self, leader: Option<&str>) -> Done {
+        match self.holder_of_office(leader) {
+            Some(from) => self.moved(from, from.client().transfer(CALL)),
+            None => Done::Nothing(NO_LEADER.to_owned()),
         }
-        [node.name().to_owned()].into()
+    }
+
+    fn holder_of_office(&self, leader: Option<&str>) -> Option<&Node> {
+        leader.and_then(|name| self.cluster.node(name).ok())
+    }
+
+    /// What a planned move from here did, by its answer; where that was lost, by who leads afterwards.
+    fn moved(&self, from: &Node, answer: Result<u64, tonic::Status>) -> Done {
+        let done = Done::To([from.name().to_owned()].into());
+        let lost = match answer.map_err(Failed::from) {
+            Ok(_) => return done,
+            Err(Failed::Nothing(why)) => {
+                return Done::Nothing(format!("refused by {}: {why}", from.name()));
+            }
+            Err(Failed::Perhaps(why)) => why,
+        };
+        let successor = wait_for("another leader", SHOWN, || {
+            Ok(self.board.leader().filter(|leader| leader != from.name()))
+        });
+        match successor {
+            Ok(_) => done,
+            Err(_) => Done::Nothing(format!("nobody leads after {}: {lost}", from.name())),
+        }
+    }
+
+    /// Kills every process; whose there were.
+    fn kill_all(&mut self) -> Result<BTreeSet<String>, LabError> {
+        let mut killed = BTreeSet::new();
+        for name in self.names() {
+            let node = self.cluster.node_mut(&name)?;
+            if node.is_running() {
+                node.kill()?;
+                killed.insert(name);
+            }
+        }
+        Ok(killed)
     }
 
     fn partition(
@@ -622,7 +717,7 @@ impl<'a> Nemesis<'a> {
         planned: &Planned,
         names: &[String],
         leader: Option<&str>,
-    ) -> Result<(BTreeSet<String>, Undo), LabError> {
+    ) -> Result<(Done, Undo), LabError> {
         let clients = [CLIENT, WITNESS].map(str::to_owned);
         let deaf = targets::deaf(planned, names, leader, &clients);
         for (to, from) in &deaf {
@@ -632,7 +727,13 @@ impl<'a> Nemesis<'a> {
             self.filter(to, &format!("ether saddr {{ {} }} drop", macs.join(", ")))?;
         }
         let cut = targets::cut_off(planned, &deaf);
-        Ok((cut, Undo::Filters(deaf.into_keys().collect())))
+        let done = match cut.is_empty() {
+            true => Done::Whole {
+                touched: targets::touched(&deaf),
+            },
+            false => Done::To(cut),
+        };
+        Ok((done, Undo::Filters(deaf.into_keys().collect())))
     }
 
     /// Frames that match are dropped before anything else on the host sees them.
@@ -813,19 +914,26 @@ impl Undo {
     }
 }
 
-/// Flips bits in the larger files below a directory; which ones follows from the draw.
-fn flip_bits(directory: &Path, draw: u64) -> std::io::Result<()> {
+const NO_LEADER: &str = "nobody leads";
+
+fn not_running(node: &str) -> Done {
+    Done::Nothing(format!("{node} does not run"))
+}
+
+/// Flips bits in the larger files below a directory, and says how many; which ones follows from the draw.
+fn flip_bits(directory: &Path, draw: u64) -> std::io::Result<usize> {
     let mut rng = StdRng::seed_from_u64(draw);
     let mut files = files_below(directory);
     // What is small is keys and locks: damage there is found by the first look.
     files.retain(|(_, size)| *size >= 1024);
     files.sort();
-    for _ in 0..rng.random_range(1..=16) {
+    let count = rng.random_range(1..=16);
+    for _ in 0..count {
         let Some(place) = (!files.is_empty()).then(|| rng.random_range(0..files.len())) else {
-            return Ok(());
+            return Ok(0);
         };
         let Some((path, size)) = files.get(place) else {
-            return Ok(());
+            return Ok(0);
         };
         let at = rng.random_range(0..*size);
         let mut file = fs::File::options().read(true).write(true).open(path)?;
@@ -836,7 +944,7 @@ fn flip_bits(directory: &Path, draw: u64) -> std::io::Result<()> {
         file.seek(SeekFrom::Start(at))?;
         file.write_all(&[old ^ (1 << rng.random_range(0..8))])?;
     }
-    Ok(())
+    Ok(count)
 }
 
 fn files_below(directory: &Path) -> Vec<(PathBuf, u64)> {
@@ -865,7 +973,7 @@ mod tests {
         let flipped = |draw| {
             fs::write(&large, [0; 4096]).unwrap();
             fs::write(&small, [0; 100]).unwrap();
-            flip_bits(directory.path(), draw).unwrap();
+            assert!((1..=16).contains(&flip_bits(directory.path(), draw).unwrap()));
             assert_eq!(fs::read(&small).unwrap(), [0; 100]);
             fs::read(&large).unwrap()
         };
@@ -873,5 +981,7 @@ mod tests {
         assert_ne!(flipped(1), flipped(2));
         let set: u32 = flipped(3).iter().map(|octet| octet.count_ones()).sum();
         assert!((1..=16).contains(&set));
+        let none = tempfile::tempdir().unwrap();
+        assert_eq!(flip_bits(none.path(), 1).unwrap(), 0);
     }
 }

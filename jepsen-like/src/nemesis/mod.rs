@@ -1,6 +1,7 @@
-//! Faults: what kinds there are, when each comes ([`schedule`], pure), which nodes it hits ([`targets`], pure) and how it is done
-//! ([`inject`]).
+//! Faults: what kinds there are, when each comes ([`schedule`], pure), which nodes it hits ([`targets`], pure), how it is done
+//! ([`inject`]) and what counts as done ([`done`], pure).
 
+pub mod done;
 pub mod inject;
 pub mod schedule;
 pub mod targets;

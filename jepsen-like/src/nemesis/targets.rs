@@ -95,6 +95,12 @@ pub fn cut_off(planned: &Planned, deaf: &Deaf) -> BTreeSet<String> {
     }
 }
 
+/// The nodes that a partition takes anything from: who no longer hears somebody, or is no longer heard.
+pub fn touched(deaf: &Deaf) -> BTreeSet<String> {
+    let unheard = deaf.values().flatten();
+    deaf.keys().chain(unheard).cloned().collect()
+}
+
 /// Lost frames and late ones: the rules of the switch, and the nodes that are hit (empty: all of them). `others` are the hosts
 /// outside of the cluster.
 pub fn links(
@@ -277,6 +283,19 @@ mod tests {
                 let client = cut(Kind::PartitionClient, draw);
                 assert_eq!(client["n1"], ["client".to_owned()].into());
                 assert_eq!(links(&client), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn who_hears_all_and_is_heard_by_all_is_not_touched() {
+        let nodes = nodes(3);
+        for kind in [Kind::PartitionRing, Kind::PartitionBridge] {
+            for draw in 0..20 {
+                let deaf = deaf(&planned(kind, true, draw), &nodes, Some("n1"), &clients());
+                let touched = touched(&deaf);
+                let is_whole = |node: &&String| !touched.contains(*node);
+                assert_eq!(nodes.iter().filter(is_whole).count(), 1, "{kind}: {deaf:?}");
             }
         }
     }

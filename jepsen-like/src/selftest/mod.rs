@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::{
     checker::{self, Conclusion, Verdict},
-    history,
+    history::{self, SelfTest},
     lab::LabError,
     nemesis::Kind,
     run::{self, Plan, RunError},
@@ -123,6 +123,10 @@ fn perform(
         recovery_bound: recovery_bound(defect),
         out: directory(options, scenario, defect),
         allow_skip: false,
+        self_test: Some(SelfTest {
+            scenario: scenario.name().to_owned(),
+            defect: defect.map(|defect| defect.name().to_owned()),
+        }),
     };
     let mut cluster = scenario.cluster();
     cluster.program = Some(options.program.clone());
@@ -130,9 +134,11 @@ fn perform(
     cluster.environment = vec![(VARIABLE.to_owned(), name.to_owned())];
     let course = scenario.course();
     let finished = run::run_course(&plan, &cluster, BTreeMap::new(), &course, is_over);
-    finished
-        .map(|finished| finished.verdicts)
-        .map_err(|error: RunError| error.to_string())
+    let finished = finished.map_err(|error: RunError| error.to_string())?;
+    match finished.breakdown {
+        Some(breakdown) => Err(breakdown.to_string()),
+        None => Ok(finished.verdicts),
+    }
 }
 
 /// A defective cluster need not recover: it is waited for where that is what finds the defect.

@@ -20,7 +20,7 @@ use pontoon::{
 };
 
 use crate::{
-    history::{Entry, Fault},
+    history::Fault,
     lab::{
         LabError,
         cluster::{Node, vip4, vip6, wait_for, write_of},
@@ -72,7 +72,7 @@ impl<'a, 'b> Stage<'a, 'b> {
     }
 
     pub fn begin<'n>(
-        &self,
+        &mut self,
         kind: Kind,
         nodes: impl IntoIterator<Item = &'n String>,
         hit_leader: bool,
@@ -81,28 +81,28 @@ impl<'a, 'b> Stage<'a, 'b> {
     }
 
     pub fn begin_named<'n>(
-        &self,
+        &mut self,
         kind: &str,
         nodes: impl IntoIterator<Item = &'n String>,
         hit_leader: bool,
     ) -> Fault {
         let nodes = nodes.into_iter().cloned().collect();
         tracing::info!(kind, ?nodes, "inject");
-        Fault {
+        let fault = Fault {
             kind: kind.to_owned(),
             nodes,
             began: self.nemesis.recorder().now(),
             healed: None,
             hit_leader,
             skipped: None,
-        }
+        };
+        self.nemesis.begin_scripted(fault.clone());
+        fault
     }
 
-    pub fn end(&self, fault: Fault) {
+    pub fn end(&mut self, fault: Fault) {
         tracing::info!(kind = fault.kind, "heal");
-        let healed = Some(self.nemesis.recorder().now());
-        let fault = Fault { healed, ..fault };
-        self.nemesis.recorder().append(&Entry::Fault(fault));
+        self.nemesis.end_scripted(fault);
     }
 
     /// Who leads, and the rest.

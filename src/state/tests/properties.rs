@@ -296,7 +296,7 @@ fn holds_invariants(state: &State) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
     fn apply_is_total_deterministic_and_keeps_its_sums(commands in proptest::collection::vec(any_command(), 1..30)) {
