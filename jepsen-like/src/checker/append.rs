@@ -6,8 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use super::{Finding, Verdict};
-use crate::history::{Call, History, Micro, Operation, Outcome, Reply};
+use super::{Finding, Verdict, planned};
+use crate::{
+    history::{Call, History, Micro, Operation, Outcome, Reply},
+    workload::Workload,
+};
 
 const NAME: &str = "append";
 
@@ -17,13 +20,19 @@ pub fn check(history: &History) -> Verdict {
         .filter(|operation| matches!(operation.call, Call::Transaction { .. }))
         .collect();
     let summary = format!("{} transactions", operations.len());
+    let nothing = planned::unjudged(
+        &history.run,
+        &[Workload::Append],
+        operations.len(),
+        "transactions",
+    );
     let mut judgement = Judgement::new(operations);
     judgement.judge_reads();
     let orders = judgement.orders();
     judgement.judge_orders(&orders);
     let graph = judgement.graph(&orders);
     judgement.judge_cycles(&graph);
-    Verdict::of(NAME, summary, judgement.findings)
+    Verdict::of(NAME, summary, judgement.findings).unless_undecided(nothing)
 }
 
 /// Why one transaction comes before another.

@@ -4,8 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pontoon::model::serial::Serial;
 
-use super::{Finding, Verdict};
-use crate::history::{Call, History, Moment, Operation, Outcome, Reply};
+use super::{Finding, Verdict, planned};
+use crate::{
+    history::{Call, History, Moment, Operation, Outcome, Reply},
+    workload::Workload,
+};
+
+/// Those that ask for values.
+const OF_VALUES: &[Workload] = &[Workload::Dns, Workload::Vip, Workload::Acme];
+/// Those that ask for serials.
+const OF_SERIALS: &[Workload] = &[Workload::Dns, Workload::Vip, Workload::Zones];
 
 /// Judges the values that DNS answers gave, by node and key.
 ///
@@ -36,7 +44,9 @@ pub fn check_answers(history: &History) -> Verdict {
             versions.judge_order(key, node, &lookups, &mut findings);
         }
     }
-    Verdict::of("dns answers", format!("{judged} answers"), findings)
+    Verdict::of("dns answers", format!("{judged} answers"), findings).unless_undecided(
+        planned::unjudged(&history.run, OF_VALUES, judged, "answers"),
+    )
 }
 
 /// Judges the serials that each observer saw (RFC 1982), and those that acknowledged changes were given.
@@ -75,6 +85,12 @@ pub fn check_serials(history: &History) -> Verdict {
         format!("{judged} serials from {} observers", observed.len()),
         findings,
     )
+    .unless_undecided(planned::unjudged(
+        &history.run,
+        OF_SERIALS,
+        judged,
+        "serials",
+    ))
 }
 
 fn judge_step<'a>(

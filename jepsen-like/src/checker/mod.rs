@@ -8,6 +8,7 @@ pub mod dns;
 pub mod hand_over;
 pub mod linearizable;
 pub mod nodes;
+pub mod planned;
 pub mod recovery;
 pub mod register;
 pub mod responder;
@@ -165,7 +166,7 @@ impl Default for Bounds {
 pub const ABOUT: [(&str, &str); 13] = [
     (
         "run",
-        "faults were injected, one hit a leader, every kind of operation succeeded, the run came to its end",
+        "faults were injected, one hit a leader, every workload had successes of each kind, the run came to its end",
     ),
     (
         "linearizability",

@@ -4,8 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, Verdict};
-use crate::history::{Call, History, Operation, Outcome, Reply};
+use super::{Finding, Verdict, planned};
+use crate::{
+    history::{Call, History, Operation, Outcome, Reply},
+    workload::Workload,
+};
 
 const NAME: &str = "set";
 
@@ -34,7 +37,17 @@ pub fn check(history: &History) -> Verdict {
     let adds: usize = sets.values().map(|set| set.adds.len()).sum();
     let reads: usize = sets.values().map(|set| set.reads.len()).sum();
     let summary = format!("{adds} adds, {reads} reads of {} sets", sets.len());
-    let reason = (!missing.is_empty()).then(|| format!("no final read of {}", missing.join(", ")));
+    let nothing = || {
+        planned::unjudged(
+            &history.run,
+            &[Workload::Set],
+            adds + reads,
+            "adds or reads",
+        )
+    };
+    let reason = (!missing.is_empty())
+        .then(|| format!("no final read of {}", missing.join(", ")))
+        .or_else(nothing);
     Verdict::of(NAME, summary, findings).unless_undecided(reason)
 }
 
