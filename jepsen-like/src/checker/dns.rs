@@ -29,9 +29,11 @@ pub fn check_answers(history: &History) -> Verdict {
     }
     let mut findings = vec![];
     let mut judged = 0;
+    let versions = Versions::by_key(&history.operations);
+    let unwritten = Versions::of([]);
     for (key, lookups) in by_key {
         judged += lookups.len();
-        let versions = Versions::of(key, history);
+        let versions = versions.get(key).unwrap_or(&unwritten);
         let mut by_node: BTreeMap<&str, Vec<&Lookup<'_>>> = BTreeMap::new();
         for lookup in lookups {
             if versions.judge_origin(key, lookup, &mut findings)
@@ -225,6 +227,9 @@ impl<'a, T: Copy + PartialEq> Floor<'a, T> {
     }
 }
 
+/// What was to be left, and by which operation.
+type Write<'a> = (Option<&'a str>, &'a Operation);
+
 /// What a key was, one after the other.
 struct Versions<'a> {
     /// The initial state, then what each acknowledged write left, by revision.
@@ -235,23 +240,32 @@ struct Versions<'a> {
 }
 
 impl<'a> Versions<'a> {
-    fn of(of: &str, history: &'a History) -> Self {
+    /// Of every key that was written. There are ever new ones, so all operations are gone through once and not once for each.
+    fn by_key(operations: impl IntoIterator<Item = &'a Operation>) -> BTreeMap<&'a str, Self> {
+        let mut writes: BTreeMap<&str, Vec<Write<'a>>> = BTreeMap::new();
+        for operation in operations {
+            if let Call::Write { key, value } | Call::CompareAndSet { key, value, .. } =
+                &operation.call
+            {
+                let of_key = writes.entry(key).or_default();
+                of_key.push((value.as_deref(), operation));
+            }
+        }
+        let writes = writes.into_iter();
+        writes
+            .map(|(key, writes)| (key, Self::of(writes)))
+            .collect()
+    }
+
+    /// Of a key that was written so, in order of invocation.
+    fn of(writes: impl IntoIterator<Item = Write<'a>>) -> Self {
         let mut known = BTreeMap::new();
         let mut versions = Self {
             known: vec![(None, None)],
             floating: vec![],
             failed: BTreeSet::new(),
         };
-        for operation in &history.operations {
-            let (Call::Write { key, value } | Call::CompareAndSet { key, value, .. }) =
-                &operation.call
-            else {
-                continue;
-            };
-            if key != of {
-                continue;
-            }
-            let value = value.as_deref();
+        for (value, operation) in writes {
             match (operation.outcome, &operation.reply) {
                 // One that changed nothing has the revision of that which had left it so: which of them was the first is not known.
                 (Outcome::Ok, Some(Reply::Committed { revision, .. })) => {
@@ -504,6 +518,17 @@ mod tests {
             ]),
             ["older than seen"]
         );
+    }
+
+    #[test]
+    fn all_operations_are_gone_through_once_for_all_keys() {
+        let key = |n: u64| format!("h{n}");
+        let write = |n| ok(n, n, n + 1, write(&key(n), "1"), committed(n));
+        let operations: Vec<_> = (0..1000).map(write).collect();
+        let mut visited = 0;
+        let versions = Versions::by_key(operations.iter().inspect(|_| visited += 1));
+        assert_eq!((visited, versions.len()), (1000, 1000));
+        assert!(versions.values().all(|of_key| of_key.known.len() == 2));
     }
 
     /// The second one changed nothing, and has the revision of the first.

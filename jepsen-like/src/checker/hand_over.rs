@@ -1,8 +1,8 @@
 //! Hand-over: a leader that its peers hear, but that cannot serve, gives the VIPs to a node that can. Its lease says nothing of that.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use super::{Bounds, Finding, Verdict};
+use super::{Bounds, Finding, Verdict, witnessed::Witnessed};
 use crate::history::{Answer, Fault, History, Moment, Responder};
 
 /// Faults that leave a leader its quorum and take its clients.
@@ -10,7 +10,13 @@ const UNFIT: [&str; 2] = ["dns-hang", "partition-client"];
 
 /// A holder that such a fault hit alone, and for long enough, is followed by another node within the bound, and does not answer beyond it.
 pub fn check(history: &History, bounds: &Bounds) -> Verdict {
-    let vips: BTreeSet<&str> = history.answers.iter().map(|a| a.vip.as_str()).collect();
+    let mut vips: BTreeMap<&str, Vec<&Answer>> = BTreeMap::new();
+    for answer in &history.answers {
+        vips.entry(&answer.vip).or_default().push(answer);
+    }
+    let vips: BTreeMap<&str, Witnessed<'_>> = (vips.into_iter())
+        .map(|(vip, answers)| (vip, Witnessed::of(answers)))
+        .collect();
     let within = bounds.hand_over;
     let mut findings = vec![];
     let mut judged = 0;
@@ -19,12 +25,12 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
         .iter()
         .filter(|f| is_owed(f, history, within))
     {
-        for vip in &vips {
-            let Some(holder) = holder(history, vip, fault) else {
+        for (vip, witnessed) in &vips {
+            let Some(holder) = holder(witnessed, fault) else {
                 continue; // nobody answered for it before
             };
             judged += 1;
-            findings.extend(judge(history, vip, holder, fault, within));
+            findings.extend(judge((vip, witnessed), holder, fault, within));
         }
     }
     let summary = format!("{judged} hand-overs of a VIP owed within {within:?}");
@@ -55,15 +61,13 @@ fn judged_until(fault: &Fault, within: Duration) -> Option<Moment> {
 }
 
 /// The node that was hit, if it answered for the VIP last before.
-fn holder<'a>(history: &'a History, vip: &'a str, fault: &Fault) -> Option<&'a str> {
-    let before = of_vip(history, vip).filter(|answer| answer.latest <= fault.began);
-    let last = before.max_by_key(|answer| answer.latest)?;
+fn holder<'a>(witnessed: &Witnessed<'a>, fault: &Fault) -> Option<&'a str> {
+    let last = witnessed.last_by(fault.began)?;
     node(last).filter(|node| fault.nodes.contains(*node))
 }
 
 fn judge(
-    history: &History,
-    vip: &str,
+    (vip, witnessed): (&str, &Witnessed<'_>),
     holder: &str,
     fault: &Fault,
     within: Duration,
@@ -72,7 +76,8 @@ fn judge(
     let during = |answer: &&Answer| {
         answer.earliest > fault.began && fault.healed.is_none_or(|healed| answer.latest < healed)
     };
-    let answers = || of_vip(history, vip).filter(during);
+    let until = fault.healed.unwrap_or(Moment(u64::MAX));
+    let answers = || witnessed.between(fault.began, until).filter(during);
     let kept = answers()
         .filter(|answer| node(answer) == Some(holder) && answer.earliest > due)
         .max_by_key(|answer| answer.latest);
@@ -99,13 +104,6 @@ fn judge(
             Some(Finding::new("no heir", text).at(due))
         }
     }
-}
-
-fn of_vip<'a>(history: &'a History, vip: &'a str) -> impl Iterator<Item = &'a Answer> {
-    history
-        .answers
-        .iter()
-        .filter(move |answer| answer.vip == vip)
 }
 
 fn node(answer: &Answer) -> Option<&str> {

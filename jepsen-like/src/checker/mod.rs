@@ -15,6 +15,7 @@ pub mod responder;
 pub mod run;
 pub mod sessions;
 pub mod set;
+pub mod witnessed;
 
 #[cfg(test)]
 mod fixture;

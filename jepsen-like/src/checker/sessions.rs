@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
-use super::{Finding, Verdict, planned};
+use super::{Finding, Verdict, planned, witnessed::Witnessed};
 use crate::{
-    history::{Fault, History, Moment, Responder, Session, SessionEnd},
+    history::{Answer, Fault, History, Moment, Responder, Session, SessionEnd},
     workload::Workload,
 };
 
@@ -51,6 +51,7 @@ const HOLDERS: usize = 3;
 ///   at some place is a failure of the run (`run`).
 pub fn check(history: &History) -> Verdict {
     let silences = silences(history);
+    let witnessed = Witnessed::of(of_four(history));
     let mut findings = vec![];
     let (mut starved, mut not_made) = (0, 0);
     for session in &history.sessions {
@@ -61,7 +62,7 @@ pub fn check(history: &History) -> Verdict {
                 continue;
             }
             SessionEnd::Corrupt(how) => ("corrupt", how),
-            SessionEnd::Broken(_) if is_excused(session, history) => continue,
+            SessionEnd::Broken(_) if is_excused(session, history, &witnessed) => continue,
             SessionEnd::Broken(how) => ("broken", how),
             SessionEnd::Stillborn(_) if !is_in_peace(session, history) => continue,
             SessionEnd::Stillborn(how) => ("nothing came back", how),
@@ -128,8 +129,7 @@ struct Silence {
 }
 
 fn silences(history: &History) -> Vec<Silence> {
-    let mut answered: Vec<Moment> = (history.answers.iter())
-        .filter(|answer| answer.vip.parse::<std::net::Ipv4Addr>().is_ok())
+    let mut answered: Vec<Moment> = of_four(history)
         .filter(|answer| matches!(answer.by, Responder::Node(_)))
         .map(|answer| answer.latest)
         .collect();
@@ -159,9 +159,9 @@ fn silences(history: &History) -> Vec<Silence> {
 ///
 /// Through the VIP the way leads over whoever held it then: a holder passes on to an earlier one what is not its own, and that one once
 /// more (docs/decisions/0012).
-fn is_excused(session: &Session, history: &History) -> bool {
+fn is_excused(session: &Session, history: &History, witnessed: &Witnessed<'_>) -> bool {
     let holders = match session.through_vip {
-        true => holders(session, history),
+        true => holders(session, witnessed),
         false => vec![],
     };
     let way: BTreeSet<&str> = (holders.iter().copied())
@@ -181,23 +181,22 @@ fn is_in_peace(session: &Session, history: &History) -> bool {
 }
 
 /// Who held the VIP during a session, in order.
-fn holders<'a>(session: &'a Session, history: &'a History) -> Vec<&'a str> {
-    let mut answers: Vec<_> = (history.answers.iter())
-        .filter(|answer| session.opened <= answer.latest && answer.earliest <= session.ended)
-        .filter(|answer| answer.vip.parse::<std::net::Ipv4Addr>().is_ok())
-        .filter_map(|answer| match &answer.by {
-            Responder::Node(node) => Some((answer.latest, node.as_str())),
-            Responder::Stranger(_) => None,
-        })
-        .collect();
-    answers.sort();
+fn holders<'a>(session: &'a Session, witnessed: &Witnessed<'a>) -> Vec<&'a str> {
     let mut holders: Vec<&str> = vec![session.node.as_str()];
-    for (_, node) in answers {
-        if holders.last() != Some(&node) {
+    for answer in witnessed.between(session.opened, session.ended) {
+        if let Responder::Node(node) = &answer.by
+            && holders.last() != Some(&node.as_str())
+        {
             holders.push(node);
         }
     }
     holders
+}
+
+/// The answers for the VIP that sessions go through: the IPv4 one.
+fn of_four(history: &History) -> impl Iterator<Item = &Answer> {
+    let is_four = |answer: &&Answer| answer.vip.parse::<std::net::Ipv4Addr>().is_ok();
+    history.answers.iter().filter(is_four)
 }
 
 fn is_hit(session: &Session, way: &BTreeSet<&str>, faults: &[Fault]) -> bool {
