@@ -142,7 +142,7 @@ pub struct Bounds {
     /// A leader that cannot serve has given the VIPs away within this time. 10 s: three failed checks a second apart and a move by
     /// plan, on a machine that is busy.
     pub hand_over: Duration,
-    /// A process may have so many more file descriptors at the end than after its first fifth.
+    /// A process may have so many more file descriptors at the end than in its first fifth, or, where it ended soon, than is usual at the start.
     pub descriptors: u64,
     /// ... and so much more resident memory, in KiB.
     pub resident_kib: u64,
