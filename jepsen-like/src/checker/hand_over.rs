@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Bounds, Finding, Verdict, witnessed::Witnessed};
+use super::{
+    Bounds, Finding, Verdict,
+    planned::{self, WATCHED},
+    witnessed::Witnessed,
+};
 use crate::history::{Answer, Fault, History, Moment, Responder};
 
 /// Faults that leave a leader its quorum and take its clients.
@@ -19,12 +23,13 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
         .collect();
     let within = bounds.hand_over;
     let mut findings = vec![];
-    let mut judged = 0;
+    let (mut owed, mut judged) = (0, 0);
     for fault in history
         .faults
         .iter()
         .filter(|f| is_owed(f, history, within))
     {
+        owed += 1;
         for (vip, witnessed) in &vips {
             let Some(holder) = holder(witnessed, fault) else {
                 continue; // nobody answered for it before
@@ -34,7 +39,9 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
         }
     }
     let summary = format!("{judged} hand-overs of a VIP owed within {within:?}");
-    Verdict::of("hand-over", summary, findings)
+    let answers = history.answers.len();
+    let nothing = || planned::unjudged(&history.run, WATCHED, answers, "answers");
+    Verdict::of("hand-over", summary, findings).unless_undecided((owed > 0).then(nothing).flatten())
 }
 
 /// It hit a leader, nothing else was wrong meanwhile, and it lasted longer than a hand-over may take.
@@ -218,5 +225,10 @@ mod tests {
             let holds = verdict.conclusion == Conclusion::Holds;
             assert_eq!(holds, expected.is_empty());
         }
+        // Owed, and nobody was seen to answer.
+        let unseen = check(&answered(vec![hang()], &[]), &Bounds::default());
+        assert_eq!(unseen.conclusion, Conclusion::Undecided);
+        let peaceful = check(&answered(vec![], &[]), &Bounds::default());
+        assert_eq!(peaceful.conclusion, Conclusion::Holds);
     }
 }
