@@ -82,6 +82,7 @@ impl Plan {
             format: 1,
             seed: self.seed,
             nodes: nodes.map(|number| format!("n{number}")).collect(),
+            vips: [vip4(), vip6()].map(|vip| vip.to_string()).into(),
             workloads: self.workloads.iter().map(ToString::to_string).collect(),
             nemeses: self.nemeses.iter().map(ToString::to_string).collect(),
             recovery_bound_ms: self

@@ -165,31 +165,66 @@ fn a_search_beyond_its_limits_is_undecided() {
 #[test]
 fn the_history_of_a_run_is_judged_by_every_checker() {
     let directory = tempfile::tempdir().unwrap();
-    let call = |element: u64| json!({"do": "add", "set": "s", "element": element});
+    let call = json!({"do": "add", "set": "s", "element": 4});
     let last = json!({"do": "elements", "set": "s", "local": true, "final": true});
-    let history = |seen: Value| {
+    let usage = |at: u64| json!({"entry": "usage", "at": at, "node": "n1", "pid": 7, "descriptors": 40, "resident_kib": 9000});
+    let history = |workloads: &[&str], seen: Value| {
+        let vips = ["10.77.0.100", "fd77::64"];
         let lines = [
-            json!({"entry": "run", "format": 1, "seed": 7, "nodes": ["n1"]}),
-            json!({"entry": "invoke", "id": 1, "process": 0, "at": 10, "call": call(4)}),
+            json!({"entry": "run", "format": 1, "seed": 7, "nodes": ["n1"], "vips": vips, "workloads": workloads}),
+            json!({"entry": "invoke", "id": 1, "process": 0, "at": 10, "call": call}),
             json!({"entry": "complete", "id": 1, "at": 20, "outcome": "ok", "reply": {"committed": {"revision": 3}}}),
             json!({"entry": "invoke", "id": 2, "process": 0, "node": "n1", "at": 30, "call": last}),
             json!({"entry": "complete", "id": 2, "at": 40, "outcome": "ok", "reply": {"elements": seen}}),
             json!({"entry": "hash", "at": 50, "node": "n1", "index": 9, "hash": "aa", "final": true}),
+            usage(10),
+            usage(20),
+            usage(30),
+            usage(40),
             json!({"entry": "end", "at": 60}),
         ];
         lines.map(|line| line.to_string() + "\n").concat()
     };
-    for (name, seen, code) in [("good.jsonl", json!([4]), 0), ("lost.jsonl", json!([]), 1)] {
+    // What does not hold; of what the head names and nobody did nothing can be said, and the run has failed.
+    let silent = [
+        "run: VIOLATED",
+        "dns answers: UNDECIDED",
+        "serials: UNDECIDED",
+        "one responder: UNDECIDED",
+        "sessions: UNDECIDED",
+    ];
+    let unnamed = [
+        "linearizability: UNDECIDED",
+        "append: UNDECIDED",
+        "dns answers: UNDECIDED",
+        "serials: UNDECIDED",
+        "one responder: UNDECIDED",
+        "sessions: UNDECIDED",
+    ];
+    for (name, workloads, seen, code, wrong) in [
+        ("good", &["set"][..], json!([4]), 0, &[][..]),
+        ("lost", &["set"], json!([]), 1, &["set: VIOLATED"]),
+        (
+            "silent",
+            &["set", "vip", "sessions"],
+            json!([4]),
+            1,
+            &silent,
+        ),
+        ("unnamed", &[], json!([4]), 4, &unnamed),
+    ] {
         let file = directory.path().join(name);
-        std::fs::write(&file, history(seen)).unwrap();
+        std::fs::write(&file, history(workloads, seen)).unwrap();
         let output = check(&[], &file);
         let text = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{text}");
-        assert_eq!(text.contains("set: VIOLATED"), code == 1, "{text}");
+        assert_eq!(output.status.code(), Some(code), "{name}: {text}");
+        for verdict in wrong {
+            assert!(text.contains(verdict), "{name}: {verdict}: {text}");
+        }
         assert_eq!(
             text.matches(": holds (").count(),
-            jepsen_like::checker::ABOUT.len() - usize::from(code == 1),
-            "{text}"
+            jepsen_like::checker::ABOUT.len() - wrong.len(),
+            "{name}: {text}"
         );
     }
 }

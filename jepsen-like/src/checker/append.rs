@@ -6,8 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use super::{Finding, Verdict};
-use crate::history::{Call, History, Micro, Operation, Outcome, Reply};
+use super::{Finding, Verdict, planned};
+use crate::{
+    history::{Call, History, Micro, Operation, Outcome, Reply},
+    workload::Workload,
+};
 
 const NAME: &str = "append";
 
@@ -17,13 +20,19 @@ pub fn check(history: &History) -> Verdict {
         .filter(|operation| matches!(operation.call, Call::Transaction { .. }))
         .collect();
     let summary = format!("{} transactions", operations.len());
+    let nothing = planned::unjudged(
+        &history.run,
+        &[Workload::Append],
+        operations.len(),
+        "transactions",
+    );
     let mut judgement = Judgement::new(operations);
     judgement.judge_reads();
     let orders = judgement.orders();
     judgement.judge_orders(&orders);
     let graph = judgement.graph(&orders);
     judgement.judge_cycles(&graph);
-    Verdict::of(NAME, summary, judgement.findings)
+    Verdict::of(NAME, summary, judgement.findings).unless_undecided(nothing)
 }
 
 /// Why one transaction comes before another.
@@ -70,8 +79,8 @@ struct ListRead<'a> {
 
 struct Judgement<'a> {
     operations: Vec<&'a Operation>,
-    /// The transaction that appends an element, with the element's place among its appends to the key.
-    appended: HashMap<(&'a str, u64), usize>,
+    /// The transaction that appends an element, by key: there are ever new keys, and each is judged by its own elements.
+    appended: HashMap<&'a str, HashMap<u64, usize>>,
     reads: BTreeMap<&'a str, Vec<ListRead<'a>>>,
     /// An element of it was seen, or it is known to have taken effect.
     has_effect: Vec<bool>,
@@ -100,7 +109,8 @@ impl<'a> Judgement<'a> {
         let operation = self.operations[at];
         for member in members(operation) {
             if let Micro::Append { key, element } = member {
-                self.appended.insert((key, *element), at);
+                let of_key = self.appended.entry(key).or_default();
+                of_key.insert(*element, at);
             }
         }
         // A read after an append of the same transaction sees a list that no other sees.
@@ -148,6 +158,11 @@ impl<'a> Judgement<'a> {
         before
     }
 
+    /// The transaction that appends an element.
+    fn appender(&self, key: &str, element: u64) -> Option<usize> {
+        self.appended.get(key)?.get(&element).copied()
+    }
+
     fn find(&mut self, kind: &'static str, what: String, transactions: &[usize]) {
         let operations = transactions.iter().map(|at| self.operations[*at]);
         let mut text = what;
@@ -178,7 +193,7 @@ impl<'a> Judgement<'a> {
                     &[read.by],
                 );
             }
-            match self.appended.get(&(key, *element)).copied() {
+            match self.appender(key, *element) {
                 None => {
                     let text = format!("{key}: {element} was appended by nobody");
                     self.find("never appended", text, &[read.by]);
@@ -191,11 +206,7 @@ impl<'a> Judgement<'a> {
             }
         }
         let Some(last) = read.list.last() else { return };
-        let by = self
-            .appended
-            .get(&(key, *last))
-            .copied()
-            .filter(|by| *by != read.by);
+        let by = self.appender(key, *last).filter(|by| *by != read.by);
         if let Some(by) = by
             && last_append(self.operations[by], key) != Some(*last)
         {
@@ -241,7 +252,7 @@ impl<'a> Judgement<'a> {
         };
         for (key, reads) in &self.reads {
             let order = orders.get(key).copied().unwrap_or_default();
-            let writer = |element: &u64| self.appended.get(&(*key, *element)).copied();
+            let writer = |element: &u64| self.appender(key, *element);
             for pair in order.windows(2) {
                 if let (Some(one), Some(other)) = (writer(&pair[0]), writer(&pair[1])) {
                     graph.add(one, other, Edge::Ww);
@@ -276,9 +287,9 @@ impl<'a> Judgement<'a> {
     /// Transactions that did append to the key, and no list shows it: they come after all that the lists show.
     fn unseen(&self, key: &str, order: &[u64]) -> BTreeSet<usize> {
         let seen: BTreeSet<_> = order.iter().collect();
-        let is_unseen = |(of, element): &&(&str, u64)| *of == key && !seen.contains(element);
-        (self.appended.iter())
-            .filter(|(append, by)| is_unseen(append) && self.has_effect[**by])
+        let appends = self.appended.get(key).into_iter().flatten();
+        appends
+            .filter(|(element, by)| !seen.contains(element) && self.has_effect[**by])
             .map(|(_, by)| *by)
             .collect()
     }
@@ -571,6 +582,21 @@ mod tests {
         assert!(kinds([failed(0, 0, 10, call.clone()), absent()]).is_empty());
         assert_eq!(kinds([failed(0, 0, 10, call), seen()]), ["G1a"]);
         assert_eq!(kinds([append(), absent()]), ["G-single-realtime"]);
+    }
+
+    #[test]
+    fn a_key_is_judged_by_its_own_elements_however_many_others_there_are() {
+        let keys = || (0..1000).map(|key| format!("k{key}"));
+        let append = |(key, id): (String, u64)| {
+            let members = vec![Micro::Append { key, element: id }];
+            let call = Call::Transaction { members };
+            ok(id, id, id + 1, call, Reply::Lists(vec![None]))
+        };
+        let operations: Vec<_> = keys().zip(0..).map(append).collect();
+        let judgement = Judgement::new(operations.iter().collect());
+        let looked_at = keys().map(|key| judgement.appended[key.as_str()].len());
+        assert_eq!(looked_at.sum::<usize>(), 1000);
+        assert_eq!(judgement.unseen("k7", &[]), BTreeSet::from([7]));
     }
 
     #[test]

@@ -4,26 +4,38 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pontoon::model::serial::Serial;
 
-use super::{Finding, Verdict};
-use crate::history::{Call, History, Moment, Operation, Outcome, Reply};
+use super::{Bounds, Finding, Verdict, planned, witnessed::Witnessed};
+use crate::{
+    history::{Answer, Call, History, Moment, Operation, Outcome, Reply},
+    workload::Workload,
+};
+
+/// Those that ask for values.
+const OF_VALUES: &[Workload] = &[Workload::Dns, Workload::Vip, Workload::Acme];
+/// Those that ask for serials.
+const OF_SERIALS: &[Workload] = &[Workload::Dns, Workload::Vip, Workload::Zones];
 
 /// Judges the values that DNS answers gave, by node and key.
 ///
 /// The versions of a key are what its acknowledged writes left, in the order of their revisions. An answer is placed at the earliest
 /// version that it can be; never before one that an earlier answer of that node, or a write acknowledged by that node, had shown.
-/// An answer marked stale may be old, but not invented. One whose node is not known is judged for that alone.
-pub fn check_answers(history: &History) -> Verdict {
-    let lookups = lookups(history);
+/// An answer marked stale may be old, but not invented. One through a VIP is of the node that held it for the whole of the query, and beyond;
+/// where the witness cannot tell, whether it was invented is all that is judged. A VIP's holder leads, and never serves old state.
+pub fn check_answers(history: &History, bounds: &Bounds) -> Verdict {
+    let lookups = lookups(history, bounds);
     let values = lookups.iter().filter(|lookup| lookup.serial.is_none());
     let mut by_key: BTreeMap<&str, Vec<&Lookup<'_>>> = BTreeMap::new();
     for lookup in values {
         by_key.entry(lookup.key).or_default().push(lookup);
     }
     let mut findings = vec![];
-    let mut judged = 0;
+    let (mut judged, mut placeless) = (0, 0);
+    let versions = Versions::by_key(&history.operations);
+    let unwritten = Versions::of([]);
     for (key, lookups) in by_key {
         judged += lookups.len();
-        let versions = Versions::of(key, history);
+        placeless += lookups.iter().filter(|one| one.node.is_none()).count();
+        let versions = versions.get(key).unwrap_or(&unwritten);
         let mut by_node: BTreeMap<&str, Vec<&Lookup<'_>>> = BTreeMap::new();
         for lookup in lookups {
             if versions.judge_origin(key, lookup, &mut findings)
@@ -36,24 +48,37 @@ pub fn check_answers(history: &History) -> Verdict {
             versions.judge_order(key, node, &lookups, &mut findings);
         }
     }
-    Verdict::of("dns answers", format!("{judged} answers"), findings)
+    let mut summary = format!("{judged} answers");
+    if placeless > 0 {
+        summary += &format!(", {placeless} through a VIP whose holder is not known for certain");
+    }
+    Verdict::of("dns answers", summary, findings).unless_undecided(planned::unjudged(
+        &history.run,
+        OF_VALUES,
+        judged,
+        "answers",
+    ))
 }
 
 /// Judges the serials that each observer saw (RFC 1982), and those that acknowledged changes were given.
 ///
-/// An observer is a place that was asked: a node, or a VIP whoever held it.
-pub fn check_serials(history: &History) -> Verdict {
+/// An observer is a place that was asked: a node, or a VIP whoever held it. Where the holder is known its answer counts for both.
+pub fn check_serials(history: &History, bounds: &Bounds) -> Verdict {
     let mut observed: BTreeMap<(&str, &str), Vec<(&Operation, Serial)>> = BTreeMap::new();
-    for lookup in lookups(history) {
-        if let (Some(serial), Some(asked), false) =
-            (lookup.serial, &lookup.operation.node, lookup.is_stale)
-        {
-            let seen = observed.entry((lookup.key, asked)).or_default();
+    let mut judged = 0;
+    for lookup in lookups(history, bounds) {
+        let (Some(serial), false) = (lookup.serial, lookup.is_stale) else {
+            continue;
+        };
+        let asked = lookup.operation.node.as_deref();
+        let by = lookup.node.filter(|node| asked != Some(*node));
+        judged += usize::from(asked.or(by).is_some());
+        for place in asked.into_iter().chain(by) {
+            let seen = observed.entry((lookup.key, place)).or_default();
             seen.push((lookup.operation, Serial(serial)));
         }
     }
     let mut findings = vec![];
-    let judged: usize = observed.values().map(Vec::len).sum();
     for ((zone, asked), seen) in &observed {
         let mut floor = Floor::new(seen.iter().map(|(operation, serial)| (*operation, *serial)));
         for (operation, serial) in seen {
@@ -75,6 +100,12 @@ pub fn check_serials(history: &History) -> Verdict {
         format!("{judged} serials from {} observers", observed.len()),
         findings,
     )
+    .unless_undecided(planned::unjudged(
+        &history.run,
+        OF_SERIALS,
+        judged,
+        "serials",
+    ))
 }
 
 fn judge_step<'a>(
@@ -134,9 +165,32 @@ struct Lookup<'a> {
     is_stale: bool,
 }
 
+/// The answers for the VIPs, by how clients name the VIP.
+fn witnessed(history: &History) -> BTreeMap<&'static str, Witnessed<'_>> {
+    let mut by_place: BTreeMap<&str, Vec<&Answer>> = BTreeMap::new();
+    for answer in &history.answers {
+        if let Some((place, _)) = planned::asked_as(&answer.vip) {
+            by_place.entry(place).or_default().push(answer);
+        }
+    }
+    let by_place = by_place.into_iter();
+    by_place
+        .map(|(place, answers)| (place, Witnessed::of(answers)))
+        .collect()
+}
+
 /// In order of invocation.
-fn lookups(history: &History) -> Vec<Lookup<'_>> {
+fn lookups<'a>(history: &'a History, bounds: &Bounds) -> Vec<Lookup<'a>> {
     let nodes = &history.run.nodes;
+    let vips = witnessed(history);
+    let holder = |operation: &Operation| {
+        let vip = vips.get(operation.node.as_deref()?)?;
+        vip.holder(
+            operation.invoked,
+            operation.completed?,
+            bounds.fastest_return,
+        )
+    };
     let mut found = vec![];
     for operation in &history.operations {
         if let (
@@ -154,10 +208,11 @@ fn lookups(history: &History) -> Vec<Lookup<'_>> {
                 .node
                 .as_ref()
                 .filter(|asked| nodes.contains(*asked));
+            let known = node.as_ref().or(asked).map(String::as_str);
             found.push(Lookup {
                 operation,
                 key,
-                node: node.as_ref().or(asked).map(String::as_str),
+                node: known.or_else(|| holder(operation)),
                 value: value.as_deref(),
                 serial: *serial,
                 is_stale: *stale,
@@ -209,6 +264,9 @@ impl<'a, T: Copy + PartialEq> Floor<'a, T> {
     }
 }
 
+/// What was to be left, and by which operation.
+type Write<'a> = (Option<&'a str>, &'a Operation);
+
 /// What a key was, one after the other.
 struct Versions<'a> {
     /// The initial state, then what each acknowledged write left, by revision.
@@ -219,23 +277,32 @@ struct Versions<'a> {
 }
 
 impl<'a> Versions<'a> {
-    fn of(of: &str, history: &'a History) -> Self {
+    /// Of every key that was written. There are ever new ones, so all operations are gone through once and not once for each.
+    fn by_key(operations: impl IntoIterator<Item = &'a Operation>) -> BTreeMap<&'a str, Self> {
+        let mut writes: BTreeMap<&str, Vec<Write<'a>>> = BTreeMap::new();
+        for operation in operations {
+            if let Call::Write { key, value } | Call::CompareAndSet { key, value, .. } =
+                &operation.call
+            {
+                let of_key = writes.entry(key).or_default();
+                of_key.push((value.as_deref(), operation));
+            }
+        }
+        let writes = writes.into_iter();
+        writes
+            .map(|(key, writes)| (key, Self::of(writes)))
+            .collect()
+    }
+
+    /// Of a key that was written so, in order of invocation.
+    fn of(writes: impl IntoIterator<Item = Write<'a>>) -> Self {
         let mut known = BTreeMap::new();
         let mut versions = Self {
             known: vec![(None, None)],
             floating: vec![],
             failed: BTreeSet::new(),
         };
-        for operation in &history.operations {
-            let (Call::Write { key, value } | Call::CompareAndSet { key, value, .. }) =
-                &operation.call
-            else {
-                continue;
-            };
-            if key != of {
-                continue;
-            }
-            let value = value.as_deref();
+        for (value, operation) in writes {
             match (operation.outcome, &operation.reply) {
                 // One that changed nothing has the revision of that which had left it so: which of them was the first is not known.
                 (Outcome::Ok, Some(Reply::Committed { revision, .. })) => {
@@ -442,7 +509,7 @@ mod tests {
                 lookup(id, *from, node, *value, *is_stale)
             }),
         );
-        kinds(&check_answers(&history(operations)))
+        kinds(&check_answers(&history(operations), &Bounds::default()))
     }
 
     #[test]
@@ -490,6 +557,17 @@ mod tests {
         );
     }
 
+    #[test]
+    fn all_operations_are_gone_through_once_for_all_keys() {
+        let key = |n: u64| format!("h{n}");
+        let write = |n| ok(n, n, n + 1, write(&key(n), "1"), committed(n));
+        let operations: Vec<_> = (0..1000).map(write).collect();
+        let mut visited = 0;
+        let versions = Versions::by_key(operations.iter().inspect(|_| visited += 1));
+        assert_eq!((visited, versions.len()), (1000, 1000));
+        assert!(versions.values().all(|of_key| of_key.known.len() == 2));
+    }
+
     /// The second one changed nothing, and has the revision of the first.
     #[test]
     fn what_is_deleted_twice_is_gone_since_the_first() {
@@ -504,7 +582,10 @@ mod tests {
             lookup(1, 40, "n1", None, false),
             ok(102, 50, 60, delete(), committed(6)),
         ];
-        assert_eq!(kinds(&check_answers(&history(operations))), [""; 0]);
+        assert_eq!(
+            kinds(&check_answers(&history(operations), &Bounds::default())),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -524,9 +605,78 @@ mod tests {
                 lookup(2, 71, "n1", last, false),
             ]
         };
-        let judged = |last| kinds(&check_answers(&history(operations(last))));
+        let judged = |last| {
+            kinds(&check_answers(
+                &history(operations(last)),
+                &Bounds::default(),
+            ))
+        };
         assert!(judged(None).is_empty());
         assert_eq!(judged(Some("1")), ["older than seen"]);
+    }
+
+    /// Times in milliseconds: `n1` answers 2 itself, then somebody `value` through the VIP, while the witness sees these.
+    fn through_the_vip(value: &str, witnessed: &[(u64, &str)]) -> Vec<&'static str> {
+        const MS: u64 = 1_000_000;
+        let look_up = |id, place: &str, from: u64, value: &str| {
+            let reply = Reply::Dns {
+                node: None,
+                value: Some(value.to_owned()),
+                serial: None,
+                stale: false,
+            };
+            let call = Call::Lookup { key: "a".into() };
+            at(place, ok(id, from * MS, (from + 5) * MS, call, reply))
+        };
+        let mut history = history([
+            ok(100, 0, MS, write("a", "1"), committed(5)),
+            ok(101, 2 * MS, 3 * MS, write("a", "2"), committed(6)),
+            look_up(0, "n1", 10, "2"),
+            look_up(1, "vip4", 100, value),
+        ]);
+        history.run.nodes = ["n1", "n2"].map(str::to_owned).into();
+        history.answers = (witnessed.iter())
+            .map(|(at, by)| Answer {
+                vip: "10.77.0.100".into(),
+                by: crate::history::Responder::Node((*by).into()),
+                earliest: Moment(at * MS),
+                latest: Moment(at * MS),
+                kind: "arp".into(),
+            })
+            .collect();
+        kinds(&check_answers(&history, &Bounds::default()))
+    }
+
+    #[test]
+    fn an_answer_through_the_vip_is_its_holders() {
+        let by_n1 = [(95, "n1"), (102, "n1"), (110, "n1")];
+        assert_eq!(through_the_vip("1", &by_n1), ["older than seen"]);
+        assert_eq!(through_the_vip("2", &by_n1), [""; 0]);
+        let by_n2 = [(95, "n2"), (102, "n2"), (110, "n2")];
+        assert_eq!(through_the_vip("1", &by_n2), [""; 0], "another node");
+        let moved = [(95, "n1"), (102, "n1"), (110, "n2")];
+        assert_eq!(through_the_vip("1", &moved), [""; 0], "by either");
+        assert_eq!(through_the_vip("1", &by_n1[..2]), [""; 0], "not known");
+        assert_eq!(through_the_vip("7", &[]), ["never committed"]);
+    }
+
+    #[test]
+    fn a_serial_through_the_vip_counts_for_its_holder_too() {
+        let judged = |holder: &str| {
+            let mut history = history([serial(0, 10, "n1", 7), serial(1, 30, "vip6", 5)]);
+            history.run.nodes = ["n1", "n2"].map(str::to_owned).into();
+            let answer = |at| Answer {
+                vip: "fd77::64".into(),
+                by: crate::history::Responder::Node(holder.into()),
+                earliest: Moment(at),
+                latest: Moment(at),
+                kind: "nd".into(),
+            };
+            history.answers = [29, 40].map(answer).into();
+            kinds(&check_serials(&history, &Bounds::default()))
+        };
+        assert_eq!(judged("n1"), ["serial went back"]);
+        assert_eq!(judged("n2"), [""; 0]);
     }
 
     #[test]
@@ -553,7 +703,7 @@ mod tests {
                 .iter()
                 .zip(0..)
                 .map(|((from, node, number), id)| serial(id, *from, node, *number));
-            kinds(&check_serials(&history(all)))
+            kinds(&check_serials(&history(all), &Bounds::default()))
         };
         assert!(judged(&[(0, "n1", u32::MAX), (10, "n1", u32::MAX), (20, "n1", 3)]).is_empty());
         assert!(
@@ -582,9 +732,18 @@ mod tests {
             };
             ok(id, id, id + 1, write("a", "1"), reply)
         };
-        assert!(kinds(&check_serials(&history([commit(1, 1, 8), commit(2, 2, 9)]))).is_empty());
+        assert!(
+            kinds(&check_serials(
+                &history([commit(1, 1, 8), commit(2, 2, 9)]),
+                &Bounds::default()
+            ))
+            .is_empty()
+        );
         assert_eq!(
-            kinds(&check_serials(&history([commit(1, 1, 8), commit(2, 2, 1)]))),
+            kinds(&check_serials(
+                &history([commit(1, 1, 8), commit(2, 2, 1)]),
+                &Bounds::default()
+            )),
             ["serial went back"]
         );
     }

@@ -1,7 +1,10 @@
 //! Histories written down in tests.
 
 use super::{Verdict, register::Limits};
-use crate::history::{Call, Fault, History, Moment, Operation, Outcome, Reply};
+use crate::{
+    history::{Call, Fault, History, Moment, Operation, Outcome, Reply, Run},
+    workload::Workload,
+};
 
 /// Limits that no test reaches.
 pub const PATIENT: Limits<'static> = Limits {
@@ -90,6 +93,17 @@ pub fn fault(kind: &str, node: &str, began: u64, healed: u64, hit_leader: bool) 
         healed: Some(Moment(healed)),
         hit_leader,
         skipped: None,
+    }
+}
+
+/// The head of a run of these workloads, with two nodes and a VIP of each family.
+pub fn planned(workloads: &[Workload]) -> Run {
+    let names = workloads.iter().map(ToString::to_string);
+    Run {
+        nodes: ["n1", "n2"].map(str::to_owned).into(),
+        vips: ["10.77.0.100", "fd77::64"].map(str::to_owned).into(),
+        workloads: names.collect(),
+        ..Run::default()
     }
 }
 

@@ -1,8 +1,12 @@
 //! Hand-over: a leader that its peers hear, but that cannot serve, gives the VIPs to a node that can. Its lease says nothing of that.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use super::{Bounds, Finding, Verdict};
+use super::{
+    Bounds, Finding, Verdict,
+    planned::{self, WATCHED},
+    witnessed::Witnessed,
+};
 use crate::history::{Answer, Fault, History, Moment, Responder};
 
 /// Faults that leave a leader its quorum and take its clients.
@@ -10,25 +14,34 @@ const UNFIT: [&str; 2] = ["dns-hang", "partition-client"];
 
 /// A holder that such a fault hit alone, and for long enough, is followed by another node within the bound, and does not answer beyond it.
 pub fn check(history: &History, bounds: &Bounds) -> Verdict {
-    let vips: BTreeSet<&str> = history.answers.iter().map(|a| a.vip.as_str()).collect();
+    let mut vips: BTreeMap<&str, Vec<&Answer>> = BTreeMap::new();
+    for answer in &history.answers {
+        vips.entry(&answer.vip).or_default().push(answer);
+    }
+    let vips: BTreeMap<&str, Witnessed<'_>> = (vips.into_iter())
+        .map(|(vip, answers)| (vip, Witnessed::of(answers)))
+        .collect();
     let within = bounds.hand_over;
     let mut findings = vec![];
-    let mut judged = 0;
+    let (mut owed, mut judged) = (0, 0);
     for fault in history
         .faults
         .iter()
         .filter(|f| is_owed(f, history, within))
     {
-        for vip in &vips {
-            let Some(holder) = holder(history, vip, fault) else {
+        owed += 1;
+        for (vip, witnessed) in &vips {
+            let Some(holder) = holder(witnessed, fault) else {
                 continue; // nobody answered for it before
             };
             judged += 1;
-            findings.extend(judge(history, vip, holder, fault, within));
+            findings.extend(judge((vip, witnessed), holder, fault, within));
         }
     }
     let summary = format!("{judged} hand-overs of a VIP owed within {within:?}");
-    Verdict::of("hand-over", summary, findings)
+    let answers = history.answers.len();
+    let nothing = || planned::unjudged(&history.run, WATCHED, answers, "answers");
+    Verdict::of("hand-over", summary, findings).unless_undecided((owed > 0).then(nothing).flatten())
 }
 
 /// It hit a leader, nothing else was wrong meanwhile, and it lasted longer than a hand-over may take.
@@ -55,15 +68,13 @@ fn judged_until(fault: &Fault, within: Duration) -> Option<Moment> {
 }
 
 /// The node that was hit, if it answered for the VIP last before.
-fn holder<'a>(history: &'a History, vip: &'a str, fault: &Fault) -> Option<&'a str> {
-    let before = of_vip(history, vip).filter(|answer| answer.latest <= fault.began);
-    let last = before.max_by_key(|answer| answer.latest)?;
+fn holder<'a>(witnessed: &Witnessed<'a>, fault: &Fault) -> Option<&'a str> {
+    let last = witnessed.last_by(fault.began)?;
     node(last).filter(|node| fault.nodes.contains(*node))
 }
 
 fn judge(
-    history: &History,
-    vip: &str,
+    (vip, witnessed): (&str, &Witnessed<'_>),
     holder: &str,
     fault: &Fault,
     within: Duration,
@@ -72,7 +83,8 @@ fn judge(
     let during = |answer: &&Answer| {
         answer.earliest > fault.began && fault.healed.is_none_or(|healed| answer.latest < healed)
     };
-    let answers = || of_vip(history, vip).filter(during);
+    let until = fault.healed.unwrap_or(Moment(u64::MAX));
+    let answers = || witnessed.between(fault.began, until).filter(during);
     let kept = answers()
         .filter(|answer| node(answer) == Some(holder) && answer.earliest > due)
         .max_by_key(|answer| answer.latest);
@@ -99,13 +111,6 @@ fn judge(
             Some(Finding::new("no heir", text).at(due))
         }
     }
-}
-
-fn of_vip<'a>(history: &'a History, vip: &'a str) -> impl Iterator<Item = &'a Answer> {
-    history
-        .answers
-        .iter()
-        .filter(move |answer| answer.vip == vip)
 }
 
 fn node(answer: &Answer) -> Option<&str> {
@@ -220,5 +225,10 @@ mod tests {
             let holds = verdict.conclusion == Conclusion::Holds;
             assert_eq!(holds, expected.is_empty());
         }
+        // Owed, and nobody was seen to answer.
+        let unseen = check(&answered(vec![hang()], &[]), &Bounds::default());
+        assert_eq!(unseen.conclusion, Conclusion::Undecided);
+        let peaceful = check(&answered(vec![], &[]), &Bounds::default());
+        assert_eq!(peaceful.conclusion, Conclusion::Holds);
     }
 }

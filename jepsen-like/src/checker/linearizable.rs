@@ -5,12 +5,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Finding, Verdict,
+    Finding, Verdict, planned,
     register::{self, Action, Limits, Linearizability, Step, Stuck},
 };
-use crate::history::{Call, History, Operation, Outcome, Reply};
+use crate::{
+    history::{Call, History, Operation, Outcome, Reply},
+    workload::Workload,
+};
 
 const NAME: &str = "linearizability";
+/// Those that write registers, or what is judged like one.
+const WORKLOADS: &[Workload] = &[Workload::Register, Workload::Zones, Workload::Acme];
 
 /// Judges every register of a run. Registers start without a value.
 pub fn check(history: &History, limits: &Limits<'_>) -> Verdict {
@@ -32,7 +37,8 @@ pub fn check(history: &History, limits: &Limits<'_>) -> Verdict {
     let operations: usize = keys.values().map(|key| key.steps.len()).sum();
     let summary = format!("{operations} operations on {} registers", keys.len());
     let undecided = (!undecided.is_empty())
-        .then(|| format!("undecided within the limits: {}", undecided.join(", ")));
+        .then(|| format!("undecided within the limits: {}", undecided.join(", ")))
+        .or_else(|| planned::unjudged(&history.run, WORKLOADS, operations, "operations"));
     Verdict::of(NAME, summary, findings).unless_undecided(undecided)
 }
 

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Bounds, Finding, Verdict};
 use crate::history::{History, NoticeKind, StateHash, Usage};
 
-/// Samples of a process below which nothing is said about its growth.
+/// Samples of a process, about a second apart, below which its own beginning is no measure: it may still be starting.
 const FEWEST_SAMPLES: usize = 10;
+/// The last samples of a process that ended sooner; one may be of a burst.
+const SETTLED: usize = 2;
 
 /// At one index all nodes have one state, and at the end they are all at one.
 pub fn check_hashes(history: &History) -> Verdict {
@@ -70,52 +72,45 @@ pub fn check_notices(history: &History) -> Verdict {
     Verdict::of("logs", summary, findings)
 }
 
-/// The least that a process uses in its last fifth exceeds the most of its first fifth by no more than the bounds.
+/// What processes use does not grow without bound.
 ///
-/// Least against most: a burst of connections or a snapshot under way is no growth, what is never given back is.
+/// - A process of [`FEWEST_SAMPLES`] or more: the least it uses in its last fifth is at most the bound above the most of its first. Least
+///   against most: a burst of connections or a snapshot under way is no growth, what is never given back is.
+/// - One that ended before, as those do that are killed again and again: the least of its last [`SETTLED`] samples is at most the bound above
+///   what a process of the run usually uses soon after its start: the median over all of them of the sample after the first, which may have
+///   been taken while a process was still being loaded. What each reads from its disk is in it, and half of them have to be wrong to move it.
+/// - Of a process with no sample between these two nothing can be said.
 pub fn check_growth(history: &History, bounds: &Bounds) -> Verdict {
     let mut processes: BTreeMap<(&str, u32), Vec<&Usage>> = BTreeMap::new();
     for usage in &history.usages {
-        processes
-            .entry((&usage.node, usage.pid))
-            .or_default()
-            .push(usage);
+        let process = (usage.node.as_str(), usage.pid);
+        processes.entry(process).or_default().push(usage);
     }
-    let mut findings = vec![];
-    for ((node, pid), samples) in &mut processes {
-        if samples.len() < FEWEST_SAMPLES {
-            continue;
-        }
+    for samples in processes.values_mut() {
         samples.sort_by_key(|usage| usage.at);
-        for (kind, unit, of, bound) in [
-            (
-                "descriptors",
-                "",
-                (|usage| usage.descriptors) as fn(&Usage) -> u64,
-                bounds.descriptors,
-            ),
-            (
-                "memory",
-                " KiB",
-                |usage| usage.resident_kib,
-                bounds.resident_kib,
-            ),
-        ] {
-            let fifth = samples.len() / 5;
-            let first = samples
-                .iter()
-                .take(fifth)
-                .map(|usage| of(usage))
-                .max()
-                .unwrap_or_default();
-            let last = samples
-                .iter()
-                .rev()
-                .take(fifth)
-                .map(|usage| of(usage))
-                .min()
-                .unwrap_or_default();
-            if last > first.saturating_add(bound) {
+    }
+    let measures: [(&'static str, &str, Measure, u64); 2] = [
+        (
+            "descriptors",
+            "",
+            |used| used.descriptors,
+            bounds.descriptors,
+        ),
+        (
+            "memory",
+            " KiB",
+            |used| used.resident_kib,
+            bounds.resident_kib,
+        ),
+    ];
+    let mut findings = vec![];
+    for (kind, unit, of, bound) in measures {
+        let usual = usual_start(processes.values(), of);
+        for ((node, pid), samples) in &processes {
+            let grown = grown(samples, usual, of);
+            if let Some((first, last)) =
+                grown.filter(|(first, last)| last.saturating_sub(*first) > bound)
+            {
                 let text = format!(
                     "{node}, process {pid}: from {first}{unit} to {last}{unit}; {bound}{unit} more are allowed"
                 );
@@ -123,7 +118,70 @@ pub fn check_growth(history: &History, bounds: &Bounds) -> Verdict {
             }
         }
     }
-    Verdict::of("growth", format!("{} processes", processes.len()), findings)
+    let count = |wanted| {
+        let lengths = processes.values().map(|samples| Length::of(samples));
+        lengths.filter(|length| *length == wanted).count()
+    };
+    let (long, short) = (count(Length::Long), count(Length::Short));
+    let summary = format!(
+        "{} processes: {long} judged by their beginnings, {short} of fewer than {FEWEST_SAMPLES} samples by the usual start, {} too short",
+        processes.len(),
+        count(Length::TooShort)
+    );
+    let nothing = (long + short == 0).then(|| "no process was sampled for long enough".to_owned());
+    Verdict::of("growth", summary, findings).unless_undecided(nothing)
+}
+
+/// What a sample says of one resource.
+type Measure = fn(&Usage) -> u64;
+
+/// What a process can be compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Length {
+    /// Its own beginning.
+    Long,
+    /// The beginnings of all processes.
+    Short,
+    TooShort,
+}
+
+impl Length {
+    fn of(samples: &[&Usage]) -> Self {
+        match samples.len() {
+            FEWEST_SAMPLES.. => Self::Long,
+            count if count > SETTLED => Self::Short,
+            _ => Self::TooShort,
+        }
+    }
+}
+
+/// What processes usually use soon after their start.
+fn usual_start<'a>(
+    processes: impl Iterator<Item = &'a Vec<&'a Usage>>,
+    of: Measure,
+) -> Option<u64> {
+    let mut starts: Vec<u64> = processes
+        .filter_map(|samples| samples.get(1).map(|usage| of(usage)))
+        .collect();
+    starts.sort_unstable();
+    starts.get(starts.len() / 2).copied()
+}
+
+/// What a process is compared with, and the least that it used in the end.
+fn grown(samples: &[&Usage], usual: Option<u64>, of: Measure) -> Option<(u64, u64)> {
+    let least_of_last = |count| {
+        let last = samples.iter().rev().take(count);
+        last.map(|usage| of(usage)).min()
+    };
+    match Length::of(samples) {
+        Length::Long => {
+            let fifth = samples.len() / 5;
+            let first = samples.iter().take(fifth).map(|usage| of(usage)).max()?;
+            Some((first, least_of_last(fifth)?))
+        }
+        Length::Short => Some((usual?, least_of_last(SETTLED)?)),
+        Length::TooShort => None,
+    }
 }
 
 #[cfg(test)]
@@ -200,5 +258,48 @@ mod tests {
             Conclusion::Holds
         );
         assert_eq!(judged(&|at| 40 + 10 * at), Conclusion::Violated);
+    }
+
+    /// Processes of so many descriptors, sample by sample.
+    fn processes(of: &[&[u64]]) -> Verdict {
+        let samples = |(pid, samples): (u32, &&[u64])| {
+            let usage = move |(at, descriptors): (u64, &u64)| Usage {
+                at: Moment(at + 100 * u64::from(pid)),
+                node: "n1".into(),
+                pid,
+                descriptors: *descriptors,
+                resident_kib: 1000,
+            };
+            (0..).zip(samples.iter()).map(usage).collect::<Vec<_>>()
+        };
+        let history = History {
+            usages: (0..).zip(of).flat_map(samples).collect(),
+            ..History::default()
+        };
+        check_growth(&history, &Bounds::default())
+    }
+
+    #[test]
+    fn a_process_that_ends_soon_is_compared_with_how_all_of_them_start() {
+        let calm: &[u64] = &[5, 40, 45, 50];
+        let leaking: &[u64] = &[5, 45, 120, 180, 240, 300];
+        let bursting: &[u64] = &[5, 45, 400, 400, 60];
+        let long: &[u64] = &[40; 12];
+        let verdict = processes(&[calm, leaking, bursting, long, &[900, 900], &[]]);
+        assert_eq!(verdict.found, 1, "{verdict:?}");
+        let text = &verdict.findings[0].text;
+        assert!(text.starts_with("n1, process 1: from 45 to 240;"), "{text}");
+        assert_eq!(
+            verdict.summary,
+            "5 processes: 1 judged by their beginnings, 3 of fewer than 10 samples by the usual start, 1 too short"
+        );
+        // What every process has from its start is usual.
+        let full: &[u64] = &[5, 900, 900, 900];
+        assert_eq!(processes(&[full; 3]).conclusion, Conclusion::Holds);
+        // One process alone is compared with itself.
+        assert_eq!(processes(&[leaking]).conclusion, Conclusion::Violated);
+        let unknown = processes(&[&[900, 900]]);
+        assert_eq!(unknown.conclusion, Conclusion::Undecided, "{unknown:?}");
+        assert_eq!(processes(&[]).conclusion, Conclusion::Undecided);
     }
 }

@@ -3,8 +3,23 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Conclusion, Finding, Verdict};
-use crate::history::{Call, Fault, History, Micro, Moment, Operation, Reply, Responder};
+use super::{
+    Conclusion, Finding, Verdict,
+    planned::{self, Part, WATCHED},
+};
+use crate::{
+    history::{Call, Fault, History, Micro, Moment, Operation, Reply, Responder},
+    workload::Workload,
+};
+
+/// Those that write.
+const WRITERS: &[Workload] = &[
+    Workload::Register,
+    Workload::Set,
+    Workload::Append,
+    Workload::Zones,
+    Workload::Acme,
+];
 
 /// Writes succeed, VIPs answer again and every member catches up within the bound after the last fault was healed.
 pub fn check_recovery(history: &History) -> Verdict {
@@ -18,7 +33,7 @@ pub fn check_recovery(history: &History) -> Verdict {
     let Some(healed) = injected(history).filter_map(|fault| fault.healed).max() else {
         return Verdict::of(name, "no fault to recover from".to_owned(), vec![]);
     };
-    let mut judged = vec![judge_writes(history, healed, bound)];
+    let mut judged: Vec<_> = judge_writes(history, healed, bound).into_iter().collect();
     judged.extend(judge_vips(history, healed, bound));
     let nodes = judge_nodes(history, healed, bound);
 
@@ -42,7 +57,17 @@ fn injected(history: &History) -> impl Iterator<Item = &Fault> {
     faults.filter(|fault| fault.skipped.is_none())
 }
 
-fn judge_writes(history: &History, healed: Moment, bound: Duration) -> (Conclusion, String) {
+/// None: nobody was to write.
+fn judge_writes(
+    history: &History,
+    healed: Moment,
+    bound: Duration,
+) -> Option<(Conclusion, String)> {
+    let mut operations = history.operations.iter();
+    let has_writers = planned::part(&history.run, WRITERS) != Part::NotPlanned;
+    if !has_writers && !operations.any(|operation| is_write(&operation.call)) {
+        return None;
+    }
     let is_after =
         |operation: &&Operation| is_write(&operation.call) && operation.invoked >= healed;
     let written = (history.operations.iter())
@@ -50,16 +75,25 @@ fn judge_writes(history: &History, healed: Moment, bound: Duration) -> (Conclusi
         .filter_map(|operation| operation.completed)
         .min();
     let was_tried = history.operations.iter().any(|one| is_after(&one));
-    judge("write", written, healed, bound, was_tried)
+    Some(judge("write", written, healed, bound, was_tried))
 }
 
+/// Those of the head, where it names them and they were watched, and all that answered at any time.
 fn judge_vips(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclusion, String)> {
     let mut vips: BTreeMap<&str, Option<Moment>> = BTreeMap::new();
+    let part = planned::part(&history.run, WATCHED);
+    if part == Part::Planned {
+        vips.extend(history.run.vips.iter().map(|vip| (vip.as_str(), None)));
+    }
     for answer in &history.answers {
         let first = vips.entry(&answer.vip).or_default();
         if answer.earliest >= healed && matches!(answer.by, Responder::Node(_)) {
             *first = Some(first.map_or(answer.latest, |first| first.min(answer.latest)));
         }
+    }
+    if vips.is_empty() && part != Part::NotPlanned {
+        let text = "no VIP ever answered, and the head names none".to_owned();
+        return vec![(Conclusion::Undecided, text)];
     }
     vips.iter()
         .map(|(vip, first)| judge(&format!("answer for {vip}"), *first, healed, bound, true))
@@ -204,9 +238,10 @@ mod tests {
         history::{Answer, LeaderSeen, StateHash},
     };
 
-    /// Times in nanoseconds; the bound is a millisecond.
+    /// Times in nanoseconds; the bound is a millisecond, and nobody asked for a VIP.
     fn tried(healed: u64, operations: Vec<Operation>) -> History {
         let mut history = history(operations);
+        history.run.workloads = [Workload::Register.to_string()].into();
         history.run.recovery_bound_ms = 1;
         history.faults = vec![Fault {
             kind: "kill".into(),
@@ -278,6 +313,32 @@ mod tests {
         history.answers = vec![answer(0)];
         assert_eq!(kinds(&check_recovery(&history)), ["too late"]);
         history.answers.push(answer(1_000_500));
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
+    }
+
+    #[test]
+    fn a_vip_that_never_answered_at_all_is_found() {
+        let mut history = tried(1_000_000, written_soon());
+        let answer = |vip: &str, at| Answer {
+            vip: vip.into(),
+            by: Responder::Node("n1".into()),
+            earliest: Moment(at),
+            latest: Moment(at),
+            kind: "arp".into(),
+        };
+        history.run.workloads = [Workload::Vip.to_string()].into();
+        let silent = check_recovery(&history);
+        assert_eq!(silent.conclusion, Conclusion::Undecided, "none is known");
+        history.run.vips = ["10.77.0.100", "fd77::64"].map(str::to_owned).into();
+        assert_eq!(kinds(&check_recovery(&history)), ["too late", "too late"]);
+        history.answers = vec![answer("10.77.0.100", 0), answer("10.77.0.100", 1_000_500)];
+        let verdict = check_recovery(&history);
+        assert_eq!(kinds(&verdict), ["too late"]);
+        assert!(verdict.findings[0].text.contains("fd77::64"), "{verdict:?}");
+        history.answers.push(answer("fd77::64", 1_000_600));
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
+        // Without a workload that writes no write is owed.
+        history.operations.clear();
         assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
     }
 

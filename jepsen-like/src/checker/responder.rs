@@ -9,7 +9,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Bounds, Finding, Verdict};
+use super::{
+    Bounds, Finding, Verdict,
+    planned::{self, Part, WATCHED},
+};
 use crate::history::{Answer, History, Responder};
 
 const NAME: &str = "one responder";
@@ -27,7 +30,24 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
         judge_strangers(vip, answers, history, &mut findings);
     }
     let summary = format!("{} answers for {} VIPs", history.answers.len(), vips.len());
+    let nothing = planned::unjudged(&history.run, WATCHED, history.answers.len(), "answers");
     Verdict::of(NAME, summary, findings)
+        .unless_undecided(nothing.or_else(|| silent(history, &vips)))
+}
+
+/// Which VIPs were asked for and never answered: of those nothing is known.
+fn silent(history: &History, vips: &BTreeMap<&str, Vec<&Answer>>) -> Option<String> {
+    if planned::part(&history.run, WATCHED) == Part::NotPlanned {
+        return None;
+    }
+    let is_node = |answer: &&Answer| matches!(answer.by, Responder::Node(_));
+    let has_answered = |vip: &str| {
+        vips.get(vip)
+            .is_some_and(|answers| answers.iter().any(is_node))
+    };
+    let all = history.run.vips.iter().map(String::as_str);
+    let silent: Vec<_> = all.filter(|vip| !has_answered(vip)).collect();
+    (!silent.is_empty()).then(|| format!("no node answered for {}", silent.join(", ")))
 }
 
 fn judge(vip: &str, answers: &[&Answer], bounds: &Bounds, findings: &mut Vec<Finding>) {
@@ -112,7 +132,11 @@ fn shown(answer: &Answer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Fault, Moment};
+    use crate::{
+        checker::{Conclusion, fixture::planned},
+        history::{Fault, Moment},
+        workload::Workload,
+    };
 
     /// Times in microseconds.
     fn answer(by: &str, earliest: u64, latest: u64) -> Answer {
@@ -161,6 +185,32 @@ mod tests {
         );
         let in_turn = [("a", 0, 10), ("b", 5000, 5010), ("a", 10_000, 10_010)];
         assert_eq!(kinds(&in_turn), ["two responders in turn"]);
+    }
+
+    #[test]
+    fn of_a_vip_that_never_answered_nothing_is_known() {
+        let judged = |workloads: &[Workload], vips: &[&str]| {
+            let answered = |vip: &&str| Answer {
+                vip: (*vip).to_owned(),
+                ..answer("n1", 0, 10)
+            };
+            let history = History {
+                run: planned(workloads),
+                answers: vips.iter().map(answered).collect(),
+                ..History::default()
+            };
+            check(&history, &Bounds::default())
+        };
+        let both = ["10.77.0.100", "fd77::64"];
+        let vip = [Workload::Vip];
+        assert_eq!(judged(&vip, &both).conclusion, Conclusion::Holds);
+        let one = judged(&vip, &both[..1]);
+        assert_eq!(one.conclusion, Conclusion::Undecided);
+        assert!(one.summary.ends_with("no node answered for fd77::64"));
+        assert_eq!(judged(&vip, &[]).conclusion, Conclusion::Undecided);
+        assert_eq!(judged(&[], &[]).conclusion, Conclusion::Undecided);
+        let others = judged(&[Workload::Register], &[]);
+        assert_eq!(others.conclusion, Conclusion::Holds, "nobody asked");
     }
 
     #[test]

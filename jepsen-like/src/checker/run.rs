@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{Bounds, Finding, Verdict};
-use crate::history::{Call, Fault, History, Skip};
+use super::{Bounds, Finding, Verdict, planned::Trial};
+use crate::history::{Fault, History, Skip};
 
 /// A run in which nothing was injected, no leader was hit, or nothing succeeded shows nothing, and fails.
+///
+/// Of each kind of thing that was tried one must have succeeded, and each workload that the head names must have tried its own: every node
+/// and every VIP answered DNS, every VIP ARP or neighbour discovery, and a session came to life through the VIP and through each node.
 pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
     let (injected, skipped): (Vec<_>, Vec<_>) =
         (history.faults.iter()).partition(|fault| fault.skipped.is_none());
@@ -35,22 +38,19 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
         let told = |fault: &&Fault| Finding::new("skipped", why(fault)).at(fault.began);
         findings.extend(impossible.map(told));
     }
-    let mut succeeded: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for operation in &history.operations {
-        let (ok, all) = succeeded.entry(kind(&operation.call)).or_default();
-        *ok += usize::from(operation.is_ok());
-        *all += 1;
-    }
-    for (kind, (ok, all)) in &succeeded {
-        if *ok == 0 {
-            let text = format!("none of {all} operations succeeded: {kind}");
+    for (trial, (ok, all)) in trials(history) {
+        if ok == 0 {
+            let text = match all {
+                0 => format!("there were no {trial}"),
+                _ => format!("none of {all} succeeded: {trial}"),
+            };
             findings.push(Finding::new("nothing succeeded", text));
         }
     }
-    if succeeded.is_empty() {
+    if history.operations.is_empty() && history.sessions.is_empty() {
         findings.push(Finding::new(
             "nothing succeeded",
-            "there are no operations".to_owned(),
+            "there are no operations and no sessions".to_owned(),
         ));
     }
     let reason = match &history.breakdown {
@@ -83,23 +83,38 @@ fn why(fault: &Fault) -> String {
     }
 }
 
-fn kind(call: &Call) -> &'static str {
-    match call {
-        Call::Read { .. } => "register reads",
-        Call::Write { .. } => "register writes",
-        Call::CompareAndSet { .. } => "compare-and-sets",
-        Call::Add { .. } => "adds",
-        Call::Remove { .. } => "removes",
-        Call::Elements { .. } => "set reads",
-        Call::Transaction { .. } => "transactions",
-        Call::Lookup { .. } => "lookups",
+/// How many of each kind succeeded, and were tried.
+fn trials(history: &History) -> BTreeMap<Trial<'_>, (usize, usize)> {
+    let mut trials: BTreeMap<Trial<'_>, (usize, usize)> = BTreeMap::new();
+    let operations = (history.operations.iter())
+        .map(|operation| (Trial::of_operation(operation), operation.is_ok()));
+    let sessions = history.sessions.iter().map(Trial::of_session);
+    let answers = history.answers.iter().filter_map(Trial::of_answer);
+    let answers = answers.map(|answered| (answered, true));
+    for (trial, is_ok) in operations.chain(sessions).chain(answers) {
+        let (ok, all) = trials.entry(trial).or_default();
+        *ok += usize::from(is_ok);
+        *all += 1;
     }
+    // A run that broke off may not have come to it.
+    if history.is_complete {
+        for owed in Trial::owed(&history.run) {
+            trials.entry(owed).or_default();
+        }
+    }
+    trials
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::{Conclusion, fixture::*};
+    use crate::{
+        checker::{Conclusion, fixture::*},
+        history::{
+            Answer, Call, Moment, Operation, Outcome, Reply, Responder, Session, SessionEnd,
+        },
+        workload::Workload,
+    };
 
     #[test]
     fn a_run_that_tried_nothing_fails() {
@@ -150,6 +165,120 @@ mod tests {
         assert_eq!(
             check_trial(&history, &Bounds::default()).conclusion,
             Conclusion::Undecided
+        );
+    }
+
+    fn look_up(id: u64, place: &str) -> Operation {
+        let call = Call::Lookup { key: "r".into() };
+        let reply = Reply::Dns {
+            node: None,
+            value: None,
+            serial: None,
+            stale: false,
+        };
+        at(place, ok(id, 0, 1, call, reply))
+    }
+
+    fn answer(vip: &str, kind: &str) -> Answer {
+        Answer {
+            vip: vip.into(),
+            by: Responder::Node("n1".into()),
+            earliest: Moment(1),
+            latest: Moment(1),
+            kind: kind.into(),
+        }
+    }
+
+    fn session(node: &str, through_vip: bool, end: SessionEnd) -> Session {
+        Session {
+            id: 0,
+            node: node.into(),
+            through_vip,
+            opened: Moment(1),
+            ended: Moment(2),
+            end,
+            longest_gap_us: 0,
+        }
+    }
+
+    /// All that the workloads of DNS, of the VIPs and of sessions owe.
+    fn fruitful() -> History {
+        let places = ["n1", "n2", "vip4", "vip6"].iter().zip(0..);
+        let mut history = history(places.map(|(place, id)| look_up(id, place)));
+        history.run = planned(&[Workload::Dns, Workload::Vip, Workload::Sessions]);
+        history.answers = vec![answer("10.77.0.100", "arp"), answer("fd77::64", "nd")];
+        history.sessions = vec![
+            session("n1", true, SessionEnd::Closed),
+            session("n1", false, SessionEnd::Closed),
+            session("n2", false, SessionEnd::Broken("reset".into())),
+        ];
+        history.is_complete = true;
+        history
+    }
+
+    fn texts(history: &History) -> Vec<String> {
+        let verdict = check_trial(history, &Bounds::default());
+        verdict.findings.into_iter().map(|one| one.text).collect()
+    }
+
+    #[test]
+    fn a_vip_that_never_answers_is_a_failure_of_the_run() {
+        assert_eq!(texts(&fruitful()), [""; 0]);
+        // The fence of one family never opens.
+        let mut closed = fruitful();
+        closed.answers.pop();
+        for lookup in &mut closed.operations {
+            if lookup.node.as_deref() == Some("vip6") {
+                (lookup.outcome, lookup.reply) = (Outcome::Fail, None);
+            }
+        }
+        assert_eq!(
+            texts(&closed),
+            [
+                "none of 1 succeeded: lookups at vip6",
+                "there were no answers for fd77::64 (nd)"
+            ]
+        );
+        // An answer of somebody who is no node is none.
+        let mut stolen = fruitful();
+        stolen.answers[1].by = Responder::Stranger("02:00".into());
+        assert_eq!(texts(&stolen), ["there were no answers for fd77::64 (nd)"]);
+        // What the head does not name is not owed, and a run that broke off may not have come to it.
+        closed.operations.retain(Operation::is_ok);
+        closed.run.workloads = [Workload::Dns.to_string()].into();
+        assert_eq!(texts(&closed), [""; 0]);
+        let mut short = fruitful();
+        short.answers.clear();
+        short.is_complete = false;
+        assert_eq!(texts(&short), [""; 0]);
+    }
+
+    #[test]
+    fn a_proxy_that_takes_no_connection_is_a_failure_of_the_run() {
+        let refused = || SessionEnd::NotConnected("refused".into());
+        let mut history = fruitful();
+        history.sessions.clear();
+        assert_eq!(
+            texts(&history),
+            [
+                "there were no sessions through the VIP",
+                "there were no sessions through n1",
+                "there were no sessions through n2"
+            ]
+        );
+        history.sessions = vec![
+            session("n1", true, SessionEnd::Stillborn("silent".into())),
+            session("n1", false, SessionEnd::Closed),
+            session("n1", false, refused()),
+            session("n2", false, refused()),
+            session("n2", false, refused()),
+        ];
+        assert_eq!(
+            texts(&history),
+            [
+                "none of 1 succeeded: sessions through the VIP",
+                "none of 2 succeeded: sessions through n2"
+            ]
         );
     }
 }

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
-use super::{Finding, Verdict};
-use crate::history::{Fault, History, Moment, Responder, Session, SessionEnd};
+use super::{Finding, Verdict, planned, witnessed::Witnessed};
+use crate::{
+    history::{Answer, Fault, History, Moment, Responder, Session, SessionEnd},
+    workload::Workload,
+};
 
 /// Faults that end no established session, by the beginning of their names.
 ///
@@ -40,20 +43,26 @@ const HOLDERS: usize = 3;
 ///   too fast for it loses leaders, and with each the connections through the VIP. Through a node of its own a session has to live all the same.
 /// - One through the VIP whose holder lost its lease on a machine that did not keep up. A lease of some 250 ms is lost by whoever is not run in time; the
 ///   VIP is then silent by design, nobody else may take it before the lease is over, and what ends in that silence is the machine's doing. Both have
-///   to be seen from outside: the witness had no answer for [`SILENT`], and a thread that asks for next to nothing was run [`LATE`] late within two
-///   seconds of that. A silence alone excuses nothing: a leader that is lost on a machine that keeps up is a fault of ours.
+///   to be seen from outside: the witness had no answer for [`SILENT`], and a thread that asks for next to nothing, with the priority of those that renew
+///   the lease, was run [`LATE`] late within two seconds of that. A silence alone excuses nothing: a leader that is lost on a machine that keeps up is a fault of ours.
 /// - A connection that was made and never brought anything back, if any fault was in force within [`AFTERMATH`] before it, or since. What a fault on its
 ///   way did to it may have been over as it counted as opened: its backend was down to the node a moment ago and is looked for again seconds later, or
-///   its first octets went to a holder that is no more. In peace nothing excuses it. Whether a connection is taken at all is not judged here.
+///   its first octets went to a holder that is no more. In peace nothing excuses it. That a connection was not made at all is never judged here, for a fault may forbid it: that none ever was made
+///   at some place is a failure of the run (`run`).
 pub fn check(history: &History) -> Verdict {
     let silences = silences(history);
+    let witnessed = Witnessed::of(of_four(history));
     let mut findings = vec![];
-    let mut starved = 0;
+    let (mut starved, mut not_made) = (0, 0);
     for session in &history.sessions {
         let (kind, how) = match &session.end {
             SessionEnd::Closed => continue,
+            SessionEnd::NotConnected(_) => {
+                not_made += 1;
+                continue;
+            }
             SessionEnd::Corrupt(how) => ("corrupt", how),
-            SessionEnd::Broken(_) if is_excused(session, history) => continue,
+            SessionEnd::Broken(_) if is_excused(session, history, &witnessed) => continue,
             SessionEnd::Broken(how) => ("broken", how),
             SessionEnd::Stillborn(_) if !is_in_peace(session, history) => continue,
             SessionEnd::Stillborn(how) => ("nothing came back", how),
@@ -86,14 +95,19 @@ pub fn check(history: &History) -> Verdict {
         }
         findings.push(Finding::new(kind, text).at(session.ended));
     }
-    let mut summary = format!("{} sessions", history.sessions.len());
+    let made = history.sessions.len() - not_made;
+    let mut summary = format!("{made} sessions");
+    if not_made > 0 {
+        let _ = write!(summary, ", {not_made} connections not made");
+    }
     if starved > 0 {
         let _ = write!(
             summary,
             ", {starved} not judged: the VIP was silent while the machine did not keep up"
         );
     }
-    Verdict::of("sessions", summary, findings)
+    let nothing = planned::unjudged(&history.run, &[Workload::Sessions], made, "sessions");
+    Verdict::of("sessions", summary, findings).unless_undecided(nothing)
 }
 
 /// A node looks for a backend that was down every few seconds, and a client's first octets are sent again as late.
@@ -115,8 +129,7 @@ struct Silence {
 }
 
 fn silences(history: &History) -> Vec<Silence> {
-    let mut answered: Vec<Moment> = (history.answers.iter())
-        .filter(|answer| answer.vip.parse::<std::net::Ipv4Addr>().is_ok())
+    let mut answered: Vec<Moment> = of_four(history)
         .filter(|answer| matches!(answer.by, Responder::Node(_)))
         .map(|answer| answer.latest)
         .collect();
@@ -146,9 +159,9 @@ fn silences(history: &History) -> Vec<Silence> {
 ///
 /// Through the VIP the way leads over whoever held it then: a holder passes on to an earlier one what is not its own, and that one once
 /// more (docs/decisions/0012).
-fn is_excused(session: &Session, history: &History) -> bool {
+fn is_excused(session: &Session, history: &History, witnessed: &Witnessed<'_>) -> bool {
     let holders = match session.through_vip {
-        true => holders(session, history),
+        true => holders(session, witnessed),
         false => vec![],
     };
     let way: BTreeSet<&str> = (holders.iter().copied())
@@ -168,23 +181,22 @@ fn is_in_peace(session: &Session, history: &History) -> bool {
 }
 
 /// Who held the VIP during a session, in order.
-fn holders<'a>(session: &'a Session, history: &'a History) -> Vec<&'a str> {
-    let mut answers: Vec<_> = (history.answers.iter())
-        .filter(|answer| session.opened <= answer.latest && answer.earliest <= session.ended)
-        .filter(|answer| answer.vip.parse::<std::net::Ipv4Addr>().is_ok())
-        .filter_map(|answer| match &answer.by {
-            Responder::Node(node) => Some((answer.latest, node.as_str())),
-            Responder::Stranger(_) => None,
-        })
-        .collect();
-    answers.sort();
+fn holders<'a>(session: &'a Session, witnessed: &Witnessed<'a>) -> Vec<&'a str> {
     let mut holders: Vec<&str> = vec![session.node.as_str()];
-    for (_, node) in answers {
-        if holders.last() != Some(&node) {
+    for answer in witnessed.between(session.opened, session.ended) {
+        if let Responder::Node(node) = &answer.by
+            && holders.last() != Some(&node.as_str())
+        {
             holders.push(node);
         }
     }
     holders
+}
+
+/// The answers for the VIP that sessions go through: the IPv4 one.
+fn of_four(history: &History) -> impl Iterator<Item = &Answer> {
+    let is_four = |answer: &&Answer| answer.vip.parse::<std::net::Ipv4Addr>().is_ok();
+    history.answers.iter().filter(is_four)
 }
 
 fn is_hit(session: &Session, way: &BTreeSet<&str>, faults: &[Fault]) -> bool {
@@ -207,7 +219,10 @@ fn is_hit(session: &Session, way: &BTreeSet<&str>, faults: &[Fault]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checker::fixture::*, history::Lateness};
+    use crate::{
+        checker::{Conclusion, fixture::*},
+        history::Lateness,
+    };
 
     #[test]
     fn the_way_of_a_session_through_the_vip_leads_over_its_holders() {
@@ -319,6 +334,33 @@ mod tests {
             kinds(&judged(false, &silent, Some((11_000, 900)))),
             ["broken"]
         );
+    }
+
+    #[test]
+    fn without_a_session_nothing_is_decided() {
+        let mut history = tried(vec![], vec![]);
+        history.run.workloads = [Workload::Sessions.to_string()].into();
+        history.sessions = vec![Session {
+            id: 1,
+            node: "n1".into(),
+            through_vip: false,
+            opened: Moment(10),
+            ended: Moment(20),
+            end: SessionEnd::NotConnected("refused".into()),
+            longest_gap_us: 0,
+        }];
+        let verdict = check(&history);
+        assert_eq!(verdict.conclusion, Conclusion::Undecided);
+        assert!(
+            (verdict.summary).starts_with("0 sessions, 1 connections not made; "),
+            "{}",
+            verdict.summary
+        );
+        history.sessions[0].end = SessionEnd::Closed;
+        assert_eq!(check(&history).conclusion, Conclusion::Holds);
+        history.sessions.clear();
+        history.run.workloads = [Workload::Register.to_string()].into();
+        assert_eq!(check(&history).conclusion, Conclusion::Holds, "none owed");
     }
 
     #[test]

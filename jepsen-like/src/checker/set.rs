@@ -2,10 +2,13 @@
 //!
 //! Judged on the reads that may not be old: linearizable ones, and the final ones, which every node owes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Finding, Verdict};
-use crate::history::{Call, History, Operation, Outcome, Reply};
+use super::{Finding, Verdict, planned};
+use crate::{
+    history::{Call, History, Moment, Operation, Outcome, Reply},
+    workload::Workload,
+};
 
 const NAME: &str = "set";
 
@@ -25,6 +28,7 @@ pub fn check(history: &History) -> Verdict {
         for read in &set.reads {
             set.judge(name, read, &mut findings);
         }
+        set.judge_absent(name, &mut findings);
         set.compare_final(name, &mut findings);
         missing.extend(
             set.owing(&history.run.nodes)
@@ -34,7 +38,17 @@ pub fn check(history: &History) -> Verdict {
     let adds: usize = sets.values().map(|set| set.adds.len()).sum();
     let reads: usize = sets.values().map(|set| set.reads.len()).sum();
     let summary = format!("{adds} adds, {reads} reads of {} sets", sets.len());
-    let reason = (!missing.is_empty()).then(|| format!("no final read of {}", missing.join(", ")));
+    let nothing = || {
+        planned::unjudged(
+            &history.run,
+            &[Workload::Set],
+            adds + reads,
+            "adds or reads",
+        )
+    };
+    let reason = (!missing.is_empty())
+        .then(|| format!("no final read of {}", missing.join(", ")))
+        .or_else(nothing);
     Verdict::of(NAME, summary, findings).unless_undecided(reason)
 }
 
@@ -88,22 +102,21 @@ impl<'a> Set<'a> {
         for element in &seen {
             self.judge_present(name, read, *element, findings);
         }
-        if read.is_local {
-            return; // may be old: that something is absent says nothing
-        }
-        for (element, add) in &self.adds {
-            let is_owed = add.is_ok() && add.precedes(read.operation) && !seen.contains(element);
-            let may_be_removed = self.removes.get(element).is_some_and(|removes| {
-                removes
-                    .iter()
-                    .any(|remove| !read.operation.precedes(remove))
-            });
-            if is_owed && !may_be_removed {
-                let text = format!(
-                    "{name}: {element} is gone from {}, after {add}",
-                    read.operation
-                );
-                findings.push(Finding::about("lost", text, [*add, read.operation]));
+    }
+
+    /// Whether each read has what it owes. One that may be old owes nothing.
+    fn judge_absent(&self, name: &str, findings: &mut Vec<Finding>) {
+        let mut owed = Owed::of(self);
+        for read in self.reads.iter().filter(|read| !read.is_local) {
+            let seen: BTreeSet<u64> = read.elements.iter().copied().collect();
+            for (element, add) in owed.by(read.operation) {
+                if !seen.contains(&element) {
+                    let text = format!(
+                        "{name}: {element} is gone from {}, after {add}",
+                        read.operation
+                    );
+                    findings.push(Finding::about("lost", text, [add, read.operation]));
+                }
             }
         }
     }
@@ -173,6 +186,58 @@ impl<'a> Set<'a> {
                 |read: &SetRead<'_>| read.is_final && read.operation.node.as_ref() == Some(*node);
             !self.adds.is_empty() && !self.reads.iter().any(is_final)
         })
+    }
+}
+
+/// What reads owe as time goes on. Holds what is in the set now and not all that ever was: it is gone through for every read.
+struct Owed<'a> {
+    /// Acknowledged adds by their ends, each with its element and the beginning of its first removal.
+    coming: VecDeque<(Moment, u64, Added<'a>)>,
+    present: BTreeMap<u64, Added<'a>>,
+}
+
+struct Added<'a> {
+    by: &'a Operation,
+    removed: Option<Moment>,
+}
+
+impl<'a> Owed<'a> {
+    fn of(set: &Set<'a>) -> Self {
+        let removed = |element: &u64| {
+            let removes = set.removes.get(element)?.iter();
+            removes.map(|remove| remove.invoked).min()
+        };
+        let added = |(element, by): (&u64, &&'a Operation)| {
+            let removed = removed(element);
+            Some((by.completed?, *element, Added { by, removed }))
+        };
+        let adds = set.adds.iter().filter(|(_, add)| add.is_ok());
+        let mut coming: Vec<_> = adds.filter_map(added).collect();
+        coming.sort_by_key(|(completed, element, _)| (*completed, *element));
+        Self {
+            coming: coming.into(),
+            present: BTreeMap::new(),
+        }
+    }
+
+    /// What a read has to show: added before it began, and its removal not begun before it ended. To be asked in order of invocation.
+    fn by(&mut self, read: &Operation) -> impl Iterator<Item = (u64, &'a Operation)> {
+        while let Some((_, element, added)) =
+            (self.coming).pop_front_if(|(completed, ..)| *completed < read.invoked)
+        {
+            self.present.insert(element, added);
+        }
+        // Later reads end after it too.
+        (self.present).retain(|_, added| added.removed.is_none_or(|at| at > read.invoked));
+        let ended = read.completed;
+        let is_owed = move |removed: Option<Moment>| match (removed, ended) {
+            (Some(removed), Some(ended)) => ended < removed,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        (self.present.iter())
+            .filter(move |(_, added)| is_owed(added.removed))
+            .map(|(element, added)| (*element, added.by))
     }
 }
 
@@ -314,6 +379,56 @@ mod tests {
         for (name, operations, seen, expected) in cases {
             assert_eq!(kinds(with_final(operations, seen)), expected, "{name}");
         }
+    }
+
+    /// A thousand elements, one after the other added, read and removed.
+    #[test]
+    fn a_read_is_compared_with_what_is_there_and_not_with_all_that_ever_was() {
+        let mut operations = vec![];
+        for n in 0..1000 {
+            let from = n * 100;
+            operations.push(ok(4 * n, from, from + 10, add(n), committed(n)));
+            let read = elements(false, false);
+            operations.push(ok(
+                4 * n + 1,
+                from + 20,
+                from + 30,
+                read,
+                Reply::Elements(vec![n]),
+            ));
+            operations.push(ok(4 * n + 2, from + 40, from + 50, remove(n), committed(n)));
+        }
+        let mut set = Set::default();
+        operations.iter().for_each(|operation| set.add(operation));
+        let mut owed = Owed::of(&set);
+        let mut compared = 0;
+        for read in &set.reads {
+            compared += owed.by(read.operation).count();
+            assert_eq!(owed.present.len(), 1);
+        }
+        assert_eq!(compared, 1000);
+    }
+
+    #[test]
+    fn what_is_being_removed_may_be_there_or_not() {
+        let add1 = || ok(1, 0, 10, add(1), committed(1));
+        let read = |id, from, to| {
+            let call = elements(false, false);
+            ok(id, from, to, call, Reply::Elements(vec![]))
+        };
+        let gone = || unknown(3, 50, 60, remove(1));
+        let judged = |reads: &[(u64, u64)]| {
+            let reads = reads.iter().zip(10..);
+            let reads = reads.map(|((from, to), id)| read(id, *from, *to));
+            kinds(with_final(
+                [vec![add1(), gone()], reads.collect()].concat(),
+                &[],
+            ))
+        };
+        assert!(judged(&[(20, 50), (60, 70), (5, 8)]).is_empty());
+        assert_eq!(judged(&[(20, 49), (60, 70)]), ["lost"]);
+        // The earlier of two ends later: it may have missed what the other must show.
+        assert_eq!(judged(&[(20, 55), (21, 49)]), ["lost"]);
     }
 
     #[test]

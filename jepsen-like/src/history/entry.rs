@@ -53,6 +53,9 @@ pub struct Run {
     pub seed: u64,
     /// Names of the nodes that are members at the end; each owes the final reads.
     pub nodes: BTreeSet<String>,
+    /// The addresses of the VIPs; empty where the file is of an earlier program, which did not say so.
+    pub vips: BTreeSet<String>,
+    /// Each must have had successes; empty where it is not known what ran.
     pub workloads: BTreeSet<String>,
     pub nemeses: BTreeSet<String>,
     /// Allowed time from the last heal to the first successful write and VIP answer, in milliseconds.
@@ -262,7 +265,7 @@ pub struct Usage {
     pub resident_kib: u64,
 }
 
-/// How late the machine ran a thread that asks for next to nothing (`canary`).
+/// How late the machine ran a thread that asks for next to nothing, with the priority of the nodes' best threads (`canary`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lateness {
@@ -271,7 +274,7 @@ pub struct Lateness {
     pub worst_us: u64,
 }
 
-/// A proxied TCP session with traffic.
+/// A proxied TCP session with traffic, or the attempt to open one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Session {
@@ -280,6 +283,7 @@ pub struct Session {
     pub node: String,
     #[serde(default)]
     pub through_vip: bool,
+    /// When the connection was made; when it was asked for, where none was.
     pub opened: Moment,
     pub ended: Moment,
     pub end: SessionEnd,
@@ -300,6 +304,8 @@ pub enum SessionEnd {
     Stillborn(String),
     /// What came back was not what had been sent.
     Corrupt(String),
+    /// The connection was not made: it was refused, or nobody answered.
+    NotConnected(String),
 }
 
 /// Something found in a node's log or about its process.

@@ -29,6 +29,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 const VIP_PAUSE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(400);
 
+/// As the history names the place that is asked, where it is a VIP.
+pub const VIP4: &str = "vip4";
+pub const VIP6: &str = "vip6";
+
 /// Asks one server.
 #[derive(Debug)]
 pub(super) struct Resolver {
@@ -117,7 +121,7 @@ async fn ask_node(target: Target, resolver: Resolver, context: Arc<Context>) {
 
 /// A client for each VIP.
 pub fn start_vip(context: &Arc<Context>, tasks: &mut JoinSet<()>) -> Result<(), LabError> {
-    for (name, vip) in [("vip4", vip4()), ("vip6", vip6())] {
+    for (name, vip) in [(VIP4, vip4()), (VIP6, vip6())] {
         let resolver = Resolver::of(&context.host, dns_at(vip))?;
         let context = context.clone();
         tasks.spawn(async move {

@@ -85,22 +85,20 @@ async fn run(place: Option<(String, std::net::Ipv4Addr)>, context: Arc<Context>)
         .as_ref()
         .map_or(vip4(), |(_, address)| (*address).into());
     while !context.is_over() {
-        let Ok(mut stream) = connect(&context.host, SocketAddr::new(address, ECHO_PORT)).await
-        else {
-            // Whether a new connection is taken is not judged here: a fault may forbid it.
-            context.think(REFUSED).await;
-            continue;
-        };
+        let asked = context.recorder.now();
+        let connected = connect(&context.host, SocketAddr::new(address, ECHO_PORT)).await;
         let holder = || context.board.holder().unwrap_or_default();
         let node = place.as_ref().map_or_else(holder, |(name, _)| name.clone());
-        let opened = context.recorder.now();
-        let (end, longest_gap) = match exchange(&mut stream).await {
-            Ok(_) => live(stream, &context).await,
-            Err((SessionEnd::Broken(how), took)) => (SessionEnd::Stillborn(how), took),
-            Err(other) => other,
+        let (opened, (end, longest_gap)) = match connected {
+            Ok(stream) => (context.recorder.now(), converse(stream, &context).await),
+            // That one was not made is no fault by itself, for a fault may forbid it; that none ever was is one of the run.
+            Err(error) => {
+                let end = SessionEnd::NotConnected(error.to_string());
+                (asked, (end, Duration::ZERO))
+            }
         };
         let pause = match end {
-            SessionEnd::Stillborn(_) => REFUSED,
+            SessionEnd::Stillborn(_) | SessionEnd::NotConnected(_) => REFUSED,
             _ => BETWEEN,
         };
         context.recorder.append(&Entry::Session(Session {
@@ -121,6 +119,15 @@ async fn connect(host: &Namespace, to: SocketAddr) -> io::Result<TcpStream> {
     tokio::time::timeout(CONNECT, socket.connect(to))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// A session from its first octets; the end, and the longest wait for an answer.
+async fn converse(mut stream: TcpStream, context: &Context) -> (SessionEnd, Duration) {
+    match exchange(&mut stream).await {
+        Ok(_) => live(stream, context).await,
+        Err((SessionEnd::Broken(how), took)) => (SessionEnd::Stillborn(how), took),
+        Err(other) => other,
+    }
 }
 
 /// Sends and compares until its time is over; the end, and the longest wait for an answer.
