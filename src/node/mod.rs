@@ -44,7 +44,7 @@ use crate::{
     config::{ConfigError, node::NodeConfig},
     consensus::{
         Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, Recovery, StartError,
-        StopReason,
+        StopReason, network,
         promise::Ledger,
         storage::{OpenError, Storage, StorageOptions},
         types,
@@ -513,7 +513,7 @@ impl Node {
         let listener = listen("Raft", self.config.addresses.raft).await?;
         // Connections belong to the runtime in which they are accepted.
         let _runtime = self.runtimes.consensus.enter();
-        let served = tonic::transport::Server::builder()
+        let served = network::peer_server()
             .add_service(consensus.raft_server())
             .serve_with_incoming_shutdown(
                 Incoming::tcp(listener, security),
