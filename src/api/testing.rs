@@ -26,6 +26,7 @@ use crate::{
         node::{ClusterId, Member, NodeId},
         rrset::RecordType,
     },
+    pki::verify::ClientAuth,
     state::{
         State,
         command::{Change, Command, NewMember, RequestId, Secret, UnixMillis},
@@ -292,7 +293,7 @@ impl Served {
         let group = MemoryGroup::new();
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let incoming = Incoming::tcp(listener, Security::Plain);
+        let incoming = Incoming::tcp(listener, Security::Plain, ClientAuth::Optional);
         let api = Api::new(Arc::new(MemoryNode(Arc::clone(&group))));
         let task = tokio::spawn(async move {
             let ended = api.serve(incoming, std::future::pending()).await;

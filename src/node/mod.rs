@@ -52,6 +52,7 @@ use crate::{
     dns::DnsServer,
     enrol::{IdentityError, IdentityFile, StoredIdentity},
     model::{snapshot::Snapshot, vip::VipFacts},
+    pki::verify::ClientAuth,
     priority,
     telemetry::{
         http,
@@ -489,7 +490,7 @@ impl Node {
 
     async fn serve_api(&mut self, security: Security) -> Result<(), NodeError> {
         let listener = listen("API", self.config.addresses.api).await?;
-        self.spawn_api(Incoming::tcp(listener, security));
+        self.spawn_api(Incoming::tcp(listener, security, ClientAuth::Optional));
         Ok(())
     }
 
@@ -516,7 +517,7 @@ impl Node {
         let served = network::peer_server()
             .add_service(consensus.raft_server())
             .serve_with_incoming_shutdown(
-                Incoming::tcp(listener, security),
+                Incoming::tcp(listener, security, ClientAuth::Mandatory),
                 self.close.clone().cancelled_owned(),
             );
         let serving = async move {

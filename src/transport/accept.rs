@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
     task::JoinHandle,
@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
 use super::{Peer, PeerInfo, Security};
-use crate::pki::identity::Identity;
+use crate::pki::{identity::Identity, verify::ClientAuth};
 
 /// Handshakes under way at one time; further connections wait in the kernel's backlog.
 const MAX_HANDSHAKES: usize = 256;
@@ -126,9 +126,9 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Accepts from a TCP listener.
-    pub fn tcp(listener: TcpListener, security: Security) -> Self {
-        Self::spawn(|ready| accept_tcp(listener, security, ready))
+    /// Accepts from a TCP listener. `client_auth` matters to TLS only.
+    pub fn tcp(listener: TcpListener, security: Security, client_auth: ClientAuth) -> Self {
+        Self::spawn(|ready| accept_tcp(listener, security, client_auth, ready))
     }
 
     /// Accepts from a unix listener.
@@ -164,6 +164,7 @@ impl Drop for Incoming {
 async fn accept_tcp(
     listener: TcpListener,
     security: Security,
+    client_auth: ClientAuth,
     ready: mpsc::Sender<io::Result<Accepted>>,
 ) {
     let limit = Arc::new(Semaphore::new(MAX_HANDSHAKES));
@@ -185,7 +186,8 @@ async fn accept_tcp(
         let (security, ready) = (security.clone(), ready.clone());
         handshakes.spawn(async move {
             let _permit = permit;
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, secure(tcp, &security)).await {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, secure(tcp, &security, client_auth)).await
+            {
                 // The server has gone when this cannot be sent; the connection closes.
                 Ok(Ok(accepted)) => drop(ready.send(Ok(accepted)).await),
                 Ok(Err(error)) => tracing::debug!(%error, "connection refused"),
@@ -195,7 +197,11 @@ async fn accept_tcp(
     }
 }
 
-async fn secure(tcp: TcpStream, security: &Security) -> io::Result<Accepted> {
+async fn secure(
+    tcp: TcpStream,
+    security: &Security,
+    client_auth: ClientAuth,
+) -> io::Result<Accepted> {
     let address = Some(tcp.peer_addr()?);
     tcp.set_nodelay(true)?;
     let credentials = match security {
@@ -210,8 +216,17 @@ async fn secure(tcp: TcpStream, security: &Security) -> io::Result<Accepted> {
         }
         Security::Tls(credentials) => credentials.current(),
     };
-    let config = credentials.server_config().map_err(io::Error::other)?;
-    let tls = TlsAcceptor::from(Arc::new(config)).accept(tcp).await?;
+    let config = credentials
+        .server_config(client_auth)
+        .map_err(io::Error::other)?;
+    let accepting = TlsAcceptor::from(Arc::new(config)).accept(tcp);
+    let tls = match accepting.into_fallible().await {
+        Ok(tls) => tls,
+        Err((error, tcp)) => {
+            part(tcp).await;
+            return Err(error);
+        }
+    };
     // The verifier has believed the chain; here it only says whose it is.
     let shown = tls
         .get_ref()
@@ -226,6 +241,15 @@ async fn secure(tcp: TcpStream, security: &Security) -> io::Result<Accepted> {
         io: AcceptedIo::Tls(Box::new(tls)),
         info: PeerInfo { address, peer },
     })
+}
+
+/// Ends a refused connection so that the client learns why: were what it has sent meanwhile left unread, the kernel would
+/// reset the connection, and the TLS alert might be lost.
+async fn part(mut tcp: TcpStream) {
+    let mut unread = [0; 1024];
+    if tcp.shutdown().await.is_ok() {
+        while tcp.read(&mut unread).await.is_ok_and(|octets| octets > 0) {}
+    }
 }
 
 async fn accept_unix(listener: UnixListener, ready: mpsc::Sender<io::Result<Accepted>>) {

@@ -25,7 +25,7 @@ pub struct PeerInfo {
 pub enum Peer {
     /// It holds a certificate of our authority.
     Identified(Identity),
-    /// It speaks TLS and showed no certificate: it may only join.
+    /// It speaks TLS and showed no certificate: it may only join. Never on the Raft port.
     Anonymous,
     /// A process of this machine, over the unix socket (whose file mode is the permission).
     Local { uid: u32 },
@@ -55,7 +55,7 @@ mod tests {
         model::node::{ClusterId, NodeId},
         pki::{
             authority::{Authority, fingerprint, request},
-            verify::Expected,
+            verify::{ClientAuth, Expected},
         },
     };
 
@@ -70,7 +70,10 @@ mod tests {
     }
 
     /// A health service on a free port that reports who calls it.
-    async fn serve(security: Security) -> (SocketAddr, mpsc::UnboundedReceiver<Peer>) {
+    async fn serve(
+        security: Security,
+        client_auth: ClientAuth,
+    ) -> (SocketAddr, mpsc::UnboundedReceiver<Peer>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (seen, peers) = mpsc::unbounded_channel();
@@ -84,7 +87,7 @@ mod tests {
         let server = Server::builder()
             .layer(tonic::service::InterceptorLayer::new(spy))
             .add_service(health)
-            .serve_with_incoming(Incoming::tcp(listener, security));
+            .serve_with_incoming(Incoming::tcp(listener, security, client_auth));
         tokio::spawn(server);
         (address, peers)
     }
@@ -103,7 +106,7 @@ mod tests {
         let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
         let node = |id| Identity::node(cluster.clone(), NodeId(id));
         let server = credentials(&authority, node(1));
-        let (address, mut peers) = serve(Security::Tls(server)).await;
+        let (address, mut peers) = serve(Security::Tls(server), ClientAuth::Optional).await;
 
         let two = Security::Tls(credentials(&authority, node(2)));
         check(connect::channel(address, &two, Expected::Node(NodeId(1))))
@@ -125,11 +128,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_a_certificate_is_demanded_the_handshake_fails_without_one() {
+        let cluster = ClusterId("c1".into());
+        let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
+        let of = |identity| Security::Tls(credentials(&authority, identity));
+        let node = |id| Identity::node(cluster.clone(), NodeId(id));
+        let (address, mut peers) = serve(of(node(1)), ClientAuth::Mandatory).await;
+
+        let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes());
+        let pin = fingerprint(&root.expect("a certificate"));
+        let nobody = connect::pinned_channel(address, &pin).expect("TLS");
+        let refused = check(nobody).await.expect_err("it has no certificate");
+        let refused = format!("{refused:?}");
+        assert!(refused.contains("CertificateRequired"), "{refused}");
+
+        let two = of(node(2));
+        check(connect::channel(address, &two, Expected::Node(NodeId(1))))
+            .await
+            .expect("a member gets through");
+        assert_eq!(peers.recv().await, Some(Peer::Identified(node(2))));
+        assert!(peers.try_recv().is_err(), "nobody else was heard");
+    }
+
+    #[tokio::test]
     async fn a_stranger_is_refused_and_holds_up_nobody() {
         let cluster = ClusterId("c1".into());
         let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
         let one = credentials(&authority, Identity::node(cluster.clone(), NodeId(1)));
-        let (address, mut peers) = serve(Security::Tls(one.clone())).await;
+        let (address, mut peers) = serve(Security::Tls(one.clone()), ClientAuth::Optional).await;
 
         let forger = Authority::create(&cluster, SystemTime::now()).expect("authority");
         let forged = credentials(&forger, Identity::node(cluster.clone(), NodeId(2)));
