@@ -26,12 +26,17 @@ use crate::{
         node::{ClusterId, Member, NodeId},
         rrset::RecordType,
     },
+    pki::verify::ClientAuth,
     state::{
         State,
         command::{Change, Command, NewMember, RequestId, Secret, UnixMillis},
         outcome::Outcome,
     },
-    transport::{Security, accept::Incoming},
+    transport::{
+        Security,
+        accept::Incoming,
+        port::{Port, PortLimits},
+    },
     wire::error::{Failure, FailureCode},
 };
 
@@ -292,7 +297,8 @@ impl Served {
         let group = MemoryGroup::new();
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let incoming = Incoming::tcp(listener, Security::Plain);
+        let port = Port::new("api", PortLimits::of(64));
+        let incoming = Incoming::tcp(listener, Security::Plain, ClientAuth::Optional, port);
         let api = Api::new(Arc::new(MemoryNode(Arc::clone(&group))));
         let task = tokio::spawn(async move {
             let ended = api.serve(incoming, std::future::pending()).await;

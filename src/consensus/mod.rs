@@ -75,7 +75,7 @@ use self::{
     network::{Identity, Network, PeerLinks},
     promise::Ledger,
     publication::States,
-    service::RaftService,
+    service::{RaftService, SenderSilence},
     storage::StorageHandles,
     types::{Peer, Raft},
 };
@@ -248,7 +248,7 @@ impl Consensus {
 
     /// The service that peers call, for the node's gRPC server on its Raft address.
     pub fn raft_server(&self) -> RaftServer<RaftService> {
-        RaftService::server(Arc::clone(&self.core))
+        RaftService::server(Arc::clone(&self.core), SenderSilence::default())
     }
 
     /// Makes a cluster of this node alone and proposes `first`, which names the cluster and its first member. Running it

@@ -37,7 +37,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::{
     Code, Status,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Server},
 };
 
 use super::{
@@ -72,6 +72,12 @@ pub const LINK_DEAD_AFTER: Duration = Duration::from_millis(1500);
 /// Pause between HTTP/2 pings.
 pub const PING_EVERY: Duration = Duration::from_millis(500);
 
+/// Pause between the HTTP/2 pings of the answering side, and how long they may stay unanswered: a connection whose other end
+/// lost power ends after both. More patient than the calling side, which has given a link up long before it could be cut
+/// here.
+const SERVER_PING_EVERY: Duration = Duration::from_secs(5);
+const SERVER_PING_LIMIT: Duration = Duration::from_secs(10);
+
 /// Makes channels to peers: plaintext for `pontoon dev` and tests, mutual TLS otherwise.
 pub trait PeerConnector: Send + Sync + 'static {
     /// A channel to `to` at `address` that connects when first used and again whenever the connection is lost. Called once
@@ -105,6 +111,17 @@ pub fn peer_endpoint() -> Endpoint {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
+}
+
+/// The HTTP/2 settings of the server that peers connect to.
+pub fn peer_server() -> Server {
+    pinging_server(SERVER_PING_EVERY, SERVER_PING_LIMIT)
+}
+
+fn pinging_server(every: Duration, limit: Duration) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(every))
+        .http2_keepalive_timeout(Some(limit))
 }
 
 /// Opens a TCP connection with the socket options of a peer link.
@@ -695,7 +712,34 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use tokio_stream::wrappers::TcpListenerStream;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_ends_when_pings_are_not_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_, health) = tonic_health::server::health_reporter();
+        let served = pinging_server(Duration::from_millis(20), Duration::from_millis(20))
+            .add_service(health)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let server = tokio::spawn(served);
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let preface_and_settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        silent.write_all(preface_and_settings).await.unwrap();
+        let mut said = Vec::new();
+        let ended = silent.read_to_end(&mut said);
+        // It may be reset: an end either way.
+        let _ = tokio::time::timeout(Duration::from_secs(30), ended)
+            .await
+            .expect("the server ends it");
+        server.abort();
+    }
 
     #[test]
     fn a_status_is_sorted_by_whether_the_request_was_seen() {

@@ -46,19 +46,40 @@ use crate::{
 /// Bytes reserved at the start of a snapshot's transfer, whatever its head claims.
 const SNAPSHOT_RESERVE: usize = 16 * 1024 * 1024;
 
+/// How long a snapshot's sender may be silent before its transfer is given up. The whole transfer has no limit here: a slow
+/// link may take long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SenderSilence {
+    /// Before the head.
+    pub first: Duration,
+    /// Between two parts.
+    pub between: Duration,
+}
+
+impl Default for SenderSilence {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(5),
+            between: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Answers peers.
 #[derive(Clone)]
 pub struct RaftService {
     core: Arc<Core>,
     /// One snapshot is received at a time.
     receiving: Arc<tokio::sync::Semaphore>,
+    silence: SenderSilence,
 }
 
 impl RaftService {
-    pub(super) fn server(core: Arc<Core>) -> RaftServer<Self> {
+    pub(super) fn server(core: Arc<Core>, silence: SenderSilence) -> RaftServer<Self> {
         let service = Self {
             core,
             receiving: Arc::new(tokio::sync::Semaphore::new(1)),
+            silence,
         };
         RaftServer::new(service)
             .max_decoding_message_size(MESSAGE_LIMIT)
@@ -270,15 +291,16 @@ impl RaftRpc for RaftService {
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<RaftMessage>, Status> {
         let (_, extensions, mut messages) = request.into_parts();
-        let _one = self
-            .receiving
-            .try_acquire()
-            .map_err(|_| Status::unavailable("another snapshot is being received"))?;
-        let first = messages.message().await?;
+        // Before the permit: who has not said who it is keeps nobody else from sending.
+        let first = next_part(&mut messages, self.silence.first).await?;
         let first = first.ok_or_else(|| Status::invalid_argument("a snapshot without a head"))?;
         self.admit(&extensions, &first)?;
         self.takes_part()?;
         let head: SnapshotHead = read(&first.payload)?;
+        let _one = self
+            .receiving
+            .try_acquire()
+            .map_err(|_| Status::unavailable("another snapshot is being received"))?;
         let data = self.receive(&extensions, &head, messages).await?;
         let snapshot = Snapshot {
             meta: head.meta,
@@ -382,7 +404,7 @@ impl RaftService {
                 ))
             })?;
         let mut data = Vec::with_capacity(whole.min(SNAPSHOT_RESERVE));
-        while let Some(message) = messages.message().await? {
+        while let Some(message) = next_part(&mut messages, self.silence.between).await? {
             self.admit(extensions, &message)?;
             data.extend_from_slice(&message.payload);
             if data.len() > whole {
@@ -400,6 +422,19 @@ impl RaftService {
         }
         Ok(SnapshotData(data.into()))
     }
+}
+
+/// The next part of a snapshot; none at its end. A sender that lost power never ends its stream.
+async fn next_part(
+    messages: &mut Streaming<RaftMessage>,
+    silence: Duration,
+) -> Result<Option<RaftMessage>, Status> {
+    tokio::time::timeout(silence, messages.message())
+        .await
+        .unwrap_or_else(|_| {
+            let problem = format!("the snapshot's sender was silent for {silence:?}: send it anew");
+            Err(Status::deadline_exceeded(problem))
+        })
 }
 
 /// Whether entries are gone that the leader counts on: a voter has some, and a heartbeat names one that was acknowledged.

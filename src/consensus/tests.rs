@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Server};
+use tonic::transport::Channel;
 
 use super::{
     administer::AdministerError,
@@ -156,6 +156,7 @@ struct Cluster {
     patience: Patience,
     options: StorageOptions,
     log_kept: u64,
+    silence: SenderSilence,
 }
 
 impl Cluster {
@@ -182,6 +183,7 @@ impl Cluster {
                 ..StorageOptions::default()
             },
             log_kept: LOG_KEPT,
+            silence: SenderSilence::default(),
         }
     }
 
@@ -310,8 +312,9 @@ impl Cluster {
         let consensus = Consensus::start(config, storage).await.unwrap();
         let serving = CancellationToken::new();
         let stopped = serving.clone().cancelled_owned();
-        let server = Server::builder()
-            .add_service(consensus.raft_server())
+        let service = RaftService::server(Arc::clone(&consensus.core), self.silence);
+        let server = network::peer_server()
+            .add_service(service)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped);
         let server = tokio::spawn(async move { server.await.unwrap() });
         self.nodes.insert(
@@ -1593,6 +1596,58 @@ async fn a_newcomer_gets_a_snapshot_when_the_log_is_gone() {
     cluster.grow(3).await;
     cluster.same_state().await;
     assert!((0..200).all(|n| has(cluster.node(3), &format!("w{n}"))));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_falls_silent_keeps_no_other_from_sending_a_snapshot() {
+    use pontoon_proto::v1::{RaftMessage, raft_client::RaftClient};
+    let mut cluster = Cluster::new();
+    cluster.options.snapshot_log_entries = 40;
+    cluster.log_kept = 5;
+    cluster.silence = SenderSilence {
+        first: LONG,
+        between: Duration::from_millis(300),
+    };
+    cluster.grow(1).await;
+    for n in 0..100 {
+        let write = make_once(&format!("w{n}"));
+        applied(cluster.node(1).propose(write, soon()).await.unwrap());
+    }
+    let purged = || cluster.node(1).core.metrics().purged.is_some();
+    eventually("the log is purged", purged).await;
+    cluster.cuts.write().unwrap().insert((1, 2)); // the leader's snapshot waits
+    assert_eq!(cluster.join().await, 2);
+    let channel = PlaintextConnector::default().channel(NodeId(2), cluster.disks[&2].address);
+    let client = RaftClient::new(channel);
+    let mut says_nothing = client.clone();
+    let says_nothing =
+        tokio::spawn(async move { says_nothing.snapshot(stream::pending()).await.map(drop) });
+    let head = network::SnapshotHead {
+        vote: types::Vote::new_committed(1, 1),
+        meta: types::SnapshotMeta::default(),
+        bytes: 10,
+    };
+    let head = RaftMessage {
+        cluster_id: cluster.id.0.clone(),
+        from: 1,
+        to: 2,
+        protocol: network::PROTOCOL,
+        payload: postcard::to_stdvec(&head).unwrap().into(),
+        election_timeout_max_ms: 800,
+        to_is_voter: false,
+        acknowledged: None,
+    };
+    let begun = stream::iter([head]).chain(stream::pending());
+    let given_up = client.clone().snapshot(begun).await.unwrap_err();
+    assert_eq!(given_up.code(), tonic::Code::DeadlineExceeded, "{given_up}");
+    assert!(!says_nothing.is_finished());
+    cluster.heal();
+    eventually("the leader's snapshot is there", || {
+        has(cluster.node(2), "w99")
+    })
+    .await;
+    says_nothing.abort();
     cluster.stop().await;
 }
 

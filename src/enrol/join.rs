@@ -203,6 +203,9 @@ fn plain_channel(peer: SocketAddr) -> Result<Channel, JoinError> {
     }
 }
 
+/// The alert of a TLS server that demands a certificate, as rustls words it.
+const NO_CERTIFICATE: &str = "CertificateRequired";
+
 /// Tells a member that could not be reached from one that said no.
 fn refusal(peer: SocketAddr, status: &tonic::Status) -> JoinError {
     use std::error::Error;
@@ -220,6 +223,10 @@ fn refusal(peer: SocketAddr, status: &tonic::Status) -> JoinError {
         source = cause.source();
     }
     match status.code() {
+        _ if is_foreign && reason.contains(NO_CERTIFICATE) => JoinError::NotMembers(
+            "it demands a certificate, as the Raft port of a node does: give the address that `addresses.api` of its node.toml names"
+                .to_owned(),
+        ),
         _ if is_foreign => JoinError::NotMembers(reason),
         tonic::Code::Unimplemented => {
             JoinError::NotMembers("it is not the API of a node".to_owned())
@@ -258,4 +265,28 @@ fn begin(data_dir: &Path, token: &Token) -> Result<Joining, JoinError> {
 
 fn joining_path(data_dir: &Path) -> PathBuf {
     data_dir.join("joining.toml")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_raft_port_is_named_as_such() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 7400));
+        let told = |alert: &str| {
+            let error = io::Error::new(io::ErrorKind::InvalidData, alert.to_owned());
+            let status = tonic::Status::from_error(Box::new(error));
+            refusal(peer, &status).to_string()
+        };
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let raft = told(&alert.to_string());
+        assert!(
+            raft.contains("Raft port") && raft.contains("addresses.api"),
+            "{raft}"
+        );
+        assert!(told("another cluster's").contains("another cluster's"));
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::{control::Control, fitness::Report, services::Observed};
+use super::{control::Control, fitness::Report, ports::Ports, services::Observed};
 use crate::{
     api::Api,
     consensus::{self, Consensus},
@@ -13,18 +13,20 @@ use crate::{
         log::QUEUE_LINES,
         metrics::{Kind, Labels, Metric, Source},
     },
+    transport::port::{Port, Refusal},
     vip::{Fence, driver::VipStatus},
 };
 
 /// The sources of this node's metrics.
-pub(super) fn sources(control: &Arc<Control>, api: &Api) -> Vec<Source> {
-    let (control, api) = (Arc::clone(control), api.clone());
-    vec![Arc::new(move || gather(&control, &api))]
+pub(super) fn sources(control: &Arc<Control>, api: &Api, ports: &Ports) -> Vec<Source> {
+    let (control, api, ports) = (Arc::clone(control), api.clone(), ports.clone());
+    vec![Arc::new(move || gather(&control, &api, &ports))]
 }
 
-fn gather(control: &Control, api: &Api) -> Vec<Metric> {
+fn gather(control: &Control, api: &Api, ports: &Ports) -> Vec<Metric> {
     let mut metrics = process();
     metrics.extend(of_log(control.dropped_log_lines()));
+    metrics.extend(of_ports(&ports.all()));
     metrics.extend(of_calls(&api.load()));
     metrics.push(of_alarms(control.alarms().len()));
     if let Some(consensus) = control.consensus() {
@@ -75,6 +77,45 @@ fn of_log(dropped: u64) -> [Metric; 3] {
             "log_lines_limit",
             "Log lines that may wait for the writer",
             QUEUE_LINES as f64,
+        ),
+    ]
+}
+
+fn of_ports(ports: &[&Port]) -> [Metric; 3] {
+    let by_port = |value: fn(&Port) -> usize| {
+        let samples = ports.iter().map(move |port| {
+            let labels: Labels = vec![("port", port.name().to_owned())];
+            (labels, value(port) as f64)
+        });
+        samples.collect::<Vec<_>>()
+    };
+    let refused = ports.iter().flat_map(|port| {
+        Refusal::ALL.map(|why| {
+            let labels: Labels = vec![
+                ("port", port.name().to_owned()),
+                ("reason", why.name().to_owned()),
+            ];
+            (labels, port.refused(why) as f64)
+        })
+    });
+    [
+        Metric::labelled(
+            "connections",
+            "Connections of operators and peers that are open",
+            Kind::Gauge,
+            by_port(Port::open),
+        ),
+        Metric::labelled(
+            "connections_limit",
+            "Connections of operators and peers that may be open",
+            Kind::Gauge,
+            by_port(|port| port.limits().connections),
+        ),
+        Metric::labelled(
+            "connections_refused",
+            "Connections of operators and peers closed before they were served",
+            Kind::Counter,
+            refused,
         ),
     ]
 }
@@ -227,6 +268,7 @@ mod tests {
         };
         let mut metrics = process();
         metrics.extend(of_log(0));
+        metrics.extend(of_ports(&[]));
         metrics.extend(of_calls(&[]));
         metrics.push(of_alarms(0));
         metrics.extend(consensus::metrics::of_group(&status));

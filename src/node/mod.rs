@@ -12,6 +12,7 @@ mod group;
 mod lock;
 mod membership;
 mod metrics;
+mod ports;
 mod renewal;
 pub mod rescue;
 mod services;
@@ -44,7 +45,7 @@ use crate::{
     config::{ConfigError, node::NodeConfig},
     consensus::{
         Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, Recovery, StartError,
-        StopReason,
+        StopReason, network,
         promise::Ledger,
         storage::{OpenError, Storage, StorageOptions},
         types,
@@ -52,6 +53,7 @@ use crate::{
     dns::DnsServer,
     enrol::{IdentityError, IdentityFile, StoredIdentity},
     model::{snapshot::Snapshot, vip::VipFacts},
+    pki::verify::ClientAuth,
     priority,
     telemetry::{
         http,
@@ -67,6 +69,7 @@ use crate::{
 use connector::Connector;
 use control::Control;
 use membership::BootstrapError;
+use ports::Ports;
 use services::{Services, ServicesError};
 
 /// Longest wait for consensus to hand over and end.
@@ -200,6 +203,7 @@ struct Node {
     control: Arc<Control>,
     /// One for both ways in, so that its limits hold for both together.
     api: Api,
+    ports: Ports,
     runtimes: Runtimes,
     /// Cancelled when the node is to stop.
     stop: CancellationToken,
@@ -219,6 +223,7 @@ impl Node {
             config,
             api: Api::new(control.clone()),
             control,
+            ports: Ports::new(),
             runtimes,
             stop,
             all_stop: CancellationToken::new(),
@@ -454,9 +459,10 @@ impl Node {
 
     async fn serve_http(&mut self) -> Result<(), NodeError> {
         let listener = listen("HTTP", self.config.addresses.http).await?;
-        let metrics = Metrics::new(metrics::sources(&self.control, &self.api));
+        let metrics = Metrics::new(metrics::sources(&self.control, &self.api, &self.ports));
         let served = http::serve(
             listener,
+            Arc::clone(&self.ports.http),
             metrics,
             self.control.clone(),
             self.close.clone().cancelled_owned(),
@@ -483,13 +489,20 @@ impl Node {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(failed)?;
-        self.spawn_api(Incoming::unix(listener));
+        let port = Arc::clone(&self.ports.socket);
+        self.spawn_api(Incoming::unix(listener, port));
         Ok(())
     }
 
     async fn serve_api(&mut self, security: Security) -> Result<(), NodeError> {
         let listener = listen("API", self.config.addresses.api).await?;
-        self.spawn_api(Incoming::tcp(listener, security));
+        let port = Arc::clone(&self.ports.api);
+        self.spawn_api(Incoming::tcp(
+            listener,
+            security,
+            ClientAuth::Optional,
+            port,
+        ));
         Ok(())
     }
 
@@ -513,10 +526,11 @@ impl Node {
         let listener = listen("Raft", self.config.addresses.raft).await?;
         // Connections belong to the runtime in which they are accepted.
         let _runtime = self.runtimes.consensus.enter();
-        let served = tonic::transport::Server::builder()
+        let port = Arc::clone(&self.ports.raft);
+        let served = network::peer_server()
             .add_service(consensus.raft_server())
             .serve_with_incoming_shutdown(
-                Incoming::tcp(listener, security),
+                Incoming::tcp(listener, security, ClientAuth::Mandatory, port),
                 self.close.clone().cancelled_owned(),
             );
         let serving = async move {

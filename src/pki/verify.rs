@@ -37,12 +37,22 @@ pub enum Expected {
     AnyNode,
 }
 
+/// Whether a server demands a certificate of those who connect to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Without one the handshake fails.
+    Mandatory,
+    /// A node that joins has none yet. What is shown is checked all the same.
+    Optional,
+}
+
 /// Believes certificates of one cluster's authority, past authorities included while they are trusted.
 #[derive(Debug)]
 pub struct ClusterVerifier {
     roots: Vec<TrustAnchor<'static>>,
     cluster: ClusterId,
     expected: Expected,
+    client_auth: ClientAuth,
     provider: Arc<CryptoProvider>,
     /// Certificates believed only thanks to the tolerance.
     tolerated: Arc<AtomicU64>,
@@ -69,9 +79,19 @@ impl ClusterVerifier {
             roots,
             cluster,
             expected,
+            client_auth: ClientAuth::Mandatory,
             provider: provider(),
             tolerated,
         })
+    }
+
+    /// For a server that does not always demand a certificate, as it does unless told here.
+    #[must_use]
+    pub fn with_client_auth(self, client_auth: ClientAuth) -> Self {
+        Self {
+            client_auth,
+            ..self
+        }
     }
 
     fn verify(
@@ -160,9 +180,8 @@ impl ServerCertVerifier for ClusterVerifier {
 }
 
 impl ClientCertVerifier for ClusterVerifier {
-    /// A node that joins has no certificate yet: the services that need one refuse its other calls.
     fn client_auth_mandatory(&self) -> bool {
-        false
+        self.client_auth == ClientAuth::Mandatory
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

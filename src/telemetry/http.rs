@@ -1,6 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz` over HTTP.
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,9 +9,23 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
+use futures::StreamExt;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
+use crate::transport::{
+    accept::{Accepted, Incoming},
+    port::Port,
+};
+
+/// How long the head of a request may take, and how long a connection may wait for its next request.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Whether the node does its work, asked at each request.
 pub trait Readiness: Send + Sync + 'static {
@@ -30,9 +44,21 @@ struct Endpoint {
 /// Serves until `stop` completes, then finishes what is under way.
 ///
 /// # Errors
-/// When the listener fails.
+/// When the listener has no address.
 pub async fn serve(
     listener: TcpListener,
+    port: Arc<Port>,
+    metrics: Metrics,
+    readiness: Arc<dyn Readiness>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    serve_within(HEAD_LIMIT, listener, port, metrics, readiness, stop).await
+}
+
+async fn serve_within(
+    head_limit: Duration,
+    listener: TcpListener,
+    port: Arc<Port>,
     metrics: Metrics,
     readiness: Arc<dyn Readiness>,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -44,9 +70,52 @@ pub async fn serve(
         .with_state(Endpoint { metrics, readiness });
     let address: SocketAddr = listener.local_addr()?;
     tracing::info!(%address, "metrics and health are served");
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop)
-        .await
+    let mut incoming = Incoming::http1(listener, port);
+    let mut connections = JoinSet::new();
+    let closing = CancellationToken::new();
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_limit);
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            // Dropped unanswered, the next turn asks again: connections wait in the channel.
+            Some(accepted) = incoming.next() => match accepted {
+                Ok(accepted) => {
+                    let service = TowerToHyperService::new(router.clone());
+                    let connection = server.serve_connection(TokioIo::new(accepted), service);
+                    connections.spawn(converse(connection, closing.clone()));
+                }
+                Err(error) => tracing::debug!(%error, "connection refused"),
+            },
+            // What has ended is only let go.
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(incoming);
+    closing.cancel();
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Answers the requests of one connection, one after the other, until it ends or waits while `closing`.
+async fn converse(
+    connection: http1::Connection<TokioIo<Accepted>, TowerToHyperService<Router>>,
+    closing: CancellationToken,
+) {
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended");
+    }
 }
 
 async fn render_metrics(State(endpoint): State<Endpoint>) -> Response {
@@ -81,9 +150,13 @@ async fn render_readiness(State(endpoint): State<Endpoint>, RawQuery(query): Raw
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
 
     use super::*;
+    use crate::transport::port::{PortLimits, Refusal};
 
     struct Fixed(Option<&'static str>);
 
@@ -98,9 +171,7 @@ mod tests {
     }
 
     async fn request(address: SocketAddr, path: &str) -> String {
-        let mut stream = tokio::net::TcpStream::connect(address)
-            .await
-            .expect("connected");
+        let mut stream = TcpStream::connect(address).await.expect("connected");
         let text = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(text.as_bytes()).await.expect("sent");
         let mut reply = String::new();
@@ -116,6 +187,7 @@ mod tests {
         let readiness = Arc::new(Fixed(Some("no leader")));
         let server = tokio::spawn(serve(
             listener,
+            Port::new("http", PortLimits::of(8)),
             Metrics::new(vec![]),
             readiness,
             async move { drop(stopped.await) },
@@ -139,8 +211,67 @@ mod tests {
         stop.send(()).expect("the server runs");
         server.await.expect("joined").expect("stopped cleanly");
         assert!(
-            tokio::net::TcpStream::connect(address).await.is_err(),
+            TcpStream::connect(address).await.is_err(),
             "the port is free again"
         );
+    }
+
+    /// A server that ends with the test.
+    async fn serve_at(port: &Arc<Port>, head_limit: Duration) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let readiness = Arc::new(Fixed(None));
+        let (port, never) = (Arc::clone(port), std::future::pending());
+        let metrics = Metrics::new(vec![]);
+        tokio::spawn(serve_within(
+            head_limit, listener, port, metrics, readiness, never,
+        ));
+        address
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_are_closed() {
+        let port = Port::new("http", PortLimits::of(1));
+        let address = serve_at(&port, HEAD_LIMIT).await;
+        let mut first = TcpStream::connect(address).await.expect("connected");
+        first
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("sent");
+        let mut answer = [0; 12];
+        first.read_exact(&mut answer).await.expect("answered");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        let mut second = TcpStream::connect(address).await.expect("connected");
+        second.write_all(b"GET").await.expect("sent");
+        let mut said = Vec::new();
+        // Closed or reset: what it sent was never read.
+        let _ = second.read_to_end(&mut said).await;
+        assert!(said.is_empty());
+        assert_eq!((port.open(), port.refused(Refusal::Limit)), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_never_ends_is_given_up() {
+        let soon = Duration::from_millis(50);
+        let limits = PortLimits {
+            begin: soon,
+            ..PortLimits::of(8)
+        };
+        let port = Port::new("http", limits);
+        let address = serve_at(&port, soon).await;
+        for begun in [
+            "",
+            "GET /healthz HT",
+            "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+        ] {
+            let mut client = TcpStream::connect(address).await.expect("connected");
+            client.write_all(begun.as_bytes()).await.expect("sent");
+            let mut said = Vec::new();
+            let ended = client.read_to_end(&mut said);
+            let _ = tokio::time::timeout(Duration::from_secs(20), ended)
+                .await
+                .expect("the server ends it");
+        }
+        assert_eq!(port.refused(Refusal::Silent), 1);
     }
 }

@@ -1,31 +1,40 @@
 //! Accepting connections: TCP with TLS or plain, and the unix socket, as a stream that the gRPC server reads.
 //!
-//! Handshakes run beside each other, each with a deadline and all under a limit, so that a silent client holds up nobody.
-//! Dropping the stream stops accepting and abandons unfinished handshakes.
+//! Handshakes run beside each other, each with a deadline and all under the limits of `port`, so that a silent client holds up
+//! nobody: neither before its handshake, nor when it does not begin to speak HTTP/2 after it. Dropping the stream stops
+//! accepting and abandons unfinished handshakes.
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+    time::Sleep,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server};
 use tonic::transport::server::Connected;
 
-use super::{Peer, PeerInfo, Security};
-use crate::pki::identity::Identity;
+use super::{
+    Peer, PeerInfo, Security,
+    port::{Place, Port, Refusal, Unfinished},
+};
+use crate::pki::{identity::Identity, verify::ClientAuth};
 
-/// Handshakes under way at one time; further connections wait in the kernel's backlog.
-const MAX_HANDSHAKES: usize = 256;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the client of a refused connection to read why.
+const PART_LIMIT: Duration = Duration::from_secs(1);
+/// Octets of the preface with which an HTTP/2 client begins (RFC 9113, section 3.4). hyper waits for it without a limit, and
+/// sends pings only after it.
+const PREFACE: usize = 24;
 /// Pause after `accept` itself failed, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -73,12 +82,38 @@ pub(super) use delegate_io;
 pub struct Accepted {
     io: AcceptedIo,
     info: PeerInfo,
+    /// Until the client has begun to speak.
+    beginning: Option<Beginning>,
+    place: Place,
+}
+
+/// What a client still has to send, and until when.
+struct Beginning {
+    octets: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+/// What clients of a port speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// The server waits for its first request under a limit of its own.
+    Http1,
+    Http2,
+}
+
+impl Protocol {
+    fn beginning(self, limit: Duration) -> Option<Beginning> {
+        (self == Self::Http2).then(|| Beginning {
+            octets: PREFACE,
+            until: Box::pin(tokio::time::sleep(limit)),
+        })
+    }
 }
 
 enum AcceptedIo {
     Plain(TcpStream),
     Unix(UnixStream),
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    Tls(Box<server::TlsStream<TcpStream>>),
 }
 
 delegate_io!(AcceptedIo { Plain, Unix, Tls });
@@ -93,11 +128,31 @@ impl Connected for Accepted {
 
 impl AsyncRead for Accepted {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        let Some(beginning) = &mut this.beginning else {
+            return read;
+        };
+        let received = buf.filled().len().saturating_sub(before);
+        beginning.octets = beginning.octets.saturating_sub(received);
+        match read {
+            Poll::Pending => {
+                ready!(beginning.until.as_mut().poll(cx));
+                this.place.port().refuse(Refusal::Silent);
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            read => {
+                if beginning.octets == 0 {
+                    this.beginning = None;
+                }
+                read
+            }
+        }
     }
 }
 
@@ -126,14 +181,37 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Accepts from a TCP listener.
-    pub fn tcp(listener: TcpListener, security: Security) -> Self {
-        Self::spawn(|ready| accept_tcp(listener, security, ready))
+    /// Accepts clients that speak HTTP/2 from a TCP listener. `client_auth` matters to TLS only.
+    pub fn tcp(
+        listener: TcpListener,
+        security: Security,
+        client_auth: ClientAuth,
+        port: Arc<Port>,
+    ) -> Self {
+        let door = Door {
+            security,
+            client_auth,
+            protocol: Protocol::Http2,
+            port,
+        };
+        Self::spawn(|ready| accept_tcp(listener, door, ready))
     }
 
-    /// Accepts from a unix listener.
-    pub fn unix(listener: UnixListener) -> Self {
-        Self::spawn(|ready| accept_unix(listener, ready))
+    /// Accepts clients that speak HTTP/1 from a TCP listener, without TLS. Who reads from these connections has to limit the wait
+    /// for requests.
+    pub fn http1(listener: TcpListener, port: Arc<Port>) -> Self {
+        let door = Door {
+            security: Security::Plain,
+            client_auth: ClientAuth::Optional,
+            protocol: Protocol::Http1,
+            port,
+        };
+        Self::spawn(|ready| accept_tcp(listener, door, ready))
+    }
+
+    /// Accepts clients that speak HTTP/2 from a unix listener.
+    pub fn unix(listener: UnixListener, port: Arc<Port>) -> Self {
+        Self::spawn(|ready| accept_unix(listener, port, ready))
     }
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(
@@ -161,95 +239,150 @@ impl Drop for Incoming {
     }
 }
 
-async fn accept_tcp(
-    listener: TcpListener,
+/// On what terms connections are accepted.
+#[derive(Clone)]
+struct Door {
     security: Security,
-    ready: mpsc::Sender<io::Result<Accepted>>,
-) {
-    let limit = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    client_auth: ClientAuth,
+    protocol: Protocol,
+    port: Arc<Port>,
+}
+
+async fn accept_tcp(listener: TcpListener, door: Door, ready: mpsc::Sender<io::Result<Accepted>>) {
     // Dropped with this task, and the handshakes with it.
     let mut handshakes = tokio::task::JoinSet::new();
+    let mut unfinished = Unfinished::<AbortHandle>::new(door.port.limits().unfinished);
     loop {
-        while handshakes.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else {
-            return;
-        };
-        let tcp = match listener.accept().await {
-            Ok((tcp, _)) => tcp,
+        let (tcp, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (security, ready) = (security.clone(), ready.clone());
-        handshakes.spawn(async move {
-            let _permit = permit;
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, secure(tcp, &security)).await {
-                // The server has gone when this cannot be sent; the connection closes.
-                Ok(Ok(accepted)) => drop(ready.send(Ok(accepted)).await),
-                Ok(Err(error)) => tracing::debug!(%error, "connection refused"),
-                Err(_) => tracing::debug!("connection refused: the TLS handshake took too long"),
-            }
-        });
+        while handshakes.try_join_next().is_some() {}
+        unfinished.retain(|handshake| !handshake.is_finished());
+        let handshake = handshakes.spawn(door.clone().hand_over(tcp, address, ready.clone()));
+        if let Some(oldest) = unfinished.add(address.ip(), handshake) {
+            oldest.abort();
+            door.port.refuse(Refusal::Unfinished);
+        }
     }
 }
 
-async fn secure(tcp: TcpStream, security: &Security) -> io::Result<Accepted> {
-    let address = Some(tcp.peer_addr()?);
-    tcp.set_nodelay(true)?;
-    let credentials = match security {
-        Security::Plain => {
-            return Ok(Accepted {
-                io: AcceptedIo::Plain(tcp),
-                info: PeerInfo {
-                    address,
-                    peer: Peer::Plain,
-                },
-            });
+impl Door {
+    /// Hands a connection to the server once its client has begun to speak.
+    async fn hand_over(
+        self,
+        tcp: TcpStream,
+        address: SocketAddr,
+        ready: mpsc::Sender<io::Result<Accepted>>,
+    ) {
+        let limit = self.port.limits().begin;
+        match tokio::time::timeout(limit, self.secure(tcp, address)).await {
+            // The server has gone when this cannot be sent; the connection closes.
+            Ok(Ok(Some(accepted))) => drop(ready.send(Ok(accepted)).await),
+            Ok(Ok(None)) => {} // counted where it was refused
+            Ok(Err(error)) => tracing::debug!(%address, %error, "connection refused"),
+            Err(_) => self.port.refuse(Refusal::Silent),
         }
-        Security::Tls(credentials) => credentials.current(),
-    };
-    let config = credentials.server_config().map_err(io::Error::other)?;
-    let tls = TlsAcceptor::from(Arc::new(config)).accept(tcp).await?;
-    // The verifier has believed the chain; here it only says whose it is.
-    let shown = tls
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|chain| chain.first());
-    let peer = match shown {
-        None => Peer::Anonymous,
-        Some(leaf) => Identity::of_certificate(leaf).map_or(Peer::Anonymous, Peer::Identified),
-    };
-    Ok(Accepted {
-        io: AcceptedIo::Tls(Box::new(tls)),
-        info: PeerInfo { address, peer },
-    })
+    }
+
+    /// None when there is no place for the connection.
+    async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Option<Accepted>> {
+        tcp.set_nodelay(true)?;
+        // All clients speak first. Who says nothing takes no place from those who do, and costs little.
+        if tcp.peek(&mut [0]).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (io, peer) = match &self.security {
+            Security::Plain => (AcceptedIo::Plain(tcp), Peer::Plain),
+            Security::Tls(credentials) => {
+                let config = credentials.current().server_config(self.client_auth);
+                let tls = handshake(tcp, config.map_err(io::Error::other)?).await?;
+                let peer = certified(&tls);
+                (AcceptedIo::Tls(Box::new(tls)), peer)
+            }
+        };
+        let place = self.port.admit(peer != Peer::Anonymous);
+        Ok(place.map(|place| Accepted {
+            io,
+            info: PeerInfo {
+                address: Some(address),
+                peer,
+            },
+            beginning: self.protocol.beginning(self.port.limits().begin),
+            place,
+        }))
+    }
 }
 
-async fn accept_unix(listener: UnixListener, ready: mpsc::Sender<io::Result<Accepted>>) {
+async fn handshake(
+    tcp: TcpStream,
+    config: ServerConfig,
+) -> io::Result<server::TlsStream<TcpStream>> {
+    let accepting = TlsAcceptor::from(Arc::new(config)).accept(tcp);
+    match accepting.into_fallible().await {
+        Ok(tls) => Ok(tls),
+        Err((error, tcp)) => {
+            // Whether it read that in time matters to nobody here.
+            let _ = tokio::time::timeout(PART_LIMIT, part(tcp)).await;
+            Err(error)
+        }
+    }
+}
+
+/// Whose certificate was shown. The verifier has believed the chain.
+fn certified(tls: &server::TlsStream<TcpStream>) -> Peer {
+    let chain = tls.get_ref().1.peer_certificates();
+    let leaf = chain.and_then(|chain| chain.first());
+    leaf.and_then(|leaf| Identity::of_certificate(leaf))
+        .map_or(Peer::Anonymous, Peer::Identified)
+}
+
+/// Ends a refused connection so that the client learns why: were what it has sent meanwhile left unread, the kernel would
+/// reset the connection, and the TLS alert might be lost.
+async fn part(mut tcp: TcpStream) {
+    let mut unread = [0; 1024];
+    if tcp.shutdown().await.is_ok() {
+        while tcp.read(&mut unread).await.is_ok_and(|octets| octets > 0) {}
+    }
+}
+
+async fn accept_unix(
+    listener: UnixListener,
+    port: Arc<Port>,
+    ready: mpsc::Sender<io::Result<Accepted>>,
+) {
     loop {
         let accepted = match listener.accept().await {
-            Ok((stream, _)) => stream.peer_cred().map(|cred| Accepted {
-                info: PeerInfo {
-                    address: None,
-                    peer: Peer::Local { uid: cred.uid() },
-                },
-                io: AcceptedIo::Unix(stream),
-            }),
+            Ok((stream, _)) => stream.peer_cred().map(|cred| (stream, cred.uid())),
             Err(error) => Err(error),
         };
-        match accepted {
-            Ok(accepted) => {
-                if ready.send(Ok(accepted)).await.is_err() {
-                    return;
-                }
-            }
+        let (stream, uid) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept on the unix socket failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
+        };
+        // Closed at once when there is no place for it.
+        let Some(place) = port.admit(true) else {
+            continue;
+        };
+        let accepted = Accepted {
+            io: AcceptedIo::Unix(stream),
+            info: PeerInfo {
+                address: None,
+                peer: Peer::Local { uid },
+            },
+            beginning: Protocol::Http2.beginning(port.limits().begin),
+            place,
+        };
+        if ready.send(Ok(accepted)).await.is_err() {
+            return;
         }
     }
 }

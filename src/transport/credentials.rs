@@ -16,7 +16,7 @@ use crate::{
     pki::{
         authority::fingerprint,
         identity::Identity,
-        verify::{ClusterVerifier, Expected, PinnedVerifier, provider},
+        verify::{ClientAuth, ClusterVerifier, Expected, PinnedVerifier, provider},
     },
 };
 
@@ -71,7 +71,7 @@ impl Credentials {
             roots,
             tolerated: Arc::default(),
         };
-        credentials.server_config()?;
+        credentials.server_config(ClientAuth::Mandatory)?;
         credentials.client_config(Expected::AnyNode)?;
         Ok(credentials)
     }
@@ -96,8 +96,9 @@ impl Credentials {
     }
 
     /// For connections we accept: a client certificate is asked for, and checked when shown.
-    pub fn server_config(&self) -> Result<ServerConfig, rustls::Error> {
-        let verifier = Arc::new(self.verifier(Expected::AnyNode)?);
+    pub fn server_config(&self, client_auth: ClientAuth) -> Result<ServerConfig, rustls::Error> {
+        let verifier = self.verifier(Expected::AnyNode)?;
+        let verifier = Arc::new(verifier.with_client_auth(client_auth));
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)

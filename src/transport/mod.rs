@@ -1,12 +1,13 @@
 //! Connections between nodes, and from clients to nodes: mutual TLS over TCP, plain TCP for `pontoon dev`, and the local
 //! unix socket.
 //!
-//! `connect` makes gRPC channels, `accept` turns listening sockets into streams of authenticated connections. What is
-//! believed is decided in `pki::verify`. Certificates can be replaced while connections live: new ones use the new pair.
+//! `connect` makes gRPC channels, `accept` turns listening sockets into streams of authenticated connections, `port` bounds
+//! their number. What is believed is decided in `pki::verify`. Certificates can be replaced while connections live: new ones use the new pair.
 
 pub mod accept;
 pub mod connect;
 pub mod credentials;
+pub mod port;
 
 use std::net::SocketAddr;
 
@@ -25,7 +26,7 @@ pub struct PeerInfo {
 pub enum Peer {
     /// It holds a certificate of our authority.
     Identified(Identity),
-    /// It speaks TLS and showed no certificate: it may only join.
+    /// It speaks TLS and showed no certificate: it may only join. Never on the Raft port.
     Anonymous,
     /// A process of this machine, over the unix socket (whose file mode is the permission).
     Local { uid: u32 },
@@ -43,19 +44,32 @@ pub enum Security {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::{
+        sync::Arc,
+        time::{Duration, SystemTime},
+    };
 
     use rustls::pki_types::{CertificateDer, pem::PemObject};
-    use tokio::{net::TcpListener, sync::mpsc};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        sync::mpsc,
+    };
     use tonic::{Request, Status, transport::Server};
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-    use super::{accept::Incoming, connect, credentials::*, *};
+    use super::{
+        accept::Incoming,
+        connect,
+        credentials::*,
+        port::{Port, PortLimits, Refusal},
+        *,
+    };
     use crate::{
         model::node::{ClusterId, NodeId},
         pki::{
             authority::{Authority, fingerprint, request},
-            verify::Expected,
+            verify::{ClientAuth, Expected},
         },
     };
 
@@ -70,7 +84,19 @@ mod tests {
     }
 
     /// A health service on a free port that reports who calls it.
-    async fn serve(security: Security) -> (SocketAddr, mpsc::UnboundedReceiver<Peer>) {
+    async fn serve(
+        security: Security,
+        client_auth: ClientAuth,
+    ) -> (SocketAddr, mpsc::UnboundedReceiver<Peer>) {
+        let port = Port::new("test", PortLimits::of(64));
+        serve_at(port, security, client_auth).await
+    }
+
+    async fn serve_at(
+        port: Arc<Port>,
+        security: Security,
+        client_auth: ClientAuth,
+    ) -> (SocketAddr, mpsc::UnboundedReceiver<Peer>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (seen, peers) = mpsc::unbounded_channel();
@@ -84,7 +110,7 @@ mod tests {
         let server = Server::builder()
             .layer(tonic::service::InterceptorLayer::new(spy))
             .add_service(health)
-            .serve_with_incoming(Incoming::tcp(listener, security));
+            .serve_with_incoming(Incoming::tcp(listener, security, client_auth, port));
         tokio::spawn(server);
         (address, peers)
     }
@@ -103,7 +129,7 @@ mod tests {
         let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
         let node = |id| Identity::node(cluster.clone(), NodeId(id));
         let server = credentials(&authority, node(1));
-        let (address, mut peers) = serve(Security::Tls(server)).await;
+        let (address, mut peers) = serve(Security::Tls(server), ClientAuth::Optional).await;
 
         let two = Security::Tls(credentials(&authority, node(2)));
         check(connect::channel(address, &two, Expected::Node(NodeId(1))))
@@ -125,11 +151,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_a_certificate_is_demanded_the_handshake_fails_without_one() {
+        let cluster = ClusterId("c1".into());
+        let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
+        let of = |identity| Security::Tls(credentials(&authority, identity));
+        let node = |id| Identity::node(cluster.clone(), NodeId(id));
+        let (address, mut peers) = serve(of(node(1)), ClientAuth::Mandatory).await;
+
+        let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes());
+        let pin = fingerprint(&root.expect("a certificate"));
+        let nobody = connect::pinned_channel(address, &pin).expect("TLS");
+        let refused = check(nobody).await.expect_err("it has no certificate");
+        let refused = format!("{refused:?}");
+        assert!(refused.contains("CertificateRequired"), "{refused}");
+
+        let two = of(node(2));
+        check(connect::channel(address, &two, Expected::Node(NodeId(1))))
+            .await
+            .expect("a member gets through");
+        assert_eq!(peers.recv().await, Some(Peer::Identified(node(2))));
+        assert!(peers.try_recv().is_err(), "nobody else was heard");
+    }
+
+    #[tokio::test]
     async fn a_stranger_is_refused_and_holds_up_nobody() {
         let cluster = ClusterId("c1".into());
         let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
         let one = credentials(&authority, Identity::node(cluster.clone(), NodeId(1)));
-        let (address, mut peers) = serve(Security::Tls(one.clone())).await;
+        let limits = PortLimits {
+            unfinished: 8,
+            ..PortLimits::of(64)
+        };
+        let port = Port::new("test", limits);
+        let security = Security::Tls(one.clone());
+        let (address, mut peers) =
+            serve_at(Arc::clone(&port), security, ClientAuth::Optional).await;
 
         let forger = Authority::create(&cluster, SystemTime::now()).expect("authority");
         let forged = credentials(&forger, Identity::node(cluster.clone(), NodeId(2)));
@@ -149,7 +205,7 @@ mod tests {
             .is_err()
         );
 
-        // Connections that say nothing stay open while others are served.
+        // More connections that say nothing than there may be: the oldest of them go, others are served.
         let _silent: Vec<_> = (0..20)
             .map(|_| std::net::TcpStream::connect(address).expect("connected"))
             .collect();
@@ -162,5 +218,58 @@ mod tests {
         .expect("served beside silent connections");
         assert!(matches!(peers.recv().await, Some(Peer::Identified(_))));
         assert!(peers.try_recv().is_err());
+        assert!(port.refused(Refusal::Unfinished) >= 12);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_begin_to_speak_is_dropped() {
+        let limits = PortLimits {
+            begin: Duration::from_millis(50),
+            ..PortLimits::of(64)
+        };
+        let port = Port::new("test", limits);
+        let (address, _peers) =
+            serve_at(Arc::clone(&port), Security::Plain, ClientAuth::Optional).await;
+        for begun in ["", "PRI * HTTP/2.0"] {
+            let mut client = TcpStream::connect(address).await.expect("connected");
+            client.write_all(begun.as_bytes()).await.expect("sent");
+            let mut said = Vec::new();
+            let ended = client.read_to_end(&mut said);
+            // A reset is an end, too.
+            let _ = tokio::time::timeout(Duration::from_secs(20), ended)
+                .await
+                .expect("the server ends it");
+        }
+        assert_eq!(port.refused(Refusal::Silent), 2);
+    }
+
+    #[tokio::test]
+    async fn strangers_cannot_take_all_places() {
+        let cluster = ClusterId("c1".into());
+        let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
+        let of = |id| {
+            let identity = Identity::node(cluster.clone(), NodeId(id));
+            Security::Tls(credentials(&authority, identity))
+        };
+        let limits = PortLimits {
+            without_certificate: 1,
+            ..PortLimits::of(2)
+        };
+        let port = Port::new("test", limits);
+        let (address, _peers) = serve_at(Arc::clone(&port), of(1), ClientAuth::Optional).await;
+        let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes());
+        let pin = fingerprint(&root.expect("a certificate"));
+        let stranger = || connect::pinned_channel(address, &pin).expect("TLS");
+        let first = stranger();
+        check(first.clone()).await.expect("one may come");
+        check(stranger()).await.expect_err("another one may not");
+        let member = connect::channel(address, &of(2), Expected::AnyNode);
+        check(member.clone()).await.expect("a member may");
+        check(connect::channel(address, &of(3), Expected::AnyNode))
+            .await
+            .expect_err("all places are taken");
+        assert_eq!(port.open(), 2);
+        check(first).await.expect("who is in stays");
+        assert!(port.refused(Refusal::Limit) >= 2);
     }
 }
