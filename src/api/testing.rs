@@ -289,10 +289,14 @@ impl Served {
 
     /// As `start`, at an address.
     pub async fn start_at(address: SocketAddr) -> Self {
+        Self::start_secured(address, Security::Plain).await
+    }
+
+    pub async fn start_secured(address: SocketAddr, security: Security) -> Self {
         let group = MemoryGroup::new();
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let incoming = Incoming::tcp(listener, Security::Plain);
+        let incoming = Incoming::tcp(listener, security);
         let api = Api::new(Arc::new(MemoryNode(Arc::clone(&group))));
         let task = tokio::spawn(async move {
             let ended = api.serve(incoming, std::future::pending()).await;

@@ -1,6 +1,7 @@
 //! Accepting connections: TCP with TLS or plain, and the unix socket, as a stream that the gRPC server reads.
 //!
 //! Handshakes run beside each other, each with a deadline and all under a limit, so that a silent client holds up nobody.
+//! Those that show no certificate have a limit of their own, and their connections an end.
 //! Dropping the stream stops accepting and abandons unfinished handshakes.
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +27,11 @@ use crate::pki::identity::Identity;
 /// Handshakes under way at one time; further connections wait in the kernel's backlog.
 const MAX_HANDSHAKES: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What those may hold open that show no certificate: machines that join, and monitors that ask for health.
+const STRANGERS: Strangers = Strangers {
+    most: 256,
+    stay: Duration::from_secs(600), // longer than any call of theirs may take
+};
 /// Pause after `accept` itself failed, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,10 +75,26 @@ macro_rules! delegate_io {
 }
 pub(super) use delegate_io;
 
+/// Bounds of connections that show no certificate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strangers {
+    /// At one time on one listening socket; further ones are closed.
+    pub(super) most: usize,
+    /// After this a connection is closed, whatever goes on in it.
+    pub(super) stay: Duration,
+}
+
+/// The place of a stranger, and when it has to go.
+struct Visit {
+    _place: OwnedSemaphorePermit,
+    end: Pin<Box<tokio::time::Sleep>>,
+}
+
 /// An accepted connection and who made it.
 pub struct Accepted {
     io: AcceptedIo,
     info: PeerInfo,
+    visit: Option<Visit>,
 }
 
 enum AcceptedIo {
@@ -97,6 +119,12 @@ impl AsyncRead for Accepted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(visit) = &mut self.visit
+            && visit.end.as_mut().poll(cx).is_ready()
+        {
+            let problem = "connections without a certificate end after a time";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, problem)));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -128,7 +156,16 @@ pub struct Incoming {
 impl Incoming {
     /// Accepts from a TCP listener.
     pub fn tcp(listener: TcpListener, security: Security) -> Self {
-        Self::spawn(|ready| accept_tcp(listener, security, ready))
+        Self::tcp_within(listener, security, STRANGERS)
+    }
+
+    /// As `tcp`, with other bounds.
+    pub(super) fn tcp_within(
+        listener: TcpListener,
+        security: Security,
+        strangers: Strangers,
+    ) -> Self {
+        Self::spawn(move |ready| accept_tcp(listener, security, strangers, ready))
     }
 
     /// Accepts from a unix listener.
@@ -164,9 +201,11 @@ impl Drop for Incoming {
 async fn accept_tcp(
     listener: TcpListener,
     security: Security,
+    strangers: Strangers,
     ready: mpsc::Sender<io::Result<Accepted>>,
 ) {
     let limit = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let places = Arc::new(Semaphore::new(strangers.most));
     // Dropped with this task, and the handshakes with it.
     let mut handshakes = tokio::task::JoinSet::new();
     loop {
@@ -182,10 +221,11 @@ async fn accept_tcp(
                 continue;
             }
         };
-        let (security, ready) = (security.clone(), ready.clone());
+        let (security, ready, places) = (security.clone(), ready.clone(), Arc::clone(&places));
         handshakes.spawn(async move {
             let _permit = permit;
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, secure(tcp, &security)).await {
+            let secured = tokio::time::timeout(HANDSHAKE_TIMEOUT, secure(tcp, &security)).await;
+            match secured.map(|accepted| admitted(accepted?, places, strangers.stay)) {
                 // The server has gone when this cannot be sent; the connection closes.
                 Ok(Ok(accepted)) => drop(ready.send(Ok(accepted)).await),
                 Ok(Err(error)) => tracing::debug!(%error, "connection refused"),
@@ -193,6 +233,21 @@ async fn accept_tcp(
             }
         });
     }
+}
+
+/// Gives a stranger a place and an end.
+fn admitted(accepted: Accepted, places: Arc<Semaphore>, stay: Duration) -> io::Result<Accepted> {
+    if accepted.info.peer != Peer::Anonymous {
+        return Ok(accepted);
+    }
+    let place = places
+        .try_acquire_owned()
+        .map_err(|_| io::Error::other("too many connections without a certificate are open"))?;
+    let visit = Some(Visit {
+        _place: place,
+        end: Box::pin(tokio::time::sleep(stay)),
+    });
+    Ok(Accepted { visit, ..accepted })
 }
 
 async fn secure(tcp: TcpStream, security: &Security) -> io::Result<Accepted> {
@@ -206,6 +261,7 @@ async fn secure(tcp: TcpStream, security: &Security) -> io::Result<Accepted> {
                     address,
                     peer: Peer::Plain,
                 },
+                visit: None,
             });
         }
         Security::Tls(credentials) => credentials.current(),
@@ -225,6 +281,7 @@ async fn secure(tcp: TcpStream, security: &Security) -> io::Result<Accepted> {
     Ok(Accepted {
         io: AcceptedIo::Tls(Box::new(tls)),
         info: PeerInfo { address, peer },
+        visit: None,
     })
 }
 
@@ -237,6 +294,7 @@ async fn accept_unix(listener: UnixListener, ready: mpsc::Sender<io::Result<Acce
                     peer: Peer::Local { uid: cred.uid() },
                 },
                 io: AcceptedIo::Unix(stream),
+                visit: None,
             }),
             Err(error) => Err(error),
         };

@@ -25,7 +25,7 @@ pub struct PeerInfo {
 pub enum Peer {
     /// It holds a certificate of our authority.
     Identified(Identity),
-    /// It speaks TLS and showed no certificate: it may only join.
+    /// It speaks TLS and showed no certificate: it may join, and ask for health.
     Anonymous,
     /// A process of this machine, over the unix socket (whose file mode is the permission).
     Local { uid: u32 },
@@ -43,14 +43,19 @@ pub enum Security {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Duration, Instant, SystemTime};
 
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     use tokio::{net::TcpListener, sync::mpsc};
     use tonic::{Request, Status, transport::Server};
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-    use super::{accept::Incoming, connect, credentials::*, *};
+    use super::{
+        accept::{Incoming, Strangers},
+        connect,
+        credentials::*,
+        *,
+    };
     use crate::{
         model::node::{ClusterId, NodeId},
         pki::{
@@ -73,6 +78,10 @@ mod tests {
     async fn serve(security: Security) -> (SocketAddr, mpsc::UnboundedReceiver<Peer>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
+        (address, serve_from(Incoming::tcp(listener, security)))
+    }
+
+    fn serve_from(incoming: Incoming) -> mpsc::UnboundedReceiver<Peer> {
         let (seen, peers) = mpsc::unbounded_channel();
         let (_, health) = tonic_health::server::health_reporter();
         let spy = move |request: Request<()>| {
@@ -84,9 +93,9 @@ mod tests {
         let server = Server::builder()
             .layer(tonic::service::InterceptorLayer::new(spy))
             .add_service(health)
-            .serve_with_incoming(Incoming::tcp(listener, security));
+            .serve_with_incoming(incoming);
         tokio::spawn(server);
-        (address, peers)
+        peers
     }
 
     async fn check(channel: tonic::transport::Channel) -> Result<(), Status> {
@@ -162,5 +171,41 @@ mod tests {
         .expect("served beside silent connections");
         assert!(matches!(peers.recv().await, Some(Peer::Identified(_))));
         assert!(peers.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn strangers_hold_few_connections_open_and_not_for_ever() {
+        let cluster = ClusterId("c1".into());
+        let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
+        let one = credentials(&authority, Identity::node(cluster, NodeId(1)));
+        let listen = async |stay| {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("bound");
+            let strangers = Strangers { most: 1, stay };
+            let security = Security::Tls(one.clone());
+            let incoming = Incoming::tcp_within(listener, security, strangers);
+            (address, serve_from(incoming))
+        };
+        let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes());
+        let pin = fingerprint(&root.expect("a certificate"));
+        let stranger = |address| connect::pinned_channel(address, &pin).expect("TLS");
+
+        let (address, _peers) = listen(Duration::from_secs(600)).await;
+        let first = stranger(address);
+        check(first.clone()).await.expect("there is a place");
+        assert!(check(stranger(address)).await.is_err(), "one more");
+        let member = connect::channel(address, &Security::Tls(one.clone()), Expected::AnyNode);
+        check(member).await.expect("a member needs no place");
+        check(first).await.expect("who had the place keeps it");
+
+        let (address, _peers) = listen(Duration::from_millis(50)).await;
+        let first = stranger(address);
+        check(first.clone()).await.expect("there is a place");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while check(stranger(address)).await.is_err() {
+            assert!(Instant::now() < deadline, "the place is held for ever");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(first);
     }
 }
