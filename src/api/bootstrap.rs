@@ -6,7 +6,7 @@ use pontoon_proto::v1::{self, bootstrap_server::Bootstrap, peer_server::Peer};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Api, Proposal,
+    Api, Proposal, admit,
     caller::Caller,
     cluster::{authority, ca_certificates, cluster_id, internal},
     deadline_of, now,
@@ -70,6 +70,7 @@ impl Api {
         deadline: Instant,
         request: v1::AdmitRequest,
     ) -> Result<v1::AdmitReply, Failure> {
+        let _permit = admit(&self.0.admissions, "machines that ask to be admitted")?;
         let v1::AdmitRequest {
             token_id,
             secret,

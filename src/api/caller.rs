@@ -16,7 +16,7 @@ pub enum Caller {
     Admin(String),
     /// Another member.
     Node(NodeId),
-    /// Showed no certificate: may only join.
+    /// Showed no certificate: may join, and ask for health.
     Stranger,
 }
 

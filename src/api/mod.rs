@@ -12,6 +12,7 @@ pub mod caller;
 mod cluster;
 mod dns;
 pub mod group;
+mod health;
 mod node;
 mod pages;
 mod site;
@@ -31,10 +32,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use futures::FutureExt;
 use pontoon_proto::{DESCRIPTORS, v1};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::service::Routes;
+use tonic::service::{Routes, interceptor::InterceptedService};
 
 use self::{
     advice::Subjects,
@@ -64,6 +64,8 @@ const MAX_UPLOADS: usize = 2;
 const MAX_STREAMS: usize = 64;
 /// Watchers at one time.
 const MAX_WATCHES: usize = 256;
+/// Machines that ask to be admitted, at one time: they are strangers until they have shown their token.
+const MAX_ADMISSIONS: usize = 64;
 /// A command of more record sets is checked on another thread.
 const CHECKED_AT_ONCE: usize = 500;
 /// Wait of a write or a linearizable read whose caller states no deadline.
@@ -83,6 +85,7 @@ struct Inner {
     uploads: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    admissions: Arc<Semaphore>,
     watch_log: watch_log::WatchLog,
 }
 
@@ -94,6 +97,7 @@ impl Api {
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            admissions: Arc::new(Semaphore::new(MAX_ADMISSIONS)),
             watch_log: watch_log::WatchLog::default(),
         }))
     }
@@ -139,7 +143,7 @@ impl Api {
             cluster_server::ClusterServer, node_server::NodeServer, peer_server::PeerServer,
             watch_server::WatchServer,
         };
-        let mut routes = Routes::new(health_service());
+        let mut routes = Routes::new(health::service());
         routes = routes
             .add_service(AdminServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(ClusterServer::new(self.clone()))
@@ -151,13 +155,14 @@ impl Api {
     }
 
     /// Calls under way and how many there may be, by kind.
-    pub fn load(&self) -> [(&'static str, usize, usize); 4] {
+    pub fn load(&self) -> [(&'static str, usize, usize); 5] {
         let inner = &self.0;
         [
             ("writes", &inner.writes, MAX_WRITES),
             ("uploads", &inner.uploads, MAX_UPLOADS),
             ("streams", &inner.streams, MAX_STREAMS),
             ("watches", &inner.watches, MAX_WATCHES),
+            ("admissions", &inner.admissions, MAX_ADMISSIONS),
         ]
         .map(|(kind, limit, most)| (kind, most.saturating_sub(limit.available_permits()), most))
     }
@@ -341,33 +346,7 @@ fn admit(limit: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Fai
     })
 }
 
-/// The standard health service: every service is "serving" while the process answers. Whether DNS and listeners are
-/// served is another question, which `Probe` and `/readyz` answer.
-fn health_service()
--> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
-    use tonic::server::NamedService;
-    use v1::{
-        admin_server::AdminServer, bootstrap_server::BootstrapServer,
-        cluster_server::ClusterServer, node_server::NodeServer, peer_server::PeerServer,
-        watch_server::WatchServer,
-    };
-    let (health, service) = tonic_health::server::health_reporter();
-    for name in [
-        AdminServer::<Api>::NAME,
-        ClusterServer::<Api>::NAME,
-        BootstrapServer::<Api>::NAME,
-        PeerServer::<Api>::NAME,
-        NodeServer::<Api>::NAME,
-        WatchServer::<Api>::NAME,
-    ] {
-        let set = health.set_service_status(name, tonic_health::ServingStatus::Serving);
-        // It waits for a lock that nobody else knows of yet.
-        set.now_or_never();
-    }
-    service
-}
-
-/// Reflection in both versions that clients speak. Left out when our own descriptors cannot be read, which a test rules out.
+/// Reflection in both versions that clients speak, for those that are known. Left out when our own descriptors cannot be read, which a test rules out.
 fn with_reflection(routes: Routes) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
@@ -375,9 +354,17 @@ fn with_reflection(routes: Routes) -> Routes {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     match (builder().build_v1(), builder().build_v1alpha()) {
-        (Ok(v1), Ok(v1alpha)) => routes.add_service(v1).add_service(v1alpha),
+        (Ok(v1), Ok(v1alpha)) => routes
+            .add_service(InterceptedService::new(v1, known))
+            .add_service(InterceptedService::new(v1alpha, known)),
         _ => routes,
     }
+}
+
+/// Lets administrators and members through to a service that asks nobody who they are.
+fn known(request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    caller::Caller::member_or_admin(&request)?;
+    Ok(request)
 }
 
 fn now() -> UnixMillis {

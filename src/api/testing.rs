@@ -294,11 +294,15 @@ impl Served {
 
     /// As `start`, at an address.
     pub async fn start_at(address: SocketAddr) -> Self {
+        Self::start_secured(address, Security::Plain).await
+    }
+
+    pub async fn start_secured(address: SocketAddr, security: Security) -> Self {
         let group = MemoryGroup::new();
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let port = Port::new("api", PortLimits::of(64));
-        let incoming = Incoming::tcp(listener, Security::Plain, ClientAuth::Optional, port);
+        let incoming = Incoming::tcp(listener, security, ClientAuth::Optional, port);
         let api = Api::new(Arc::new(MemoryNode(Arc::clone(&group))));
         let task = tokio::spawn(async move {
             let ended = api.serve(incoming, std::future::pending()).await;

@@ -240,3 +240,58 @@ async fn a_watcher_sees_the_state_and_then_each_change() {
     };
     assert!(watch.watch(ahead).await.is_err());
 }
+
+#[tokio::test]
+async fn a_caller_without_a_certificate_may_ask_for_health_and_hold_nothing_open() {
+    use crate::{
+        model::node::{ClusterId, NodeId},
+        pki::{
+            authority::{Authority, fingerprint, request},
+            identity::Identity,
+        },
+        transport::{
+            Security, connect,
+            credentials::{Credentials, SharedCredentials},
+        },
+    };
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    };
+    let cluster = ClusterId("c".into());
+    let now = std::time::SystemTime::now();
+    let authority = Authority::create(&cluster, now).expect("authority");
+    let asked = request().expect("request");
+    let identity = Identity::node(cluster, NodeId(1));
+    let certificate = authority.sign(&asked.csr_pem, &identity, &[], now);
+    let root = authority.certificate_pem();
+    let credentials = Credentials::from_pem(&certificate.expect("signed"), &asked.key_pem, root);
+    let shared = SharedCredentials::new(credentials.expect("credentials"));
+    let anywhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let served = testing::Served::start_secured(anywhere, Security::Tls(shared)).await;
+    let pin = fingerprint(&CertificateDer::from_pem_slice(root.as_bytes()).expect("a certificate"));
+    let stranger = connect::pinned_channel(served.address, &pin).expect("TLS");
+
+    let mut health = tonic_health::pb::health_client::HealthClient::new(stranger.clone());
+    let question = tonic_health::pb::HealthCheckRequest::default();
+    let reply = health.check(question.clone()).await;
+    assert_eq!(reply.expect("answered").into_inner().status, 1);
+    let watched = health.watch(question).await.map(|_| ());
+    let unknown = |result: Result<(), tonic::Status>| {
+        assert_eq!(
+            result.expect_err("refused").code(),
+            tonic::Code::Unauthenticated
+        );
+    };
+    unknown(watched);
+    let mut reflection = ServerReflectionClient::new(stranger.clone());
+    let questions = tokio_stream::iter([ServerReflectionRequest::default()]);
+    unknown(
+        reflection
+            .server_reflection_info(questions)
+            .await
+            .map(|_| ()),
+    );
+    let mut cluster = v1::cluster_client::ClusterClient::new(stranger);
+    unknown(cluster.status(v1::StatusRequest {}).await.map(|_| ()));
+}

@@ -70,7 +70,7 @@ fn of_log(dropped: u64) -> [Metric; 3] {
         ),
         Metric::counter(
             "log_dropped",
-            "Log lines lost because the writer was too slow",
+            "Log lines lost: the target was too slow for them, or did not take them",
             dropped,
         ),
         Metric::gauge(

@@ -11,15 +11,13 @@ use super::{
     ending::{Ending, lacks_resources},
     live::{Admission, BackendSlot, LiveBackend, LiveListener, LivePool},
     pipe::PipePool,
-    relay::{Meter, Meters, Patience, relay},
+    relay::{Meter, Meters, relay},
 };
 
 /// What every connection needs beside its listener.
 #[derive(Clone, Debug)]
 pub struct Means {
     pub pipes: Arc<PipePool>,
-    /// Longest silence once one side has closed.
-    pub linger: Duration,
 }
 
 /// Serves an accepted connection to its end.
@@ -52,10 +50,6 @@ async fn forward(
         Ok(connected) => connected,
         Err(ending) => return ending,
     };
-    let patience = Patience {
-        idle: settings.idle_timeout,
-        linger: means.linger,
-    };
     let (ours, theirs) = (&listener.traffic, &slot.backend().traffic);
     let meters = Meters {
         from_client: Meter {
@@ -69,7 +63,7 @@ async fn forward(
     };
     let ending = tokio::select! {
         // A relay that is dropped has bytes in hand; both sockets are reset.
-        ending = relay(client, &mut backend, patience, &means.pipes, meters) => ending,
+        ending = relay(client, &mut backend, settings.idle_timeout, &means.pipes, meters) => ending,
         () = slot.ended() => Ending::Ended,
         () = listener.end.cancelled() => Ending::Ended,
     };

@@ -11,10 +11,10 @@ pub enum Ending {
     ClientReset,
     /// The backend reset the connection or vanished.
     BackendReset,
-    /// Silence in both directions for the listener's idle timeout.
+    /// Silence in both directions for the listener's idle timeout, with nothing owed to anybody.
     IdleTimeout,
-    /// Silence for the linger time after one side had closed.
-    LingerTimeout,
+    /// The same silence, with something still owed: what a side did not take, or the rest of an answer.
+    Stalled,
     /// The pool had no backend that may take a connection.
     NoBackend,
     /// Every backend tried refused or did not answer in time.
@@ -31,7 +31,7 @@ impl Ending {
         Self::ClientReset,
         Self::BackendReset,
         Self::IdleTimeout,
-        Self::LingerTimeout,
+        Self::Stalled,
         Self::NoBackend,
         Self::ConnectFailed,
         Self::NoResources,
@@ -45,7 +45,7 @@ impl Ending {
             Self::ClientReset => "client_reset",
             Self::BackendReset => "backend_reset",
             Self::IdleTimeout => "idle_timeout",
-            Self::LingerTimeout => "linger_timeout",
+            Self::Stalled => "stalled",
             Self::NoBackend => "no_backend",
             Self::ConnectFailed => "connect_failed",
             Self::NoResources => "no_resources",
@@ -56,11 +56,35 @@ impl Ending {
     /// Whether the sockets are reset instead of closed: what was sent may be incomplete, and a peer that sees an
     /// orderly end would take it for all there is.
     pub fn resets(self) -> bool {
-        !matches!(
-            self,
-            Self::Completed | Self::IdleTimeout | Self::LingerTimeout
-        )
+        !matches!(self, Self::Completed | Self::IdleTimeout)
     }
+
+    /// What the end of a connection is in which nothing has moved for the idle timeout.
+    ///
+    /// Once the backend has said that its answer is over, the end is in order: the last of that answer may still lie in
+    /// the kernel's buffer, and a reset would destroy it. While neither side has closed and nothing is in hand, nobody is
+    /// known to wait for anything, and the end is in order as well, as it is with HAProxy.
+    pub fn of_silence(from_client: Progress, to_client: Progress) -> Self {
+        use Progress::{Ended, Holding, Open};
+        match (from_client, to_client) {
+            (Holding, _) | (_, Holding) => Self::Stalled,
+            (_, Ended) | (Open, Open) => Self::IdleTimeout,
+            _ => Self::Stalled,
+        }
+    }
+}
+
+/// How far one direction of a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Everything read was handed on, and more may come.
+    Open,
+    /// What was read waits for the destination to take it.
+    Holding,
+    /// The source has closed, and the destination knows.
+    Ended,
+    /// The destination takes nothing any more.
+    Refused,
 }
 
 impl fmt::Display for Ending {
@@ -87,6 +111,25 @@ mod tests {
         assert_eq!(words.len(), Ending::ALL.len());
         for (place, ending) in Ending::ALL.iter().enumerate() {
             assert_eq!(*ending as usize, place);
+        }
+    }
+
+    #[test]
+    fn silence_ends_in_order_only_when_nothing_is_owed() {
+        use Progress::{Ended, Holding, Open, Refused};
+        for from_client in [Open, Holding, Ended, Refused] {
+            for to_client in [Open, Holding, Ended, Refused] {
+                let in_order = [
+                    (Open, Open),
+                    (Open, Ended),
+                    (Ended, Ended),
+                    // The backend has answered without hearing the client out.
+                    (Refused, Ended),
+                ];
+                let ending = Ending::of_silence(from_client, to_client);
+                let expected = !in_order.contains(&(from_client, to_client));
+                assert_eq!(ending.resets(), expected, "{from_client:?} {to_client:?}");
+            }
         }
     }
 

@@ -100,8 +100,6 @@ pub struct ProxyLimits {
     pub pipes: u32,
     /// Health probes under way at one time.
     pub probes: usize,
-    /// Longest silence of a connection after one side has closed; the listener's idle timeout if that is shorter.
-    pub linger: Duration,
     /// How long connections of a removed backend or listener may go on.
     pub drain: Duration,
 }
@@ -112,7 +110,6 @@ impl Default for ProxyLimits {
             connections: 50_000,
             pipes: 256, // all that an unprivileged user gets at this size (pipe-user-pages-soft)
             probes: 512,
-            linger: Duration::from_secs(60),
             drain: Duration::from_secs(600),
         }
     }
@@ -169,7 +166,6 @@ impl Proxy {
             budget: observer.budget.clone(),
             means: Means {
                 pipes: observer.pipes.clone(),
-                linger: limits.linger,
             },
             drain: limits.drain,
             seed: rand::random(),

@@ -6,8 +6,9 @@
 //! a borrowed pipe (at most 256 KiB of kernel memory while bytes are on their way) and returns to copying when the burst
 //! is over, or for good where splice is refused. The kernel's socket buffers come on top (`tcp_rmem`, `tcp_wmem`).
 //!
-//! A side that closes is passed on as a half-close; from then on only the linger time may pass in silence. The relay ends
-//! by itself; dropping the future at any point loses the bytes in hand, so whoever drops it resets both sockets.
+//! A side that closes is passed on as a half-close, and the other goes on: silence for the idle timeout ends the connection before
+//! and after it alike, since an answer may take as long as it takes. The relay ends by itself; dropping the future at any point loses
+//! the bytes in hand, so whoever drops it resets both sockets.
 
 use std::{
     cell::RefCell,
@@ -16,10 +17,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{self, Relaxed},
-        },
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -31,12 +29,11 @@ use tokio::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
-    sync::Notify,
     time::Instant,
 };
 
 use super::{
-    ending::Ending,
+    ending::{Ending, Progress},
     pipe::{BorrowedPipe, PipePool},
 };
 
@@ -51,15 +48,6 @@ const ROUNDS_BEFORE_YIELDING: u32 = 16;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
-}
-
-/// How long a relay waits.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// Longest silence in both directions.
-    pub idle: Duration,
-    /// Longest silence once one side has closed; never longer than `idle`.
-    pub linger: Duration,
 }
 
 /// Where the bytes of one direction are counted, as they are delivered.
@@ -83,25 +71,25 @@ pub struct Meters<'a> {
     pub to_client: Meter<'a>,
 }
 
-/// Relays until both sides have closed, one fails, or nothing moves for too long.
+/// Relays until both sides have closed, one fails, or nothing moves in either direction for `idle_timeout`.
 pub async fn relay(
     client: &mut TcpStream,
     backend: &mut TcpStream,
-    patience: Patience,
+    idle_timeout: Duration,
     pipes: &Arc<PipePool>,
     meters: Meters<'_>,
 ) -> Ending {
-    let activity = Activity::new(patience);
+    let activity = Activity::new(idle_timeout);
     let (client_read, client_write) = client.split();
     let (backend_read, backend_write) = backend.split();
-    let upward = Direction::new(
+    let mut upward = Direction::new(
         client_read,
         backend_write,
         &activity,
         pipes,
         meters.from_client,
     );
-    let downward = Direction::new(
+    let mut downward = Direction::new(
         backend_read,
         client_write,
         &activity,
@@ -114,34 +102,32 @@ pub async fn relay(
             downward.run(Ending::BackendReset, Ending::ClientReset, Rest::Unread),
         )
     };
-    tokio::select! {
+    let result = tokio::select! {
         // Dropping either loses nothing that is needed: the whole relay is over.
-        result = both => match result {
-            Ok((Ending::Completed, other) | (other, _)) => other,
-            Err(ending) => ending,
-        },
-        ending = activity.silence() => ending,
+        result = both => Some(result),
+        () = activity.silence() => None,
+    };
+    match result {
+        Some(Ok((Ending::Completed, other) | (other, _))) => other,
+        Some(Err(ending)) => ending,
+        None => Ending::of_silence(upward.progress(), downward.progress()),
     }
 }
 
-/// When something last moved, and whether a side has closed.
+/// When something last moved.
 #[derive(Debug)]
 struct Activity {
     begun: Instant,
     last_ms: AtomicU64,
-    half_closed: AtomicBool,
-    on_half_close: Notify,
-    patience: Patience,
+    idle_timeout: Duration,
 }
 
 impl Activity {
-    fn new(patience: Patience) -> Self {
+    fn new(idle_timeout: Duration) -> Self {
         Self {
             begun: Instant::now(),
             last_ms: AtomicU64::new(0),
-            half_closed: AtomicBool::new(false),
-            on_half_close: Notify::new(),
-            patience,
+            idle_timeout,
         }
     }
 
@@ -151,34 +137,15 @@ impl Activity {
             .store(u64::try_from(elapsed).unwrap_or(u64::MAX), Relaxed);
     }
 
-    fn note_half_close(&self) {
-        self.note();
-        self.half_closed.store(true, Relaxed);
-        self.on_half_close.notify_one();
-    }
-
-    fn deadline(&self) -> (Instant, Ending) {
-        let last = self.begun + Duration::from_millis(self.last_ms.load(Relaxed));
-        let Patience { idle, linger } = self.patience;
-        if self.half_closed.load(Ordering::Relaxed) && linger < idle {
-            (last + linger, Ending::LingerTimeout)
-        } else {
-            (last + idle, Ending::IdleTimeout)
-        }
-    }
-
     /// Resolves when nothing has moved for too long.
-    async fn silence(&self) -> Ending {
+    async fn silence(&self) {
         loop {
-            let (deadline, ending) = self.deadline();
+            let last = self.begun + Duration::from_millis(self.last_ms.load(Relaxed));
+            let deadline = last + self.idle_timeout;
             if Instant::now() >= deadline {
-                return ending;
+                return;
             }
-            tokio::select! {
-                // Neither holds anything: the deadline is computed anew.
-                () = tokio::time::sleep_until(deadline) => {}
-                () = self.on_half_close.notified() => {}
-            }
+            tokio::time::sleep_until(deadline).await;
         }
     }
 }
@@ -218,6 +185,10 @@ struct Direction<'a> {
     pipes: &'a Arc<PipePool>,
     meter: Meter<'a>,
     can_splice: bool,
+    /// A pipe holds bytes that `to` has not taken.
+    is_pipe_filled: bool,
+    /// Set when nothing more is moved.
+    end: Option<Progress>,
 }
 
 impl<'a> Direction<'a> {
@@ -236,6 +207,17 @@ impl<'a> Direction<'a> {
             pipes,
             meter,
             can_splice: true,
+            is_pipe_filled: false,
+            end: None,
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        let is_holding = self.is_pipe_filled || !self.pending.is_empty();
+        match self.end {
+            Some(end) => end,
+            None if is_holding => Progress::Holding,
+            None => Progress::Open,
         }
     }
 
@@ -244,20 +226,22 @@ impl<'a> Direction<'a> {
     /// A source that fails ends the relay (`Err`). A destination that fails ends this way only (`Ok` with that ending): it
     /// may have sent an answer before it stopped listening, and that is still to be delivered.
     async fn run(
-        mut self,
+        &mut self,
         source_failed: Ending,
         sink_failed: Ending,
         rest: Rest,
     ) -> Result<Ending, Ending> {
         match self.move_all().await {
             Ok(()) => {
+                self.end = Some(Progress::Ended);
                 // Refused only if the peer is gone, which the other direction finds out.
                 let _ = self.to.shutdown().await;
-                self.activity.note_half_close();
+                self.activity.note();
                 Ok(Ending::Completed)
             }
             Err(Fault::Writing) => {
-                self.activity.note_half_close();
+                self.end = Some(Progress::Refused);
+                self.activity.note();
                 if rest == Rest::Discarded {
                     self.discard_all().await;
                 }
@@ -267,7 +251,7 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Reads and throws away until the source ends or fails. Counts as silence, so the linger time bounds it.
+    /// Reads and throws away until the source ends or fails. Counts as silence, so the idle timeout bounds it.
     async fn discard_all(&mut self) {
         let from = &mut self.from;
         poll_fn(|cx| {
@@ -392,7 +376,8 @@ impl<'a> Direction<'a> {
         Ok(Burst::Dry(burst))
     }
 
-    async fn drain(&self, pipe: &mut BorrowedPipe) -> Result<(), Fault> {
+    async fn drain(&mut self, pipe: &mut BorrowedPipe) -> Result<(), Fault> {
+        self.is_pipe_filled = true;
         let sink = self.to.as_ref();
         while pipe.held() > 0 {
             match sink.try_io(Interest::WRITABLE, || pipe.drain(sink)) {
@@ -407,6 +392,7 @@ impl<'a> Direction<'a> {
                 Err(_) => return Err(Fault::Writing),
             }
         }
+        self.is_pipe_filled = false;
         Ok(())
     }
 }

@@ -1,16 +1,20 @@
 //! The log: levels, formats and targets as `node.toml` says, changeable by a reload.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use tracing::{Level, Metadata};
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_journald::{Priority, PriorityMappings};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt, reload,
     util::SubscriberInitExt,
 };
 
 use super::{
+    journald::{self, Journald},
+    lost::{Counted, Lost},
     rotate::{Reopen, RotatingFile},
     syslog::{self, Syslog},
 };
@@ -35,8 +39,7 @@ pub struct Log {
     settings: Logging,
     filter: reload::Handle<EnvFilter, Registry>,
     reopen: Option<Reopen>,
-    dropped: Option<tracing_appender::non_blocking::ErrorCounter>,
-    _worker: Option<WorkerGuard>,
+    writer: Writer,
 }
 
 impl Log {
@@ -46,30 +49,24 @@ impl Log {
     /// When the target cannot be opened, or a log was set up before.
     pub fn start(settings: &Logging) -> Result<Self, LogError> {
         let (filter, handle) = reload::Layer::new(filter(&settings.level)?);
-        let (output, sink, problem) = open(&settings.target)?;
-        let layer: Box<dyn Layer<_> + Send + Sync> = match output {
-            Output::Journald(journald) => Box::new(journald),
-            Output::Lines(lines) => format_layer(settings.format, lines),
-        };
+        let Opened {
+            writer,
+            reopen,
+            problem,
+        } = open(&settings.target)?;
         tracing_subscriber::registry()
             .with(filter)
-            .with(layer)
+            .with(layer(settings, writer.queue.clone()))
             .try_init()
             .map_err(|_| LogError::Twice)?;
         if let Some(problem) = problem {
             tracing::warn!("{problem}");
         }
-        let Sink {
-            worker,
-            dropped,
-            reopen,
-        } = sink;
         Ok(Self {
             settings: settings.clone(),
             filter: handle,
             reopen,
-            dropped,
-            _worker: worker,
+            writer,
         })
     }
 
@@ -97,23 +94,50 @@ impl Log {
         Ok((applied, needs_restart))
     }
 
-    /// Lines lost because the writer was too slow.
+    /// Lines lost: the writer was too slow for them, or the target did not take them.
     pub fn dropped_lines(&self) -> u64 {
-        self.dropped
-            .as_ref()
-            .map_or(0, |counter| counter.dropped_lines() as u64)
+        self.writer.dropped_lines()
     }
 }
 
-enum Output {
-    Lines(Lines),
-    Journald(tracing_journald::Layer),
+/// The thread that writes, and the way to it. The only place where a target that takes nothing makes anybody wait.
+struct Writer {
+    queue: NonBlocking,
+    /// Lines for which the queue had no room.
+    dropped: ErrorCounter,
+    /// Lines that the target did not take.
+    lost: Lost,
+    _worker: WorkerGuard,
 }
 
-struct Sink {
-    worker: Option<WorkerGuard>,
-    dropped: Option<tracing_appender::non_blocking::ErrorCounter>,
+impl Writer {
+    /// `name`: that of the target, for people. `lines`: how many may wait.
+    fn start(target: impl Write + Send + 'static, name: String, lines: usize) -> Self {
+        let target = Counted::new(target, name);
+        let lost = target.lost();
+        let (queue, worker) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(lines)
+            .finish(target);
+        Self {
+            dropped: queue.error_counter(),
+            queue,
+            lost,
+            _worker: worker,
+        }
+    }
+
+    fn dropped_lines(&self) -> u64 {
+        self.dropped.dropped_lines() as u64 + self.lost.count()
+    }
+}
+
+/// A target that is being written to.
+struct Opened {
+    writer: Writer,
     reopen: Option<Reopen>,
+    /// What is to be said of it first.
+    problem: Option<String>,
 }
 
 /// Makes the writer of each event; for syslog it puts the priority of the event's level in front.
@@ -169,86 +193,67 @@ impl Write for Line {
 
 /// Opens the target. A local daemon that does not answer must not keep names and services from being served: standard
 /// error takes its place, and the text says so.
-fn open(target: &LogTarget) -> Result<(Output, Sink, Option<String>), LogError> {
-    match target {
-        LogTarget::Journald => match tracing_journald::layer() {
-            Ok(layer) => {
-                let sink = Sink {
-                    worker: None,
-                    dropped: None,
-                    reopen: None,
-                };
-                let output = Output::Journald(layer.with_priority_mappings(priorities()));
-                Ok((output, sink, None))
-            }
-            Err(error) => {
-                let (output, sink) = queue(io::stderr(), false, None);
-                let problem = format!(
-                    "logging.target = \"journald\": journald does not answer ({error}); the log goes to standard error until the node is restarted"
-                );
-                Ok((output, sink, Some(problem)))
-            }
-        },
-        LogTarget::Stderr => {
-            let (output, sink) = queue(io::stderr(), false, None);
-            Ok((output, sink, None))
+fn open(target: &LogTarget) -> Result<Opened, LogError> {
+    let daemon = |name: &str, socket: &str, problem: Option<io::Error>| {
+        problem.map(|error| {
+            format!(
+                "logging.target = \"{name}\": no daemon answers at {socket} ({error}); the log goes to standard error until one does"
+            )
+        })
+    };
+    let mut reopen = None;
+    let (writer, problem) = match target {
+        LogTarget::Journald => {
+            let (journald, problem) = Journald::open(Path::new(journald::SOCKET));
+            let writer = Writer::start(journald, "journald".into(), QUEUE_LINES);
+            (writer, daemon("journald", journald::SOCKET, problem))
         }
         LogTarget::Syslog => {
-            let (daemon, problem) = Syslog::open(syslog::SOCKET);
-            let (output, sink) = queue(daemon, true, None);
-            let problem = problem.map(|error| {
-                format!(
-                    "logging.target = \"syslog\": no daemon answers at {} ({error}); the log goes to standard error until one does",
-                    syslog::SOCKET
-                )
-            });
-            Ok((output, sink, problem))
+            let (syslog, problem) = Syslog::open(Path::new(syslog::SOCKET));
+            let writer = Writer::start(syslog, "syslog".into(), QUEUE_LINES);
+            (writer, daemon("syslog", syslog::SOCKET, problem))
+        }
+        LogTarget::Stderr => {
+            let writer = Writer::start(io::stderr(), "stderr".into(), QUEUE_LINES);
+            (writer, None)
         }
         LogTarget::File {
             path,
             max_size,
             keep,
         } => {
-            let file = RotatingFile::open(path, *max_size, *keep).map_err(|source| {
-                let target = path.display().to_string();
-                LogError::Target { target, source }
-            })?;
-            let reopen = file.reopen_handle();
-            let (output, sink) = queue(file, false, Some(reopen));
-            Ok((output, sink, None))
+            let name = path.display().to_string();
+            let file = match RotatingFile::open(path, *max_size, *keep) {
+                Ok(file) => file,
+                Err(source) => {
+                    return Err(LogError::Target {
+                        target: name,
+                        source,
+                    });
+                }
+            };
+            reopen = Some(file.reopen_handle());
+            (Writer::start(file, name, QUEUE_LINES), None)
         }
-    }
+    };
+    Ok(Opened {
+        writer,
+        reopen,
+        problem,
+    })
 }
 
-/// The severities of syslog for our levels, the same for both daemons.
-fn priorities() -> PriorityMappings {
-    PriorityMappings {
-        error: Priority::Error,
-        warn: Priority::Warning,
-        info: Priority::Informational,
-        debug: Priority::Debug,
-        trace: Priority::Debug,
-    }
-}
-
-fn queue(
-    writer: impl Write + Send + 'static,
-    syslog: bool,
-    reopen: Option<Reopen>,
-) -> (Output, Sink) {
-    let (queue, worker) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(QUEUE_LINES)
-        .finish(writer);
-    let dropped = Some(queue.error_counter());
-    (
-        Output::Lines(Lines { queue, syslog }),
-        Sink {
-            worker: Some(worker),
-            dropped,
-            reopen,
-        },
-    )
+/// Encodes events as the target of `settings` reads them, into the queue of its writer.
+fn layer<S>(settings: &Logging, queue: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let syslog = match settings.target {
+        LogTarget::Journald => return Box::new(journald::Entries::new(queue)),
+        LogTarget::Syslog => true,
+        LogTarget::Stderr | LogTarget::File { .. } => false,
+    };
+    format_layer(settings.format, Lines { queue, syslog })
 }
 
 fn format_layer<S>(format: LogFormat, lines: Lines) -> Box<dyn Layer<S> + Send + Sync>
@@ -280,4 +285,55 @@ fn filter(level: &str) -> Result<EnvFilter, LogError> {
             level: level.to_owned(),
             cause: e.to_string(),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixDatagram, sync::mpsc, thread, time::Duration};
+
+    use super::*;
+
+    /// A daemon that is stopped goes on being there, and reads nothing.
+    #[test]
+    fn a_daemon_that_reads_nothing_holds_up_nobody_who_logs() {
+        for target in [LogTarget::Journald, LogTarget::Syslog] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("socket");
+            let daemon = UnixDatagram::bind(&path).expect("bound");
+            let writer = match target {
+                LogTarget::Journald => {
+                    Writer::start(Journald::with(&path, io::sink()).0, "journald".into(), 10)
+                }
+                _ => Writer::start(Syslog::with(&path, io::sink()).0, "syslog".into(), 10),
+            };
+            let (queue, dropped) = (writer.queue.clone(), writer.dropped.clone());
+            let settings = Logging {
+                level: "info".into(),
+                format: LogFormat::Text,
+                target,
+            };
+            let (done, is_done) = mpsc::channel();
+            thread::spawn(move || {
+                let subscriber = Registry::default().with(layer(&settings, queue));
+                tracing::subscriber::with_default(subscriber, || {
+                    let logged = (0..100_000).take_while(|number| {
+                        tracing::warn!(number, "a line of the test");
+                        dropped.dropped_lines() == 0
+                    });
+                    // Fails only when the test has given up.
+                    let _ = done.send(logged.count());
+                });
+            });
+            let logged = is_done.recv_timeout(Duration::from_secs(60));
+            assert!(logged.expect("logging waits for the daemon") < 100_000);
+            assert!(writer.dropped_lines() > 0);
+            let mut buffer = [0; 1000];
+            let length = daemon.recv(&mut buffer).expect("received");
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            assert!(text.contains("a line of the test"), "{text}");
+            // Who waits in the writer's thread is sent on by the daemon's end.
+            drop(daemon);
+            drop(writer);
+        }
+    }
 }

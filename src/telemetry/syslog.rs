@@ -8,13 +8,14 @@
 use std::{
     io::{self, Write},
     mem,
-    os::unix::net::UnixDatagram,
-    path::PathBuf,
+    path::Path,
     process,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use tracing::Level;
+
+use super::daemon::Daemon;
 
 /// Where syslog daemons listen.
 pub(super) const SOCKET: &str = "/dev/log";
@@ -27,58 +28,31 @@ const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 
-/// Sends each line that is written to it as one message, connecting again when the daemon was restarted. While there is
-/// no daemon, lines go to standard error: they are lost to the daemon, not to the operator.
+/// Sends each line that is written to it as one message. While there is no daemon, lines go to standard error: they are
+/// lost to the daemon, not to the operator.
 pub(super) struct Syslog<W = io::Stderr> {
-    path: PathBuf,
-    socket: Option<UnixDatagram>,
+    daemon: Daemon,
     instead: W,
 }
 
 impl Syslog {
     /// Connects if there is a daemon now, and says why when there is none.
-    pub(super) fn open(path: impl Into<PathBuf>) -> (Self, Option<io::Error>) {
+    pub(super) fn open(path: &Path) -> (Self, Option<io::Error>) {
         Syslog::with(path, io::stderr())
     }
 }
 
 impl<W: Write> Syslog<W> {
-    fn with(path: impl Into<PathBuf>, instead: W) -> (Self, Option<io::Error>) {
-        let mut syslog = Self {
-            path: path.into(),
-            socket: None,
-            instead,
-        };
-        let problem = syslog.connect().err();
-        (syslog, problem)
-    }
-
-    fn connect(&mut self) -> io::Result<()> {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect(&self.path)?;
-        self.socket = Some(socket);
-        Ok(())
-    }
-
-    fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        if let Some(socket) = &self.socket
-            && socket.send(message).is_ok()
-        {
-            return Ok(());
-        }
-        self.socket = None;
-        self.connect()?;
-        match &self.socket {
-            Some(socket) => socket.send(message).map(|_| ()),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        }
+    pub(super) fn with(path: &Path, instead: W) -> (Self, Option<io::Error>) {
+        let (daemon, problem) = Daemon::open(path);
+        (Self { daemon, instead }, problem)
     }
 }
 
 impl<W: Write> Write for Syslog<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let message = &line[..line.len().min(MAX_MESSAGE)];
-        if self.send(message).is_err() {
+        if self.daemon.send(message).is_err() {
             self.instead.write_all(message)?;
             self.instead.write_all(b"\n")?;
         }
@@ -133,6 +107,8 @@ fn stamp(parts: &libc::tm) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     fn received(daemon: &UnixDatagram) -> Vec<u8> {
@@ -161,7 +137,7 @@ mod tests {
 
     #[test]
     fn without_a_daemon_lines_go_to_standard_error() {
-        let (mut syslog, problem) = Syslog::with("/nonexistent/log", Vec::new());
+        let (mut syslog, problem) = Syslog::with(Path::new("/nonexistent/log"), Vec::new());
         assert_eq!(problem.map(|p| p.kind()), Some(io::ErrorKind::NotFound));
         syslog.write_all(b"<30>line").expect("written");
         assert_eq!(syslog.instead, b"<30>line\n");

@@ -26,7 +26,7 @@ pub struct PeerInfo {
 pub enum Peer {
     /// It holds a certificate of our authority.
     Identified(Identity),
-    /// It speaks TLS and showed no certificate: it may only join. Never on the Raft port.
+    /// It speaks TLS and showed no certificate: it may join, and ask for health. Never on the Raft port.
     Anonymous,
     /// A process of this machine, over the unix socket (whose file mode is the permission).
     Local { uid: u32 },

@@ -72,24 +72,68 @@ async fn silence_ends_a_connection_and_activity_does_not() {
     assert_eq!(status.listeners[0].ended(Ending::IdleTimeout), 1);
 }
 
-#[tokio::test]
-async fn after_a_half_close_only_the_linger_time_may_pass_in_silence() {
+/// A bed with one listener that waits 300 ms, whose backend is the socket.
+async fn impatient(pipes: u32) -> (Bed, TcpListener) {
     let socket = TcpListener::bind(SocketAddr::new(own_address(), 0))
         .await
         .unwrap();
     let pool = pool_of(&[socket.local_addr().unwrap()]);
-    let bed = Bed::start_with(vec![pool], vec![listener("l", 8080)], |c| {
-        c.limits.linger = Duration::from_millis(200);
-    });
+    let mut impatient = listener("l", 8080);
+    impatient.idle_timeout = Duration::from_millis(300);
+    let bed = Bed::start_with(vec![pool], vec![impatient], |c| c.limits.pipes = pipes);
     bed.listening().await;
+    (bed, socket)
+}
+
+#[tokio::test]
+async fn a_client_that_has_asked_all_is_reset_when_its_answer_does_not_end() {
+    let (bed, socket) = impatient(8).await;
     let mut client = bed.client().await;
-    let (_silent, _) = socket.accept().await.unwrap();
+    let (mut backend, _) = socket.accept().await.unwrap();
+    backend.write_all(b"half an ans").await.unwrap();
     client.shutdown().await.unwrap();
-    is_reset(&mut client).await;
+    assert!(is_reset(&mut client).await, "it would take it for all");
+    assert_eq!(backend.read(&mut [0]).await.unwrap(), 0);
     bed.until("it is counted", |s| {
-        s.listeners[0].ended(Ending::LingerTimeout) == 1
+        s.listeners[0].ended(Ending::Stalled) == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_what_it_is_sent_is_reset() {
+    for pipes in [0, 8] {
+        let (bed, socket) = impatient(pipes).await;
+        let mut client = bed.client().await;
+        let (mut backend, _) = socket.accept().await.unwrap();
+        let sending = tokio::spawn(async move {
+            let piece = vec![7; 64 << 10];
+            while backend.write_all(&piece).await.is_ok() {}
+        });
+        bed.until("it is counted", |s| {
+            s.listeners[0].ended(Ending::Stalled) == 1
+        })
+        .await;
+        assert!(is_reset(&mut client).await, "{pipes} pipes");
+        sending.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_whole_answer_outlives_the_silence_of_a_client_that_does_not_close() {
+    let (bed, socket) = impatient(8).await;
+    let mut client = bed.client().await;
+    let (mut backend, _) = socket.accept().await.unwrap();
+    let answer = vec![7; 200 << 10];
+    backend.write_all(&answer).await.unwrap();
+    backend.shutdown().await.unwrap();
+    bed.until("it is counted", |s| {
+        s.listeners[0].ended(Ending::IdleTimeout) == 1
+    })
+    .await;
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).await.unwrap();
+    assert!(heard == answer);
 }
 
 #[tokio::test]
