@@ -980,8 +980,8 @@ async fn a_node_that_left_is_asked_for_as_long_as_it_serves_connections() {
     let leader = cluster.leader().await;
     let known = |at: u64, of: u64| {
         let peers = cluster.node(at).vip_peers();
-        let facts = peers.borrow().facts.get(&NodeId(of)).cloned();
-        facts
+        let known = peers.borrow().clone();
+        known.facts.get(&NodeId(of)).cloned()
     };
     let mut rest = cluster.ids();
     rest.retain(|id| *id != leader);

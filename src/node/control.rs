@@ -327,7 +327,7 @@ impl Control {
             .consensus()
             .map(|c| c.status().alarms)
             .unwrap_or_default();
-        alarms.extend(self.consensus().and_then(|c| slow_disk(c)));
+        alarms.extend(self.consensus().and_then(slow_disk));
         alarms.extend(self.why_not_started().clone());
         if let Some(services) = self.services() {
             let vips = services.vips.borrow();

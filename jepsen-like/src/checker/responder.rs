@@ -3,19 +3,25 @@
 //! An answer counts for the node and the instant at which the request reached it from outside; the witness gives that instant as narrowly as it
 //! knows it. Of two nodes one of these proves that both held the VIP:
 //! - both took requests at the same instant: within less than any hand-over takes, however the uncertainty is resolved;
-//! - one took requests before and after the other, within less time than a VIP needs to leave a node and come back.
+//! - one took requests before and after the other, within less time than a VIP needs to leave a node and come back, and without two changes
+//!   of the leader in that time: each needs a term of its own.
 //!
 //! Anything less is what an ordinary hand-over looks like too, and proves nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     Bounds, Finding, Verdict,
     planned::{self, Part, WATCHED},
 };
-use crate::history::{Answer, History, Responder};
+use crate::history::{Answer, History, LeaderSeen, Moment, Responder};
 
 const NAME: &str = "one responder";
+/// How much later than it was elected a leader is seen: every second a node is asked, and may be slow to answer.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Judges every VIP's answers.
 pub fn check(history: &History, bounds: &Bounds) -> Verdict {
@@ -26,7 +32,7 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
     let mut findings = vec![];
     for (vip, answers) in &mut vips {
         answers.sort_by_key(|answer| (answer.latest, answer.earliest));
-        judge(vip, answers, bounds, &mut findings);
+        judge(vip, answers, &history.leaders, bounds, &mut findings);
         judge_strangers(vip, answers, history, &mut findings);
     }
     let summary = format!("{} answers for {} VIPs", history.answers.len(), vips.len());
@@ -50,7 +56,13 @@ fn silent(history: &History, vips: &BTreeMap<&str, Vec<&Answer>>) -> Option<Stri
     (!silent.is_empty()).then(|| format!("no node answered for {}", silent.join(", ")))
 }
 
-fn judge(vip: &str, answers: &[&Answer], bounds: &Bounds, findings: &mut Vec<Finding>) {
+fn judge(
+    vip: &str,
+    answers: &[&Answer],
+    leaders: &[LeaderSeen],
+    bounds: &Bounds,
+    findings: &mut Vec<Finding>,
+) {
     let mut recent: VecDeque<&Answer> = VecDeque::new();
     let is_node = |answer: &&&Answer| matches!(answer.by, Responder::Node(_));
     for answer in answers.iter().filter(is_node) {
@@ -67,7 +79,9 @@ fn judge(vip: &str, answers: &[&Answer], bounds: &Bounds, findings: &mut Vec<Fin
         if let Some(other) = at_once {
             let text = format!("{vip}: {} and {}", shown(other), shown(answer));
             findings.push(Finding::new("two responders at once", text).at(answer.latest));
-        } else if let Some((first, between)) = returned(&recent, answer) {
+        } else if let Some((first, between)) = returned(&recent, answer)
+            && terms_passed(leaders, first.latest, answer.earliest) < 2
+        {
             let text = format!(
                 "{vip}: {}, then {}, then {}",
                 shown(first),
@@ -78,6 +92,16 @@ fn judge(vip: &str, answers: &[&Answer], bounds: &Bounds, findings: &mut Vec<Fin
         }
         recent.push_back(answer);
     }
+}
+
+/// How many terms passed between two moments, as far as it was seen: a leader is seen a moment after its term has begun.
+fn terms_passed(leaders: &[LeaderSeen], from: Moment, to: Moment) -> u64 {
+    let term_at = |at: Moment| {
+        let seen = leaders.iter().filter(|leader| leader.at <= at);
+        seen.map(|leader| leader.term).max().unwrap_or_default()
+    };
+    let seen_by = Moment(to.0.saturating_add(SEEN_WITHIN.as_nanos() as u64));
+    term_at(seen_by).saturating_sub(term_at(from))
 }
 
 /// An earlier answer of the same node, with one of another node for certain between them.
@@ -134,7 +158,7 @@ mod tests {
     use super::*;
     use crate::{
         checker::{Conclusion, fixture::planned},
-        history::{Fault, Moment},
+        history::Fault,
         workload::Workload,
     };
 
@@ -185,6 +209,38 @@ mod tests {
         );
         let in_turn = [("a", 0, 10), ("b", 5000, 5010), ("a", 10_000, 10_010)];
         assert_eq!(kinds(&in_turn), ["two responders in turn"]);
+    }
+
+    #[test]
+    fn two_moves_at_once_bring_a_vip_back_in_two_terms() {
+        let judged = |terms: &[(u64, u64)]| {
+            let seen = |(at, term): &(u64, u64)| LeaderSeen {
+                at: Moment(at * 1_000_000),
+                node: "n".into(),
+                term: *term,
+            };
+            let in_turn = [("a", 0, 10), ("b", 30_000, 30_010), ("a", 60_000, 60_010)];
+            let history = History {
+                answers: in_turn.map(|(by, from, to)| answer(by, from, to)).into(),
+                leaders: terms.iter().map(seen).collect(),
+                ..History::default()
+            };
+            check(&history, &Bounds::default()).findings.len()
+        };
+        // Milliseconds at which a leader of a term was seen.
+        assert_eq!(judged(&[(0, 7), (500, 9)]), 0);
+        assert_eq!(judged(&[(0, 7), (20, 8), (70, 9)]), 0);
+        assert_eq!(
+            judged(&[(0, 7), (500, 8)]),
+            1,
+            "one change brings it nowhere back"
+        );
+        assert_eq!(
+            judged(&[(0, 7), (5000, 9)]),
+            1,
+            "later changes explain nothing"
+        );
+        assert_eq!(judged(&[]), 1);
     }
 
     #[test]
