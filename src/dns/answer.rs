@@ -58,11 +58,58 @@ pub enum Data<'a> {
     Made(Vec<u8>),
 }
 
-/// Which part of the zones an answer came from, so that a copy of it can be checked against a later snapshot.
+/// What an answer from our zones depends on, so that a copy of it can be checked against a later snapshot: for each name
+/// that was looked up, the zone it was found to lie in, and what that zone held.
+///
+/// Whatever else changes, an answer stays the same as long as this holds: the first zone says which name is next, and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    pub apex: Name,
-    pub revision: u64,
+    first: ZoneVersion,
+    /// The names that aliases led to, in their order.
+    followed: Vec<(Box<[u8]>, ZoneVersion)>,
+}
+
+/// A zone at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ZoneVersion {
+    apex: Name,
+    revision: u64,
+}
+
+impl Source {
+    fn new(first: &Zone) -> Self {
+        Self {
+            first: ZoneVersion::of(first),
+            followed: Vec::new(),
+        }
+    }
+
+    /// Whether `snapshot` gives the same answer to the question for `name` (lower-case wire form) and `rtype`. The question
+    /// must be the one that this came from.
+    pub fn holds(&self, snapshot: &Snapshot, name: &[u8], rtype: RecordType) -> bool {
+        let same = |name: &[u8], version: &ZoneVersion| {
+            zone_for(snapshot, name, rtype).is_some_and(|zone| version.is_of(zone))
+        };
+        same(name, &self.first) && self.followed.iter().all(|(name, zone)| same(name, zone))
+    }
+
+    /// Octets of the names that aliases led to.
+    pub fn followed_octets(&self) -> usize {
+        self.followed.iter().map(|(name, _)| name.len()).sum()
+    }
+}
+
+impl ZoneVersion {
+    fn of(zone: &Zone) -> Self {
+        Self {
+            apex: zone.apex.clone(),
+            revision: zone.revision,
+        }
+    }
+
+    fn is_of(&self, zone: &Zone) -> bool {
+        self.revision == zone.revision && self.apex == zone.apex
+    }
 }
 
 /// What our zones say.
@@ -78,7 +125,7 @@ pub struct Answer<'a> {
     pub unresolved: Option<WireName<'a>>,
     /// The authority section sends the client on to a delegated zone.
     pub referral: bool,
-    /// The zone, when only one was used.
+    /// The zones it was made from; none when something else was needed.
     pub source: Option<Source>,
 }
 
@@ -96,10 +143,7 @@ pub fn answer<'a>(snapshot: &'a Snapshot, query: Query<'a>) -> Option<Answer<'a>
             additional: Vec::new(),
             unresolved: None,
             referral: false,
-            source: Some(Source {
-                apex: first.apex.clone(),
-                revision: first.revision,
-            }),
+            source: Some(Source::new(first)),
         },
     };
     walk.run(first);
@@ -206,8 +250,9 @@ impl<'a> Walk<'a> {
                     break;
                 }
                 Some(next) => {
-                    if !std::ptr::eq(next, zone) {
-                        self.out.source = None;
+                    if let Some(source) = &mut self.out.source {
+                        let followed = (Box::from(&*name), ZoneVersion::of(next));
+                        source.followed.push(followed);
                     }
                     zone = next;
                 }

@@ -35,6 +35,8 @@ mod agreement_tests;
 #[cfg(test)]
 mod answer_tests;
 #[cfg(test)]
+mod fast_path_tests;
+#[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod testing;

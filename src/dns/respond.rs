@@ -63,7 +63,7 @@ pub enum Response {
 pub struct Replied {
     pub rcode: Rcode,
     pub truncated: bool,
-    /// Set when the reply depends on nothing but this zone, the question and the client's flags.
+    /// Set when the reply depends on nothing but this, the question and the client's flags.
     pub source: Option<Source>,
 }
 
