@@ -150,10 +150,11 @@ impl DnsServer {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let first = snapshots.borrow().clone();
         let first_revision = first.revision;
+        let snapshot = Arc::new(ArcSwap::new(first));
         let service = Arc::new(Service {
-            snapshot: Arc::new(ArcSwap::new(first)),
             identity: config.identity.clone(),
-            forwarding: Forwarding::new(config.forward.clone()),
+            forwarding: Forwarding::new(config.forward.clone(), Arc::clone(&snapshot)),
+            snapshot,
             runtime,
         });
         let count = match config.workers {
