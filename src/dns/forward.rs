@@ -174,6 +174,17 @@ impl Forwarding {
         Arc::new(Entry::of_failure(error, &self.limits.cache, now))
     }
 
+    /// What a client is told for whose question no time is left.
+    pub fn out_of_time(&self, now: Instant) -> Arc<Entry> {
+        let error = ExtendedError::UPSTREAM_SILENT;
+        Arc::new(Entry::of_failure(error, &self.limits.cache, now))
+    }
+
+    /// Longest time for one question to upstreams.
+    pub fn total(&self) -> Duration {
+        self.limits.total
+    }
+
     /// Runs `work` among the tasks that `stop` ends.
     pub fn spawn(
         &self,
@@ -326,7 +337,7 @@ impl Lead {
         let answered = self.ask_all().await;
         let now = Instant::now();
         let entry = Arc::new(match answered {
-            Ok(message) => Entry::of_message(message, self.ask.question.rtype, limits, now),
+            Ok(message) => Entry::of_message(message, &self.ask.question, limits, now),
             Err(failure) => Entry::of_failure(failure.explained(), limits, now),
         });
         if self.forwarding.epoch.load(Relaxed) == epoch {

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{forwarder::Forwarder, snapshot::Snapshot};
+use crate::model::{forwarder::Forwarder, rrset::RecordType, snapshot::Snapshot};
 
 use super::{
-    ForwardLimits,
+    ForwardLimits, Source,
     message::Rcode,
     server_tests::{Fixture, Manner, PATIENCE, Upstream, elsewhere, forwarding_to, with_vips},
     testing::{add_forwarder, name},
@@ -56,7 +56,7 @@ async fn a_silence_that_takes_all_the_time_is_remembered() {
     let state = with_timeout(forwarding_to(&[silent.address]), Duration::from_secs(30));
     let fixture = Fixture::start(state, |config| {
         config.forward = ForwardLimits {
-            total: Duration::from_millis(200),
+            total: Duration::from_secs(1),
             ..ForwardLimits::default()
         };
     });
@@ -108,4 +108,27 @@ async fn queries_leave_from_where_the_routes_say_but_never_from_a_vip() {
     fixture.server.flush(&super::Flush::All);
     let reply = fixture.ask("www.elsewhere.test.").await;
     assert_eq!(came_from(reply.rcode), own);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_to_ourselves_says_where_its_data_came_from() {
+    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+    let fixture = Fixture::start(forwarding_to(&[honest.address]), |_| {});
+    for (qname, expected) in [
+        ("www.site.test.", Source::Zone),
+        ("none.site.test.", Source::Zone),
+        ("localhost.", Source::BuiltIn),
+        // An alias of ours that the upstream completes.
+        ("away.site.test.", Source::Forwarder),
+        ("away.site.test.", Source::Cache),
+        ("www.elsewhere.test.", Source::Cache),
+    ] {
+        let qname = name(qname);
+        let asked = fixture.server.query_local(&qname, RecordType::A, true);
+        let reply = asked.await.expect("a reply");
+        assert_eq!(reply.source, expected, "{qname}");
+    }
+    let foreign = name("www.example.");
+    let asked = fixture.server.query_local(&foreign, RecordType::A, false);
+    assert_eq!(asked.await.map(|reply| reply.source), Some(Source::Refused));
 }

@@ -6,6 +6,7 @@
 
 mod attempts;
 mod builtin;
+mod chain;
 mod fast_path;
 mod forward;
 mod query_source;
@@ -36,6 +37,8 @@ pub use stats::{DnsStats, Dropped, ForwardStats};
 mod agreement_tests;
 #[cfg(test)]
 mod answer_tests;
+#[cfg(test)]
+mod chain_tests;
 #[cfg(test)]
 mod fast_path_tests;
 #[cfg(test)]
