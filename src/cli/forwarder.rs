@@ -50,7 +50,7 @@ pub struct Create {
     /// ADDRESS or ADDRESS:PORT of each upstream; the port is 53 unless given
     #[arg(required = true, value_parser = upstream, value_name = "UPSTREAM")]
     upstreams: Vec<SocketAddr>,
-    /// Longest wait for one upstream before the next is tried
+    /// Longest wait for one upstream before the next is tried; all together get 10s, each at most its share
     #[arg(long, default_value = "1s", value_parser = duration, value_name = "TIME")]
     upstream_timeout: Duration,
 }

@@ -1,4 +1,5 @@
-//! The authoritative answer: what our zones say to a question. Ordinary values in, ordinary values out.
+//! The authoritative answer: what our zones, and those that every server has, say to a question. Ordinary values in,
+//! ordinary values out.
 //!
 //! RFC 1034 section 4.3.2 with wildcards (RFC 4592), DNAME (RFC 6672), negative answers (RFC 2308), ANY (RFC 8482) and DS
 //! at a zone cut (RFC 4035 section 3.1.4.1). Every look-up is a point or neighbour query of a persistent ordered map, so
@@ -17,6 +18,7 @@ use crate::model::{
 };
 
 use super::{
+    builtin::BUILT_IN,
     message::Rcode,
     zone_tree::{Found, Path, find},
 };
@@ -58,11 +60,58 @@ pub enum Data<'a> {
     Made(Vec<u8>),
 }
 
-/// Which part of the zones an answer came from, so that a copy of it can be checked against a later snapshot.
+/// What an answer from our zones depends on, so that a copy of it can be checked against a later snapshot: for each name
+/// that was looked up, the zone it was found to lie in, and what that zone held.
+///
+/// Whatever else changes, an answer stays the same as long as this holds: the first zone says which name is next, and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    pub apex: Name,
-    pub revision: u64,
+    first: ZoneVersion,
+    /// The names that aliases led to, in their order.
+    followed: Vec<(Box<[u8]>, ZoneVersion)>,
+}
+
+/// A zone at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ZoneVersion {
+    apex: Name,
+    revision: u64,
+}
+
+impl Source {
+    fn new(first: &Zone) -> Self {
+        Self {
+            first: ZoneVersion::of(first),
+            followed: Vec::new(),
+        }
+    }
+
+    /// Whether `snapshot` gives the same answer to the question for `name` (lower-case wire form) and `rtype`. The question
+    /// must be the one that this came from.
+    pub fn holds(&self, snapshot: &Snapshot, name: &[u8], rtype: RecordType) -> bool {
+        let same = |name: &[u8], version: &ZoneVersion| {
+            zone_for(snapshot, name, rtype).is_some_and(|zone| version.is_of(zone))
+        };
+        same(name, &self.first) && self.followed.iter().all(|(name, zone)| same(name, zone))
+    }
+
+    /// Octets of the names that aliases led to.
+    pub fn followed_octets(&self) -> usize {
+        self.followed.iter().map(|(name, _)| name.len()).sum()
+    }
+}
+
+impl ZoneVersion {
+    fn of(zone: &Zone) -> Self {
+        Self {
+            apex: zone.apex.clone(),
+            revision: zone.revision,
+        }
+    }
+
+    fn is_of(&self, zone: &Zone) -> bool {
+        self.revision == zone.revision && self.apex == zone.apex
+    }
 }
 
 /// What our zones say.
@@ -76,15 +125,17 @@ pub struct Answer<'a> {
     pub additional: Vec<AnswerSet<'a>>,
     /// The last alias points here, outside our zones.
     pub unresolved: Option<WireName<'a>>,
-    /// The authority section sends the client on to a delegated zone.
-    pub referral: bool,
-    /// The zone, when only one was used.
+    /// This name lies in a delegated zone: the authority section sends the client on to it.
+    pub referral: Option<WireName<'a>>,
+    /// Whether the last name lies in a zone that every server has.
+    pub built_in: bool,
+    /// The zones it was made from; none when something else was needed.
     pub source: Option<Source>,
 }
 
-/// Answers `query` from the zones of `snapshot`. None when its name lies in none of them.
+/// Answers `query` from the zones of `snapshot` and the built-in ones. None when its name lies in none of them.
 pub fn answer<'a>(snapshot: &'a Snapshot, query: Query<'a>) -> Option<Answer<'a>> {
-    let first = zone_for(snapshot, query.name, query.rtype)?;
+    let first = Home::of(snapshot, query.name, query.rtype)?;
     let mut walk = Walk {
         snapshot,
         query,
@@ -95,15 +146,44 @@ pub fn answer<'a>(snapshot: &'a Snapshot, query: Query<'a>) -> Option<Answer<'a>
             authority: Vec::with_capacity(1),
             additional: Vec::new(),
             unresolved: None,
-            referral: false,
-            source: Some(Source {
-                apex: first.apex.clone(),
-                revision: first.revision,
-            }),
+            referral: None,
+            built_in: false,
+            source: match first {
+                Home::Own(zone) => Some(Source::new(zone)),
+                Home::BuiltIn(_) => None,
+            },
         },
     };
     walk.run(first);
     Some(walk.out)
+}
+
+/// The zone that a name lies in.
+#[derive(Clone, Copy)]
+enum Home<'a> {
+    Own(&'a Zone),
+    /// One of those that every server has.
+    BuiltIn(&'a Zone),
+}
+
+impl<'a> Home<'a> {
+    fn of(snapshot: &'a Snapshot, name: &[u8], rtype: RecordType) -> Option<Self> {
+        if let Some(zone) = zone_for(snapshot, name, rtype) {
+            return Some(Self::Own(zone));
+        }
+        // A forwarder for just those names is preferred to them.
+        let forwarder = forwarder_for(snapshot, name);
+        if forwarder.is_some_and(|forwarder| !forwarder.suffix.is_root()) {
+            return None;
+        }
+        zone_for(&BUILT_IN, name, rtype).map(Self::BuiltIn)
+    }
+
+    fn zone(self) -> &'a Zone {
+        match self {
+            Self::Own(zone) | Self::BuiltIn(zone) => zone,
+        }
+    }
 }
 
 /// The zone that answers for `name`: the deepest one around it; for DS the one above, where the name is an apex.
@@ -189,31 +269,37 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// Follows the question through zones and aliases.
-    fn run(&mut self, first: &'a Zone) {
-        let mut zone = first;
+    fn run(&mut self, first: Home<'a>) {
+        let mut home = first;
         let mut name: WireName<'a> = Cow::Borrowed(self.query.name);
         for _ in 0..=MAX_ALIASES {
-            match self.step(zone, &name) {
+            match self.step(home.zone(), &name) {
                 Step::Done => break,
                 Step::Follow(target) => name = target,
             }
             if self.already_an_alias(&name) {
                 break;
             }
-            match zone_for(self.snapshot, &name, self.query.rtype) {
-                None => {
-                    self.out.unresolved = Some(name);
-                    break;
-                }
-                Some(next) => {
-                    if !std::ptr::eq(next, zone) {
-                        self.out.source = None;
-                    }
-                    zone = next;
-                }
-            }
+            let Some(next) = Home::of(self.snapshot, &name, self.query.rtype) else {
+                self.out.unresolved = Some(name);
+                break;
+            };
+            self.note(&name, next);
+            home = next;
         }
-        self.add_additional(zone);
+        self.out.built_in = matches!(home, Home::BuiltIn(_));
+        self.add_additional(home.zone());
+    }
+
+    /// Adds a name that an alias led to, and where it was found, to what the answer depends on.
+    fn note(&mut self, name: &[u8], home: Home<'a>) {
+        match (home, &mut self.out.source) {
+            (Home::Own(zone), Some(source)) => {
+                let followed = (Box::from(name), ZoneVersion::of(zone));
+                source.followed.push(followed);
+            }
+            _ => self.out.source = None,
+        }
     }
 
     /// Whether the aliases go in a circle.
@@ -230,7 +316,7 @@ impl<'a> Walk<'a> {
         match find(zone, &path, self.query.rtype) {
             Found::Cut { set, depth } => {
                 let owner = suffix(name, path.octets_above(depth));
-                self.refer(owner, set)
+                self.refer(name, owner, set)
             }
             Found::Redirect { set, depth } => {
                 let owner = suffix(name, path.octets_above(depth));
@@ -278,9 +364,9 @@ impl<'a> Walk<'a> {
     }
 
     /// A zone cut: the client is sent on. AA stays only if an alias of ours came first.
-    fn refer(&mut self, owner: WireName<'a>, set: &'a Rrset) -> Step<'a> {
+    fn refer(&mut self, name: &WireName<'a>, owner: WireName<'a>, set: &'a Rrset) -> Step<'a> {
         self.out.authoritative = !self.out.answer.is_empty();
-        self.out.referral = true;
+        self.out.referral = Some(name.clone());
         self.out.authority.push(of_set(owner, set, true));
         Step::Done
     }
@@ -338,7 +424,7 @@ impl<'a> Walk<'a> {
             let Data::Set(rrset) = set.data else {
                 continue;
             };
-            let referral = self.out.referral && rrset.rtype() == RecordType::NS;
+            let referral = self.out.referral.is_some() && rrset.rtype() == RecordType::NS;
             for target in rrset
                 .rdata()
                 .filter_map(|rdata| target(rrset.rtype(), rdata))

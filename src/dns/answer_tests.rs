@@ -1,6 +1,6 @@
 //! The RFCs' own examples, and what must hold for any octets.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use proptest::prelude::*;
 
@@ -8,7 +8,10 @@ use crate::model::{rrset::RecordType, snapshot::Snapshot};
 
 use super::{
     cache::{CacheLimits, Entry},
-    message::{Rcode, class, flag, request, upstream::Message},
+    message::{
+        Rcode, class, flag, request,
+        upstream::{Message, UpstreamQuestion},
+    },
     respond::{Client, Identity, Response, Transport, complete, respond},
     testing::{add_forwarder, lines, name, query, snapshot},
 };
@@ -416,7 +419,14 @@ www.elsewhere.test. 60 IN A 192.0.2.200"]);
     respond(&upstream, &identity, &asked, client(), &mut out);
     let now = Instant::now();
     let decoded = Message::decode(&out).expect("a reply");
-    let entry = Entry::of_message(decoded, RecordType::A, &CacheLimits::default(), now);
+    let question = UpstreamQuestion {
+        name: name("www.elsewhere.test.").as_wire().into(),
+        rtype: RecordType::A,
+        dnssec_ok: false,
+        checking_disabled: false,
+    };
+    let entry = Entry::of_message(decoded, &question, &CacheLimits::default(), now);
+    let entries = [Arc::new(entry)];
     let message = query(9, "away.site.test.", RecordType::A, flag::RD, None);
     let later = now + std::time::Duration::from_secs(20);
     complete(
@@ -424,7 +434,7 @@ www.elsewhere.test. 60 IN A 192.0.2.200"]);
         &identity,
         &message,
         client(),
-        (&entry, later),
+        (&entries, later),
         &mut out,
     );
     let reply = read(&out);
@@ -441,7 +451,7 @@ www.elsewhere.test. 60 IN A 192.0.2.200"]);
         &identity,
         &asked,
         client(),
-        (&entry, later),
+        (&entries, later),
         &mut out,
     );
     assert!(!read(&out).aa, "nothing of it is ours");

@@ -11,10 +11,13 @@ use std::{
 
 use crate::model::rrset::RecordType;
 
-use super::message::{
-    ExtendedError, Rcode,
-    record::Record,
-    upstream::{Message, UpstreamQuestion},
+use super::{
+    message::{
+        ExtendedError, Rcode,
+        record::Record,
+        upstream::{Message, UpstreamQuestion},
+    },
+    scrub::aliases,
 };
 
 /// Bounds of a cache.
@@ -41,6 +44,15 @@ impl Default for CacheLimits {
     }
 }
 
+/// An alias in the answer of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// Records of the answer section up to it, its own included.
+    pub records: usize,
+    /// The name that it leads to, in lower-case wire form.
+    pub target: Box<[u8]>,
+}
+
 /// An answer of an upstream, or the fact that there was none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -48,6 +60,8 @@ pub struct Entry {
     pub answer: Vec<Record>,
     pub authority: Vec<Record>,
     pub additional: Vec<Record>,
+    /// The aliases that lead away from the question, in their order.
+    pub aliases: Vec<Alias>,
     /// Why it failed.
     pub error: Option<ExtendedError>,
     stored: Instant,
@@ -55,15 +69,16 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// An upstream's answer as of `now`.
+    /// An upstream's answer as of `now`. What does not belong to `question` must have been taken out of it.
     pub fn of_message(
         message: Message,
-        asked: RecordType,
+        question: &UpstreamQuestion,
         limits: &CacheLimits,
         now: Instant,
     ) -> Self {
         let mut entry = Self {
             rcode: message.rcode,
+            aliases: aliases(&message.answer, question),
             answer: message.answer,
             authority: message.authority,
             additional: message.additional,
@@ -71,7 +86,7 @@ impl Entry {
             stored: now,
             expires: now,
         };
-        let negative = entry.is_negative(asked);
+        let negative = entry.is_negative(question.rtype);
         entry.cap_ttls(negative, limits);
         entry.expires = now + entry.lifetime(negative, limits);
         entry
@@ -84,6 +99,7 @@ impl Entry {
             answer: Vec::new(),
             authority: Vec::new(),
             additional: Vec::new(),
+            aliases: Vec::new(),
             error: Some(error),
             stored: now,
             expires: now + limits.failure_ttl,
@@ -119,9 +135,14 @@ impl Entry {
     }
 
     /// Whether the answer says that the last name has no such records (RFC 2308 section 2).
-    fn is_negative(&self, asked: RecordType) -> bool {
+    pub fn is_negative(&self, asked: RecordType) -> bool {
         let wanted = |record: &Record| asked == RecordType::ANY || record.rtype == asked;
         self.rcode == Rcode::NX_DOMAIN || !self.answer.iter().any(wanted)
+    }
+
+    /// Whether the upstream itself says that there is no more, and does not just stop at an alias.
+    pub fn is_denial(&self) -> bool {
+        self.rcode != Rcode::NO_ERROR || self.soa().is_some()
     }
 
     /// TTL and minimum of the SOA in the authority section.
@@ -149,7 +170,9 @@ impl Entry {
     fn weight(&self) -> usize {
         let sections = [&self.answer, &self.authority, &self.additional];
         let records = sections.into_iter().flatten().map(Record::weight);
-        size_of::<Self>() + records.sum::<usize>()
+        let aliases = self.aliases.iter();
+        let aliases = aliases.map(|alias| size_of::<Alias>() + alias.target.len());
+        size_of::<Self>() + records.sum::<usize>() + aliases.sum::<usize>()
     }
 }
 
@@ -358,7 +381,7 @@ mod tests {
     /// Seconds that an answer lives.
     fn life(message: Message) -> u64 {
         let (limits, now) = (CacheLimits::default(), Instant::now());
-        let entry = Entry::of_message(message, RecordType::A, &limits, now);
+        let entry = Entry::of_message(message, &question("a.test."), &limits, now);
         entry.expires.duration_since(now).as_secs()
     }
 
@@ -422,7 +445,8 @@ mod tests {
         let limits = CacheLimits::default();
         let (mut cache, now) = (Cache::new(limits), Instant::now());
         let answer = message(Rcode::NO_ERROR, vec![address(60)], vec![]);
-        let entry = Arc::new(Entry::of_message(answer, RecordType::A, &limits, now));
+        let asked = question("a.test.");
+        let entry = Arc::new(Entry::of_message(answer, &asked, &limits, now));
         cache.insert(question("a.test."), entry, now);
         let after = |seconds| now + Duration::from_secs(seconds);
         let found = cache.find(&question("a.test."), after(59)).expect("fresh");
@@ -466,7 +490,7 @@ mod tests {
                 now += Duration::from_secs(1);
                 let asked = question(&format!("n{which}.test."));
                 let answer = message(Rcode::NO_ERROR, vec![address(ttl); records], vec![]);
-                let entry = Arc::new(Entry::of_message(answer, RecordType::A, &limits, now));
+                let entry = Arc::new(Entry::of_message(answer, &asked, &limits, now));
                 let fits = entry.weight() < limits.bytes / 16 && entry.is_fresh(now);
                 cache.insert(asked.clone(), entry, now);
                 prop_assert!(cache.stats().bytes <= limits.bytes as u64);

@@ -1,8 +1,9 @@
 //! Copies of replies, so that a question asked again costs no look-up and no encoding.
 //!
 //! Each worker has its own, so there is no lock. The key is every octet of the query but its id, with the name in lower
-//! case: what a reply from a zone depends on, the client's address aside. A hit patches id, RA and the spelling of the
-//! name. An entry lives as long as the revision of its zone; that is checked anew only after another snapshot came.
+//! case: what a reply from our zones depends on, the client's address aside. A hit patches id, RA and the spelling of the
+//! name. An entry lives as long as each name that was looked up for it lies in the same zone at the same revision: a zone
+//! that is made or deleted around one of them ends it too. That is checked anew only after another snapshot came.
 
 use std::{
     collections::HashMap,
@@ -13,14 +14,14 @@ use std::{
 use crate::model::{name::MAX_NAME, rrset::RecordType, snapshot::Snapshot};
 
 use super::{
-    answer::{Source, zone_for},
+    answer::Source,
     message::{HEADER, Rcode, flag, u16_at},
     respond::{Client, recursion_available},
 };
 
 /// Replies kept by one worker. Together with `LONGEST_REPLY` this bounds its memory, at about 16 MiB.
 const MAX_ENTRIES: usize = 16_384;
-/// Longest reply kept, in octets.
+/// Longest reply kept, in octets, with the names that aliases led to.
 const LONGEST_REPLY: usize = 512;
 /// Octets of an OPT record without options. Queries with options (cookies, say) differ each time and are not kept.
 const BARE_OPT: usize = 11;
@@ -41,7 +42,7 @@ pub(super) struct FastPath {
 struct Entry {
     reply: Box<[u8]>,
     source: Source,
-    /// The last generation in which the zone was found unchanged.
+    /// The last generation in which its zones were found unchanged.
     generation: u64,
 }
 
@@ -114,7 +115,7 @@ impl FastPath {
         let key = Key::of(message)?;
         let entry = self.entries.get_mut(key.as_bytes())?;
         if entry.generation != self.generation {
-            if !holds(&entry.source, snapshot, &key) {
+            if !entry.source.holds(snapshot, key.name(), key.rtype()) {
                 self.entries.remove(key.as_bytes());
                 return None;
             }
@@ -137,7 +138,10 @@ impl FastPath {
     /// Keeps `reply`, if its question was asked before.
     pub fn keep(&mut self, snapshot: &Arc<Snapshot>, message: &[u8], reply: &[u8], source: Source) {
         self.follow(snapshot);
-        let Some(key) = Key::of(message).filter(|_| reply.len() <= LONGEST_REPLY) else {
+        if reply.len() + source.followed_octets() > LONGEST_REPLY {
+            return;
+        }
+        let Some(key) = Key::of(message) else {
             return;
         };
         let hash = self.hasher.hash_one(key.as_bytes());
@@ -165,12 +169,6 @@ impl FastPath {
             self.generation += 1;
         }
     }
-}
-
-/// Whether a reply made from `source` would come out the same from `snapshot`.
-fn holds(source: &Source, snapshot: &Snapshot, key: &Key) -> bool {
-    zone_for(snapshot, key.name(), key.rtype())
-        .is_some_and(|zone| zone.revision == source.revision && zone.apex == source.apex)
 }
 
 #[cfg(test)]

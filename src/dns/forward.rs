@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, UdpSocket},
@@ -22,12 +23,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::model::snapshot::Snapshot;
+
 use super::{
+    attempts::share,
     cache::{Cache, CacheLimits, CacheStats, Entry, Flush},
     message::{
         ExtendedError, Rcode,
         upstream::{Message, UpstreamQuestion},
     },
+    query_source::in_place_of,
     respond::Ask,
     scrub::scrub,
     socket::unspecified,
@@ -39,9 +44,6 @@ use super::{
 const PARTS: usize = 8;
 /// Messages that do not fit the query before the server is asked over TCP, where nobody can guess.
 const MAX_IGNORED: usize = 16;
-/// Longest time for one question with all its upstreams and repeats. Clients give up after about as long.
-const TOTAL_TIME: Duration = Duration::from_secs(10);
-
 /// Bounds of forwarding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardLimits {
@@ -52,7 +54,9 @@ pub struct ForwardLimits {
     pub max_waiting: usize,
     /// Of these, from one client address.
     pub max_waiting_per_client: usize,
-    /// Own addresses that queries to upstreams leave from, at most one of each family counts; none: the kernel chooses.
+    /// Longest time for one question with all its upstreams and repeats.
+    pub total: Duration,
+    /// Own addresses for queries to upstreams where the kernel would choose a VIP.
     pub sources: Vec<IpAddr>,
 }
 
@@ -63,6 +67,8 @@ impl Default for ForwardLimits {
             max_outstanding: 2_000,
             max_waiting: 10_000,
             max_waiting_per_client: 1_000,
+            // Clients give up after about as long.
+            total: Duration::from_secs(10),
             sources: Vec::new(),
         }
     }
@@ -71,6 +77,8 @@ impl Default for ForwardLimits {
 /// The cache and what is under way.
 pub(super) struct Forwarding {
     limits: ForwardLimits,
+    /// What is served at the moment.
+    snapshot: Arc<ArcSwap<Snapshot>>,
     parts: Vec<Mutex<Cache>>,
     hasher: RandomState,
     under_way: Mutex<HashMap<UpstreamQuestion, watch::Receiver<Option<Arc<Entry>>>>>,
@@ -114,13 +122,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Forwarding {
-    pub fn new(limits: ForwardLimits) -> Arc<Self> {
+    pub fn new(limits: ForwardLimits, snapshot: Arc<ArcSwap<Snapshot>>) -> Arc<Self> {
         let part = CacheLimits {
             bytes: limits.cache.bytes / PARTS,
             ..limits.cache
         };
         Arc::new(Self {
             limits,
+            snapshot,
             parts: (0..PARTS).map(|_| Mutex::new(Cache::new(part))).collect(),
             hasher: RandomState::new(),
             under_way: Mutex::default(),
@@ -163,6 +172,17 @@ impl Forwarding {
     pub fn overload(&self, now: Instant) -> Arc<Entry> {
         let error = ExtendedError::NOT_READY;
         Arc::new(Entry::of_failure(error, &self.limits.cache, now))
+    }
+
+    /// What a client is told for whose question no time is left.
+    pub fn out_of_time(&self, now: Instant) -> Arc<Entry> {
+        let error = ExtendedError::UPSTREAM_SILENT;
+        Arc::new(Entry::of_failure(error, &self.limits.cache, now))
+    }
+
+    /// Longest time for one question to upstreams.
+    pub fn total(&self) -> Duration {
+        self.limits.total
     }
 
     /// Runs `work` among the tasks that `stop` ends.
@@ -276,12 +296,24 @@ impl Forwarding {
         }
     }
 
-    /// Where a query to `upstream` leaves from.
-    fn source(&self, upstream: SocketAddr) -> SocketAddr {
-        let mut sources = self.limits.sources.iter().copied();
-        let own = sources.find(|source| source.is_ipv4() == upstream.is_ipv4());
-        SocketAddr::new(own.unwrap_or_else(|| unspecified(upstream)), 0)
+    /// A socket to `upstream`, at the address that queries to it are to leave from.
+    async fn socket_to(&self, upstream: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = connected(unspecified(upstream), upstream).await?;
+        let chosen = socket.local_addr()?.ip();
+        let other = in_place_of(chosen, &self.snapshot.load().vips, &self.limits.sources);
+        match other {
+            None => Ok(socket),
+            Some(own) => connected(own, upstream).await,
+        }
     }
+}
+
+/// A socket of its own for each query: the kernel draws the port at random, and hands us nothing that does not come from
+/// the server's address and port (RFC 5452 section 9.2).
+async fn connected(own: IpAddr, upstream: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(SocketAddr::new(own, 0)).await?;
+    socket.connect(upstream).await?;
+    Ok(socket)
 }
 
 /// The task that asks upstreams for everybody who waits for a question.
@@ -302,12 +334,11 @@ impl Lead {
     async fn run(self) {
         let epoch = self.forwarding.epoch.load(Relaxed);
         let limits = &self.forwarding.limits.cache;
-        let answered = timeout(TOTAL_TIME, self.ask_all()).await;
+        let answered = self.ask_all().await;
         let now = Instant::now();
         let entry = Arc::new(match answered {
-            Ok(Ok(message)) => Entry::of_message(message, self.ask.question.rtype, limits, now),
-            Ok(Err(failure)) => Entry::of_failure(failure.explained(), limits, now),
-            Err(_) => Entry::of_failure(Failure::Silent.explained(), limits, now),
+            Ok(message) => Entry::of_message(message, &self.ask.question, limits, now),
+            Err(failure) => Entry::of_failure(failure.explained(), limits, now),
         });
         if self.forwarding.epoch.load(Relaxed) == epoch {
             let question = self.ask.question.clone();
@@ -317,16 +348,22 @@ impl Lead {
         self.answer.send_replace(Some(entry));
     }
 
-    /// Asks the upstreams in turn; those that were silent a second time, since packets get lost. Of several failures the
-    /// one that says most is returned.
+    /// Asks the upstreams in turn; those that were silent a second time, since packets get lost. Each gets its share of the
+    /// time, so that all of it never goes to one. Of several failures the one that says most is returned.
     async fn ask_all(&self) -> Result<Message, Failure> {
         let forwarder = &self.ask.forwarder;
+        let deadline = Instant::now() + self.forwarding.limits.total;
         let mut servers = locked(&self.forwarding.times).order(&forwarder.upstreams);
         let mut worst = Failure::Silent;
         for _ in 0..2 {
             let mut silent = Vec::new();
-            for server in servers {
-                let failure = match self.ask_one(server, forwarder.timeout).await {
+            let number = servers.len();
+            for (at, server) in servers.into_iter().enumerate() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let Some(patience) = share(left, number - at, forwarder.timeout) else {
+                    return Err(worst);
+                };
+                let failure = match self.ask_one(server, patience).await {
                     Ok(message) => return Ok(message),
                     Err(failure) => failure,
                 };
@@ -381,10 +418,7 @@ impl Lead {
     }
 
     async fn over_udp(&self, server: SocketAddr, edns: bool) -> Result<Message, Failure> {
-        // A socket of its own for each query: the kernel draws the port at random, and hands us nothing that does not
-        // come from the server's address and port (RFC 5452 section 9.2).
-        let socket = UdpSocket::bind(self.forwarding.source(server)).await?;
-        socket.connect(server).await?;
+        let socket = self.forwarding.socket_to(server).await?;
         let id = rand::random();
         let question = &self.ask.question;
         count(&self.forwarding.counters.sent);
@@ -414,7 +448,10 @@ impl Lead {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
-        socket.bind(self.forwarding.source(server))?;
+        // Whole, since an address of one link is nothing without its scope.
+        let mut source = self.forwarding.socket_to(server).await?.local_addr()?;
+        source.set_port(0);
+        socket.bind(source)?;
         let mut stream = socket.connect(server).await?;
         let id = rand::random();
         let query = self.ask.question.encode(id, true);

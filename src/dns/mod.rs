@@ -4,9 +4,12 @@
 //! `cache`. Doing: `server` owns `udp` workers, `tcp` connections and `forward`. Snapshots come over a channel; consensus
 //! is never called, so a node without a quorum goes on answering.
 
+mod attempts;
 mod builtin;
+mod chain;
 mod fast_path;
 mod forward;
+mod query_source;
 mod scrub;
 mod server;
 mod service;
@@ -34,6 +37,12 @@ pub use stats::{DnsStats, Dropped, ForwardStats};
 mod agreement_tests;
 #[cfg(test)]
 mod answer_tests;
+#[cfg(test)]
+mod chain_tests;
+#[cfg(test)]
+mod fast_path_tests;
+#[cfg(test)]
+mod forward_tests;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use crate::model::{forwarder::Forwarder, rrset::RecordType, snapshot::Snapshot};
 
 use super::{
-    answer::{self, Answer, AnswerSet, Data, Query, Source},
-    builtin::BUILT_IN,
+    answer::{Answer, AnswerSet, Data, Query, Source},
     cache::Entry,
+    chain::{Chain, Origin, Part, Resolved, Resolver},
     message::{
         ExtendedError, Rcode, class, flag,
         record::Record,
@@ -63,7 +63,8 @@ pub enum Response {
 pub struct Replied {
     pub rcode: Rcode,
     pub truncated: bool,
-    /// Set when the reply depends on nothing but this zone, the question and the client's flags.
+    pub origin: Origin,
+    /// Set when the reply depends on nothing but this, the question and the client's flags.
     pub source: Option<Source>,
 }
 
@@ -88,32 +89,33 @@ pub fn respond(
             identity,
             request: &request,
             client,
+            upstream: None,
         }
         .respond(out),
         Err(rejected) => reject(snapshot, client, &rejected, out),
     }
 }
 
-/// Answers the message once more, now that the upstream's answer is known. `snapshot` must be the one that `respond` saw.
+/// Answers the message once more, now that upstreams' answers are known: those to what was to be asked so far, in that
+/// order, as of a moment. The reply may need a further one, a bounded number of times. `snapshot` must be the one that
+/// `respond` saw.
 pub fn complete(
     snapshot: &Snapshot,
     identity: &Identity,
     message: &[u8],
     client: Client,
-    upstream: (&Entry, Instant),
+    upstream: (&[Arc<Entry>], Instant),
     out: &mut Vec<u8>,
 ) -> Response {
-    let (entry, now) = upstream;
     match request::parse(message) {
-        Ok(request) => Response::Reply(
-            Responder {
-                snapshot,
-                identity,
-                request: &request,
-                client,
-            }
-            .merge(entry, now, out),
-        ),
+        Ok(request) => Responder {
+            snapshot,
+            identity,
+            request: &request,
+            client,
+            upstream: Some(upstream),
+        }
+        .respond(out),
         Err(rejected) => reject(snapshot, client, &rejected, out),
     }
 }
@@ -139,13 +141,14 @@ fn reject(
         flags,
         rcode: complaint.rcode,
     });
-    Response::Reply(plain(complaint.rcode))
+    Response::Reply(plain(complaint.rcode, Origin::Nobody))
 }
 
-fn plain(rcode: Rcode) -> Replied {
+fn plain(rcode: Rcode, origin: Origin) -> Replied {
     Replied {
         rcode,
         truncated: false,
+        origin,
         source: None,
     }
 }
@@ -173,6 +176,8 @@ struct Responder<'a> {
     identity: &'a Identity,
     request: &'a Request<'a>,
     client: Client,
+    /// What upstreams said so far, as of when.
+    upstream: Option<(&'a [Arc<Entry>], Instant)>,
 }
 
 impl<'a> Responder<'a> {
@@ -187,66 +192,41 @@ impl<'a> Responder<'a> {
             let error = Some(ExtendedError::NOT_SUPPORTED);
             return Response::Reply(self.refuse(rcode, error, out));
         }
-        let Some(own) = self.own_answer() else {
-            return self.beyond_zones(out);
+        match self.resolve() {
+            Resolved::Ask(name, forwarder) => Response::Ask(self.ask(&name, forwarder)),
+            Resolved::Answered(chain) => Response::Reply(self.write(chain, out)),
+            Resolved::Nowhere => Response::Reply(self.refuse_foreign(out)),
+            Resolved::Endless => {
+                let error = Some(ExtendedError::ENDLESS);
+                Response::Reply(self.refuse(Rcode::SERV_FAIL, error, out))
+            }
+        }
+    }
+
+    fn resolve(&self) -> Resolved<'a> {
+        let resolver = Resolver {
+            snapshot: self.snapshot,
+            query: Query {
+                name: self.request.question.name.as_wire(),
+                rtype: self.request.question.rtype,
+                // Stub resolvers, which set RD, have no use for the zone's servers; resolvers do.
+                minimal: self.request.recursion_desired(),
+            },
+            recursion: self.request.recursion_desired() && self.recursion_allowed(),
         };
-        match self.question_beyond(&own) {
-            Some(ask) => Response::Ask(ask),
-            None => Response::Reply(self.write_own(own, out)),
-        }
+        resolver.resolve(self.upstream.map_or(&[], |(entries, _)| entries))
     }
 
-    fn own_answer(&self) -> Option<Answer<'a>> {
-        let query = Query {
-            name: self.request.question.name.as_wire(),
-            rtype: self.request.question.rtype,
-            // Stub resolvers, which set RD, have no use for the zone's servers; resolvers do.
-            minimal: self.request.recursion_desired(),
+    /// A name in none of our zones, of which nobody is to be asked.
+    fn refuse_foreign(&self, out: &mut Vec<u8>) -> Replied {
+        let error = if !self.request.recursion_desired() {
+            ExtendedError::NOT_AUTHORITATIVE
+        } else if self.recursion_allowed() {
+            ExtendedError::NO_FORWARDER
+        } else {
+            ExtendedError::PROHIBITED
         };
-        answer::answer(self.snapshot, query).or_else(|| self.built_in_answer(query))
-    }
-
-    /// What every server knows, unless the site has a forwarder for just those names.
-    fn built_in_answer(&self, query: Query<'a>) -> Option<Answer<'a>> {
-        let forwarder = answer::forwarder_for(self.snapshot, query.name);
-        if forwarder.is_some_and(|forwarder| !forwarder.suffix.is_root()) {
-            return None;
-        }
-        let mut own = answer::answer(&BUILT_IN, query)?;
-        own.source = None;
-        Some(own)
-    }
-
-    /// A name in none of our zones.
-    fn beyond_zones(&self, out: &mut Vec<u8>) -> Response {
-        let name = self.request.question.name.as_wire();
-        let error = match answer::forwarder_for(self.snapshot, name) {
-            _ if !self.request.recursion_desired() => ExtendedError::NOT_AUTHORITATIVE,
-            _ if !self.recursion_allowed() => ExtendedError::PROHIBITED,
-            None => ExtendedError::NO_FORWARDER,
-            Some(forwarder) => return Response::Ask(self.ask(name, forwarder)),
-        };
-        Response::Reply(self.refuse(Rcode::REFUSED, Some(error), out))
-    }
-
-    /// What is left to ask when our zones have said their part: an alias that leads out of them, or a name in a delegated
-    /// zone that has a forwarder of its own.
-    fn question_beyond(&self, own: &Answer<'_>) -> Option<Ask> {
-        if !self.request.recursion_desired() || !self.recursion_allowed() {
-            return None;
-        }
-        if let Some(target) = &own.unresolved {
-            let forwarder = answer::forwarder_for(self.snapshot, target)?;
-            return Some(self.ask(target, forwarder));
-        }
-        let cut = own
-            .authority
-            .first()
-            .filter(|_| own.referral && own.answer.is_empty())?;
-        let name = self.request.question.name.as_wire();
-        let forwarder = answer::forwarder_for(self.snapshot, name)?;
-        answer::is_at_or_below(forwarder.suffix.as_wire(), &cut.owner)
-            .then(|| self.ask(name, forwarder))
+        self.refuse(Rcode::REFUSED, Some(error), out)
     }
 
     fn ask(&self, name: &[u8], forwarder: &Arc<Forwarder>) -> Ask {
@@ -307,43 +287,54 @@ impl<'a> Responder<'a> {
             writer.set_error(error);
         }
         writer.finish(self.head(rcode, false, Whole::Complete));
-        plain(rcode)
+        plain(rcode, Origin::Nobody)
     }
 
-    fn write_own(&self, own: Answer<'_>, out: &mut Vec<u8>) -> Replied {
+    fn write(&self, chain: Chain<'_>, out: &mut Vec<u8>) -> Replied {
         let mut writer = self.writer(out);
-        if own.rcode == Rcode::SERV_FAIL {
-            writer.set_error(ExtendedError::INVALID_ZONE);
-        }
-        let whole = write_answer(&mut writer, &own);
-        writer.finish(self.head(own.rcode, own.authoritative, whole));
-        Replied {
-            rcode: own.rcode,
-            truncated: whole == Whole::Truncated,
-            source: own
-                .source
-                .filter(|_| own.unresolved.is_none() && !own.referral),
-        }
-    }
-
-    /// Our own aliases, if the question went through any, and then what the upstream said.
-    fn merge(&self, entry: &Entry, now: Instant, out: &mut Vec<u8>) -> Replied {
-        let own = self.own_answer().filter(|own| own.unresolved.is_some());
-        let mut writer = self.writer(out);
-        if let Some(error) = entry.error {
+        let (rcode, error) = match &chain.last {
+            Part::Own(own) => {
+                let incomplete = own.rcode == Rcode::SERV_FAIL;
+                let error = incomplete.then_some(ExtendedError::INVALID_ZONE);
+                (own.rcode, error)
+            }
+            Part::Upstream { entry, .. } => (entry.rcode, entry.error),
+        };
+        if let Some(error) = error {
             writer.set_error(error);
         }
-        let aliases = own.as_ref().map_or(&[][..], |own| &own.answer);
-        let age = entry.age(now);
-        let whole = match write_sets(&mut writer, Section::Answer, aliases) {
-            Whole::Complete => write_entry(&mut writer, entry, age),
-            Whole::Truncated => Whole::Truncated,
-        };
-        writer.finish(self.head(entry.rcode, own.is_some(), whole));
+        let whole = self.write_chain(&mut writer, &chain);
+        writer.finish(self.head(rcode, chain.is_authoritative(), whole));
         Replied {
             truncated: whole == Whole::Truncated,
-            ..plain(entry.rcode)
+            origin: chain.origin(),
+            rcode,
+            source: chain.into_source(),
         }
+    }
+
+    fn write_chain(&self, writer: &mut ReplyWriter<'_>, chain: &Chain<'_>) -> Whole {
+        for part in &chain.before {
+            let whole = match part {
+                Part::Own(own) => write_sets(writer, Section::Answer, &own.answer),
+                Part::Upstream { entry, records } => {
+                    let records = entry.answer.get(..*records).unwrap_or(&entry.answer);
+                    write_records(writer, Section::Answer, records, self.age(entry))
+                }
+            };
+            if whole == Whole::Truncated {
+                return whole;
+            }
+        }
+        match &chain.last {
+            Part::Own(own) => write_answer(writer, own),
+            Part::Upstream { entry, .. } => write_entry(writer, entry, self.age(entry)),
+        }
+    }
+
+    /// Seconds to take off an entry's TTLs.
+    fn age(&self, entry: &Entry) -> u32 {
+        self.upstream.map_or(0, |(_, now)| entry.age(now))
     }
 
     /// RFC 4892: names of the class CHAOS that say who answers.
@@ -373,7 +364,7 @@ impl<'a> Responder<'a> {
             Whole::Truncated
         };
         writer.finish(self.head(Rcode::NO_ERROR, true, whole));
-        plain(Rcode::NO_ERROR)
+        plain(Rcode::NO_ERROR, Origin::BuiltIn)
     }
 }
 
@@ -422,19 +413,32 @@ fn write_entry(writer: &mut ReplyWriter<'_>, entry: &Entry, age: u32) -> Whole {
         (Section::Additional, &entry.additional),
     ];
     for (section, records) in sections {
-        let same_set = |a: &Record, b: &Record| {
-            a.rtype == b.rtype && a.owner.eq_ignore_ascii_case(&b.owner) && a.ttl == b.ttl
+        if write_records(writer, section, records, age) == Whole::Truncated {
+            return Whole::Truncated;
+        }
+    }
+    Whole::Complete
+}
+
+/// Writes an upstream's records until a set does not fit; additional ones may be left out.
+fn write_records(
+    writer: &mut ReplyWriter<'_>,
+    section: Section,
+    records: &[Record],
+    age: u32,
+) -> Whole {
+    let same_set = |a: &Record, b: &Record| {
+        a.rtype == b.rtype && a.owner.eq_ignore_ascii_case(&b.owner) && a.ttl == b.ttl
+    };
+    for set in records.chunk_by(same_set) {
+        let Some(first) = set.first() else {
+            continue;
         };
-        for set in records.chunk_by(same_set) {
-            let Some(first) = set.first() else {
-                continue;
-            };
-            let ttl = first.ttl.saturating_sub(age);
-            let data = set.iter().map(|record| &*record.data);
-            let fit = writer.write_set(section, &first.owner, first.rtype, ttl, data);
-            if fit == Fit::NoRoom && section != Section::Additional {
-                return Whole::Truncated;
-            }
+        let ttl = first.ttl.saturating_sub(age);
+        let data = set.iter().map(|record| &*record.data);
+        let fit = writer.write_set(section, &first.owner, first.rtype, ttl, data);
+        if fit == Fit::NoRoom && section != Section::Additional {
+            return Whole::Truncated;
         }
     }
     Whole::Complete

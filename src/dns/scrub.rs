@@ -8,6 +8,7 @@ use crate::model::rrset::RecordType;
 
 use super::{
     answer::{is_at_or_below, target},
+    cache::Alias,
     message::{
         Rcode,
         record::Record,
@@ -76,6 +77,26 @@ fn follow(records: Vec<Record>, question: &UpstreamQuestion) -> (Vec<Record>, Ve
         }
     }
     (kept, way)
+}
+
+/// The aliases of an answer that `scrub` has put in order, from the question on.
+pub(super) fn aliases(answer: &[Record], question: &UpstreamQuestion) -> Vec<Alias> {
+    let mut found: Vec<Alias> = Vec::new();
+    let mut left = answer;
+    while found.len() <= MAX_ALIASES {
+        let name = found.last().map_or(&question.name, |alias| &alias.target);
+        let about = |record: &&Record| is_wanted(record, name, question.rtype);
+        let (here, behind) = left.split_at(left.iter().take_while(about).count());
+        let Some(target) = alias_of(here, name, question.rtype) else {
+            break;
+        };
+        left = behind;
+        found.push(Alias {
+            records: answer.len() - behind.len(),
+            target: target.into(),
+        });
+    }
+    found
 }
 
 /// Whether `record` says something of `name` that was asked for, or where it leads.

@@ -19,9 +19,10 @@ use crate::model::{name::Name, rrset::RecordType, snapshot::Snapshot};
 
 use super::{
     cache::{Entry, Flush},
+    chain::Origin,
     forward::{ForwardLimits, Forwarding},
     message::{
-        Rcode, flag,
+        flag,
         upstream::{Message, UpstreamQuestion},
     },
     respond::{Client, Identity, Transport},
@@ -99,7 +100,7 @@ pub struct LocalReply {
     /// The whole message as a client would get it over TCP.
     pub octets: Vec<u8>,
     pub message: Message,
-    /// Where it came from.
+    /// Where it came from; where aliases lead through several, its end.
     pub source: Source,
     pub took: Duration,
 }
@@ -110,13 +111,25 @@ pub enum Source {
     Zone,
     /// localhost, the empty zones of RFC 6303 and the like.
     BuiltIn,
+    /// What an upstream had said before.
     Cache,
+    /// An upstream was asked for it now.
     Forwarder,
     /// Nobody was asked.
     Refused,
 }
 
 impl Source {
+    fn of(origin: Origin, waited: bool) -> Self {
+        match origin {
+            Origin::Zone => Self::Zone,
+            Origin::BuiltIn => Self::BuiltIn,
+            Origin::Upstream if waited => Self::Forwarder,
+            Origin::Upstream => Self::Cache,
+            Origin::Nobody => Self::Refused,
+        }
+    }
+
     /// The word in JSON.
     pub fn word(self) -> &'static str {
         match self {
@@ -150,10 +163,11 @@ impl DnsServer {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let first = snapshots.borrow().clone();
         let first_revision = first.revision;
+        let snapshot = Arc::new(ArcSwap::new(first));
         let service = Arc::new(Service {
-            snapshot: Arc::new(ArcSwap::new(first)),
             identity: config.identity.clone(),
-            forwarding: Forwarding::new(config.forward.clone()),
+            forwarding: Forwarding::new(config.forward.clone(), Arc::clone(&snapshot)),
+            snapshot,
             runtime,
         });
         let count = match config.workers {
@@ -282,26 +296,16 @@ impl DnsServer {
         let snapshot = self.service.snapshot.load_full();
         // Not counted: the figures are those of clients.
         let uncounted = Counters::default();
-        let (progress, _) =
-            self.service
-                .handle(&snapshot, &message, client, &uncounted, &mut octets);
-        let waited = matches!(progress, Progress::Wait(_));
-        if let Progress::Wait(pending) = progress {
-            pending.finish(&uncounted, &mut octets).await;
-        }
-        let message = Message::decode(&octets)?;
-        let authoritative = message.flags & flag::AA != 0;
-        let source = match (authoritative, snapshot.zone_of(name), waited) {
-            (true, Some(_), _) => Source::Zone,
-            (true, None, _) => Source::BuiltIn,
-            (false, _, true) => Source::Forwarder,
-            (false, _, false) if message.rcode == Rcode::REFUSED => Source::Refused,
-            (false, Some(_), false) => Source::Zone, // a referral
-            (false, None, false) => Source::Cache,
+        let progress = self
+            .service
+            .handle(&snapshot, &message, client, &uncounted, &mut octets);
+        let (replied, waited) = match progress {
+            Progress::Done(replied) => (replied, false),
+            Progress::Wait(pending) => (pending.finish(&uncounted, &mut octets).await, true),
         };
         Some(LocalReply {
-            message,
-            source,
+            message: Message::decode(&octets)?,
+            source: Source::of(replied?.origin, waited),
             octets,
             took: started.elapsed(),
         })

@@ -34,7 +34,7 @@ elsewhere.test. 60 IN NS a.
 www.elsewhere.test. 60 IN A 192.0.2.200
 ";
 
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 fn big_site() -> String {
     (0..200).fold(SITE.to_owned(), |text, n| {
@@ -42,15 +42,15 @@ fn big_site() -> String {
     })
 }
 
-struct Fixture {
-    server: DnsServer,
+pub(super) struct Fixture {
+    pub server: DnsServer,
     snapshots: watch::Sender<Arc<Snapshot>>,
     v4: SocketAddr,
 }
 
 impl Fixture {
     /// A server for `state` on a port of 127.0.0.1, its configuration changed as the test likes.
-    fn start(state: Snapshot, change: impl FnOnce(&mut DnsConfig)) -> Self {
+    pub fn start(state: Snapshot, change: impl FnOnce(&mut DnsConfig)) -> Self {
         let mut config = DnsConfig::new(vec!["127.0.0.1:0".parse().unwrap()]);
         config.workers = 2;
         change(&mut config);
@@ -64,6 +64,11 @@ impl Fixture {
         }
     }
 
+    /// Serves `state` from now on.
+    pub fn publish(&self, state: Snapshot) {
+        self.server.serve(&Arc::new(state));
+    }
+
     async fn udp(&self, message: Vec<u8>) -> Option<Message> {
         let server = self.v4;
         let asked = tokio::task::spawn_blocking(move || udp(server, &message));
@@ -74,7 +79,7 @@ impl Fixture {
     }
 
     /// Asks for an A record with recursion desired.
-    async fn ask(&self, qname: &str) -> Message {
+    pub async fn ask(&self, qname: &str) -> Message {
         let message = query(77, qname, RecordType::A, flag::RD, Some(1232));
         self.udp(message).await.expect("a reply")
     }
@@ -129,7 +134,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// How a made-up upstream behaves.
 #[derive(Clone, Copy)]
-enum Manner {
+pub(super) enum Manner {
     Honest,
     /// Sends forged replies first: wrong id, wrong question, from another port.
     WithForgeries,
@@ -145,13 +150,13 @@ enum Manner {
 }
 
 /// An upstream for `ELSEWHERE` that counts what it is asked.
-struct Upstream {
-    address: SocketAddr,
+pub(super) struct Upstream {
+    pub address: SocketAddr,
     asked: Arc<AtomicUsize>,
 }
 
 impl Upstream {
-    fn start(manner: Manner, delay: Duration) -> Self {
+    pub fn start(manner: Manner, delay: Duration) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let address = socket.local_addr().expect("an address");
         let asked = Arc::new(AtomicUsize::new(0));
@@ -178,12 +183,12 @@ impl Upstream {
         Self { address, asked }
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
 
-fn elsewhere(message: &[u8]) -> Vec<u8> {
+pub(super) fn elsewhere(message: &[u8]) -> Vec<u8> {
     let client = Client {
         address: [127, 0, 0, 1].into(),
         transport: Transport::Tcp,
@@ -259,7 +264,7 @@ fn misbehave(manner: Manner, socket: &UdpSocket, message: &[u8], peer: SocketAdd
     }
 }
 
-fn forwarding_to(upstreams: &[SocketAddr]) -> Snapshot {
+pub(super) fn forwarding_to(upstreams: &[SocketAddr]) -> Snapshot {
     let mut state = snapshot(&[SITE]);
     add_forwarder(&mut state, ".", upstreams);
     state
@@ -671,7 +676,7 @@ async fn a_new_snapshot_is_served_though_copies_were_kept() {
     }
 }
 
-fn with_vips(vips: &[IpAddr]) -> Snapshot {
+pub(super) fn with_vips(vips: &[IpAddr]) -> Snapshot {
     let mut state = snapshot(&[SITE]);
     for address in vips {
         let vip = Vip {

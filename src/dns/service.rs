@@ -12,8 +12,9 @@ use tokio::runtime::Handle;
 use crate::model::snapshot::Snapshot;
 
 use super::{
+    cache::Entry,
     forward::{Forwarding, Place},
-    respond::{Ask, Client, Identity, Response, complete, respond},
+    respond::{Ask, Client, Identity, Replied, Response, complete, respond},
     stats::{Counters, Dropped},
 };
 
@@ -30,6 +31,8 @@ pub(super) struct Pending {
     snapshot: Arc<Snapshot>,
     message: Vec<u8>,
     client: Client,
+    /// What upstreams said so far.
+    upstream: Vec<Arc<Entry>>,
     ask: Ask,
     _place: Place,
 }
@@ -37,7 +40,7 @@ pub(super) struct Pending {
 /// How far a message got.
 pub(super) enum Progress {
     /// The reply is written, or there is none.
-    Done,
+    Done(Option<Replied>),
     Wait(Box<Pending>),
 }
 
@@ -50,81 +53,83 @@ impl Service {
         client: Client,
         counters: &Counters,
         out: &mut Vec<u8>,
-    ) -> (Progress, Option<super::answer::Source>) {
-        let mut source = None;
-        let response = respond(snapshot, &self.identity, message, client, out);
-        let progress = match response {
-            Response::Ask(ask) => self.ask(snapshot, message, client, ask, counters, out),
-            Response::Reply(replied) => {
-                counters.reply(replied.rcode, replied.truncated);
-                source = replied.source;
-                Progress::Done
-            }
-            Response::Silence(why) => {
-                counters.dropped(why.into());
-                Progress::Done
-            }
-        };
-        (progress, source)
-    }
-
-    fn ask(
-        self: &Arc<Self>,
-        snapshot: &Arc<Snapshot>,
-        message: &[u8],
-        client: Client,
-        ask: Ask,
-        counters: &Counters,
-        out: &mut Vec<u8>,
     ) -> Progress {
-        let now = Instant::now();
-        let at_hand = self.forwarding.cached(&ask.question, now);
-        let place = match &at_hand {
-            Some(_) => None,
-            None => self.forwarding.place(client.address),
-        };
-        if let Some(place) = place {
-            return Progress::Wait(Box::new(Pending {
-                service: Arc::clone(self),
-                snapshot: Arc::clone(snapshot),
-                message: message.to_vec(),
-                client,
-                ask,
-                _place: place,
-            }));
+        let mut upstream: Vec<Arc<Entry>> = Vec::new();
+        let mut response = respond(snapshot, &self.identity, message, client, out);
+        // It asks a bounded number of times.
+        while let Response::Ask(ask) = response {
+            let now = Instant::now();
+            let entry = match self.forwarding.cached(&ask.question, now) {
+                Some(entry) => entry,
+                None => match self.forwarding.place(client.address) {
+                    None => self.forwarding.overload(now),
+                    Some(place) => {
+                        return Progress::Wait(Box::new(Pending {
+                            service: Arc::clone(self),
+                            snapshot: Arc::clone(snapshot),
+                            message: message.to_vec(),
+                            client,
+                            upstream,
+                            ask,
+                            _place: place,
+                        }));
+                    }
+                },
+            };
+            upstream.push(entry);
+            let said = (upstream.as_slice(), now);
+            response = complete(snapshot, &self.identity, message, client, said, out);
         }
-        let entry = at_hand.unwrap_or_else(|| self.forwarding.overload(now));
-        let upstream = (&*entry, now);
-        let response = complete(snapshot, &self.identity, message, client, upstream, out);
-        count_response(&response, counters);
-        Progress::Done
+        Progress::Done(settle(response, counters))
     }
 }
 
 impl Pending {
-    /// Waits for the upstream, at most as long as `Forwarding` lets it take, and writes the reply.
-    pub async fn finish(self: Box<Self>, counters: &Counters, out: &mut Vec<u8>) {
-        let forwarding = &self.service.forwarding;
-        let entry = forwarding.resolve(self.ask.clone()).await;
-        let response = complete(
-            &self.snapshot,
-            &self.service.identity,
-            &self.message,
-            self.client,
-            (&entry, Instant::now()),
-            out,
-        );
-        count_response(&response, counters);
+    /// Waits for the upstreams and writes the reply. Takes at most twice the time that one question to upstreams may take:
+    /// none is begun after that time.
+    pub async fn finish(
+        mut self: Box<Self>,
+        counters: &Counters,
+        out: &mut Vec<u8>,
+    ) -> Option<Replied> {
+        let deadline = Instant::now() + self.service.forwarding.total();
+        loop {
+            let forwarding = &self.service.forwarding;
+            let now = Instant::now();
+            let entry = if now < deadline {
+                forwarding.resolve(self.ask.clone()).await
+            } else {
+                forwarding.out_of_time(now)
+            };
+            self.upstream.push(entry);
+            let response = complete(
+                &self.snapshot,
+                &self.service.identity,
+                &self.message,
+                self.client,
+                (&self.upstream, Instant::now()),
+                out,
+            );
+            match response {
+                Response::Ask(next) => self.ask = next,
+                last => return settle(last, counters),
+            }
+        }
     }
 }
 
-fn count_response(response: &Response, counters: &Counters) {
+/// Counts what became of a message, and says what is known of its reply.
+fn settle(response: Response, counters: &Counters) -> Option<Replied> {
     match response {
-        Response::Reply(replied) => counters.reply(replied.rcode, replied.truncated),
-        Response::Silence(why) => counters.dropped((*why).into()),
-        // `complete` asks nothing.
+        Response::Reply(replied) => {
+            counters.reply(replied.rcode, replied.truncated);
+            return Some(replied);
+        }
+        Response::Silence(why) => counters.dropped(why.into()),
+        // Whoever calls this asks until there is something else.
         Response::Ask(_) => counters.dropped(Dropped::Fault),
     }
+    None
 }
 
 /// Bounds of the TCP side.

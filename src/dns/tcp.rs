@@ -212,7 +212,7 @@ impl Connection {
             self.counters.query(Transport::Tcp, self.peer.is_ipv6());
             let snapshot = self.service.snapshot.load_full();
             let mut out = Vec::with_capacity(512);
-            let (progress, _) =
+            let progress =
                 self.service
                     .handle(&snapshot, &message, client, &self.counters, &mut out);
             let Progress::Wait(pending) = progress else {

@@ -184,15 +184,18 @@ impl Work {
             self.counters.copy(true);
             return self.counters.reply(rcode, false);
         }
-        let (progress, source) =
-            self.service
-                .handle(&snapshot, message, client, &self.counters, out);
-        if let Some(source) = source {
-            self.counters.copy(false);
-            self.fast_path.keep(&snapshot, message, out, source);
-        }
-        let Progress::Wait(pending) = progress else {
-            return;
+        let progress = self
+            .service
+            .handle(&snapshot, message, client, &self.counters, out);
+        let pending = match progress {
+            Progress::Wait(pending) => pending,
+            Progress::Done(replied) => {
+                if let Some(source) = replied.and_then(|replied| replied.source) {
+                    self.counters.copy(false);
+                    self.fast_path.keep(&snapshot, message, out, source);
+                }
+                return;
+            }
         };
         let way_back = self.batch.way_back(at, Arc::downgrade(port));
         let counters = Arc::clone(&self.counters);

@@ -11,6 +11,7 @@ pub struct Forwarder {
     pub suffix: Name,
     /// Asked in order of measured speed; 1 to 16, each once.
     pub upstreams: Vec<SocketAddr>,
-    /// Longest wait for one upstream before the next is tried, 10 ms to 30 s.
+    /// Longest wait for one upstream before the next is tried, 10 ms to 30 s. A question has 10 s for all of them, and each
+    /// gets at most an equal share of what is left.
     pub timeout: Duration,
 }

@@ -233,12 +233,7 @@ fn dns_config(config: &NodeConfig, vip: &VipDriver) -> DnsConfig {
     let forward = ForwardLimits {
         cache,
         max_outstanding: limits.upstream_queries as usize,
-        // A VIP must never become the source of our own questions.
-        sources: if config.dev {
-            Vec::new()
-        } else {
-            addresses.dns.clone()
-        },
+        sources: [&addresses.dns[..], &addresses.service].concat(),
         ..ForwardLimits::default()
     };
     DnsConfig {

@@ -146,6 +146,10 @@ impl ExtendedError {
         code: 23,
         text: "no upstream server can be reached",
     };
+    pub const ENDLESS: Self = Self {
+        code: 0,
+        text: "the aliases go in a circle, or lead on too often",
+    };
     pub const INVALID_ZONE: Self = Self {
         code: 14,
         text: "the zone is not complete: it has no SOA record",

@@ -1,0 +1,134 @@
+//! Forwarding on real sockets of the loopback interface: which upstream is asked when, and from which address.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use crate::model::{forwarder::Forwarder, rrset::RecordType, snapshot::Snapshot};
+
+use super::{
+    ForwardLimits, Source,
+    message::Rcode,
+    server_tests::{Fixture, Manner, PATIENCE, Upstream, elsewhere, forwarding_to, with_vips},
+    testing::{add_forwarder, name},
+};
+
+/// `state` with another timeout of its forwarder for the root.
+fn with_timeout(mut state: Snapshot, timeout: Duration) -> Snapshot {
+    let root = name(".");
+    let before = state.forwarders.get(&root).expect("a forwarder");
+    let changed = Forwarder {
+        timeout,
+        ..Forwarder::clone(before)
+    };
+    state.forwarders.insert(root, Arc::new(changed));
+    state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_upstream_is_asked_in_time_however_long_the_timeout_is() {
+    let silent = Upstream::start(Manner::Silent, Duration::ZERO);
+    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+    let state = forwarding_to(&[silent.address, honest.address]);
+    let state = with_timeout(state, Duration::from_secs(30));
+    let fixture = Fixture::start(state, |config| {
+        config.forward = ForwardLimits {
+            total: Duration::from_secs(2),
+            ..ForwardLimits::default()
+        };
+    });
+    let reply = fixture.ask("www.elsewhere.test.").await;
+    assert_eq!((reply.rcode, reply.answer.len()), (Rcode::NO_ERROR, 1));
+    fixture.ask("other.elsewhere.test.").await;
+    assert_eq!(
+        (silent.asked(), honest.asked()),
+        (1, 2),
+        "the silence is remembered"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silence_that_takes_all_the_time_is_remembered() {
+    let silent = Upstream::start(Manner::Silent, Duration::ZERO);
+    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+    let state = with_timeout(forwarding_to(&[silent.address]), Duration::from_secs(30));
+    let fixture = Fixture::start(state, |config| {
+        config.forward = ForwardLimits {
+            total: Duration::from_secs(1),
+            ..ForwardLimits::default()
+        };
+    });
+    let reply = fixture.ask("www.elsewhere.test.").await;
+    assert_eq!(reply.rcode, Rcode::SERV_FAIL);
+    assert_eq!(fixture.server.stats().forward.timed_out, 1);
+    fixture.publish(forwarding_to(&[silent.address, honest.address]));
+    let reply = fixture.ask("www.elsewhere.test.").await;
+    assert_eq!(reply.rcode, Rcode::NO_ERROR);
+    assert_eq!((silent.asked(), honest.asked()), (1, 1));
+}
+
+/// An honest upstream that tells where each query came from.
+fn watching() -> (SocketAddr, mpsc::Receiver<IpAddr>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("an address");
+    let (peers, seen) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&elsewhere(&buffer[..length]), peer);
+            if peers.send(peer.ip()).is_err() {
+                return;
+            }
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_leave_from_where_the_routes_say_but_never_from_a_vip() {
+    let (upstream, seen) = watching();
+    let own: IpAddr = [127, 0, 0, 7].into();
+    // An address of a network from which the upstream cannot be reached comes first.
+    let sources: Vec<IpAddr> = vec![[192, 0, 2, 7].into(), own];
+    let fixture = Fixture::start(forwarding_to(&[upstream]), |config| {
+        config.forward.sources = sources;
+    });
+    let came_from = |reply: Rcode| {
+        assert_eq!(reply, Rcode::NO_ERROR);
+        seen.recv_timeout(PATIENCE).expect("it was asked")
+    };
+    let by_route: IpAddr = [127, 0, 0, 1].into();
+    let reply = fixture.ask("www.elsewhere.test.").await;
+    assert_eq!(came_from(reply.rcode), by_route);
+    let mut with_vip = with_vips(&[by_route]);
+    add_forwarder(&mut with_vip, ".", &[upstream]);
+    fixture.publish(with_vip);
+    fixture.server.flush(&super::Flush::All);
+    let reply = fixture.ask("www.elsewhere.test.").await;
+    assert_eq!(came_from(reply.rcode), own);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_to_ourselves_says_where_its_data_came_from() {
+    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+    let fixture = Fixture::start(forwarding_to(&[honest.address]), |_| {});
+    for (qname, expected) in [
+        ("www.site.test.", Source::Zone),
+        ("none.site.test.", Source::Zone),
+        ("localhost.", Source::BuiltIn),
+        // An alias of ours that the upstream completes.
+        ("away.site.test.", Source::Forwarder),
+        ("away.site.test.", Source::Cache),
+        ("www.elsewhere.test.", Source::Cache),
+    ] {
+        let qname = name(qname);
+        let asked = fixture.server.query_local(&qname, RecordType::A, true);
+        let reply = asked.await.expect("a reply");
+        assert_eq!(reply.source, expected, "{qname}");
+    }
+    let foreign = name("www.example.");
+    let asked = fixture.server.query_local(&foreign, RecordType::A, false);
+    assert_eq!(asked.await.map(|reply| reply.source), Some(Source::Refused));
+}
