@@ -160,7 +160,10 @@ impl<'a> Resolver<'a> {
         for alias in &entry.aliases {
             let name = &*alias.target;
             let own = answer::answer(self.snapshot, Query { name, ..self.query });
-            if own.as_ref().is_some_and(|own| self.is_whole(own)) {
+            // Where the upstream has nothing, ours counts though it leads no further: the name exists here.
+            let counts =
+                |own: &Answer<'a>| self.is_whole(own) || entry.is_negative(self.query.rtype);
+            if own.as_ref().is_some_and(counts) {
                 let records = alias.records;
                 return Some(Next { records, name, own });
             }

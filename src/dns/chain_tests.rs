@@ -25,6 +25,7 @@ moved.demo.test. 60 IN DNAME corp.test.
 circle.demo.test. 60 IN CNAME circle.corp.test.
 cut.demo.test. 60 IN NS ns.cut.demo.test.
 into.demo.test. 60 IN CNAME www.cut.demo.test.
+out.demo.test. 60 IN CNAME out.example.
 ";
 
 /// What upstreams say, by the suffix that they are asked for: zones in which an alias may lead to nowhere.
@@ -118,6 +119,31 @@ fn some_upstreams() -> Upstreams<'static> {
         ("other.test.", other),
         ("cut.demo.test.", cut),
     ])
+}
+
+#[test]
+fn an_upstream_that_knows_nothing_of_our_names_denies_none_of_them() {
+    let corp = zone_of(
+        "test.",
+        &[
+            "x.corp.test. 60 IN CNAME out.demo.test.",
+            "y.corp.test. 60 IN CNAME www.cut.demo.test.",
+        ],
+    );
+    let upstreams = BTreeMap::from([("corp.test.", corp)]);
+    let state = ours(&upstreams);
+    for (qname, last) in [
+        ("x.corp.test.", "CNAME out.example."),
+        ("y.corp.test.", "CNAME www.cut.demo.test."),
+    ] {
+        let reply = ask(&state, &upstreams, qname);
+        assert_eq!(reply.message.rcode, Rcode::NO_ERROR, "{qname}");
+        let answer = reply.answer();
+        assert!(
+            answer.last().is_some_and(|line| line.ends_with(last)),
+            "{answer:?}"
+        );
+    }
 }
 
 #[test]

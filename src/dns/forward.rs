@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::model::snapshot::Snapshot;
 
 use super::{
+    answer::forwarder_for,
     attempts::share,
     cache::{Cache, CacheLimits, CacheStats, Entry, Flush},
     message::{
@@ -300,11 +301,14 @@ impl Forwarding {
     async fn socket_to(&self, upstream: SocketAddr) -> io::Result<UdpSocket> {
         let socket = connected(unspecified(upstream), upstream).await?;
         let chosen = socket.local_addr()?.ip();
-        let other = in_place_of(chosen, &self.snapshot.load().vips, &self.limits.sources);
-        match other {
-            None => Ok(socket),
-            Some(own) => connected(own, upstream).await,
+        let others = in_place_of(chosen, &self.snapshot.load().vips, &self.limits.sources);
+        for own in others {
+            // One that the host has lost, or that leads nowhere, is no reason to ask nobody.
+            if let Ok(better) = connected(own, upstream).await {
+                return Ok(better);
+            }
         }
+        Ok(socket)
     }
 }
 
@@ -340,12 +344,21 @@ impl Lead {
             Ok(message) => Entry::of_message(message, &self.ask.question, limits, now),
             Err(failure) => Entry::of_failure(failure.explained(), limits, now),
         });
-        if self.forwarding.epoch.load(Relaxed) == epoch {
-            let question = self.ask.question.clone();
-            let mut part = self.forwarding.part(&question);
+        let question = self.ask.question.clone();
+        let mut part = self.forwarding.part(&question);
+        // Under the lock: who flushes has set what is flushed for before, and takes the lock after.
+        if self.forwarding.epoch.load(Relaxed) == epoch && self.is_still_asked_for() {
             part.insert(question, Arc::clone(&entry), now);
         }
+        drop(part);
         self.answer.send_replace(Some(entry));
+    }
+
+    /// Whether the forwarder is the one for this name now: it may have been changed since the client asked.
+    fn is_still_asked_for(&self) -> bool {
+        let snapshot = self.forwarding.snapshot.load();
+        let now = forwarder_for(&snapshot, &self.ask.question.name);
+        now.is_some_and(|now| *now == self.ask.forwarder)
     }
 
     /// Asks the upstreams in turn; those that were silent a second time, since packets get lost. Each gets its share of the

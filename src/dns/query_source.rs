@@ -9,15 +9,15 @@ use imbl::OrdMap;
 
 use crate::model::vip::Vip;
 
-/// The address to use in place of `chosen`: of our `own` ones the nearest to it, since that is on the same network most
-/// likely. None: `chosen` is right, or there is nothing better.
+/// The addresses to use in place of `chosen`, the best first: of our `own` ones the nearest to it, since that is on the same
+/// network most likely. None: `chosen` is right, or there is nothing better.
 pub(super) fn in_place_of(
     chosen: IpAddr,
     vips: &OrdMap<IpAddr, Vip>,
     own: &[IpAddr],
-) -> Option<IpAddr> {
+) -> Vec<IpAddr> {
     if !vips.contains_key(&chosen) {
-        return None;
+        return vec![];
     }
     let fits = |own: &IpAddr| {
         own.is_ipv4() == chosen.is_ipv4()
@@ -26,8 +26,9 @@ pub(super) fn in_place_of(
             && !own.is_unspecified()
             && !vips.contains_key(own)
     };
-    let fitting = own.iter().copied().filter(fits);
-    fitting.min_by_key(|own| bits(*own) ^ bits(chosen))
+    let mut fitting: Vec<IpAddr> = own.iter().copied().filter(fits).collect();
+    fitting.sort_by_key(|own| bits(*own) ^ bits(chosen));
+    fitting
 }
 
 fn bits(address: IpAddr) -> u128 {
@@ -66,15 +67,16 @@ mod tests {
         ]
         .map(ip);
         for (chosen, expected) in [
-            ("10.0.9.9", None),
-            ("127.0.0.9", None),
-            ("10.0.1.100", Some("10.0.1.1")),
-            ("fd00::100", Some("fd00::1")),
-            ("127.0.0.1", Some("127.0.0.2")),
+            ("10.0.9.9", &[][..]),
+            ("127.0.0.9", &[]),
+            ("10.0.1.100", &["10.0.1.1", "10.0.2.1", "192.168.0.1"]),
+            ("fd00::100", &["fd00::1"]),
+            ("127.0.0.1", &["127.0.0.2"]),
         ] {
             let instead = in_place_of(ip(chosen), &vips, &own);
-            assert_eq!(instead, expected.map(ip), "{chosen}");
+            let expected: Vec<IpAddr> = expected.iter().map(|text| ip(text)).collect();
+            assert_eq!(instead, expected, "{chosen}");
         }
-        assert_eq!(in_place_of(ip("10.0.1.100"), &vips, &[ip("fd00::1")]), None);
+        assert!(in_place_of(ip("10.0.1.100"), &vips, &[ip("fd00::1")]).is_empty());
     }
 }
