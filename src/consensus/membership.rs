@@ -65,9 +65,16 @@ impl Group {
         if self.joint {
             return Some(Step::Finish);
         }
-        self.departed(me)
+        let departed = self.departed(me);
+        // One that may not go yet keeps nobody from coming, who may be what it waits for.
+        let may_go = |step: &Step| match step {
+            Step::Remove(id) => self.check_removal(*id).is_ok(),
+            _ => true,
+        };
+        (departed.clone().filter(may_go))
             .or_else(|| self.newcomer())
             .or_else(|| self.ripe(now).map(Step::Promote))
+            .or(departed)
     }
 
     fn departed(&self, me: NodeId) -> Option<Step> {
@@ -108,7 +115,8 @@ impl Group {
     /// Whether `id` may be removed without losing the quorum.
     ///
     /// A voter that the state names no more ends soon, whether it answers now or not. Where its removal was left half done it is not counted on,
-    /// and both have to go from the group as it is: a majority of that has to stay.
+    /// and both have to go from the group as it is: a majority of that has to stay. A voter that is itself not counted on takes nobody's
+    /// quorum with it: it may go if a majority of the rest answers.
     ///
     /// # Errors
     /// In words for the operator, when it may not.
@@ -120,13 +128,16 @@ impl Group {
         if left.is_empty() {
             return Err(RemovalRefused::LastVoter { id });
         }
+        let counts = |voter: &NodeId| self.alive.contains(voter) && self.stays(*voter);
+        if !counts(&id) && left.intersection(&self.alive).count() >= majority(left.len()) {
+            return Ok(());
+        }
         let is_settled = left.iter().all(|voter| self.stays(*voter));
         let voters = if is_settled {
             left.len()
         } else {
             self.voters.len()
         };
-        let counts = |voter: &NodeId| self.alive.contains(voter) && self.stays(*voter);
         let (answering, silent): (Vec<NodeId>, Vec<NodeId>) = left.into_iter().partition(counts);
         let alive = answering.len();
         if alive < majority(voters) {
@@ -334,6 +345,30 @@ mod tests {
             "{text}"
         );
         assert_eq!(group(&[1, 2]).check_removal(NodeId(3)), Ok(()));
+    }
+
+    /// The leader that was removing node 3 died for good, and with it node 2 is to go.
+    #[test]
+    fn a_dead_voter_goes_though_a_removal_is_half_done() {
+        let mut group = Group {
+            voters: ids(&[1, 2, 3]),
+            alive: ids(&[1, 3]),
+            members: members(&[1, 2, 4]),
+            ..Group::default()
+        };
+        assert!(group.check_removal(NodeId(3)).is_err());
+        // Who may not go yet keeps nobody from coming.
+        let step = group.next_step(NodeId(1), Instant::now());
+        assert!(
+            matches!(step, Some(Step::AddLearner(NodeId(4), _))),
+            "{step:?}"
+        );
+        assert_eq!(group.check_removal(NodeId(2)), Ok(()));
+        group.voters = ids(&[1, 3]);
+        group.members = members(&[1]);
+        let step = group.next_step(NodeId(1), Instant::now());
+        assert_eq!(step, Some(Step::Remove(NodeId(3))));
+        assert_eq!(group.check_removal(NodeId(3)), Ok(()));
     }
 
     #[test]

@@ -175,11 +175,12 @@ async fn campaign(core: &Core) {
         let standing = core.standing(&metrics);
         let now = Instant::now();
         leader = standing.leader.or(leader);
+        let promised_until = lock(&core.promise).until();
         let seen = Seen {
             timing: core.timing(),
             opens_at: core.gate.opens_at(),
             heard: core.heard_at(&metrics),
-            promised_until: lock(&core.promise).until(),
+            promised_until,
             voted: votes.observe(&metrics, now),
             rank: rank(&metrics, core.id, leader) + waits_for_the_fit(core, &metrics, leader),
             alone: standing.sole_voter,

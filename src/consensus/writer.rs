@@ -83,8 +83,12 @@ pub struct LogFigures {
     pub spent: Duration,
     /// Time that the last one took.
     pub last: Duration,
-    /// Time that one took lately: each counts a sixteenth, and what was before the rest. Zero before the first.
-    pub lately: Duration,
+    /// Time that one flush took lately, and how many that goes by: each counts a sixteenth, and what was before the rest. Large batches do
+    /// not count.
+    flush: Duration,
+    flushes: u64,
+    /// When the last of them ended.
+    flushed_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -222,17 +226,38 @@ impl Queue {
 }
 
 impl LogFigures {
-    fn count(&mut self, bytes: usize, took: Duration) {
+    /// What one flush of the disk took lately; none before there were enough to go by.
+    pub fn flush(&self) -> Option<Duration> {
+        const ENOUGH: u64 = 8;
+        (self.flushes >= ENOUGH).then_some(self.flush)
+    }
+
+    /// The same, if that was within the last minute.
+    pub fn fresh_flush(&self, now: Instant) -> Option<Duration> {
+        const FRESH: Duration = Duration::from_secs(60);
+        let at = self.flushed_at?;
+        (now.saturating_duration_since(at) <= FRESH)
+            .then(|| self.flush())
+            .flatten()
+    }
+
+    fn count(&mut self, bytes: usize, took: Duration, now: Instant) {
+        /// Of a larger batch most of the time is its writing.
+        const LARGEST: usize = 64 * 1024;
         /// How much of it the newest is.
         const SHARE: u32 = 16;
-        self.lately = match self.writes {
-            0 => took,
-            _ => (self.lately * (SHARE - 1) + took) / SHARE,
-        };
         self.writes += 1;
         self.written_bytes += bytes as u64;
         self.spent += took;
         self.last = took;
+        if bytes <= LARGEST {
+            self.flush = match self.flushes {
+                0 => took,
+                _ => (self.flush * (SHARE - 1) + took) / SHARE,
+            };
+            self.flushes += 1;
+            self.flushed_at = Some(now);
+        }
     }
 }
 
@@ -326,7 +351,10 @@ impl Writer {
     fn end(&self, written: Result<(), String>, bytes: usize) {
         let mut waiting = self.queue.waiting();
         if let Some(began) = waiting.busy_since.take() {
-            waiting.figures.count(bytes, began.elapsed());
+            let now = Instant::now();
+            waiting
+                .figures
+                .count(bytes, now.saturating_duration_since(began), now);
         }
         if let Err(reason) = written {
             drop(waiting);
@@ -437,6 +465,26 @@ fn last_after(last: Option<u64>, operations: &[Operation]) -> Option<u64> {
 mod tests {
     use super::*;
     use bytes::Bytes;
+
+    #[test]
+    fn a_flush_is_what_small_batches_took_lately() {
+        let start = Instant::now();
+        let mut figures = LogFigures::default();
+        let ms = Duration::from_millis;
+        figures.count(40 << 20, ms(1600), start);
+        for _ in 0..7 {
+            figures.count(100, ms(2), start);
+        }
+        assert_eq!(figures.flush(), None, "too few to go by");
+        figures.count(100, ms(2), start);
+        assert_eq!(figures.flush(), Some(ms(2)));
+        for _ in 0..100 {
+            figures.count(100, ms(100), start);
+        }
+        assert!(figures.flush().is_some_and(|flush| flush > ms(99)));
+        assert_eq!(figures.fresh_flush(start + ms(60_001)), None);
+        assert!(figures.fresh_flush(start + ms(60_000)).is_some());
+    }
 
     #[test]
     fn the_last_index_follows_the_operations_in_order() {

@@ -139,10 +139,8 @@ fn an_upstream_that_knows_nothing_of_our_names_denies_none_of_them() {
         let reply = ask(&state, &upstreams, qname);
         assert_eq!(reply.message.rcode, Rcode::NO_ERROR, "{qname}");
         let answer = reply.answer();
-        assert!(
-            answer.last().is_some_and(|line| line.ends_with(last)),
-            "{answer:?}"
-        );
+        let has = answer.iter().any(|line| line.ends_with(last));
+        assert!(has, "{answer:?}");
     }
 }
 

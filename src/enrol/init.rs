@@ -121,8 +121,10 @@ pub fn establish(
     let admin = StagedAdmin::stage(admin_dir, &admin).map_err(InitError::AdminCertificate)?;
     // From here on the node exists.
     IdentityFile::in_dir(&config.data_dir).store(&identity)?;
+    // At once: a node that waits for it may look.
+    let given = give_to_owner(&config.data_dir);
     let placed = admin.put();
-    give_to_owner(&config.data_dir).map_err(|source| InitError::Owner {
+    given.map_err(|source| InitError::Owner {
         data_dir: config.data_dir.clone(),
         source,
     })?;

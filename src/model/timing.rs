@@ -120,6 +120,11 @@ impl Timing {
         .clamp(ms(10), ms(200))
     }
 
+    /// The slowest flush of a voter's disk that leaves room for an election between two attempts.
+    pub fn slowest_flush(&self) -> Duration {
+        self.election_timeout_min / FLUSHES
+    }
+
     /// Whether the numbers go together. `flush`: how long a flush of a voter's disk takes, where that was measured.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
@@ -19,11 +20,11 @@ use crate::{
         BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, ListenerReport,
         NodeControl, NodeReport, Reloaded,
     },
-    config::{node::NodeConfig, reserved::Reserved},
+    config::{node::NodeConfig, reserved::Reserved, units::format_duration},
     consensus::{Consensus, MemberRole, Recovery},
     dns::Flush,
     enrol::{IdentityFile, StoredIdentity},
-    model::{name::Name, node::Member, rrset::RecordType, timing::TimingFault},
+    model::{name::Name, node::Member, rrset::RecordType},
     pki::verify::Expected,
     proxy::{SocketState, Verdict},
     telemetry::{http::Readiness, log::Log},
@@ -355,17 +356,18 @@ impl Control {
     }
 }
 
-/// That this voter's disk is slower than the timing of the cluster allows for.
+/// That this voter's disk is slower than the timing of the cluster allows for. The same words on every node: they are told once.
 fn slow_disk(consensus: &Consensus) -> Option<String> {
     let status = consensus.status();
     let own = status.nodes.iter().find(|node| node.id == consensus.id())?;
-    let flush = consensus.log_figures().lately;
-    match consensus.timing().check(Some(flush)) {
-        Err(fault @ TimingFault::SlowDisk { .. }) if own.role == MemberRole::Voter => {
-            Some(fault.to_string())
-        }
-        _ => None,
-    }
+    let flush = consensus.log_figures().fresh_flush(Instant::now())?;
+    let slowest = consensus.timing().slowest_flush();
+    (own.role == MemberRole::Voter && flush > slowest).then(|| {
+        format!(
+            "a flush of the disk takes more than {}, a quarter of election_timeout_min: elections may fail; choose a slower profile or a faster disk",
+            format_duration(slowest)
+        )
+    })
 }
 
 /// The VIPs that no fence stands for here, held or not.

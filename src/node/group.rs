@@ -102,7 +102,7 @@ impl Group for NodeGroup {
             problem: own.map(|own| own.problem.clone()).unwrap_or_default(),
             unfit: own.map(|own| own.unfit.clone()).unwrap_or_default(),
             refusal: self.consensus.timing().election_timeout_max,
-            flush: self.consensus.log_figures().lately,
+            flush: self.consensus.log_figures().flush().unwrap_or_default(),
         }
     }
 

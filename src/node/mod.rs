@@ -149,6 +149,8 @@ pub fn run(config_path: &Path) -> Result<(), NodeError> {
         consensus: consensus.handle().clone(),
     };
     let node = Node::new(config, config_path.to_owned(), log, runtimes);
+    // With it the log, for the last line.
+    let control = Arc::clone(&node.control);
     let ended = main.block_on(node.run());
     for runtime in [main, dns, consensus] {
         runtime.shutdown_timeout(Duration::from_secs(1));
@@ -156,6 +158,7 @@ pub fn run(config_path: &Path) -> Result<(), NodeError> {
     if let Err(error) = &ended {
         tracing::error!(%error, "the node ends");
     }
+    drop(control);
     ended
 }
 

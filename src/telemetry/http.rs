@@ -25,7 +25,9 @@ use crate::transport::{
 };
 
 /// How long the head of a request may take, and how long a connection may wait for its next request.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
+///
+/// Longer than the usual intervals between two scrapes of a monitor.
+const HEAD_LIMIT: Duration = Duration::from_secs(75);
 
 /// Whether the node does its work, asked at each request.
 pub trait Readiness: Send + Sync + 'static {
