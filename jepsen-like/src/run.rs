@@ -374,7 +374,11 @@ fn record(
     if let Err(error) = &ended {
         nemesis.abandon(error);
     }
-    people.last_reads(plan, if is_whole { LAST_READS } else { HOPELESS });
+    // What is read while faults hold is no last read: whoever is cut off answers too.
+    if ended.is_ok() {
+        people.last_reads(plan, if is_whole { LAST_READS } else { HOPELESS });
+    }
+    let was_interrupted = is_over();
     if ended.is_ok()
         && let Err(error) = nemesis.note_ends()
     {
@@ -383,7 +387,7 @@ fn record(
     }
     note_panics(nemesis.cluster(), &recorder);
     people.stop_watching();
-    if ended.is_ok() {
+    if ended.is_ok() && !was_interrupted {
         recorder.append(&Entry::End { at: recorder.now() });
     }
     recorder.finish().map_err(|source| RunError::File {

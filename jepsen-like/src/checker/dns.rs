@@ -1,12 +1,15 @@
 //! DNS answers: of committed states only, never older than one already seen from that node; serials never go back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use pontoon::model::serial::Serial;
 
 use super::{Bounds, Finding, Verdict, planned, witnessed::Witnessed};
 use crate::{
-    history::{Answer, Call, History, Moment, Operation, Outcome, Reply},
+    history::{Answer, Call, History, LeaderSeen, Moment, Operation, Outcome, Reply},
     workload::Workload,
 };
 
@@ -179,17 +182,26 @@ fn witnessed(history: &History) -> BTreeMap<&'static str, Witnessed<'_>> {
         .collect()
 }
 
+/// Whether somebody was seen to lead who may have been elected within this time or `around` it.
+fn is_elected_between(leaders: &[LeaderSeen], from: Moment, to: Moment, around: Duration) -> bool {
+    /// A leader is seen so much later than it was elected.
+    const SEEN_WITHIN: Duration = Duration::from_secs(1);
+    let from = from.0.saturating_sub(Moment::after(around).0);
+    let to = Duration::from_nanos(to.0).saturating_add(around + SEEN_WITHIN);
+    let times = Moment(from)..=Moment::after(to);
+    leaders.iter().any(|leader| times.contains(&leader.at))
+}
+
 /// In order of invocation.
 fn lookups<'a>(history: &'a History, bounds: &Bounds) -> Vec<Lookup<'a>> {
     let nodes = &history.run.nodes;
     let vips = witnessed(history);
     let holder = |operation: &Operation| {
         let vip = vips.get(operation.node.as_deref()?)?;
-        vip.holder(
-            operation.invoked,
-            operation.completed?,
-            bounds.fastest_return,
-        )
+        let (from, to) = (operation.invoked, operation.completed?);
+        let is_calm = !is_elected_between(&history.leaders, from, to, bounds.fastest_return);
+        vip.holder(from, to, bounds.fastest_return)
+            .filter(|_| is_calm)
     };
     let mut found = vec![];
     for operation in &history.operations {
@@ -510,6 +522,24 @@ mod tests {
             }),
         );
         kinds(&check_answers(&history(operations), &Bounds::default()))
+    }
+
+    #[test]
+    fn an_election_around_an_answer_leaves_open_whose_it_is() {
+        const MS: u64 = 1_000_000;
+        let seen = |at: u64| {
+            let leaders = [LeaderSeen {
+                at: Moment(at * MS),
+                node: "n1".into(),
+                term: 2,
+            }];
+            let (from, to) = (Moment(5000 * MS), Moment(5010 * MS));
+            is_elected_between(&leaders, from, to, Duration::from_millis(100))
+        };
+        assert_eq!(
+            [4899, 4900, 5005, 6110, 6111].map(seen),
+            [false, true, true, true, false]
+        );
     }
 
     #[test]

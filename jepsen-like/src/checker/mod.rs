@@ -137,7 +137,7 @@ impl Finding {
 pub struct Bounds {
     /// Two nodes that answered for a VIP within this time did so at once: no hand-over is that fast. 100 us, the time of a few frames.
     pub fastest_handover: Duration,
-    /// A VIP that left a node is not back on it within this time, unless two nodes answer for it. 100 ms: a hand-over takes a
+    /// A VIP that left a node is not back on it within this time, unless it leads again two terms later. 100 ms: a hand-over takes a
     /// commit each way, a failover a lease. Nemeses must keep planned moves further apart.
     pub fastest_return: Duration,
     /// A leader that cannot serve has given the VIPs away within this time. 10 s: three failed checks a second apart and a move by

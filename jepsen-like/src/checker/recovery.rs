@@ -74,7 +74,8 @@ fn judge_writes(
         .filter(|operation| is_after(operation) && operation.is_ok())
         .filter_map(|operation| operation.completed)
         .min();
-    let was_tried = history.operations.iter().any(|one| is_after(&one));
+    let was_tried =
+        history.breakdown.is_none() && history.operations.iter().any(|one| is_after(&one));
     Some(judge("write", written, healed, bound, was_tried))
 }
 
@@ -96,7 +97,10 @@ fn judge_vips(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclu
         return vec![(Conclusion::Undecided, text)];
     }
     vips.iter()
-        .map(|(vip, first)| judge(&format!("answer for {vip}"), *first, healed, bound, true))
+        .map(|(vip, first)| {
+            let what = format!("answer for {vip}");
+            judge(&what, *first, healed, bound, history.breakdown.is_none())
+        })
         .collect()
 }
 
@@ -212,7 +216,7 @@ fn judge(
         ),
         None => (
             Conclusion::Undecided,
-            format!("no {what} was tried after the last fault"),
+            format!("no {what} was tried after the last fault, or not for long enough"),
         ),
     }
 }

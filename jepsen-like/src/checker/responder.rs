@@ -3,8 +3,8 @@
 //! An answer counts for the node and the instant at which the request reached it from outside; the witness gives that instant as narrowly as it
 //! knows it. Of two nodes one of these proves that both held the VIP:
 //! - both took requests at the same instant: within less than any hand-over takes, however the uncertainty is resolved;
-//! - one took requests before and after the other, within less time than a VIP needs to leave a node and come back, and without two changes
-//!   of the leader in that time: each needs a term of its own.
+//! - one took requests before and after the other, within less time than a VIP needs to leave a node and come back, and was not seen to lead
+//!   again right then, two terms later: each of two planned moves has a term of its own.
 //!
 //! Anything less is what an ordinary hand-over looks like too, and proves nothing.
 
@@ -17,11 +17,11 @@ use super::{
     Bounds, Finding, Verdict,
     planned::{self, Part, WATCHED},
 };
-use crate::history::{Answer, History, LeaderSeen, Moment, Responder};
+use crate::history::{Answer, History, LeaderSeen, Responder};
 
 const NAME: &str = "one responder";
-/// How much later than it was elected a leader is seen: every second a node is asked, and may be slow to answer.
-const SEEN_WITHIN: Duration = Duration::from_secs(2);
+/// How much later than it was elected a leader is seen: nodes are asked five times a second, and may be slow to answer.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Judges every VIP's answers.
 pub fn check(history: &History, bounds: &Bounds) -> Verdict {
@@ -80,7 +80,7 @@ fn judge(
             let text = format!("{vip}: {} and {}", shown(other), shown(answer));
             findings.push(Finding::new("two responders at once", text).at(answer.latest));
         } else if let Some((first, between)) = returned(&recent, answer)
-            && terms_passed(leaders, first.latest, answer.earliest) < 2
+            && !leads_again(leaders, first, answer)
         {
             let text = format!(
                 "{vip}: {}, then {}, then {}",
@@ -94,14 +94,24 @@ fn judge(
     }
 }
 
-/// How many terms passed between two moments, as far as it was seen: a leader is seen a moment after its term has begun.
-fn terms_passed(leaders: &[LeaderSeen], from: Moment, to: Moment) -> u64 {
-    let term_at = |at: Moment| {
-        let seen = leaders.iter().filter(|leader| leader.at <= at);
-        seen.map(|leader| leader.term).max().unwrap_or_default()
+/// Whether a node came to lead again, two terms or more later, between its answer before another's and its answer after: then it gave the
+/// VIP away and got it back. It is seen to lead a moment after.
+fn leads_again(leaders: &[LeaderSeen], first: &Answer, answer: &Answer) -> bool {
+    let Responder::Node(name) = &answer.by else {
+        return false;
     };
-    let seen_by = Moment(to.0.saturating_add(SEEN_WITHIN.as_nanos() as u64));
-    term_at(seen_by).saturating_sub(term_at(from))
+    let seen_by = answer
+        .earliest
+        .0
+        .saturating_add(SEEN_WITHIN.as_nanos() as u64);
+    let before = leaders.iter().filter(|leader| leader.at <= first.latest);
+    let before = before.map(|leader| leader.term).max();
+    leaders.iter().any(|leader| {
+        leader.at > first.latest
+            && leader.at.0 <= seen_by
+            && leader.node == *name
+            && before.is_some_and(|before| leader.term >= before + 2)
+    })
 }
 
 /// An earlier answer of the same node, with one of another node for certain between them.
@@ -158,7 +168,7 @@ mod tests {
     use super::*;
     use crate::{
         checker::{Conclusion, fixture::planned},
-        history::Fault,
+        history::{Fault, Moment},
         workload::Workload,
     };
 
@@ -213,10 +223,10 @@ mod tests {
 
     #[test]
     fn two_moves_at_once_bring_a_vip_back_in_two_terms() {
-        let judged = |terms: &[(u64, u64)]| {
-            let seen = |(at, term): &(u64, u64)| LeaderSeen {
+        let judged = |terms: &[(u64, u64, &str)]| {
+            let seen = |(at, term, node): &(u64, u64, &str)| LeaderSeen {
                 at: Moment(at * 1_000_000),
-                node: "n".into(),
+                node: (*node).into(),
                 term: *term,
             };
             let in_turn = [("a", 0, 10), ("b", 30_000, 30_010), ("a", 60_000, 60_010)];
@@ -228,17 +238,23 @@ mod tests {
             check(&history, &Bounds::default()).findings.len()
         };
         // Milliseconds at which a leader of a term was seen.
-        assert_eq!(judged(&[(0, 7), (500, 9)]), 0);
-        assert_eq!(judged(&[(0, 7), (20, 8), (70, 9)]), 0);
+        let a_led = (0, 7, "a");
+        assert_eq!(judged(&[a_led, (500, 9, "a")]), 0);
+        assert_eq!(judged(&[a_led, (20, 8, "b"), (70, 9, "a")]), 0);
         assert_eq!(
-            judged(&[(0, 7), (500, 8)]),
+            judged(&[a_led, (500, 8, "a")]),
             1,
-            "one change brings it nowhere back"
+            "in one term nothing goes and comes back"
         );
         assert_eq!(
-            judged(&[(0, 7), (5000, 9)]),
+            judged(&[a_led, (500, 9, "b")]),
             1,
-            "later changes explain nothing"
+            "another led: it never came back"
+        );
+        assert_eq!(
+            judged(&[a_led, (5000, 9, "a")]),
+            1,
+            "what comes later explains nothing"
         );
         assert_eq!(judged(&[]), 1);
     }

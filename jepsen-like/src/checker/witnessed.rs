@@ -35,7 +35,7 @@ impl<'a> Witnessed<'a> {
     }
 
     /// The node that held the VIP for the whole of this time, for certain: it answered before and after, never silent for `longest` or
-    /// more, and nobody else did. Shorter than that no VIP is away and back.
+    /// more, and nobody else did. Whoever calls sees to it that no leader was elected meanwhile: two planned moves may bring a VIP back sooner.
     pub fn holder(&self, from: Moment, to: Moment, longest: Duration) -> Option<&'a str> {
         let early = from.0.saturating_sub(Moment::after(longest).0);
         let late = Duration::from_nanos(to.0).saturating_add(longest);
