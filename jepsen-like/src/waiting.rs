@@ -1,6 +1,10 @@
-//! Waiting for what is about to happen, with a clock that stands while the machine does something else.
+//! Waiting for what is about to happen, with a clock that stands while the machine does something else, and telling those who wait that it
+//! is over.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 /// Between looks.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -19,4 +23,14 @@ pub fn wait_until(what: &str, within: Duration, mut condition: impl FnMut() -> b
         overslept += asleep.elapsed().saturating_sub(LOOK_EVERY);
     }
     start.elapsed().saturating_sub(overslept)
+}
+
+/// Says so when it goes, by a panic too: who waits for it goes on.
+#[derive(Debug)]
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -16,7 +16,7 @@ use std::{
 use jepsen_like::{
     hold::{config_on, leading, snapshot_with},
     lab::{self, Lab, namespace::Namespace, network},
-    waiting::wait_until,
+    waiting::{Ends, wait_until},
     witness::Witness,
 };
 use nix::{
@@ -549,15 +549,6 @@ fn a_vip_that_goes_to_another_interface_is_claimed_there_at_once() {
     });
     assert!(took < Duration::from_millis(500), "took {took:?}");
     node.stop();
-}
-
-/// Says so when it goes, by a panic too: who waits for it goes on.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
 use jepsen_like::{
     hold::{INTERFACE, config_on, leading, snapshot_with, unfenced_on},
     lab::{self, Lab, namespace::Namespace, network},
-    waiting::wait_until,
+    waiting::{Ends, wait_until},
     witness::Witness,
 };
 use pontoon::{
@@ -385,15 +385,6 @@ fn segment_of_another(from: Ipv4Addr, to: Ipv4Addr) -> [u8; 20] {
     }
     segment[16..18].copy_from_slice(&(!(sum as u16)).to_be_bytes());
     segment
-}
-
-/// Says so when it goes, by a panic too: who waits for it goes on.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 const ACK: u8 = 0x10;

@@ -7,7 +7,7 @@ use std::{
 
 use pontoon::model::serial::Serial;
 
-use super::{Bounds, Finding, Verdict, planned, witnessed::Witnessed};
+use super::{Bounds, Finding, LEADER_SEEN_WITHIN, Verdict, planned, witnessed::Witnessed};
 use crate::{
     history::{Answer, Call, History, LeaderSeen, Moment, Operation, Outcome, Reply},
     workload::Workload,
@@ -184,10 +184,8 @@ fn witnessed(history: &History) -> BTreeMap<&'static str, Witnessed<'_>> {
 
 /// Whether somebody was seen to lead who may have been elected within this time or `around` it.
 fn is_elected_between(leaders: &[LeaderSeen], from: Moment, to: Moment, around: Duration) -> bool {
-    /// A leader is seen so much later than it was elected.
-    const SEEN_WITHIN: Duration = Duration::from_secs(1);
     let from = from.0.saturating_sub(Moment::after(around).0);
-    let to = Duration::from_nanos(to.0).saturating_add(around + SEEN_WITHIN);
+    let to = Duration::from_nanos(to.0).saturating_add(around + LEADER_SEEN_WITHIN);
     let times = Moment(from)..=Moment::after(to);
     leaders.iter().any(|leader| times.contains(&leader.at))
 }

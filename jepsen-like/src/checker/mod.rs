@@ -132,6 +132,9 @@ impl Finding {
     }
 }
 
+/// How much later than it was elected a leader is seen: nodes are asked five times a second, and may be slow to answer.
+const LEADER_SEEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// What is still accepted.
 #[derive(Clone, Debug)]
 pub struct Bounds {

@@ -8,20 +8,15 @@
 //!
 //! Anything less is what an ordinary hand-over looks like too, and proves nothing.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    Bounds, Finding, Verdict,
+    Bounds, Finding, LEADER_SEEN_WITHIN, Verdict,
     planned::{self, Part, WATCHED},
 };
 use crate::history::{Answer, History, LeaderSeen, Responder};
 
 const NAME: &str = "one responder";
-/// How much later than it was elected a leader is seen: nodes are asked five times a second, and may be slow to answer.
-const SEEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Judges every VIP's answers.
 pub fn check(history: &History, bounds: &Bounds) -> Verdict {
@@ -103,7 +98,7 @@ fn leads_again(leaders: &[LeaderSeen], first: &Answer, answer: &Answer) -> bool 
     let seen_by = answer
         .earliest
         .0
-        .saturating_add(SEEN_WITHIN.as_nanos() as u64);
+        .saturating_add(LEADER_SEEN_WITHIN.as_nanos() as u64);
     let before = leaders.iter().filter(|leader| leader.at <= first.latest);
     let before = before.map(|leader| leader.term).max();
     leaders.iter().any(|leader| {
