@@ -464,11 +464,51 @@ fn a_lease_that_lapses_and_comes_back_keeps_the_connections_made_under_it() {
     for round in 0..3 {
         node.lead(1, Duration::ZERO);
         wait_until("silence", SOON, || !node.holds());
-        let tables = host.output("nft", &["list", "tables"]).unwrap();
-        assert!(tables.contains("pontoon_second_chance"), "{tables}");
+        assert_eq!(passed_on(host), 1);
         node.lead(1, LONG);
         wait_until("the VIP again", SOON, || node.holds());
         exchange(&format!("after lapse {round}"));
+    }
+    node.stop();
+}
+
+/// How many elements a set of the table of second chances has.
+fn elements(host: &Namespace, kind: &str, name: &str) -> usize {
+    let arguments = ["-j", "list", kind, "netdev", "pontoon_second_chance", name];
+    let text = host.output("nft", &arguments).unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let set = listed["nftables"].as_array().unwrap().last().unwrap();
+    set[kind]["elem"].as_array().map_or(0, Vec::len)
+}
+
+/// How many IPv4 VIPs have an old holder that connections are passed on to.
+fn passed_on(host: &Namespace) -> usize {
+    elements(host, "map", "old_holders4")
+}
+
+/// Taking a table away takes the kernel long, and would fall into the next planned move.
+#[test]
+fn when_nothing_is_passed_on_any_more_the_table_is_emptied_and_serves_the_next_time() {
+    let Some(mut lab) = two_hosts() else { return };
+    lab.add_host("n2", 12).unwrap();
+    let (host, client) = (lab.host("n1").unwrap(), lab.host("client").unwrap());
+    let from_n2 = gave_to_n1(lab.host("n2").unwrap());
+    let (node, peers) = node_beside(host, from_n2.clone());
+    node.lead(1, LONG);
+    wait_until("the address", SOON, || has(host, vip4()));
+    let mut exchange = connection_through(host, client);
+    exchange("at first");
+    for round in 0..2 {
+        wait_until("passing on", SOON, || passed_on(host) == 1);
+        exchange(&format!("passing on, round {round}"));
+        assert_eq!(elements(host, "set", "mine4"), 1);
+        peers.send_replace(VipPeers::default());
+        wait_until("nothing to pass on", SOON, || passed_on(host) == 0);
+        for set in ["mine4", "moved4", "members"] {
+            assert_eq!(elements(host, "set", set), 0, "{set}");
+        }
+        exchange(&format!("nothing to pass on, round {round}"));
+        peers.send_replace(from_n2.clone());
     }
     node.stop();
 }

@@ -444,13 +444,13 @@ impl Kernel {
 
     fn pass_on(&mut self, passing: &Passing) -> Result<(), FenceError> {
         if passing.is_empty() {
-            return match self.chance.take() {
-                Some(chance) => {
+            return match &mut self.chance {
+                Some(chance) if !chance.passing().old_holders.is_empty() => {
                     info!("nothing is passed on to an old holder any more");
                     self.let_go.extend(chance.passing().old_holders.keys());
-                    chance.end()
+                    chance.pause(&passing.ports)
                 }
-                None => Ok(()),
+                Some(_) | None => Ok(()),
             };
         }
         let says_so = |chance: &Chance| chance.passing() == passing && !chance.is_due();

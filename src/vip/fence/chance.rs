@@ -10,7 +10,8 @@
 //! passes anything on: none may fall in between. What is neither, meanwhile, is dropped, and comes again.
 //!
 //! When the set of remembered connections is full (`REMEMBERED`), connections that are new then go to the old holder as well,
-//! which serves them. The table belongs to this process and goes with it.
+//! which serves them. The table belongs to this process and goes with it: one that has nothing to pass on is emptied and stays, for
+//! the kernel takes tens of milliseconds to take a table away that packets go through, and that in the middle of a planned move.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -139,6 +140,14 @@ impl Passing {
                 requests.push(Table(TABLE).add_mapped(version.old_holders(), chunk));
             }
         }
+        requests
+    }
+
+    /// The requests after which nothing is passed on, nor remembered.
+    fn emptied() -> Vec<Request> {
+        let remembered = [Version::V4.mine(), Version::V6.mine()];
+        let mut requests = Self::default().refill(&BTreeSet::new());
+        requests.extend(remembered.map(|set| Table(TABLE).flush_set(set)));
         requests
     }
 
@@ -420,7 +429,11 @@ impl Chance {
             let failed = self.failed.as_ref().map(|(_, vips)| vips);
             let has_failed = |vip: &IpAddr| failed.is_some_and(|vips| vips.contains(vip));
             late.retain(|vip| has_failed(vip) || !self.passing.old_holders.contains_key(vip));
-            self.transactions.commit(&passing.refill(&late))?;
+            match self.transactions.commit(&passing.refill(&late)) {
+                // Somebody took the table away.
+                Err(error) if error.errno() == Some(Errno::ENOENT) => self.make(passing, &late)?,
+                other => other.map_err(explain)?,
+            }
         } else {
             self.make(passing, &late)?;
         }
@@ -492,12 +505,20 @@ impl Chance {
         &self.passing
     }
 
-    /// Passes nothing on any more.
-    pub fn end(mut self) -> Result<(), FenceError> {
-        match self.transactions.commit(&[Table(TABLE).delete()]) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
-            other => other.map_err(explain),
+    /// Passes nothing on any more, and forgets what it remembered. `ports`: those that VIPs are on now.
+    pub fn pause(&mut self, ports: &BTreeSet<Port>) -> Result<(), FenceError> {
+        self.failed = None;
+        match self.transactions.commit(&Passing::emptied()) {
+            Err(error) if error.errno() != Some(Errno::ENOENT) => return Err(explain(error)),
+            Ok(()) | Err(_) => {}
         }
+        self.passing.old_holders.clear();
+        self.passing.members.clear();
+        if self.passing.ports != *ports {
+            // The rules of a device may have gone with it: they are made anew, even for one that is just like it.
+            self.passing.ports.clear();
+        }
+        Ok(())
     }
 }
 
