@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use pontoon_proto::v1;
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Streaming;
 
 use super::{
@@ -47,6 +48,7 @@ impl Api {
         &self,
         request: v1::ExportSiteRequest,
         deadline: Instant,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Pages<v1::SiteDocument>, Failure> {
         // The site holds no secret yet, so `secrets` has nothing to add.
         let v1::ExportSiteRequest {
@@ -66,15 +68,16 @@ impl Api {
                 data: rest.split_to(rest.len().min(PIECE)),
             });
         }
-        Ok(ready(pieces))
+        Ok(ready(pieces, permit))
     }
 
     pub(super) async fn plan(
         &self,
         upload: Streaming<v1::SiteUpload>,
         deadline: Instant,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Pages<v1::SitePlanPage>, Failure> {
-        let (_, site) = receive(upload).await?;
+        let (_, site) = receive(upload, deadline).await?;
         let (state, header) = self.read(v1::Consistency::Local.into(), deadline).await?;
         let Plan {
             differences,
@@ -92,7 +95,7 @@ impl Api {
             changes,
             warnings: std::mem::take(&mut warnings),
         });
-        Ok(ready(pages.collect()))
+        Ok(ready(pages.collect(), permit))
     }
 
     pub(super) async fn apply(
@@ -101,7 +104,7 @@ impl Api {
         deadline: Instant,
         upload: Streaming<v1::SiteUpload>,
     ) -> Result<v1::ApplySiteReply, Failure> {
-        let (opening, site) = receive(upload).await?;
+        let (opening, site) = receive(upload, deadline).await?;
         let request = request_id_of(&opening.request_id)?;
         let group = self.group()?;
         group.catch_up(deadline).await?;
@@ -155,10 +158,14 @@ impl Api {
 }
 
 /// Gathers an upload and reads the document in it.
-async fn receive(upload: Streaming<v1::SiteUpload>) -> Result<(Opening, Arc<Site>), Failure> {
+async fn receive(
+    upload: Streaming<v1::SiteUpload>,
+    deadline: Instant,
+) -> Result<(Opening, Arc<Site>), Failure> {
     let mut opening = None;
     let text = gather(
         upload,
+        deadline,
         MAX_DOCUMENT,
         "site document",
         |message: v1::SiteUpload| {
