@@ -13,7 +13,7 @@ use crate::{
     wire::{
         error::{Failure, FailureCode},
         records::owned_rrset_from,
-        v1::{self, admin_client::AdminClient},
+        v1,
     },
 };
 
@@ -106,7 +106,7 @@ pub async fn read_zone(
     client
         .read(&object, async |attempt| {
             let request = attempt.request(request.clone());
-            let mut admin = AdminClient::new(attempt.channel.clone());
+            let mut admin = attempt.admin();
             let mut pages = admin.read_zone(request).await?.into_inner();
             let mut read = ReadZone {
                 header: v1::ReadHeader::default(),

@@ -25,6 +25,8 @@ use crate::{
 
 /// Most lines of detail of one difference.
 pub const MAX_DETAILS: usize = 1_000;
+/// Most octets of the details of one difference: a record may take four times its data, 256 KiB, and all have to fit a message.
+pub const MAX_DETAIL_OCTETS: usize = 512 << 10;
 
 /// What happens to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,8 @@ pub struct Difference {
     pub action: Action,
     /// `zone example.com.`, `pool web`.
     pub object: String,
-    /// What differs, a line each: `- old` and `+ new`. At most `MAX_DETAILS`, and one that counts the rest.
+    /// What differs, a line each: `- old` and `+ new`. At most `MAX_DETAILS` of them with `MAX_DETAIL_OCTETS`, and one that
+    /// counts the rest.
     pub details: Vec<String>,
 }
 
@@ -203,8 +206,14 @@ impl Plan {
     }
 
     fn note(&mut self, action: Action, object: String, mut details: Vec<String>) {
-        let more = details.len().saturating_sub(MAX_DETAILS);
-        details.truncate(MAX_DETAILS);
+        let mut octets = 0;
+        let fits = |line: &&String| {
+            octets += line.len();
+            octets <= MAX_DETAIL_OCTETS
+        };
+        let shown = details.iter().take(MAX_DETAILS).take_while(fits).count();
+        let more = details.len() - shown;
+        details.truncate(shown);
         if more > 0 {
             details.push(format!("and {more} more"));
         }

@@ -4,7 +4,7 @@ use super::{
     Site,
     bundle::bundle,
     export::export,
-    plan::{Action, plan},
+    plan::{Action, MAX_DETAIL_OCTETS, plan},
 };
 use crate::{
     model::{
@@ -212,6 +212,24 @@ fn differences_are_told_line_by_line() {
         ]
     );
     assert_eq!(plan.changes.len(), 2);
+}
+
+#[test]
+fn the_details_of_a_difference_fit_a_message() {
+    let mut state = state_of(ZONE);
+    let large = |at: u8| Change::SetRrset {
+        zone: name("example."),
+        name: name(&format!("x{at}.example.")),
+        rrset: Rrset::new(RecordType(65280), 1, [[at; 60_000]]).expect("one record"),
+    };
+    apply(&mut state, (0..20).map(large).collect());
+    let plan = plan(state.snapshot(), &site(ZONE)).expect("a sound document");
+    let details = &plan.differences[0].details;
+    let octets: usize = details.iter().map(String::len).sum();
+    assert!(octets < MAX_DETAIL_OCTETS + 100, "{octets}");
+    let shown = details.len() - 1;
+    assert!(shown > 0);
+    assert_eq!(details[shown], format!("and {} more", 20 - shown));
 }
 
 #[test]
