@@ -245,6 +245,10 @@ async fn zones_and_records_live_their_lives() {
     let diff = run(&served, &["zone", "diff", "example.com", "2", "3"])
         .await
         .expect("differs");
+    assert_eq!(
+        (&diff["revision"], &diff["stale"]),
+        (&listed["revision"], &json!(false))
+    );
     assert_eq!(diff["removed"][0]["data"], json!(["192.0.2.1"]));
     assert_eq!(diff["added"][0]["data"], json!(["192.0.2.1", "192.0.2.2"]));
     let history = run(&served, &["zone", "history", "example.com"])

@@ -24,10 +24,7 @@ use crate::{
         serial::Serial,
     },
     state::command::Change,
-    wire::{
-        error::Failure,
-        v1::{self, admin_client::AdminClient},
-    },
+    wire::{error::Failure, v1},
     zonefile::{self, Finding, Loaded, Severity},
 };
 
@@ -346,8 +343,8 @@ impl List {
         let consistency = client.consistency();
         let reply = client
             .read("zones", async |attempt| {
-                AdminClient::new(attempt.channel.clone())
-                    .max_decoding_message_size(super::client::MAX_REPLY)
+                attempt
+                    .admin()
                     .list_zones(attempt.request(v1::ListZonesRequest { consistency }))
                     .await
             })
@@ -421,6 +418,10 @@ impl Import {
             return Err(unloadable(&self.file, &loaded));
         }
         remark_on(context, &loaded.report.findings);
+        let more = loaded.report.unshown_warnings();
+        if more > 0 {
+            context.out.warn(format!("and {more} more warnings"));
+        }
         let preconditions = self.guards.preconditions(Some(&self.name));
         let change = Change::ReplaceZone {
             zone: self.name,
@@ -597,8 +598,8 @@ impl History {
         };
         let reply = client
             .read(&object(&self.name), async |attempt| {
-                AdminClient::new(attempt.channel.clone())
-                    .max_decoding_message_size(super::client::MAX_REPLY)
+                attempt
+                    .admin()
                     .zone_history(attempt.request(request.clone()))
                     .await
             })
@@ -641,6 +642,9 @@ impl History {
 
 #[derive(Serialize)]
 struct Difference {
+    /// Revision of the state that was read.
+    revision: u64,
+    stale: bool,
     zone: String,
     from: u32,
     to: u32,
@@ -661,8 +665,7 @@ impl Diff {
         let pages = client
             .read(&object, async |attempt| {
                 let request = attempt.request(request.clone());
-                let mut admin = AdminClient::new(attempt.channel.clone());
-                let mut stream = admin.zone_diff(request).await?.into_inner();
+                let mut stream = attempt.admin().zone_diff(request).await?.into_inner();
                 let mut pages = Vec::new();
                 while let Some(page) = stream.message().await? {
                     pages.push(page);
@@ -671,7 +674,10 @@ impl Diff {
             })
             .await?;
         let (from, to) = pages.first().map_or((0, 0), |first| (first.from, first.to));
+        let header = pages.first().and_then(|p| p.header).unwrap_or_default();
         let mut difference = Difference {
+            revision: header.revision,
+            stale: header.stale,
             zone: self.name.to_string(),
             from,
             to,
@@ -758,7 +764,7 @@ fn unloadable(file: &Path, loaded: &Loaded) -> Failure {
         file.display(),
         loaded.apex
     );
-    exit::faulty(file, &errors, &hint)
+    exit::unusable(file, exit::lines_of(&errors, loaded.report.errors), hint)
 }
 
 fn finding_text(finding: &Finding) -> String {
@@ -870,6 +876,8 @@ mod tests {
             data: data.iter().map(|d| (*d).to_owned()).collect(),
         };
         let difference = Difference {
+            revision: 9,
+            stale: false,
             zone: ".".into(),
             from: 1,
             to: 2,

@@ -69,6 +69,16 @@ impl Report {
         self.errors == 0
     }
 
+    /// How many warnings there are beside those in `findings`.
+    pub fn unshown_warnings(&self) -> usize {
+        self.warnings - self.shown(Severity::Warning)
+    }
+
+    fn shown(&self, severity: Severity) -> usize {
+        let of = self.findings.iter().filter(|f| f.severity == severity);
+        of.count()
+    }
+
     /// Adds what could not be read.
     pub(super) fn add_faults(&mut self, faults: &Faults) {
         for fault in &faults.list {
@@ -91,12 +101,8 @@ impl Report {
 
     /// Adds the findings of another report.
     pub(super) fn add(&mut self, other: Self) {
-        let shown = |severity| {
-            let of = other.findings.iter().filter(|f| f.severity == severity);
-            of.count()
-        };
-        let (errors, warnings) = (shown(Severity::Error), shown(Severity::Warning));
-        let (more_errors, more_warnings) = (other.errors - errors, other.warnings - warnings);
+        let more_errors = other.errors - other.shown(Severity::Error);
+        let more_warnings = other.unshown_warnings();
         other.findings.into_iter().for_each(|f| self.push(f));
         self.errors += more_errors;
         self.warnings += more_warnings;
