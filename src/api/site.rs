@@ -18,7 +18,7 @@ use crate::{
     config::Fault,
     site::{
         Site, export,
-        plan::{self, Action, Difference, Plan},
+        plan::{self, Action, Difference, Plan, WantedZones},
     },
     state::{
         State,
@@ -77,12 +77,13 @@ impl Api {
         deadline: Instant,
         permit: OwnedSemaphorePermit,
     ) -> Result<Pages<v1::SitePlanPage>, Failure> {
-        let (_, site) = receive(upload, deadline).await?;
+        let (_, wanted) = receive(upload, deadline).await?;
         let (state, header) = self.read(v1::Consistency::Local.into(), deadline).await?;
+        let (plan, _) = compare(&state, wanted).await?;
         let Plan {
             differences,
             changes,
-        } = compare(&state, &site).await?;
+        } = plan;
         // What apply refuses for the sake of addresses that nodes need, plan refuses too.
         let mut warnings = self.advise_on(&state, &changes, deadline).await?;
         let changes = differences.into_iter().map(difference).collect();
@@ -104,7 +105,7 @@ impl Api {
         deadline: Instant,
         upload: Streaming<v1::SiteUpload>,
     ) -> Result<v1::ApplySiteReply, Failure> {
-        let (opening, site) = receive(upload, deadline).await?;
+        let (opening, mut wanted) = receive(upload, deadline).await?;
         let request = request_id_of(&opening.request_id)?;
         let group = self.group()?;
         group.catch_up(deadline).await?;
@@ -112,16 +113,21 @@ impl Api {
             let request = nth(request, attempt);
             let state = group.state();
             match remembered(&state, request) {
-                Some(Ok(applied)) => return Ok(reply(&applied, Vec::new(), Vec::new())),
+                Some(Ok(applied)) => {
+                    let told = vec![made_before(&applied)];
+                    return Ok(reply(&applied, Vec::new(), told));
+                }
                 Some(Err(failure)) if in_between(&failure) => continue,
                 Some(Err(failure)) => return Err(failure),
                 None => {}
             }
             unchanged_since(&state, opening.if_revision)?;
+            let (plan, back) = compare(&state, wanted).await?;
+            wanted = back;
             let Plan {
                 differences,
                 changes,
-            } = compare(&state, &site).await?;
+            } = plan;
             if changes.is_empty() {
                 let same = Applied {
                     revision: state.revision(),
@@ -161,7 +167,7 @@ impl Api {
 async fn receive(
     upload: Streaming<v1::SiteUpload>,
     deadline: Instant,
-) -> Result<(Opening, Arc<Site>), Failure> {
+) -> Result<(Opening, Wanted), Failure> {
     let mut opening = None;
     let text = gather(
         upload,
@@ -184,17 +190,32 @@ async fn receive(
         },
     )
     .await?;
-    let site = blocking(move || {
+    let wanted = blocking(move || {
         let text = String::from_utf8(text).map_err(|e| invalid(e.to_string()))?;
-        Site::parse(&text).map_err(|faults| invalid(fault_lines(&faults)))
+        let site = Site::parse(&text).map_err(|faults| invalid(fault_lines(&faults)))?;
+        Ok(Wanted {
+            zones: WantedZones::gather(&site)?,
+            site,
+        })
     })
     .await?;
-    Ok((opening.unwrap_or_default(), Arc::new(site)))
+    Ok((opening.unwrap_or_default(), wanted))
 }
 
-async fn compare(state: &Arc<State>, site: &Arc<Site>) -> Result<Plan, Failure> {
-    let (state, site) = (Arc::clone(state), Arc::clone(site));
-    blocking(move || Ok(plan::plan(state.snapshot(), &site)?)).await
+/// What an upload asks for, with what is known from comparing it before.
+struct Wanted {
+    site: Site,
+    zones: WantedZones,
+}
+
+/// Compares where that holds up no other call. What it learns comes back with `wanted`, for the next time.
+async fn compare(state: &Arc<State>, mut wanted: Wanted) -> Result<(Plan, Wanted), Failure> {
+    let state = Arc::clone(state);
+    blocking(move || {
+        let plan = plan::plan_with(state.snapshot(), &wanted.site, &mut wanted.zones);
+        Ok((plan, wanted))
+    })
+    .await
 }
 
 /// Runs long work where it holds up no other call.
@@ -226,6 +247,14 @@ fn remembered(state: &State, request: RequestId) -> Option<Result<Applied, Failu
         Outcome::Refused(refusal) => Some(Err(refusal.clone().into())),
         Outcome::Unknown => None,
     }
+}
+
+/// What is told of a try that an earlier answer should have told of.
+fn made_before(applied: &Applied) -> String {
+    format!(
+        "an earlier try of this request was applied, as revision {}: what it did to each object is not listed again",
+        applied.revision
+    )
 }
 
 /// Whether only a change in between stood in the way.

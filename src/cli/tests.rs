@@ -680,6 +680,42 @@ async fn a_lost_answer_is_asked_for_again_and_applied_once() {
 }
 
 #[tokio::test]
+async fn an_apply_whose_answer_was_lost_says_that_it_was_made() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("site.toml");
+    fs::write(&file, "[[pool]]\nname = \"web\"\n").expect("written");
+    let address = served.address.to_string();
+    let words = [
+        "pontoon",
+        "-o",
+        "json",
+        "--endpoints",
+        &address,
+        "apply",
+        "-f",
+    ]
+    .map(OsString::from);
+    let words: Vec<OsString> = words.into_iter().chain([file.into_os_string()]).collect();
+    let cli = parse(&words).expect("a command");
+    let context = Context {
+        global: cli.global,
+        out: Out::keeping(Format::Json),
+    };
+    served.group.lossy.store(1, Ordering::SeqCst);
+    let ended = cli.command.run_client(&context).await;
+    assert!(ended.is_ok(), "{ended:?}");
+    let written: Value = serde_json::from_str(&context.out.take()).expect("JSON");
+    assert_eq!(written["changed"], true, "{written}");
+    assert_eq!(written["changes"], json!([]), "{written}");
+    let told = context.out.take_remarks();
+    assert!(
+        told.contains("an earlier try of this request was applied"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn a_transfer_is_repeated_where_that_is_harmless() {
     let served = Served::start().await;
     let group = &served.group;

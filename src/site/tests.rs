@@ -4,7 +4,7 @@ use super::{
     Site,
     bundle::bundle,
     export::export,
-    plan::{Action, MAX_DETAIL_OCTETS, plan},
+    plan::{Action, MAX_DETAIL_OCTETS, WantedZones, plan, plan_with},
 };
 use crate::{
     model::{
@@ -212,6 +212,36 @@ fn differences_are_told_line_by_line() {
         ]
     );
     assert_eq!(plan.changes.len(), 2);
+}
+
+#[test]
+fn a_zone_is_compared_again_only_when_it_moved() {
+    let text = format!("{ZONE}{}", ZONE.replace("\"example.\"", "\"other.\""));
+    let mut state = state_of(&text);
+    let wanted = text.replacen("192.0.2.1", "192.0.2.9", 1);
+    let wanted = site(&wanted);
+    let mut zones = WantedZones::gather(&wanted).expect("sound");
+    let first = plan_with(state.snapshot(), &wanted, &mut zones);
+    assert_eq!(first.differences.len(), 1);
+    // Zones whose revision, or whose hash, says that nothing happened are not looked into.
+    let mut odd = state.snapshot().clone();
+    for apex in ["example.", "other."] {
+        let mut zone = odd.zones[&name(apex)].as_ref().clone();
+        zone.nodes = imbl::OrdMap::new();
+        odd.zones.insert(name(apex), std::sync::Arc::new(zone));
+    }
+    assert_eq!(plan_with(&odd, &wanted, &mut zones), first);
+    for apex in ["example.", "other."] {
+        let set = Change::SetRrset {
+            zone: name(apex),
+            name: name(&format!("new.{apex}")),
+            rrset: Rrset::new(RecordType::A, 60, [[192, 0, 2, 7]]).expect("one record"),
+        };
+        apply(&mut state, vec![set]);
+        let anew = plan(state.snapshot(), &wanted).expect("sound");
+        assert_eq!(plan_with(state.snapshot(), &wanted, &mut zones), anew);
+        assert_ne!(anew, first);
+    }
 }
 
 #[test]
