@@ -37,7 +37,7 @@ pub struct Plan {
 
 /// Make the service as a site document says, as one change
 ///
-/// What the document does not name is removed.
+/// What the document does not name is removed. An empty document is refused: one with the line `[dns]` alone removes everything.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon apply -f site.toml --if-revision 42")]
 pub struct Apply {

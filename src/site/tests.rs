@@ -174,9 +174,15 @@ fn odd_names_and_data_survive_export() {
 }
 
 #[test]
-fn an_empty_document_deletes_everything() {
+fn an_empty_document_is_refused_with_words_how_to_delete_everything() {
+    for text in ["", "\n \n", "# nothing\n"] {
+        let found = faults(text);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("write the one line `[dns]`"), "{found:?}");
+        assert!(bundle(text, &mut Nothing).is_err());
+    }
     let mut state = state_of(SAMPLE);
-    let plan = plan(state.snapshot(), &site("")).expect("a sound document");
+    let plan = plan(state.snapshot(), &site("[dns]\n")).expect("a sound document");
     assert!(plan.differences.iter().all(|d| d.action == Action::Delete));
     let objects: Vec<&str> = plan.differences.iter().map(|d| d.object.as_str()).collect();
     assert_eq!(
