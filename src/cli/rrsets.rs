@@ -149,7 +149,7 @@ pub fn completed(text: &str, zone: &Name) -> Result<Name, Failure> {
     let ends_in_dot = text.ends_with('.') && !text.ends_with("\\.");
     let absolute: Option<Name> = text.parse().ok();
     match absolute.filter(|name| name.is_within(zone) && !zone.is_root()) {
-        Some(name) if !ends_in_dot && text != "@" => Ok(name),
+        Some(name) if !ends_in_dot => Ok(name),
         _ => Name::parse(text, zone)
             .map_err(|e| exit::wrong_argument(format!("name {}", quoted(text)), e, "")),
     }

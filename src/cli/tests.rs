@@ -902,6 +902,15 @@ async fn wrong_names_are_wrong_usage_everywhere() {
         let set = ["record", "set", "example.com", name, "A", "192.0.2.1"];
         assert_eq!(run(&served, &set).await, Err((2, "usage")), "{name}");
     }
+    for line in [
+        "zone create @",
+        "forwarder create @ 192.0.2.1",
+        "record list @",
+        "zone delete @",
+    ] {
+        let refused = parses(&format!("pontoon {line}"));
+        assert!(refused.is_err(), "{line}");
+    }
     let lines = ["record", "set", "example.com", "nl", "TXT", "a\nb CNAME x"];
     assert_eq!(run(&served, &lines).await, Err((2, "usage")));
 }
