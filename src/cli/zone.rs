@@ -25,7 +25,7 @@ use crate::{
     },
     state::command::Change,
     wire::{error::Failure, v1},
-    zonefile::{self, Finding, Loaded, Severity},
+    zonefile::{self, Finding, Loaded, Severity, Standard},
 };
 
 /// Zones: make, read, replace, compare and take back
@@ -126,6 +126,10 @@ pub struct Export {
 }
 
 /// Judge a master file as named-checkzone does, without asking a node
+///
+/// An import is less strict, because a new zone has to begin somewhere: a name server of the zone itself without an address, or
+/// that is an alias, and NS records at a wildcard are errors here and warnings there. Records below a DNAME are errors for both
+/// (RFC 6672 section 2.4), though named-checkzone loads them. Without --origin the SOA record's owner completes relative names.
 ///
 /// Everything that is found is written to stdout, a line each, and how many errors there are to stderr.
 #[derive(Debug, Args)]
@@ -413,7 +417,7 @@ impl Show {
 impl Import {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let object = object(&self.name);
-        let loaded = load(&self.file, Some(&self.name))?;
+        let loaded = load(Standard::Served, &self.file, Some(&self.name))?;
         if !loaded.report.is_loadable() {
             return Err(unloadable(&self.file, &loaded));
         }
@@ -512,7 +516,7 @@ impl From<&Finding> for Found {
 
 impl Check {
     fn run(self, context: &Context) -> Result<(), Failure> {
-        let loaded = load(&self.file, self.origin.as_ref())?;
+        let loaded = load(Standard::Everywhere, &self.file, self.origin.as_ref())?;
         let report = &loaded.report;
         let checked = Checked {
             zone: loaded.apex.to_string(),
@@ -739,9 +743,15 @@ fn object(zone: &Name) -> String {
 }
 
 /// Reads and judges a master file.
-fn load(file: &Path, apex: Option<&Name>) -> Result<Loaded, Failure> {
+fn load(standard: Standard, file: &Path, apex: Option<&Name>) -> Result<Loaded, Failure> {
     let mut input = Input::read(file)?;
-    let loaded = zonefile::load(&input.octets, apex, &input.name, &mut input.beside);
+    let loaded = zonefile::load_by(
+        standard,
+        &input.octets,
+        apex,
+        &input.name,
+        &mut input.beside,
+    );
     loaded.map_err(|zonefile::NoApex { place, problem }| {
         exit::unusable(
             file,
