@@ -122,25 +122,23 @@ impl Api {
                 None => {}
             }
             unchanged_since(&state, opening.if_revision)?;
-            let (plan, back) = compare(&state, wanted).await?;
+            let (mut plan, back) = compare(&state, wanted).await?;
             wanted = back;
-            let Plan {
-                differences,
-                changes,
-            } = plan;
-            if changes.is_empty() {
+            if plan.is_empty() {
                 let same = Applied {
                     revision: state.revision(),
                     ..Applied::default()
                 };
                 return Ok(reply(&same, Vec::new(), Vec::new()));
             }
+            let differences = std::mem::take(&mut plan.differences);
+            let (mut preconditions, changes) = plan.guarded(state.snapshot());
+            preconditions.extend(opening.if_revision.map(Precondition::Revision));
             let proposal = Proposal {
                 author: author.clone(),
                 request,
                 born: opening.born,
-                // The plan is right for exactly this state.
-                preconditions: vec![Precondition::Revision(state.revision())],
+                preconditions,
                 changes,
                 deadline,
             };
@@ -157,7 +155,9 @@ impl Api {
         Err(Failure::new(
             FailureCode::Conflict,
             "site",
-            format!("the state changed in between, {ATTEMPTS} times in a row"),
+            format!(
+                "what is to be changed was changed by others in between, {ATTEMPTS} times in a row"
+            ),
             "try again when fewer changes are made",
         ))
     }
@@ -259,7 +259,10 @@ fn made_before(applied: &Applied) -> String {
 
 /// Whether only a change in between stood in the way.
 fn in_between(failure: &Failure) -> bool {
-    failure.code == FailureCode::PreconditionFailed
+    matches!(
+        failure.code,
+        FailureCode::PreconditionFailed | FailureCode::AlreadyExists
+    )
 }
 
 fn unchanged_since(state: &State, revision: Option<u64>) -> Result<(), Failure> {

@@ -16,8 +16,9 @@ use crate::{
             balancing::{forwarder_object, listener_object, pool_object, vip_object},
             zones::zone_object,
         },
-        command::Change,
+        command::{Change, Precondition},
         diff::{self, SetChange},
+        limits,
         outcome::Refusal,
         records::ZoneRecords,
         rules,
@@ -60,6 +61,46 @@ pub struct Plan {
 impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// The changes, and what must be true when they are applied to lead from `snapshot`, of which this is the plan, to the
+    /// document.
+    ///
+    /// Where only zones change, these must be as they were: whatever else changed in between can be taken to have come right
+    /// after, so that steady writes elsewhere hold up nothing. Other objects have no precondition of their own, and need the
+    /// whole state to be as it was.
+    pub fn guarded(self, snapshot: &Snapshot) -> (Vec<Precondition>, Vec<Change>) {
+        let Self { changes, .. } = self;
+        let zones: Option<Vec<&Name>> = changes.iter().map(zone_of).collect();
+        let guard = |apex: &&Name| {
+            let zone = snapshot.zones.get(*apex)?;
+            Some(Precondition::ZoneSerial {
+                zone: zone.apex.clone(),
+                serial: zone.serial,
+            })
+        };
+        let guards = match zones {
+            Some(zones) if zones.len() <= limits::PRECONDITIONS_PER_COMMAND => {
+                zones.iter().filter_map(guard).collect()
+            }
+            _ => vec![Precondition::Revision(snapshot.revision)],
+        };
+        // A new zone is refused when another made it in between.
+        let create = |change| match change {
+            Change::ReplaceZone { zone, records } if !snapshot.zones.contains_key(&zone) => {
+                Change::CreateZone { zone, records }
+            }
+            other => other,
+        };
+        (guards, changes.into_iter().map(create).collect())
+    }
+}
+
+/// The zone that is changed; none when it is something else.
+fn zone_of(change: &Change) -> Option<&Name> {
+    match change {
+        Change::ReplaceZone { zone, .. } | Change::DeleteZone { zone } => Some(zone),
+        _ => None,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     state::{
         State,
         command::{Change, Command, RequestId, UnixMillis},
-        outcome::{Applied, Outcome},
+        outcome::{Applied, Outcome, RefusalKind},
     },
     zonefile::{Loader, include::Nothing},
 };
@@ -218,6 +218,71 @@ fn differences_are_told_line_by_line() {
         ]
     );
     assert_eq!(plan.changes.len(), 2);
+}
+
+#[test]
+fn an_apply_of_zones_stands_back_only_for_changes_of_the_same_zones() {
+    let other = ZONE.replace("\"example.\"", "\"other.\"");
+    let moved = |text: &str| text.replace("192.0.2.1", "192.0.2.9");
+    let write = |apex: &str| Change::SetRrset {
+        zone: name(apex),
+        name: name(&format!("new.{apex}")),
+        rrset: Rrset::new(RecordType::A, 60, [[192, 0, 2, 7]]).expect("one record"),
+    };
+    let make = |text: &str| {
+        plan(&Snapshot::default(), &site(text))
+            .expect("sound")
+            .changes
+    };
+    let pool = "[[pool]]\nname = \"p\"\n";
+    let both = format!("{ZONE}{other}");
+    for (document, between, refused) in [
+        (
+            format!("{}{other}", moved(ZONE)),
+            vec![write("other.")],
+            None,
+        ),
+        (
+            format!("{}{other}", moved(ZONE)),
+            vec![write("example.")],
+            Some(RefusalKind::PreconditionFailed),
+        ),
+        // A zone to be deleted, and one to be made.
+        (ZONE.to_owned(), vec![write("example.")], None),
+        (
+            ZONE.to_owned(),
+            vec![write("other.")],
+            Some(RefusalKind::PreconditionFailed),
+        ),
+        (
+            both.replace("\"other.\"", "\"new.\""),
+            make(&other.replace("\"other.\"", "\"new.\"")),
+            Some(RefusalKind::AlreadyExists),
+        ),
+        (
+            format!("{both}{pool}"),
+            vec![write("other.")],
+            Some(RefusalKind::PreconditionFailed),
+        ),
+    ] {
+        let mut state = state_of(&both);
+        let planned = plan(state.snapshot(), &site(&document)).expect("sound");
+        let (preconditions, changes) = planned.guarded(state.snapshot());
+        apply(&mut state, between);
+        let command = Command {
+            request: RequestId(99),
+            born: state.revision(),
+            proposed_at: UnixMillis(0),
+            author: "tester".into(),
+            preconditions,
+            changes,
+        };
+        let kind = match state.apply(state.revision() + 1, &command) {
+            Outcome::Refused(refusal) => Some(refusal.kind),
+            _ => None,
+        };
+        assert_eq!(kind, refused, "{document}");
+    }
 }
 
 #[test]
