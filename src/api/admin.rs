@@ -8,6 +8,7 @@ use std::{
 use futures::future::join_all;
 use pontoon_proto::v1::{self, admin_server::Admin};
 use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -50,8 +51,8 @@ impl Admin for Api {
         let author = Caller::admin(&request)?;
         let deadline = deadline_of(&request);
         let _permit = admit(&self.0.uploads, "uploads")?;
-        let bytes =
-            upload::gather(request.into_inner(), MAX_COMMAND, "request", |c| c.data).await?;
+        let upload = request.into_inner();
+        let bytes = upload::gather(upload, deadline, MAX_COMMAND, "request", |c| c.data).await?;
         let decoding = move || {
             let message = v1::ProposeRequest::decode(bytes::Bytes::from(bytes))
                 .map_err(|e| Failure::new(FailureCode::Invalid, "request", e, ""))?;
@@ -119,11 +120,11 @@ impl Admin for Api {
     ) -> Result<Response<Self::ZoneDiffStream>, Status> {
         Caller::admin(&request)?;
         let deadline = deadline_of(&request);
-        let _permit = admit(&self.0.streams, "streaming reads")?;
+        let permit = admit(&self.0.streams, "streaming reads")?;
         let request = request.into_inner();
         let (state, header) = self.read(request.consistency, deadline).await?;
         let pages = zones::diff(&state, header, &request)?;
-        Ok(Response::new(ready(pages)))
+        Ok(Response::new(ready(pages, permit)))
     }
 
     async fn list_pools(
@@ -229,8 +230,8 @@ impl Admin for Api {
     ) -> Result<Response<Self::ExportSiteStream>, Status> {
         Caller::admin(&request)?;
         let deadline = deadline_of(&request);
-        let _permit = admit(&self.0.streams, "streaming reads")?;
-        let stream = self.export(request.into_inner(), deadline).await?;
+        let permit = admit(&self.0.streams, "streaming reads")?;
+        let stream = self.export(request.into_inner(), deadline, permit).await?;
         Ok(Response::new(stream))
     }
 
@@ -242,8 +243,10 @@ impl Admin for Api {
     ) -> Result<Response<Self::PlanSiteStream>, Status> {
         Caller::admin(&request)?;
         let deadline = deadline_of(&request);
-        let _permit = admit(&self.0.uploads, "uploads")?;
-        let stream = self.plan(request.into_inner(), deadline).await?;
+        // The upload ends here; what is found of it lives until the client has taken it, and is a read.
+        let _upload = admit(&self.0.uploads, "uploads")?;
+        let permit = admit(&self.0.streams, "streaming reads")?;
+        let stream = self.plan(request.into_inner(), deadline, permit).await?;
         Ok(Response::new(stream))
     }
 
@@ -412,9 +415,13 @@ fn absent(kind: &str, name: &Label) -> Failure {
     )
 }
 
-/// A stream of pages that are there already.
-pub(super) fn ready<T: Send + 'static>(pages: Vec<T>) -> Pages<T> {
-    Box::pin(futures::stream::iter(pages.into_iter().map(Ok)))
+/// A stream of pages that are there already. The permit lives as long as they do.
+pub(super) fn ready<T: Send + 'static>(pages: Vec<T>, permit: OwnedSemaphorePermit) -> Pages<T> {
+    let held = move |page| {
+        let _permit = &permit;
+        Ok(page)
+    };
+    Box::pin(futures::stream::iter(pages.into_iter().map(held)))
 }
 
 #[cfg(test)]
@@ -433,5 +440,18 @@ mod tests {
         assert!(!nobody_fences(&vip, &[without.clone(), with]));
         assert!(!nobody_fences(&"192.0.2.11".to_owned(), &[without]));
         assert!(!nobody_fences(&vip, &[]));
+    }
+
+    #[tokio::test]
+    async fn what_a_client_has_not_taken_yet_counts() {
+        use futures::StreamExt;
+        let limit = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = admit(&limit, "reads").expect("the first");
+        let mut pages = ready(vec![1, 2], permit);
+        assert!(admit(&limit, "reads").is_err());
+        assert_eq!(pages.next().await.and_then(Result::ok), Some(1));
+        assert!(admit(&limit, "reads").is_err());
+        drop(pages);
+        assert!(admit(&limit, "reads").is_ok());
     }
 }

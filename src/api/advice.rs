@@ -26,6 +26,8 @@ use crate::{
         State,
         check::balancing::listener_object,
         command::{Change, Command},
+        limits,
+        outcome::Applied,
     },
     wire::error::{Failure, FailureCode},
 };
@@ -352,6 +354,26 @@ impl Subjects {
     }
 }
 
+/// The zones that were there `before` and cannot be taken back beyond what was `applied`, because the change is larger than a
+/// history may be.
+pub(super) fn lost_histories(before: &State, after: &State, applied: &Applied) -> Vec<String> {
+    let lost = |zone: &Name, serial| {
+        let version = after.history(zone)?.find(serial)?;
+        let gone = version.changes.is_none() && before.snapshot().zones.contains_key(zone);
+        gone.then(|| {
+            format!(
+                "zone {zone}: the change is larger than a history may be ({} MiB), so its history begins anew with serial {serial}: \
+                 `zone rollback` reaches no earlier one, only a backup does",
+                limits::HISTORY_PER_ZONE >> 20
+            )
+        })
+    };
+    let changed = applied.serials.iter().filter(|_| applied.changed);
+    changed
+        .filter_map(|(zone, serial)| lost(zone, *serial))
+        .collect()
+}
+
 /// The zone of ours that answers for all of `suffix`, so that a forwarder for it is never asked. A delegation at or above it
 /// lets it be asked.
 fn hiding<'a>(snapshot: &'a Snapshot, suffix: &Name) -> Option<&'a Name> {
@@ -568,5 +590,67 @@ cut 600 IN NS elsewhere.
             let warnings = Subjects::of(&Snapshot::default(), last).warnings(state.snapshot());
             assert_eq!(warnings, expected);
         }
+    }
+
+    #[test]
+    fn a_zone_that_loses_its_history_is_named() {
+        use crate::{
+            model::rrset::Rrset,
+            state::{
+                command::{RequestId, UnixMillis},
+                outcome::Outcome,
+            },
+        };
+        let zone: Name = "e.".parse().unwrap();
+        let apex = |text: &str, rtype| {
+            let data = crate::model::rdata::parse(rtype, text, &zone).unwrap();
+            (zone.clone(), Rrset::new(rtype, 60, [data]).unwrap())
+        };
+        let records = [
+            apex("ns h 1 1 1 1 1", RecordType::SOA),
+            apex("ns.e.net.", RecordType::NS),
+        ];
+        let filled = |sets: u8| {
+            let set = |at: u8| {
+                let name = zone.child(&[b'a', b'0' + at / 10, b'0' + at % 10]).unwrap();
+                (
+                    name,
+                    Rrset::new(RecordType(65_280), 60, [vec![at; 60_000]]).unwrap(),
+                )
+            };
+            let records = records.iter().cloned().chain((0..sets).map(set));
+            Change::ReplaceZone {
+                zone: zone.clone(),
+                records: records.collect(),
+            }
+        };
+        let mut state = super::super::testing::MemoryGroup::new()
+            .state()
+            .as_ref()
+            .clone();
+        let mut warned = Vec::new();
+        for (index, sets) in [80, 79, 0, 0].into_iter().enumerate() {
+            let before = state.clone();
+            let command = Command {
+                request: RequestId(index as u128 + 9),
+                born: 0,
+                proposed_at: UnixMillis(0),
+                author: "t".into(),
+                preconditions: vec![],
+                changes: vec![filled(sets)],
+            };
+            let Outcome::Applied(applied) = state.apply(before.revision() + 1, &command) else {
+                panic!("refused");
+            };
+            warned.push(lost_histories(&before, &state, &applied));
+        }
+        // Neither a new zone, nor a small change, nor none loses anything.
+        let lost: Vec<usize> = warned.iter().map(Vec::len).collect();
+        assert_eq!(lost, [0, 0, 1, 0]);
+        let text = &warned[2][0];
+        assert!(
+            text.contains("zone e.") && text.contains("4 MiB") && text.contains("serial 3"),
+            "{text}"
+        );
     }
 }

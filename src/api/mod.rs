@@ -231,10 +231,13 @@ impl Api {
         };
         let command = checked(command).await?;
         let mut warnings = self.advise(&group, &command, deadline).await?;
-        let subjects = Subjects::of(group.state().snapshot(), &command.changes);
+        let before = group.state();
+        let subjects = Subjects::of(before.snapshot(), &command.changes);
         match group.propose(command, deadline).await? {
             Outcome::Applied(applied) => {
-                warnings.extend(subjects.warnings(group.state().snapshot()));
+                let after = group.state();
+                warnings.extend(subjects.warnings(after.snapshot()));
+                warnings.extend(advice::lost_histories(&before, &after, &applied));
                 Ok(Committed { applied, warnings })
             }
             Outcome::Refused(refusal) => Err(refusal.into()),

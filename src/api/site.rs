@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use pontoon_proto::v1;
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Streaming;
 
 use super::{
@@ -17,7 +18,7 @@ use crate::{
     config::Fault,
     site::{
         Site, export,
-        plan::{self, Action, Difference, Plan},
+        plan::{self, Action, Difference, Plan, WantedZones},
     },
     state::{
         State,
@@ -47,6 +48,7 @@ impl Api {
         &self,
         request: v1::ExportSiteRequest,
         deadline: Instant,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Pages<v1::SiteDocument>, Failure> {
         // The site holds no secret yet, so `secrets` has nothing to add.
         let v1::ExportSiteRequest {
@@ -66,20 +68,22 @@ impl Api {
                 data: rest.split_to(rest.len().min(PIECE)),
             });
         }
-        Ok(ready(pieces))
+        Ok(ready(pieces, permit))
     }
 
     pub(super) async fn plan(
         &self,
         upload: Streaming<v1::SiteUpload>,
         deadline: Instant,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Pages<v1::SitePlanPage>, Failure> {
-        let (_, site) = receive(upload).await?;
+        let (_, wanted) = receive(upload, deadline).await?;
         let (state, header) = self.read(v1::Consistency::Local.into(), deadline).await?;
+        let (plan, _) = compare(&state, wanted).await?;
         let Plan {
             differences,
             changes,
-        } = compare(&state, &site).await?;
+        } = plan;
         // What apply refuses for the sake of addresses that nodes need, plan refuses too.
         let mut warnings = self.advise_on(&state, &changes, deadline).await?;
         let changes = differences.into_iter().map(difference).collect();
@@ -92,7 +96,7 @@ impl Api {
             changes,
             warnings: std::mem::take(&mut warnings),
         });
-        Ok(ready(pages.collect()))
+        Ok(ready(pages.collect(), permit))
     }
 
     pub(super) async fn apply(
@@ -101,7 +105,7 @@ impl Api {
         deadline: Instant,
         upload: Streaming<v1::SiteUpload>,
     ) -> Result<v1::ApplySiteReply, Failure> {
-        let (opening, site) = receive(upload).await?;
+        let (opening, mut wanted) = receive(upload, deadline).await?;
         let request = request_id_of(&opening.request_id)?;
         let group = self.group()?;
         group.catch_up(deadline).await?;
@@ -109,29 +113,32 @@ impl Api {
             let request = nth(request, attempt);
             let state = group.state();
             match remembered(&state, request) {
-                Some(Ok(applied)) => return Ok(reply(&applied, Vec::new(), Vec::new())),
+                Some(Ok(applied)) => {
+                    let told = vec![made_before(&applied)];
+                    return Ok(reply(&applied, Vec::new(), told));
+                }
                 Some(Err(failure)) if in_between(&failure) => continue,
                 Some(Err(failure)) => return Err(failure),
                 None => {}
             }
             unchanged_since(&state, opening.if_revision)?;
-            let Plan {
-                differences,
-                changes,
-            } = compare(&state, &site).await?;
-            if changes.is_empty() {
+            let (mut plan, back) = compare(&state, wanted).await?;
+            wanted = back;
+            if plan.is_empty() {
                 let same = Applied {
                     revision: state.revision(),
                     ..Applied::default()
                 };
                 return Ok(reply(&same, Vec::new(), Vec::new()));
             }
+            let differences = std::mem::take(&mut plan.differences);
+            let (mut preconditions, changes) = plan.guarded(state.snapshot());
+            preconditions.extend(opening.if_revision.map(Precondition::Revision));
             let proposal = Proposal {
                 author: author.clone(),
                 request,
                 born: opening.born,
-                // The plan is right for exactly this state.
-                preconditions: vec![Precondition::Revision(state.revision())],
+                preconditions,
                 changes,
                 deadline,
             };
@@ -148,17 +155,23 @@ impl Api {
         Err(Failure::new(
             FailureCode::Conflict,
             "site",
-            format!("the state changed in between, {ATTEMPTS} times in a row"),
+            format!(
+                "what is to be changed was changed by others in between, {ATTEMPTS} times in a row"
+            ),
             "try again when fewer changes are made",
         ))
     }
 }
 
 /// Gathers an upload and reads the document in it.
-async fn receive(upload: Streaming<v1::SiteUpload>) -> Result<(Opening, Arc<Site>), Failure> {
+async fn receive(
+    upload: Streaming<v1::SiteUpload>,
+    deadline: Instant,
+) -> Result<(Opening, Wanted), Failure> {
     let mut opening = None;
     let text = gather(
         upload,
+        deadline,
         MAX_DOCUMENT,
         "site document",
         |message: v1::SiteUpload| {
@@ -177,17 +190,32 @@ async fn receive(upload: Streaming<v1::SiteUpload>) -> Result<(Opening, Arc<Site
         },
     )
     .await?;
-    let site = blocking(move || {
+    let wanted = blocking(move || {
         let text = String::from_utf8(text).map_err(|e| invalid(e.to_string()))?;
-        Site::parse(&text).map_err(|faults| invalid(fault_lines(&faults)))
+        let site = Site::parse(&text).map_err(|faults| invalid(fault_lines(&faults)))?;
+        Ok(Wanted {
+            zones: WantedZones::gather(&site)?,
+            site,
+        })
     })
     .await?;
-    Ok((opening.unwrap_or_default(), Arc::new(site)))
+    Ok((opening.unwrap_or_default(), wanted))
 }
 
-async fn compare(state: &Arc<State>, site: &Arc<Site>) -> Result<Plan, Failure> {
-    let (state, site) = (Arc::clone(state), Arc::clone(site));
-    blocking(move || Ok(plan::plan(state.snapshot(), &site)?)).await
+/// What an upload asks for, with what is known from comparing it before.
+struct Wanted {
+    site: Site,
+    zones: WantedZones,
+}
+
+/// Compares where that holds up no other call. What it learns comes back with `wanted`, for the next time.
+async fn compare(state: &Arc<State>, mut wanted: Wanted) -> Result<(Plan, Wanted), Failure> {
+    let state = Arc::clone(state);
+    blocking(move || {
+        let plan = plan::plan_with(state.snapshot(), &wanted.site, &mut wanted.zones);
+        Ok((plan, wanted))
+    })
+    .await
 }
 
 /// Runs long work where it holds up no other call.
@@ -221,9 +249,20 @@ fn remembered(state: &State, request: RequestId) -> Option<Result<Applied, Failu
     }
 }
 
+/// What is told of a try that an earlier answer should have told of.
+fn made_before(applied: &Applied) -> String {
+    format!(
+        "an earlier try of this request was applied, as revision {}: what it did to each object is not listed again",
+        applied.revision
+    )
+}
+
 /// Whether only a change in between stood in the way.
 fn in_between(failure: &Failure) -> bool {
-    failure.code == FailureCode::PreconditionFailed
+    matches!(
+        failure.code,
+        FailureCode::PreconditionFailed | FailureCode::AlreadyExists
+    )
 }
 
 fn unchanged_since(state: &State, revision: Option<u64>) -> Result<(), Failure> {

@@ -48,7 +48,8 @@ pub fn failure_of(status: &Status, object: &str, written: bool) -> Failure {
         _ => false,
     };
     let (code, hint) = match status.code() {
-        _ if broken && written && sent => {
+        // An answer that is longer than we take says that something was done.
+        _ if (broken || status.code() == Code::OutOfRange) && written && sent => {
             let hint = "look whether the change was made before you repeat it";
             (FailureCode::UnknownOutcome, hint)
         }
@@ -174,6 +175,10 @@ mod tests {
             let read = failure_of(&status, "request", false);
             assert_eq!(read.code, FailureCode::Unreachable, "{code:?}");
         }
+        let long = Status::new(Code::OutOfRange, "decoded message length too large");
+        let code = |written| failure_of(&long, "request", written).code;
+        assert_eq!(code(true), FailureCode::UnknownOutcome);
+        assert_eq!(code(false), FailureCode::LimitExceeded);
     }
 
     #[test]

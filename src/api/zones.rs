@@ -64,7 +64,8 @@ pub fn read(
         records,
         ..v1::ZonePage::default()
     });
-    Ok(ready(std::iter::once(first).chain(rest).collect()))
+    let pages = std::iter::once(first).chain(rest).collect();
+    Ok(ready(pages, permit))
 }
 
 /// Every record, read from the tree as the client takes the pages.

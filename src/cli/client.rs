@@ -19,7 +19,7 @@ use crate::{
     api::status::{failure_of, may_pass, says_why},
     wire::{
         error::{Failure, FailureCode},
-        v1::{self, node_client::NodeClient},
+        v1::{self, admin_client::AdminClient, node_client::NodeClient},
     },
 };
 
@@ -58,6 +58,11 @@ impl Attempt {
         let mut request = Request::new(message);
         request.set_timeout(self.left());
         request
+    }
+
+    /// The Admin service, whose replies may be long.
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel.clone()).max_decoding_message_size(MAX_REPLY)
     }
 
     fn left(&self) -> Duration {

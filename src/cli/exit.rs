@@ -149,12 +149,17 @@ pub fn faulty(path: &Path, faults: &[String], hint: &str) -> Failure {
 
 /// One fault as it is; several, a line each, below their number.
 pub fn lines(faults: &[String]) -> String {
+    lines_of(faults, faults.len())
+}
+
+/// As `lines`, of `all` faults, not all of which may be in `faults`.
+pub fn lines_of(faults: &[String], all: usize) -> String {
     let shown = faults.iter().take(MOST_LINES);
-    let more = faults.len().saturating_sub(MOST_LINES);
+    let more = all.saturating_sub(shown.len());
     let more = (more > 0).then(|| format!("and {more} more"));
     match faults {
-        [only] => only.clone(),
-        _ => std::iter::once(format!("{} faults", faults.len()))
+        [only] if all == 1 => only.clone(),
+        _ => std::iter::once(format!("{all} faults"))
             .chain(shown.cloned())
             .chain(more)
             .collect::<Vec<_>>()
@@ -295,5 +300,7 @@ mod tests {
         assert_eq!(lines(&two), "2 faults\na\nb");
         let many = vec!["x".to_owned(); MOST_LINES + 2];
         assert!(lines(&many).ends_with("\nx\nand 2 more"));
+        assert_eq!(lines_of(&two, 5), "5 faults\na\nb\nand 3 more");
+        assert_eq!(lines_of(&two[..1], 2), "2 faults\na\nand 1 more");
     }
 }

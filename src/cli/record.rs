@@ -1,9 +1,6 @@
 //! `pontoon record`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -11,7 +8,7 @@ use serde::Serialize;
 use super::{
     Context,
     client::Client,
-    record_batch::{self, SetKey},
+    record_batch,
     rrsets::{
         self, DEFAULT_TTL, RecordSet, owner, parse_data, read_zone, received_as_json, record_type,
         ttl, zone_name,
@@ -20,7 +17,10 @@ use super::{
     zone::remark_on,
 };
 use crate::{
-    model::{name::Name, rrset::RecordType},
+    model::{
+        name::Name,
+        rrset::{RecordType, Rrset},
+    },
     state::command::Change,
     wire::error::{Failure, FailureCode},
     zonefile::{self, Finding},
@@ -28,8 +28,6 @@ use crate::{
 
 /// Most warnings about one batch.
 const MOST_FINDINGS: usize = 100;
-/// Most sets of one zone whose TTLs a batch reads one by one; for more it reads the zone.
-const ONE_BY_ONE: usize = 64;
 
 /// Records of a zone
 #[derive(Debug, Subcommand)]
@@ -134,7 +132,8 @@ pub struct List {
 /// Commit several changes as one
 ///
 /// Each line of FILE is `set`, `add` or `delete` with the arguments of that command: words between spaces, quoted as in a
-/// shell ('...', "...", \). Empty lines and those that begin with # are passed over. All lines apply, or none.
+/// shell ('...', "...", \). Empty lines and those that begin with # are passed over. All lines apply, or none. A line without
+/// --ttl keeps the TTL that its set has by then; a set that is not there by then, whatever took it away, begins with 1h.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example of a file:
@@ -178,54 +177,43 @@ impl Target {
         format!("zone {}", self.zone)
     }
 
-    /// The TTL to use: as given, else that of the set as it is, else the default.
-    async fn ttl(&self, client: &mut Client, given: Option<u32>) -> Result<u32, Failure> {
-        if let Some(ttl) = given {
-            return Ok(ttl);
-        }
-        let owner = self.owner()?;
-        let read = read_zone(client, &self.zone, Some(&owner), Some(self.rtype)).await?;
-        let found = read.records.first().and_then(|r| r.rrset.as_ref());
-        Ok(found.map_or(DEFAULT_TTL, |set| set.ttl))
+    /// The set of DATA; without a TTL, with that of a new set.
+    fn set(&self, data: &[String], ttl: Option<u32>) -> Result<Rrset, Failure> {
+        rrsets::rrset(self.rtype, ttl.unwrap_or(DEFAULT_TTL), data, &self.zone)
     }
 }
 
 impl Set {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        sound(self.change(DEFAULT_TTL)?)?; // what is wrong in itself needs no node to say so
-        let mut client = Client::connect(context).await?;
-        let ttl = self.target.ttl(&mut client, self.ttl).await?;
-        let change = sound(self.change(ttl)?)?;
-        let guards = &self.guards;
-        send(context, &mut client, &self.target, guards, "set", change).await
+        let change = sound(self.change()?)?; // what is wrong in itself needs no node to say so
+        send(context, &self.target, &self.guards, "set", change).await
     }
 
-    pub fn change(&self, ttl: u32) -> Result<Change, Failure> {
-        let Target { zone, rtype, .. } = &self.target;
-        Ok(Change::SetRrset {
-            zone: zone.clone(),
-            name: self.target.owner()?,
-            rrset: rrsets::rrset(*rtype, ttl, &self.data, zone)?,
+    /// Without a TTL, the state decides which: a node that lags would tell an old one.
+    pub fn change(&self) -> Result<Change, Failure> {
+        let zone = self.target.zone.clone();
+        let name = self.target.owner()?;
+        let rrset = self.target.set(&self.data, self.ttl)?;
+        Ok(match self.ttl {
+            Some(_) => Change::SetRrset { zone, name, rrset },
+            None => Change::SetKeepingTtl { zone, name, rrset },
         })
     }
 }
 
 impl Add {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        sound(self.change(DEFAULT_TTL)?)?;
-        let mut client = Client::connect(context).await?;
-        let ttl = self.target.ttl(&mut client, self.ttl).await?;
-        let change = sound(self.change(ttl)?)?;
-        let guards = &self.guards;
-        send(context, &mut client, &self.target, guards, "added", change).await
+        let change = sound(self.change()?)?;
+        send(context, &self.target, &self.guards, "added", change).await
     }
 
-    pub fn change(&self, ttl: u32) -> Result<Change, Failure> {
-        let Target { zone, rtype, .. } = &self.target;
-        Ok(Change::AddRecords {
-            zone: zone.clone(),
-            name: self.target.owner()?,
-            rrset: rrsets::rrset(*rtype, ttl, &self.data, zone)?,
+    pub fn change(&self) -> Result<Change, Failure> {
+        let zone = self.target.zone.clone();
+        let name = self.target.owner()?;
+        let rrset = self.target.set(&self.data, self.ttl)?;
+        Ok(match self.ttl {
+            Some(_) => Change::AddRecords { zone, name, rrset },
+            None => Change::AddKeepingTtl { zone, name, rrset },
         })
     }
 }
@@ -233,17 +221,7 @@ impl Add {
 impl Delete {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let change = sound(self.change()?)?;
-        let mut client = Client::connect(context).await?;
-        let guards = &self.guards;
-        send(
-            context,
-            &mut client,
-            &self.target,
-            guards,
-            "deleted",
-            change,
-        )
-        .await
+        send(context, &self.target, &self.guards, "deleted", change).await
     }
 
     pub fn change(&self) -> Result<Change, Failure> {
@@ -273,7 +251,6 @@ impl Delete {
 
 async fn send(
     context: &Context,
-    client: &mut Client,
     target: &Target,
     guards: &Guards,
     done: &str,
@@ -281,14 +258,9 @@ async fn send(
 ) -> Result<(), Failure> {
     let preconditions = guards.preconditions(Some(&target.zone));
     let findings = findings(std::slice::from_ref(&change));
-    let written = propose(
-        context,
-        client,
-        &target.object(),
-        preconditions,
-        vec![change],
-    )
-    .await?;
+    let mut client = Client::connect(context).await?;
+    let object = target.object();
+    let written = propose(context, &mut client, &object, preconditions, vec![change]).await?;
     let done = format!("{done} {} {}", target.owner()?, target.rtype);
     context.out.result(&written, || written.text(&done))?;
     remark_on(context, &findings);
@@ -298,9 +270,10 @@ async fn send(
 /// What an import would say of the names of sets that are to be there, each once.
 fn findings(changes: &[Change]) -> Vec<Finding> {
     let sets = changes.iter().filter_map(|change| match change {
-        Change::SetRrset { name, rrset, .. } | Change::AddRecords { name, rrset, .. } => {
-            Some((name, rrset))
-        }
+        Change::SetRrset { name, rrset, .. }
+        | Change::AddRecords { name, rrset, .. }
+        | Change::SetKeepingTtl { name, rrset, .. }
+        | Change::AddKeepingTtl { name, rrset, .. } => Some((name, rrset)),
         _ => None,
     });
     let mut findings: Vec<Finding> = Vec::new();
@@ -346,13 +319,11 @@ impl List {
 
 impl Batch {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let entries = record_batch::read(&self.file)?;
-        let zone = self.if_serial.map(|_| one_zone(&entries)).transpose()?;
+        let changes = record_batch::read(&self.file)?;
+        let zone = self.if_serial.map(|_| one_zone(&changes)).transpose()?;
         let guards = Guards::new(self.if_serial, self.if_revision);
         let preconditions = guards.preconditions(zone.as_ref());
         let mut client = Client::connect(context).await?;
-        let found = ttls_of(&mut client, record_batch::sets_to_read(&entries)).await?;
-        let changes = record_batch::settled(entries, found);
         let count = changes.len();
         let findings = findings(&changes);
         let written = propose(context, &mut client, "batch", preconditions, changes).await?;
@@ -364,45 +335,15 @@ impl Batch {
     }
 }
 
-/// The TTLs of those of `sets` that are there.
-async fn ttls_of(
-    client: &mut Client,
-    sets: BTreeSet<SetKey>,
-) -> Result<BTreeMap<SetKey, u32>, Failure> {
-    let mut of_zones: BTreeMap<Name, Vec<SetKey>> = BTreeMap::new();
-    for key in sets {
-        of_zones.entry(key.0.clone()).or_default().push(key);
-    }
-    let mut found = BTreeMap::new();
-    for (zone, wanted) in of_zones {
-        if wanted.len() <= ONE_BY_ONE {
-            for key in wanted {
-                let read = read_zone(client, &zone, Some(&key.1), Some(key.2)).await?;
-                if let Some(set) = read.records.first().and_then(|r| r.rrset.as_ref()) {
-                    found.insert(key, set.ttl);
-                }
-            }
-        } else {
-            let wanted: BTreeSet<SetKey> = wanted.into_iter().collect();
-            let read = read_zone(client, &zone, None, None).await?;
-            for (name, set) in rrsets::received(&format!("zone {zone}"), read.records)? {
-                let key = (zone.clone(), name, set.rtype());
-                if wanted.contains(&key) {
-                    found.insert(key, set.ttl());
-                }
-            }
-        }
-    }
-    Ok(found)
-}
-
 /// The zone that all changes are about.
-fn one_zone(entries: &[record_batch::Entry]) -> Result<Name, Failure> {
-    let mut zones: Vec<&Name> = entries
+fn one_zone(changes: &[Change]) -> Result<Name, Failure> {
+    let mut zones: Vec<&Name> = changes
         .iter()
-        .filter_map(|entry| match &entry.change {
+        .filter_map(|change| match change {
             Change::SetRrset { zone, .. }
             | Change::AddRecords { zone, .. }
+            | Change::SetKeepingTtl { zone, .. }
+            | Change::AddKeepingTtl { zone, .. }
             | Change::DeleteRecords { zone, .. }
             | Change::DeleteName { zone, .. } => Some(zone),
             _ => None,

@@ -1,9 +1,6 @@
 //! The lines of `pontoon record batch`: words as in a shell, read by the same declarations as the commands themselves.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::path::Path;
 
 use clap::Parser;
 
@@ -11,13 +8,8 @@ use super::{
     exit,
     input::Input,
     record::{Add, Delete, Set},
-    rrsets::DEFAULT_TTL,
 };
-use crate::{
-    model::{name::Name, rrset::RecordType},
-    state::command::Change,
-    wire::error::Failure,
-};
+use crate::{state::command::Change, wire::error::Failure};
 
 /// What to do about a wrong line.
 const HINT: &str =
@@ -35,74 +27,14 @@ enum Line {
     Delete(Delete),
 }
 
-/// One change of a batch, as its line says.
-#[derive(Debug)]
-pub struct Entry {
-    /// With `DEFAULT_TTL` where the line gives no TTL.
-    pub change: Change,
-    /// Whether the line gives no TTL: that of the set is to be kept.
-    keeps_ttl: bool,
-}
-
-/// A set of records: its zone, name and type.
-pub type SetKey = (Name, Name, RecordType);
-
-/// The sets whose TTLs `settled` needs to know.
-pub fn sets_to_read(entries: &[Entry]) -> BTreeSet<SetKey> {
-    let kept = entries.iter().filter(|entry| entry.keeps_ttl);
-    kept.filter_map(|entry| set_of(&entry.change)).collect()
-}
-
-/// The changes with the TTLs that they leave to the sets: `found` where they are, as the lines before make them, else the
-/// default.
-pub fn settled(entries: Vec<Entry>, found: BTreeMap<SetKey, u32>) -> Vec<Change> {
-    let mut ttls = found;
-    let mut settle = |entry: Entry| {
-        let Entry {
-            mut change,
-            keeps_ttl,
-        } = entry;
-        let key = set_of(&change);
-        match (&mut change, key) {
-            (Change::SetRrset { rrset, .. } | Change::AddRecords { rrset, .. }, Some(key)) => {
-                if keeps_ttl && let Some(ttl) = ttls.get(&key) {
-                    *rrset = rrset.with_ttl(*ttl);
-                }
-                ttls.insert(key, rrset.ttl());
-            }
-            (Change::DeleteRecords { rdata: None, .. }, Some(key)) => {
-                ttls.remove(&key);
-            }
-            (Change::DeleteName { zone, name }, _) => {
-                ttls.retain(|(of, at, _), _| (of, at) != (&*zone, &*name));
-            }
-            _ => {}
-        }
-        change
-    };
-    entries.into_iter().map(&mut settle).collect()
-}
-
-fn set_of(change: &Change) -> Option<SetKey> {
-    match change {
-        Change::SetRrset { zone, name, rrset } | Change::AddRecords { zone, name, rrset } => {
-            Some((zone.clone(), name.clone(), rrset.rtype()))
-        }
-        Change::DeleteRecords {
-            zone, name, rtype, ..
-        } => Some((zone.clone(), name.clone(), *rtype)),
-        _ => None,
-    }
-}
-
 /// Reads a file of changes; - is stdin.
-pub fn read(file: &Path) -> Result<Vec<Entry>, Failure> {
+pub fn read(file: &Path) -> Result<Vec<Change>, Failure> {
     let text = Input::read(file)?.text(file)?;
     parse(&text).map_err(|faults| exit::faulty(file, &faults, HINT))
 }
 
 /// Reads all lines, or says what is wrong with each that is.
-fn parse(text: &str) -> Result<Vec<Entry>, Vec<String>> {
+fn parse(text: &str) -> Result<Vec<Change>, Vec<String>> {
     let (mut changes, mut faults) = (Vec::new(), Vec::new());
     for (at, line) in text.lines().enumerate() {
         let read = match words(line) {
@@ -124,7 +56,7 @@ fn parse(text: &str) -> Result<Vec<Entry>, Vec<String>> {
     }
 }
 
-fn change(words: &[String]) -> Result<Entry, Failure> {
+fn change(words: &[String]) -> Result<Change, Failure> {
     let line = Line::try_parse_from(words).map_err(|error| {
         let usage = exit::usage(&error);
         exit::invalid("change", usage.problem, HINT)
@@ -142,17 +74,11 @@ fn change(words: &[String]) -> Result<Entry, Failure> {
             "give them to `record batch` itself",
         ));
     }
-    let (change, ttl) = match line {
-        Line::Set(set) => (set.change(set.ttl.unwrap_or(DEFAULT_TTL))?, set.ttl),
-        Line::Add(add) => (add.change(add.ttl.unwrap_or(DEFAULT_TTL))?, add.ttl),
-        Line::Delete(delete) => (delete.change()?, None),
-    };
-    let keeps_ttl = ttl.is_none()
-        && !matches!(
-            change,
-            Change::DeleteRecords { .. } | Change::DeleteName { .. }
-        );
-    Ok(Entry { change, keeps_ttl })
+    match line {
+        Line::Set(set) => set.change(),
+        Line::Add(add) => add.change(),
+        Line::Delete(delete) => delete.change(),
+    }
 }
 
 /// Splits a line into words: quotes and backslashes as in a shell, `#` begins a comment where a word would begin.
@@ -203,6 +129,7 @@ fn word(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::rrsets::DEFAULT_TTL;
 
     #[test]
     fn words_are_split_as_a_shell_does() {
@@ -232,11 +159,12 @@ mod tests {
     #[test]
     fn lines_are_the_commands() {
         let text = "# move\nset example.com www A 192.0.2.9 --ttl 60\n\nadd example.com @ MX '20 b.example.net.'\ndelete example.com old ANY\ndelete example.com x A\n";
-        let changes = settled(parse(text).expect("four changes"), BTreeMap::new());
+        let changes = parse(text).expect("four changes");
         assert!(matches!(&changes[0], Change::SetRrset { rrset, .. } if rrset.ttl() == 60));
-        assert!(
-            matches!(&changes[1], Change::AddRecords { rrset, .. } if rrset.ttl() == DEFAULT_TTL)
-        );
+        assert!(matches!(
+            &changes[1],
+            Change::AddKeepingTtl { rrset, .. } if rrset.ttl() == DEFAULT_TTL
+        ));
         assert!(matches!(&changes[2], Change::DeleteName { .. }));
         assert!(matches!(
             &changes[3],
@@ -246,40 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_ttl_keeps_that_of_the_set() {
-        let text = "set e. a.e. A 192.0.2.1\nadd e. a.e. A 192.0.2.2\nset e. b.e. A 192.0.2.1 --ttl 9\nadd e. b.e. A 192.0.2.2\n\
-                    delete e. a.e. A\nadd e. a.e. A 192.0.2.3\ndelete e. b.e. ANY\nset e. b.e. A 192.0.2.1\nset e. new.e. A 192.0.2.1\n\
-                    set e. c.e. A 192.0.2.1\ndelete e. c.e. A 192.0.2.1\n";
-        let entries = parse(text).expect("sound");
-        let name = |text: &str| Name::parse(text, &Name::root()).expect("a name");
-        let key = |at: &str| (name("e."), name(at), RecordType::A);
-        let read = ["a.e.", "b.e.", "c.e.", "new.e."].map(key);
-        assert_eq!(sets_to_read(&entries), BTreeSet::from(read));
-        let found = BTreeMap::from([(key("a.e."), 60), (key("b.e."), 70), (key("c.e."), 80)]);
-        let ttls: Vec<Option<u32>> = settled(entries, found)
-            .iter()
-            .map(|change| match change {
-                Change::SetRrset { rrset, .. } | Change::AddRecords { rrset, .. } => {
-                    Some(rrset.ttl())
-                }
-                _ => None,
-            })
-            .collect();
-        let new = Some(DEFAULT_TTL);
-        let expected = [
-            Some(60),
-            Some(60),
-            Some(9),
-            Some(9),
-            None,
-            new,
-            None,
-            new,
-            new,
-            Some(80),
-            None,
-        ];
-        assert_eq!(ttls, expected);
+    fn a_line_without_a_ttl_leaves_it_to_the_set() {
+        let text = "set e. a A 192.0.2.1\nadd e. a A 192.0.2.2\nset e. a A 192.0.2.1 --ttl 9\nadd e. a A 192.0.2.2 --ttl 9\n";
+        let changes = parse(text).expect("sound");
+        assert!(matches!(&changes[0], Change::SetKeepingTtl { .. }));
+        assert!(matches!(&changes[1], Change::AddKeepingTtl { .. }));
+        assert!(matches!(&changes[2], Change::SetRrset { rrset, .. } if rrset.ttl() == 9));
+        assert!(matches!(&changes[3], Change::AddRecords { rrset, .. } if rrset.ttl() == 9));
     }
 
     #[test]

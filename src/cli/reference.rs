@@ -95,7 +95,7 @@ const JSON: &[(&str, &str)] = &[
     ),
     (
         "zone diff",
-        r#"{"zone": "example.com.", "from": 6, "to": 7,
+        r#"{"revision": 42, "stale": false, "zone": "example.com.", "from": 6, "to": 7,
  "removed": [{"name": "www.example.com.", "type": "A", "ttl": 60, "data": ["192.0.2.1"]}],
  "added": [{"name": "www.example.com.", "type": "A", "ttl": 60, "data": ["192.0.2.2"]}]}"#,
     ),

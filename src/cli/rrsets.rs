@@ -13,7 +13,7 @@ use crate::{
     wire::{
         error::{Failure, FailureCode},
         records::owned_rrset_from,
-        v1::{self, admin_client::AdminClient},
+        v1,
     },
 };
 
@@ -106,7 +106,7 @@ pub async fn read_zone(
     client
         .read(&object, async |attempt| {
             let request = attempt.request(request.clone());
-            let mut admin = AdminClient::new(attempt.channel.clone());
+            let mut admin = attempt.admin();
             let mut pages = admin.read_zone(request).await?.into_inner();
             let mut read = ReadZone {
                 header: v1::ReadHeader::default(),
@@ -149,7 +149,7 @@ pub fn completed(text: &str, zone: &Name) -> Result<Name, Failure> {
     let ends_in_dot = text.ends_with('.') && !text.ends_with("\\.");
     let absolute: Option<Name> = text.parse().ok();
     match absolute.filter(|name| name.is_within(zone) && !zone.is_root()) {
-        Some(name) if !ends_in_dot && text != "@" => Ok(name),
+        Some(name) if !ends_in_dot => Ok(name),
         _ => Name::parse(text, zone)
             .map_err(|e| exit::wrong_argument(format!("name {}", quoted(text)), e, "")),
     }

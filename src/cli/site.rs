@@ -19,7 +19,7 @@ use crate::{
     wire::{
         command::request_id_bytes,
         error::{Failure, FailureCode},
-        v1::{self, admin_client::AdminClient},
+        v1,
     },
 };
 
@@ -37,7 +37,7 @@ pub struct Plan {
 
 /// Make the service as a site document says, as one change
 ///
-/// What the document does not name is removed.
+/// What the document does not name is removed. An empty document is refused: one with the line `[dns]` alone removes everything.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon apply -f site.toml --if-revision 42")]
 pub struct Apply {
@@ -113,8 +113,8 @@ impl Plan {
         let pages = client
             .read("site", async |attempt| {
                 let stream = tokio_stream::iter(uploads.clone());
-                let mut admin = AdminClient::new(attempt.channel.clone());
-                let mut reply = admin.plan_site(attempt.request(stream)).await?.into_inner();
+                let plan = attempt.request(stream);
+                let mut reply = attempt.admin().plan_site(plan).await?.into_inner();
                 let mut pages = Vec::new();
                 while let Some(page) = reply.message().await? {
                     pages.push(page);
@@ -168,9 +168,7 @@ impl Apply {
         let reply = client
             .write("site", async |attempt| {
                 let stream = tokio_stream::iter(uploads.clone());
-                let mut admin = AdminClient::new(attempt.channel.clone())
-                    .max_decoding_message_size(super::client::MAX_REPLY);
-                admin.apply_site(attempt.request(stream)).await
+                attempt.admin().apply_site(attempt.request(stream)).await
             })
             .await?
             .into_inner();
@@ -203,8 +201,10 @@ impl Export {
         };
         let (header, data) = client
             .read("site", async |attempt| {
-                let mut admin = AdminClient::new(attempt.channel.clone());
-                let reply = admin.export_site(attempt.request(request)).await?;
+                let reply = attempt
+                    .admin()
+                    .export_site(attempt.request(request))
+                    .await?;
                 let mut pieces = reply.into_inner();
                 let (mut header, mut data) = (v1::ReadHeader::default(), Vec::new());
                 while let Some(piece) = pieces.message().await? {

@@ -245,6 +245,10 @@ async fn zones_and_records_live_their_lives() {
     let diff = run(&served, &["zone", "diff", "example.com", "2", "3"])
         .await
         .expect("differs");
+    assert_eq!(
+        (&diff["revision"], &diff["stale"]),
+        (&listed["revision"], &json!(false))
+    );
     assert_eq!(diff["removed"][0]["data"], json!(["192.0.2.1"]));
     assert_eq!(diff["added"][0]["data"], json!(["192.0.2.1", "192.0.2.2"]));
     let history = run(&served, &["zone", "history", "example.com"])
@@ -676,6 +680,42 @@ async fn a_lost_answer_is_asked_for_again_and_applied_once() {
 }
 
 #[tokio::test]
+async fn an_apply_whose_answer_was_lost_says_that_it_was_made() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("site.toml");
+    fs::write(&file, "[[pool]]\nname = \"web\"\n").expect("written");
+    let address = served.address.to_string();
+    let words = [
+        "pontoon",
+        "-o",
+        "json",
+        "--endpoints",
+        &address,
+        "apply",
+        "-f",
+    ]
+    .map(OsString::from);
+    let words: Vec<OsString> = words.into_iter().chain([file.into_os_string()]).collect();
+    let cli = parse(&words).expect("a command");
+    let context = Context {
+        global: cli.global,
+        out: Out::keeping(Format::Json),
+    };
+    served.group.lossy.store(1, Ordering::SeqCst);
+    let ended = cli.command.run_client(&context).await;
+    assert!(ended.is_ok(), "{ended:?}");
+    let written: Value = serde_json::from_str(&context.out.take()).expect("JSON");
+    assert_eq!(written["changed"], true, "{written}");
+    assert_eq!(written["changes"], json!([]), "{written}");
+    let told = context.out.take_remarks();
+    assert!(
+        told.contains("an earlier try of this request was applied"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn a_transfer_is_repeated_where_that_is_harmless() {
     let served = Served::start().await;
     let group = &served.group;
@@ -861,6 +901,15 @@ async fn wrong_names_are_wrong_usage_everywhere() {
     for name in ["a..b", long.as_str()] {
         let set = ["record", "set", "example.com", name, "A", "192.0.2.1"];
         assert_eq!(run(&served, &set).await, Err((2, "usage")), "{name}");
+    }
+    for line in [
+        "zone create @",
+        "forwarder create @ 192.0.2.1",
+        "record list @",
+        "zone delete @",
+    ] {
+        let refused = parses(&format!("pontoon {line}"));
+        assert!(refused.is_err(), "{line}");
     }
     let lines = ["record", "set", "example.com", "nl", "TXT", "a\nb CNAME x"];
     assert_eq!(run(&served, &lines).await, Err((2, "usage")));

@@ -14,7 +14,7 @@ use crate::{
     wire::{
         command::{MAX_COMMAND, request_id_bytes},
         error::{Failure, FailureCode},
-        v1::{self, admin_client::AdminClient},
+        v1,
     },
 };
 
@@ -154,7 +154,8 @@ pub async fn propose(
             client
                 .write(object, async |attempt| {
                     let stream = tokio_stream::iter(chunks.clone());
-                    AdminClient::new(attempt.channel.clone())
+                    attempt
+                        .admin()
                         .propose_chunked(attempt.request(stream))
                         .await
                 })
@@ -163,9 +164,8 @@ pub async fn propose(
         _ => {
             client
                 .write(object, async |attempt| {
-                    AdminClient::new(attempt.channel.clone())
-                        .propose(attempt.request(message.clone()))
-                        .await
+                    let message = attempt.request(message.clone());
+                    attempt.admin().propose(message).await
                 })
                 .await?
         }

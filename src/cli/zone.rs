@@ -24,11 +24,8 @@ use crate::{
         serial::Serial,
     },
     state::command::Change,
-    wire::{
-        error::Failure,
-        v1::{self, admin_client::AdminClient},
-    },
-    zonefile::{self, Finding, Loaded, Severity},
+    wire::{error::Failure, v1},
+    zonefile::{self, Finding, Loaded, Severity, Standard},
 };
 
 /// Zones: make, read, replace, compare and take back
@@ -99,7 +96,7 @@ pub struct Show {
 /// Make a zone of a master file, or replace its contents whole, as one change
 ///
 /// The file's serial is a floor. A file that says what the zone already holds changes nothing. $INCLUDE reads files of the
-/// same directory only.
+/// same directory only. A change of more than 4 MiB begins the history of the zone anew, with a warning.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -130,6 +127,10 @@ pub struct Export {
 
 /// Judge a master file as named-checkzone does, without asking a node
 ///
+/// An import is less strict, because a new zone has to begin somewhere: a name server of the zone itself without an address, or
+/// that is an alias, and NS records at a wildcard are errors here and warnings there. Records below a DNAME are errors for both
+/// (RFC 6672 section 2.4), though named-checkzone loads them. Without --origin the SOA record's owner completes relative names.
+///
 /// Everything that is found is written to stdout, a line each, and how many errors there are to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -156,6 +157,9 @@ pub struct Delete {
 }
 
 /// List the kept versions of a zone, the newest first
+///
+/// Kept are the last 100, as far as their changes take no more than 4 MiB; 128 MiB in all zones together. A larger change
+/// begins the history anew.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon zone history example.com --limit 10")]
 pub struct History {
@@ -343,8 +347,8 @@ impl List {
         let consistency = client.consistency();
         let reply = client
             .read("zones", async |attempt| {
-                AdminClient::new(attempt.channel.clone())
-                    .max_decoding_message_size(super::client::MAX_REPLY)
+                attempt
+                    .admin()
                     .list_zones(attempt.request(v1::ListZonesRequest { consistency }))
                     .await
             })
@@ -413,11 +417,15 @@ impl Show {
 impl Import {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let object = object(&self.name);
-        let loaded = load(&self.file, Some(&self.name))?;
+        let loaded = load(Standard::Served, &self.file, Some(&self.name))?;
         if !loaded.report.is_loadable() {
             return Err(unloadable(&self.file, &loaded));
         }
         remark_on(context, &loaded.report.findings);
+        let more = loaded.report.unshown_warnings();
+        if more > 0 {
+            context.out.warn(format!("and {more} more warnings"));
+        }
         let preconditions = self.guards.preconditions(Some(&self.name));
         let change = Change::ReplaceZone {
             zone: self.name,
@@ -508,7 +516,7 @@ impl From<&Finding> for Found {
 
 impl Check {
     fn run(self, context: &Context) -> Result<(), Failure> {
-        let loaded = load(&self.file, self.origin.as_ref())?;
+        let loaded = load(Standard::Everywhere, &self.file, self.origin.as_ref())?;
         let report = &loaded.report;
         let checked = Checked {
             zone: loaded.apex.to_string(),
@@ -594,8 +602,8 @@ impl History {
         };
         let reply = client
             .read(&object(&self.name), async |attempt| {
-                AdminClient::new(attempt.channel.clone())
-                    .max_decoding_message_size(super::client::MAX_REPLY)
+                attempt
+                    .admin()
                     .zone_history(attempt.request(request.clone()))
                     .await
             })
@@ -638,6 +646,9 @@ impl History {
 
 #[derive(Serialize)]
 struct Difference {
+    /// Revision of the state that was read.
+    revision: u64,
+    stale: bool,
     zone: String,
     from: u32,
     to: u32,
@@ -658,8 +669,7 @@ impl Diff {
         let pages = client
             .read(&object, async |attempt| {
                 let request = attempt.request(request.clone());
-                let mut admin = AdminClient::new(attempt.channel.clone());
-                let mut stream = admin.zone_diff(request).await?.into_inner();
+                let mut stream = attempt.admin().zone_diff(request).await?.into_inner();
                 let mut pages = Vec::new();
                 while let Some(page) = stream.message().await? {
                     pages.push(page);
@@ -668,7 +678,10 @@ impl Diff {
             })
             .await?;
         let (from, to) = pages.first().map_or((0, 0), |first| (first.from, first.to));
+        let header = pages.first().and_then(|p| p.header).unwrap_or_default();
         let mut difference = Difference {
+            revision: header.revision,
+            stale: header.stale,
             zone: self.name.to_string(),
             from,
             to,
@@ -730,9 +743,15 @@ fn object(zone: &Name) -> String {
 }
 
 /// Reads and judges a master file.
-fn load(file: &Path, apex: Option<&Name>) -> Result<Loaded, Failure> {
+fn load(standard: Standard, file: &Path, apex: Option<&Name>) -> Result<Loaded, Failure> {
     let mut input = Input::read(file)?;
-    let loaded = zonefile::load(&input.octets, apex, &input.name, &mut input.beside);
+    let loaded = zonefile::load_by(
+        standard,
+        &input.octets,
+        apex,
+        &input.name,
+        &mut input.beside,
+    );
     loaded.map_err(|zonefile::NoApex { place, problem }| {
         exit::unusable(
             file,
@@ -755,7 +774,7 @@ fn unloadable(file: &Path, loaded: &Loaded) -> Failure {
         file.display(),
         loaded.apex
     );
-    exit::faulty(file, &errors, &hint)
+    exit::unusable(file, exit::lines_of(&errors, loaded.report.errors), hint)
 }
 
 fn finding_text(finding: &Finding) -> String {
@@ -867,6 +886,8 @@ mod tests {
             data: data.iter().map(|d| (*d).to_owned()).collect(),
         };
         let difference = Difference {
+            revision: 9,
+            stale: false,
             zone: ".".into(),
             from: 1,
             to: 2,

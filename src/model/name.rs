@@ -31,6 +31,10 @@ pub enum NameError {
     BadLabelType,
     #[error("the name is empty")]
     Empty,
+    #[error(
+        "@ stands for a zone's own name, and no zone is meant here: write the name, or `.` for the root"
+    )]
+    NoOrigin,
 }
 
 impl Name {
@@ -262,9 +266,12 @@ impl PartialOrd for Name {
 impl FromStr for Name {
     type Err = NameError;
 
-    /// Reads an absolute name; the final dot may be left out.
+    /// Reads an absolute name; the final dot may be left out. There is no origin for `@` to mean.
     fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::parse(text, &Name::root())
+        match text {
+            "@" => Err(NameError::NoOrigin),
+            _ => Self::parse(text, &Name::root()),
+        }
     }
 }
 
@@ -627,6 +634,7 @@ mod tests {
         let long_name = "abcdefg.".repeat(32);
         for (text, problem) in [
             ("", NameError::Empty),
+            ("@", NameError::NoOrigin),
             ("a..b", NameError::EmptyLabel),
             (".a", NameError::EmptyLabel),
             (r"a\", NameError::BadEscape),

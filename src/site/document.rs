@@ -71,6 +71,13 @@ pub(super) fn table(text: &str, faults: &mut Vec<Fault>) -> Option<Table> {
         return None;
     }
     match text.parse::<Table>() {
+        // An export that failed leaves an empty file: applied, it would remove what nothing brings back.
+        Ok(table) if table.is_empty() => {
+            let problem = "the document says nothing, and would remove every zone, pool, listener, VIP and forwarder: \
+                           if that is meant, write the one line `[dns]`";
+            faults.push(Fault::new("", problem));
+            None
+        }
         Ok(table) => Some(table),
         Err(_) => {
             faults.extend(lines::syntax_faults(text));

@@ -16,15 +16,19 @@ use crate::{
             balancing::{forwarder_object, listener_object, pool_object, vip_object},
             zones::zone_object,
         },
-        command::Change,
+        command::{Change, Precondition},
         diff::{self, SetChange},
+        limits,
         outcome::Refusal,
+        records::ZoneRecords,
         rules,
     },
 };
 
 /// Most lines of detail of one difference.
 pub const MAX_DETAILS: usize = 1_000;
+/// Most octets of the details of one difference: a record may take four times its data, 256 KiB, and all have to fit a message.
+pub const MAX_DETAIL_OCTETS: usize = 512 << 10;
 
 /// What happens to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +44,8 @@ pub struct Difference {
     pub action: Action,
     /// `zone example.com.`, `pool web`.
     pub object: String,
-    /// What differs, a line each: `- old` and `+ new`. At most `MAX_DETAILS`, and one that counts the rest.
+    /// What differs, a line each: `- old` and `+ new`. At most `MAX_DETAILS` of them with `MAX_DETAIL_OCTETS`, and one that
+    /// counts the rest.
     pub details: Vec<String>,
 }
 
@@ -56,6 +61,46 @@ pub struct Plan {
 impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// The changes, and what must be true when they are applied to lead from `snapshot`, of which this is the plan, to the
+    /// document.
+    ///
+    /// Where only zones change, these must be as they were: whatever else changed in between can be taken to have come right
+    /// after, so that steady writes elsewhere hold up nothing. Other objects have no precondition of their own, and need the
+    /// whole state to be as it was.
+    pub fn guarded(self, snapshot: &Snapshot) -> (Vec<Precondition>, Vec<Change>) {
+        let Self { changes, .. } = self;
+        let zones: Option<Vec<&Name>> = changes.iter().map(zone_of).collect();
+        let guard = |apex: &&Name| {
+            let zone = snapshot.zones.get(*apex)?;
+            Some(Precondition::ZoneSerial {
+                zone: zone.apex.clone(),
+                serial: zone.serial,
+            })
+        };
+        let guards = match zones {
+            Some(zones) if zones.len() <= limits::PRECONDITIONS_PER_COMMAND => {
+                zones.iter().filter_map(guard).collect()
+            }
+            _ => vec![Precondition::Revision(snapshot.revision)],
+        };
+        // A new zone is refused when another made it in between.
+        let create = |change| match change {
+            Change::ReplaceZone { zone, records } if !snapshot.zones.contains_key(&zone) => {
+                Change::CreateZone { zone, records }
+            }
+            other => other,
+        };
+        (guards, changes.into_iter().map(create).collect())
+    }
+}
+
+/// The zone that is changed; none when it is something else.
+fn zone_of(change: &Change) -> Option<&Name> {
+    match change {
+        Change::ReplaceZone { zone, .. } | Change::DeleteZone { zone } => Some(zone),
+        _ => None,
     }
 }
 
@@ -73,11 +118,56 @@ impl Display for Difference {
     }
 }
 
+/// The zones of a document, ready to be compared with the state again and again: a zone that has not moved since is not looked
+/// at another time.
+#[derive(Debug)]
+pub struct WantedZones {
+    wanted: BTreeMap<Name, ZoneRecords>,
+    /// The lines of difference to zones of the state that were looked at, by their revisions.
+    seen: BTreeMap<Name, (u64, Vec<String>)>,
+}
+
+impl WantedZones {
+    /// Refused when a zone of the document breaks a rule of zones.
+    pub fn gather(site: &Site) -> Result<Self, Refusal> {
+        let gather = |(apex, records): (&Name, &Vec<(Name, Rrset)>)| {
+            let gathered = rules::gather(apex, records)?;
+            rules::whole(apex, &gathered)?;
+            Ok((apex.clone(), gathered))
+        };
+        Ok(Self {
+            wanted: site.zones.iter().map(gather).collect::<Result<_, _>>()?,
+            seen: BTreeMap::new(),
+        })
+    }
+
+    /// What is told of the difference between a zone of the state and the document; nothing when there is none.
+    fn lines(&mut self, zone: &Zone, wanted: &ZoneRecords) -> Vec<String> {
+        if zone.content_hash == wanted.content_hash() {
+            return Vec::new();
+        }
+        let seen = self.seen.get(&zone.apex);
+        if let Some((_, lines)) = seen.filter(|(revision, _)| *revision == zone.revision) {
+            return lines.clone();
+        }
+        let sets = diff::between_nodes(&zone.nodes, wanted.nodes());
+        let lines = bounded(record_lines(zone, &sets));
+        let entry = (zone.revision, lines.clone());
+        self.seen.insert(zone.apex.clone(), entry);
+        lines
+    }
+}
+
 /// Compares `site` with the state. Refused when a zone of the document breaks a rule of zones.
 pub fn plan(snapshot: &Snapshot, site: &Site) -> Result<Plan, Refusal> {
+    Ok(plan_with(snapshot, site, &mut WantedZones::gather(site)?))
+}
+
+/// As `plan`, with the zones of `site` gathered before.
+pub fn plan_with(snapshot: &Snapshot, site: &Site, zones: &mut WantedZones) -> Plan {
     let mut plan = Plan::default();
     plan.dns(snapshot, site);
-    plan.zones(snapshot, site)?;
+    plan.zones(snapshot, site, zones);
     plan.objects(
         &owned(&snapshot.forwarders),
         &site.forwarders,
@@ -119,7 +209,7 @@ pub fn plan(snapshot: &Snapshot, site: &Site) -> Result<Plan, Refusal> {
         |vip| Change::PutVip { vip, create: false },
         |address| Change::DeleteVip { address },
     );
-    Ok(plan)
+    plan
 }
 
 fn owned<K: Ord + Clone, V: Clone>(map: &imbl::OrdMap<K, Arc<V>>) -> BTreeMap<K, V> {
@@ -136,14 +226,17 @@ impl Plan {
         self.differences.push(Difference {
             action: Action::Update,
             object: "dns policy".into(),
-            details: lines_between(&export::dns(&snapshot.dns), &export::dns(&site.dns)),
+            details: bounded(lines_between(
+                &export::dns(&snapshot.dns),
+                &export::dns(&site.dns),
+            )),
         });
         self.changes.push(Change::PutDnsPolicy {
             policy: site.dns.clone(),
         });
     }
 
-    fn zones(&mut self, snapshot: &Snapshot, site: &Site) -> Result<(), Refusal> {
+    fn zones(&mut self, snapshot: &Snapshot, site: &Site, zones: &mut WantedZones) {
         for apex in snapshot
             .zones
             .keys()
@@ -153,28 +246,24 @@ impl Plan {
             self.changes.push(Change::DeleteZone { zone: apex.clone() });
         }
         for (apex, records) in &site.zones {
-            let wanted = rules::gather(apex, records)?;
-            rules::whole(apex, &wanted)?;
-            let change = || Change::ReplaceZone {
-                zone: apex.clone(),
-                records: records.clone(),
+            let Some(wanted) = zones.wanted.get(apex).cloned() else {
+                continue;
             };
-            match snapshot.zones.get(apex) {
+            let (action, details) = match snapshot.zones.get(apex) {
                 None => {
                     let details = vec![format!("+ {} records", wanted.record_count())];
-                    self.note(Action::Create, zone_object(apex), details);
-                    self.changes.push(change());
+                    (Action::Create, details)
                 }
-                Some(zone) => {
-                    let sets = diff::between_nodes(&zone.nodes, wanted.nodes());
-                    if !sets.is_empty() {
-                        self.note(Action::Update, zone_object(apex), record_lines(zone, &sets));
-                        self.changes.push(change());
-                    }
-                }
+                Some(zone) => (Action::Update, zones.lines(zone, &wanted)),
+            };
+            if !details.is_empty() {
+                self.note(action, zone_object(apex), details);
+                self.changes.push(Change::ReplaceZone {
+                    zone: apex.clone(),
+                    records: records.clone(),
+                });
             }
         }
-        Ok(())
     }
 
     /// Compares objects of one kind by their text in a document.
@@ -197,23 +286,35 @@ impl Plan {
                 Some(old) => (Action::Update, text(old)),
                 None => (Action::Create, String::new()),
             };
-            self.note(action, object(key), lines_between(&before, &text(value)));
+            let details = bounded(lines_between(&before, &text(value)));
+            self.note(action, object(key), details);
             self.changes.push(put(value.clone()));
         }
     }
 
-    fn note(&mut self, action: Action, object: String, mut details: Vec<String>) {
-        let more = details.len().saturating_sub(MAX_DETAILS);
-        details.truncate(MAX_DETAILS);
-        if more > 0 {
-            details.push(format!("and {more} more"));
-        }
+    fn note(&mut self, action: Action, object: String, details: Vec<String>) {
         self.differences.push(Difference {
             action,
             object,
             details,
         });
     }
+}
+
+/// The lines that are told, and one that counts the rest.
+fn bounded(mut details: Vec<String>) -> Vec<String> {
+    let mut octets = 0;
+    let fits = |line: &&String| {
+        octets += line.len();
+        octets <= MAX_DETAIL_OCTETS
+    };
+    let shown = details.iter().take(MAX_DETAILS).take_while(fits).count();
+    let more = details.len() - shown;
+    details.truncate(shown);
+    if more > 0 {
+        details.push(format!("and {more} more"));
+    }
+    details
 }
 
 /// The records that differ, in presentation form.

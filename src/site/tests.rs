@@ -4,7 +4,7 @@ use super::{
     Site,
     bundle::bundle,
     export::export,
-    plan::{Action, plan},
+    plan::{Action, MAX_DETAIL_OCTETS, WantedZones, plan, plan_with},
 };
 use crate::{
     model::{
@@ -17,7 +17,7 @@ use crate::{
     state::{
         State,
         command::{Change, Command, RequestId, UnixMillis},
-        outcome::{Applied, Outcome},
+        outcome::{Applied, Outcome, RefusalKind},
     },
     zonefile::{Loader, include::Nothing},
 };
@@ -174,9 +174,15 @@ fn odd_names_and_data_survive_export() {
 }
 
 #[test]
-fn an_empty_document_deletes_everything() {
+fn an_empty_document_is_refused_with_words_how_to_delete_everything() {
+    for text in ["", "\n \n", "# nothing\n"] {
+        let found = faults(text);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("write the one line `[dns]`"), "{found:?}");
+        assert!(bundle(text, &mut Nothing).is_err());
+    }
     let mut state = state_of(SAMPLE);
-    let plan = plan(state.snapshot(), &site("")).expect("a sound document");
+    let plan = plan(state.snapshot(), &site("[dns]\n")).expect("a sound document");
     assert!(plan.differences.iter().all(|d| d.action == Action::Delete));
     let objects: Vec<&str> = plan.differences.iter().map(|d| d.object.as_str()).collect();
     assert_eq!(
@@ -212,6 +218,119 @@ fn differences_are_told_line_by_line() {
         ]
     );
     assert_eq!(plan.changes.len(), 2);
+}
+
+#[test]
+fn an_apply_of_zones_stands_back_only_for_changes_of_the_same_zones() {
+    let other = ZONE.replace("\"example.\"", "\"other.\"");
+    let moved = |text: &str| text.replace("192.0.2.1", "192.0.2.9");
+    let write = |apex: &str| Change::SetRrset {
+        zone: name(apex),
+        name: name(&format!("new.{apex}")),
+        rrset: Rrset::new(RecordType::A, 60, [[192, 0, 2, 7]]).expect("one record"),
+    };
+    let make = |text: &str| {
+        plan(&Snapshot::default(), &site(text))
+            .expect("sound")
+            .changes
+    };
+    let pool = "[[pool]]\nname = \"p\"\n";
+    let both = format!("{ZONE}{other}");
+    for (document, between, refused) in [
+        (
+            format!("{}{other}", moved(ZONE)),
+            vec![write("other.")],
+            None,
+        ),
+        (
+            format!("{}{other}", moved(ZONE)),
+            vec![write("example.")],
+            Some(RefusalKind::PreconditionFailed),
+        ),
+        // A zone to be deleted, and one to be made.
+        (ZONE.to_owned(), vec![write("example.")], None),
+        (
+            ZONE.to_owned(),
+            vec![write("other.")],
+            Some(RefusalKind::PreconditionFailed),
+        ),
+        (
+            both.replace("\"other.\"", "\"new.\""),
+            make(&other.replace("\"other.\"", "\"new.\"")),
+            Some(RefusalKind::AlreadyExists),
+        ),
+        (
+            format!("{both}{pool}"),
+            vec![write("other.")],
+            Some(RefusalKind::PreconditionFailed),
+        ),
+    ] {
+        let mut state = state_of(&both);
+        let planned = plan(state.snapshot(), &site(&document)).expect("sound");
+        let (preconditions, changes) = planned.guarded(state.snapshot());
+        apply(&mut state, between);
+        let command = Command {
+            request: RequestId(99),
+            born: state.revision(),
+            proposed_at: UnixMillis(0),
+            author: "tester".into(),
+            preconditions,
+            changes,
+        };
+        let kind = match state.apply(state.revision() + 1, &command) {
+            Outcome::Refused(refusal) => Some(refusal.kind),
+            _ => None,
+        };
+        assert_eq!(kind, refused, "{document}");
+    }
+}
+
+#[test]
+fn a_zone_is_compared_again_only_when_it_moved() {
+    let text = format!("{ZONE}{}", ZONE.replace("\"example.\"", "\"other.\""));
+    let mut state = state_of(&text);
+    let wanted = text.replacen("192.0.2.1", "192.0.2.9", 1);
+    let wanted = site(&wanted);
+    let mut zones = WantedZones::gather(&wanted).expect("sound");
+    let first = plan_with(state.snapshot(), &wanted, &mut zones);
+    assert_eq!(first.differences.len(), 1);
+    // Zones whose revision, or whose hash, says that nothing happened are not looked into.
+    let mut odd = state.snapshot().clone();
+    for apex in ["example.", "other."] {
+        let mut zone = odd.zones[&name(apex)].as_ref().clone();
+        zone.nodes = imbl::OrdMap::new();
+        odd.zones.insert(name(apex), std::sync::Arc::new(zone));
+    }
+    assert_eq!(plan_with(&odd, &wanted, &mut zones), first);
+    for apex in ["example.", "other."] {
+        let set = Change::SetRrset {
+            zone: name(apex),
+            name: name(&format!("new.{apex}")),
+            rrset: Rrset::new(RecordType::A, 60, [[192, 0, 2, 7]]).expect("one record"),
+        };
+        apply(&mut state, vec![set]);
+        let anew = plan(state.snapshot(), &wanted).expect("sound");
+        assert_eq!(plan_with(state.snapshot(), &wanted, &mut zones), anew);
+        assert_ne!(anew, first);
+    }
+}
+
+#[test]
+fn the_details_of_a_difference_fit_a_message() {
+    let mut state = state_of(ZONE);
+    let large = |at: u8| Change::SetRrset {
+        zone: name("example."),
+        name: name(&format!("x{at}.example.")),
+        rrset: Rrset::new(RecordType(65280), 1, [[at; 60_000]]).expect("one record"),
+    };
+    apply(&mut state, (0..20).map(large).collect());
+    let plan = plan(state.snapshot(), &site(ZONE)).expect("a sound document");
+    let details = &plan.differences[0].details;
+    let octets: usize = details.iter().map(String::len).sum();
+    assert!(octets < MAX_DETAIL_OCTETS + 100, "{octets}");
+    let shown = details.len() - 1;
+    assert!(shown > 0);
+    assert_eq!(details[shown], format!("and {} more", 20 - shown));
 }
 
 #[test]

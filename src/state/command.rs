@@ -91,6 +91,18 @@ pub enum Change {
         name: Name,
         rrset: Rrset,
     },
+    /// As `SetRrset`, but a set that is there keeps its TTL: that of `rrset` is for a new one.
+    SetKeepingTtl {
+        zone: Name,
+        name: Name,
+        rrset: Rrset,
+    },
+    /// As `AddRecords`, but a set that is there keeps its TTL: that of `rrset` is for a new one.
+    AddKeepingTtl {
+        zone: Name,
+        name: Name,
+        rrset: Rrset,
+    },
     /// Takes records away; those that are not there are passed over. None in `rdata`: the whole set.
     DeleteRecords {
         zone: Name,

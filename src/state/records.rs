@@ -54,6 +54,11 @@ impl ZoneRecords {
         &self.nodes
     }
 
+    /// As `Zone::content_hash`: zones with equal hashes hold the same, but for the serial.
+    pub fn content_hash(&self) -> [u8; 16] {
+        self.hash.to_bytes()
+    }
+
     pub fn record_count(&self) -> u64 {
         self.record_count
     }

@@ -273,6 +273,12 @@ impl From<&Change> for v1::Change {
             Change::AddRecords { zone, name, rrset } => {
                 Kind::AddRecords(zone_rrset(zone, name, rrset))
             }
+            Change::SetKeepingTtl { zone, name, rrset } => {
+                Kind::SetKeepingTtl(zone_rrset(zone, name, rrset))
+            }
+            Change::AddKeepingTtl { zone, name, rrset } => {
+                Kind::AddKeepingTtl(zone_rrset(zone, name, rrset))
+            }
             Change::DeleteRecords {
                 zone,
                 name,
@@ -406,6 +412,14 @@ impl TryFrom<v1::Change> for Change {
             Kind::AddRecords(message) => {
                 let (zone, name, rrset) = zone_rrset_from(message)?;
                 Self::AddRecords { zone, name, rrset }
+            }
+            Kind::SetKeepingTtl(message) => {
+                let (zone, name, rrset) = zone_rrset_from(message)?;
+                Self::SetKeepingTtl { zone, name, rrset }
+            }
+            Kind::AddKeepingTtl(message) => {
+                let (zone, name, rrset) = zone_rrset_from(message)?;
+                Self::AddKeepingTtl { zone, name, rrset }
             }
             Kind::DeleteRecords(v1::DeleteRecords {
                 zone,
@@ -847,6 +861,16 @@ mod tests {
                 rrset
             }),
             (name(), name(), rrset()).prop_map(|(zone, name, rrset)| Change::AddRecords {
+                zone,
+                name,
+                rrset
+            }),
+            (name(), name(), rrset()).prop_map(|(zone, name, rrset)| Change::SetKeepingTtl {
+                zone,
+                name,
+                rrset
+            }),
+            (name(), name(), rrset()).prop_map(|(zone, name, rrset)| Change::AddKeepingTtl {
                 zone,
                 name,
                 rrset

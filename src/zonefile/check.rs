@@ -44,6 +44,16 @@ pub struct Report {
     pub warnings: usize,
 }
 
+/// By what a zone is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standard {
+    /// What we serve: `zone create` makes a zone before its name servers have addresses.
+    Served,
+    /// What `named-checkzone` accepts too, so that any server may load it: its own name servers have addresses and are no
+    /// aliases, and no NS record is at a wildcard.
+    Everywhere,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// The zone must not be served.
@@ -69,6 +79,16 @@ impl Report {
         self.errors == 0
     }
 
+    /// How many warnings there are beside those in `findings`.
+    pub fn unshown_warnings(&self) -> usize {
+        self.warnings - self.shown(Severity::Warning)
+    }
+
+    fn shown(&self, severity: Severity) -> usize {
+        let of = self.findings.iter().filter(|f| f.severity == severity);
+        of.count()
+    }
+
     /// Adds what could not be read.
     pub(super) fn add_faults(&mut self, faults: &Faults) {
         for fault in &faults.list {
@@ -91,12 +111,8 @@ impl Report {
 
     /// Adds the findings of another report.
     pub(super) fn add(&mut self, other: Self) {
-        let shown = |severity| {
-            let of = other.findings.iter().filter(|f| f.severity == severity);
-            of.count()
-        };
-        let (errors, warnings) = (shown(Severity::Error), shown(Severity::Warning));
-        let (more_errors, more_warnings) = (other.errors - errors, other.warnings - warnings);
+        let more_errors = other.errors - other.shown(Severity::Error);
+        let more_warnings = other.unshown_warnings();
         other.findings.into_iter().for_each(|f| self.push(f));
         self.errors += more_errors;
         self.warnings += more_warnings;
@@ -144,7 +160,7 @@ impl fmt::Display for Finding {
 
 /// Judges the records of the zone `apex`. `places` says where each comes from; it may be empty.
 pub fn check(apex: &Name, records: &[(Name, Rrset)], places: &[Place]) -> Report {
-    check_doubting(apex, records, places, &Doubt::default())
+    check_doubting(Standard::Served, apex, records, places, &Doubt::default())
 }
 
 /// What is to be said of sets by their own names alone, whatever else their zone holds: the warnings that `check` gives of them.
@@ -166,12 +182,13 @@ pub fn check_names<'r>(sets: impl IntoIterator<Item = (&'r Name, &'r Rrset)>) ->
 
 /// As `check`, where some records could not be read: what is missing may be among them, and is not called missing.
 pub(super) fn check_doubting(
+    standard: Standard,
     apex: &Name,
     records: &[(Name, Rrset)],
     places: &[Place],
     doubt: &Doubt,
 ) -> Report {
-    let zone = Contents::new(apex, records, doubt);
+    let zone = Contents::new(standard, apex, records, doubt);
     let mut report = Report::default();
     for (object, problem) in zone.apex_errors() {
         report.push(Finding {
@@ -207,6 +224,7 @@ fn warning(problem: impl Into<String>) -> Judgement {
 /// A zone's records by name. Names are keyed by their wire form, of which every ancestor is a tail: looking up an ancestor
 /// allocates nothing.
 struct Contents<'r> {
+    standard: Standard,
     apex: &'r Name,
     nodes: HashMap<&'r [u8], Vec<&'r Rrset>>,
     /// Every name that exists, empty non-terminals too.
@@ -216,8 +234,10 @@ struct Contents<'r> {
 
 /// What a server finds when it follows a name to addresses.
 enum Target<'r> {
-    /// In another zone, or below a DNAME.
+    /// In another zone.
     Elsewhere,
+    /// Below a DNAME.
+    Redirected,
     Address,
     Alias,
     NoAddress,
@@ -226,7 +246,12 @@ enum Target<'r> {
 }
 
 impl<'r> Contents<'r> {
-    fn new(apex: &'r Name, records: &'r [(Name, Rrset)], doubt: &'r Doubt) -> Self {
+    fn new(
+        standard: Standard,
+        apex: &'r Name,
+        records: &'r [(Name, Rrset)],
+        doubt: &'r Doubt,
+    ) -> Self {
         let mut nodes: HashMap<&[u8], Vec<&Rrset>> = HashMap::new();
         let mut existing = HashSet::new();
         for (owner, set) in records.iter().filter(|(owner, _)| owner.is_within(apex)) {
@@ -239,6 +264,7 @@ impl<'r> Contents<'r> {
             }
         }
         Self {
+            standard,
             apex,
             nodes,
             existing,
@@ -344,6 +370,10 @@ impl<'r> Contents<'r> {
             RecordType::DS if self.lacks(name, RecordType::NS) => Some(warning(
                 "a DS record without NS records beside it: no delegation is here",
             )),
+            RecordType::NS if owner.is_wildcard() && self.standard == Standard::Everywhere => {
+                let problem = "at a wildcard its meaning is undefined, and servers refuse it (RFC 4592 section 4.2)";
+                Some(error(problem))
+            }
             RecordType::NS | RecordType::DNAME if owner.is_wildcard() => wildcard(owner, set),
             RecordType::SPF if self.lacks(name, RecordType::TXT) => Some(warning(
                 "SPF records are not used any more (RFC 7208 section 3.1): use TXT",
@@ -393,15 +423,22 @@ impl<'r> Contents<'r> {
         let unsure = [RecordType::A, RecordType::AAAA, RecordType::CNAME]
             .iter()
             .any(|rtype| self.doubt.covers(*rtype));
+        let own_server = rtype == RecordType::NS && owner == self.apex;
+        let said = |problem: String| match (own_server, self.standard) {
+            (true, Standard::Everywhere) => Some(error(problem)),
+            _ => Some(warning(problem)),
+        };
         match self.follow(target.as_wire()) {
             Target::Elsewhere | Target::Address => None,
             Target::NoAddress | Target::Delegated(_) if unsure => None,
-            Target::Alias => Some(warning(format!(
+            Target::Alias => said(format!(
                 "{target} is a CNAME: expected a name with addresses (RFC 2181 section 10.3)"
-            ))),
-            Target::NoAddress => Some(warning(format!(
-                "{target} has no address records (A or AAAA)"
-            ))),
+            )),
+            Target::Redirected if rtype == RecordType::NS => said(format!(
+                "{target} is below a DNAME: expected a name with addresses (RFC 2181 section 10.3)"
+            )),
+            Target::Redirected => None,
+            Target::NoAddress => said(format!("{target} has no address records (A or AAAA)")),
             Target::Delegated(cut) => {
                 let needs_glue = rtype == RecordType::NS && cut == owner.as_wire();
                 needs_glue.then(|| {
@@ -417,6 +454,7 @@ impl<'r> Contents<'r> {
         let mut cut = None;
         let mut encloser = None;
         let mut within = false;
+        let mut redirected = false;
         for above in tails(target, self.apex) {
             within |= above == self.apex.as_wire();
             let known = self.existing.get(above).copied();
@@ -425,11 +463,14 @@ impl<'r> Contents<'r> {
                 cut = known;
             }
             if above.len() < target.len() && self.has(above, RecordType::DNAME) {
-                return Target::Elsewhere;
+                redirected = true;
             }
         }
         if !within {
             return Target::Elsewhere;
+        }
+        if redirected {
+            return Target::Redirected;
         }
         if self.has_address(target) {
             return Target::Address;

@@ -126,12 +126,7 @@ impl Template {
                     base,
                 } => {
                     let value = i64::from(number) + offset;
-                    let written = base.write(value, *width).ok_or_else(|| {
-                        format!(
-                            "{number} plus the offset {offset}: expected a number that base can write, up to {}",
-                            u32::MAX
-                        )
-                    })?;
+                    let written = base.write(value, *width);
                     text.extend_from_slice(written.as_bytes());
                 }
             }
@@ -177,27 +172,25 @@ fn take_modifier(rest: &mut &[u8]) -> Result<Piece, String> {
 }
 
 impl Base {
-    /// Numbers below 0 have a sign in decimal, and no other form.
-    fn write(self, value: i64, width: usize) -> Option<String> {
-        if self == Self::Decimal && i32::try_from(value).is_ok() {
-            return Some(format!("{value:0width$}"));
-        }
-        let value = u32::try_from(value).ok()?;
-        Some(match self {
+    /// Numbers below 0 have a sign in decimal; in the other bases they are written as their 32 bits, as BIND does.
+    fn write(self, value: i64, width: usize) -> String {
+        // What an offset of 31 bits makes of a number of 31 bits is within these.
+        let bits = (value & i64::from(u32::MAX)).cast_unsigned();
+        match self {
             Self::Decimal => format!("{value:0width$}"),
-            Self::Octal => format!("{value:0width$o}"),
-            Self::Hexadecimal { upper: false } => format!("{value:0width$x}"),
-            Self::Hexadecimal { upper: true } => format!("{value:0width$X}"),
-            Self::Nibbles { upper } => nibbles(value, width, upper),
-        })
+            Self::Octal => format!("{bits:0width$o}"),
+            Self::Hexadecimal { upper: false } => format!("{bits:0width$x}"),
+            Self::Hexadecimal { upper: true } => format!("{bits:0width$X}"),
+            Self::Nibbles { upper } => nibbles(bits, width, upper),
+        }
     }
 }
 
 /// The lowest nibble first, a dot between any two; the width counts dots too.
-fn nibbles(mut value: u32, width: usize, upper: bool) -> String {
+fn nibbles(mut value: u64, width: usize, upper: bool) -> String {
     let mut text = String::new();
     loop {
-        let digit = char::from_digit(value & 0xf, 16).unwrap_or('0');
+        let digit = char::from_digit((value & 0xf) as u32, 16).unwrap_or('0');
         text.push(if upper {
             digit.to_ascii_uppercase()
         } else {
@@ -242,19 +235,17 @@ mod tests {
             ("${0,7,N}.x", 0x1ab, "B.A.1.0.x"),
             ("${0,3,n}", 0, "0.0"),
             ("${0,4,n}", 0, "0.0."),
+            ("${-5,0,x}", 1, "fffffffc"),
+            ("${-5,12,x}", 1, "0000fffffffc"),
+            ("${-5,0,X}", 1, "FFFFFFFC"),
+            ("${-5,0,o}", 1, "37777777774"),
+            ("${-5,4,n}", 1, "c.f.f.f.f.f.f.f"),
+            ("${-5,12,N}", 1, "C.F.F.F.F.F.F.F"),
+            ("${-2147483648,0,x}", 1, "80000001"),
         ] {
             assert_eq!(expand(template, number), Ok(text.to_owned()), "{template}");
         }
-        for bad in [
-            "${",
-            "${}",
-            "${0,256}",
-            "${0,1,q}",
-            "${0,1,d,1}",
-            "${x}",
-            "${-8,0,x}",
-            "${-8,0,n}",
-        ] {
+        for bad in ["${", "${}", "${0,256}", "${0,1,q}", "${0,1,d,1}", "${x}"] {
             assert!(expand(bad, 7).is_err(), "{bad}");
         }
     }

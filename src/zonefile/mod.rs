@@ -11,7 +11,7 @@ pub mod include;
 mod parse;
 mod write;
 
-pub use check::{Finding, Report, Severity, check, check_names};
+pub use check::{Finding, Report, Severity, Standard, check, check_names};
 pub use fault::{Fault, Faults, Place};
 pub use include::Loader;
 pub use parse::{ParsedZone, parse};
@@ -39,8 +39,8 @@ pub struct NoApex {
     pub problem: String,
 }
 
-/// Reads and judges a zone: what could not be read are errors of the report, beside those of the records that could.
-/// Data outside of the apex is left out with a warning, as BIND does.
+/// Reads and judges a zone by what we serve: what could not be read are errors of the report, beside those of the records that
+/// could. Data outside of the apex is left out with a warning, as BIND does.
 ///
 /// # Errors
 /// Without an `apex` the owner of the first SOA record is taken. It must be absolute, or stand behind a `$ORIGIN`.
@@ -50,8 +50,19 @@ pub fn load(
     source: &str,
     loader: &mut dyn Loader,
 ) -> Result<Loaded, NoApex> {
+    load_by(Standard::Served, text, apex, source, loader)
+}
+
+/// As `load`, judged by `standard`.
+pub fn load_by(
+    standard: Standard,
+    text: &[u8],
+    apex: Option<&Name>,
+    source: &str,
+    loader: &mut dyn Loader,
+) -> Result<Loaded, NoApex> {
     let origin = apex.cloned().unwrap_or_else(Name::root);
-    let read = parse::read(text, &origin, apex.is_some(), source, loader);
+    let mut read = parse::read(text, &origin, apex.is_some(), source, loader);
     if let Some(place) = read.unnamed {
         let problem = "a name is relative, and neither a $ORIGIN nor anybody else has said to what";
         return Err(NoApex {
@@ -59,19 +70,24 @@ pub fn load(
             problem: problem.into(),
         });
     }
+    let apex = match apex {
+        Some(apex) => apex.clone(),
+        None => first_soa(&read.zone.records).cloned().unwrap_or(origin),
+    };
+    // Relative names in data were completed with the root, before it was known whose zone this is.
+    if read.guessed {
+        read = parse::read(text, &apex, true, source, loader);
+    }
     let parse::Read {
         zone,
         faults,
         doubt,
         ..
     } = read;
-    let apex = match apex {
-        Some(apex) => apex.clone(),
-        None => first_soa(&zone.records).cloned().unwrap_or(origin),
-    };
     let mut report = Report::default();
     report.add_faults(&faults);
     report.add(check::check_doubting(
+        standard,
         &apex,
         &zone.records,
         &zone.places,

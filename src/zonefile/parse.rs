@@ -68,6 +68,8 @@ pub(super) struct Read {
     pub doubt: Doubt,
     /// The first owner or origin that is relative, while nobody has said to what.
     pub unnamed: Option<Place>,
+    /// Whether a record was read while nobody had said to what names are relative.
+    pub guessed: bool,
 }
 
 /// Record types of which some may be missing, because the entries that hold them could not be read.
@@ -248,6 +250,7 @@ struct Reader<'l> {
     /// Whether the origin is known: given, or set by a `$ORIGIN`.
     named: bool,
     unnamed: Option<Place>,
+    guessed: bool,
 }
 
 impl<'l> Reader<'l> {
@@ -266,6 +269,7 @@ impl<'l> Reader<'l> {
             doubt: Doubt::default(),
             named: true,
             unnamed: None,
+            guessed: false,
         }
     }
 
@@ -479,6 +483,7 @@ impl<'l> Reader<'l> {
         end: usize,
         origin: Origin,
     ) -> Result<(), Problem> {
+        self.guessed |= !self.named;
         // Behind the owner, when nothing follows it.
         let end = words.last().map_or(end, end_of);
         let header = read_header(words, end)?;
@@ -610,6 +615,7 @@ impl<'l> Reader<'l> {
             faults: self.faults,
             doubt: self.doubt,
             unnamed: self.unnamed,
+            guessed: self.guessed,
         }
     }
 }
@@ -732,13 +738,7 @@ fn read_header(words: &[Token<'_>], end: usize) -> Result<Header, Problem> {
             }
             _ => {
                 let rtype = std::str::from_utf8(text).ok().and_then(RecordType::parse);
-                let rtype = rtype.ok_or_else(|| {
-                    Problem::expected(
-                        "a record type such as A, MX or TYPE65280",
-                        words.get(at),
-                        end,
-                    )
-                })?;
+                let rtype = rtype.ok_or_else(|| no_type(words.get(at), end))?;
                 return Ok(Header {
                     ttl,
                     rtype,
@@ -748,6 +748,15 @@ fn read_header(words: &[Token<'_>], end: usize) -> Result<Header, Problem> {
         }
         at += 1;
     }
+}
+
+fn no_type(found: Option<&Token<'_>>, end: usize) -> Problem {
+    let mut problem = Problem::expected("a record type such as A, MX or TYPE65280", found, end);
+    if found.is_some() {
+        let unnamed = " (records of a type that has no name here are written as `TYPEn \\# length hex`, RFC 3597)";
+        problem.text.push_str(unnamed);
+    }
+    problem
 }
 
 fn is_internet(text: &[u8]) -> bool {

@@ -305,11 +305,12 @@ pub(crate) fn text_number<N: std::str::FromStr>(text: &str) -> Option<N> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
-/// Seconds, as a number or as numbers with units: `1w2d3h4m5s`, in any case and order, each unit once.
+/// Seconds, as a number or as numbers with units: `1w2d3h4m5s`, in any case and order; those of one unit
+/// add up, as in BIND.
 pub(crate) fn seconds(text: &[u8]) -> Option<u32> {
     let mut total: u64 = 0;
     let mut number: Option<u64> = None;
-    let mut units_seen = [false; 5];
+    let mut with_units = false;
     for octet in text {
         if octet.is_ascii_digit() {
             let digits = number.unwrap_or(0) * 10 + u64::from(octet - b'0');
@@ -317,21 +318,19 @@ pub(crate) fn seconds(text: &[u8]) -> Option<u32> {
             number?;
             continue;
         }
-        let (unit, factor) = match octet.to_ascii_lowercase() {
-            b's' => (0, 1),
-            b'm' => (1, 60),
-            b'h' => (2, 3_600),
-            b'd' => (3, 86_400),
-            b'w' => (4, 604_800),
+        let factor = match octet.to_ascii_lowercase() {
+            b's' => 1,
+            b'm' => 60,
+            b'h' => 3_600,
+            b'd' => 86_400,
+            b'w' => 604_800,
             _ => return None,
         };
-        if std::mem::replace(&mut units_seen[unit], true) {
-            return None;
-        }
-        total += number.take()? * factor;
+        with_units = true;
+        total = total.checked_add(number.take()? * factor)?;
     }
     // A number without a unit stands alone.
-    match (number, units_seen.contains(&true)) {
+    match (number, with_units) {
         (Some(plain), false) => u32::try_from(plain).ok(),
         (None, true) => u32::try_from(total).ok(),
         _ => None,

@@ -131,6 +131,14 @@ impl Work<'_> {
             Change::RollbackZone { zone, serial } => self.rollback_zone(zone, *serial),
             Change::SetRrset { zone, name, rrset } => self.set_rrset(zone, name, rrset),
             Change::AddRecords { zone, name, rrset } => self.add_records(zone, name, rrset),
+            Change::SetKeepingTtl { zone, name, rrset } => {
+                let set = self.keeping_ttl(zone, name, rrset)?;
+                self.set_rrset(zone, name, &set)
+            }
+            Change::AddKeepingTtl { zone, name, rrset } => {
+                let set = self.keeping_ttl(zone, name, rrset)?;
+                self.add_records(zone, name, &set)
+            }
             Change::DeleteRecords {
                 zone,
                 name,
@@ -215,6 +223,8 @@ fn feature_level(change: &Change) -> u32 {
         | Change::RollbackZone { .. }
         | Change::SetRrset { .. }
         | Change::AddRecords { .. }
+        | Change::SetKeepingTtl { .. }
+        | Change::AddKeepingTtl { .. }
         | Change::DeleteRecords { .. }
         | Change::DeleteName { .. }
         | Change::PutPool { .. }

@@ -123,6 +123,19 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// `set` with the TTL of the set that stands in its place, if one does.
+    pub(super) fn keeping_ttl(
+        &mut self,
+        zone: &Name,
+        name: &Name,
+        set: &Rrset,
+    ) -> Result<Rrset, Refusal> {
+        let key = key_of(zone, name)?;
+        let records = self.existing(zone)?.records();
+        let present = records.and_then(|r| r.find(&key, set.rtype()));
+        Ok(set.with_ttl(present.map_or(set.ttl(), Rrset::ttl)))
+    }
+
     pub(super) fn delete_records(
         &mut self,
         zone: &Name,

@@ -59,9 +59,10 @@ pub fn change(change: &Change) -> Result<(), Refusal> {
             zones::contents(zone, records)
         }
         Change::DeleteZone { .. } | Change::RollbackZone { .. } => Ok(()),
-        Change::SetRrset { zone, name, rrset } | Change::AddRecords { zone, name, rrset } => {
-            zones::rrset(zone, name, rrset)
-        }
+        Change::SetRrset { zone, name, rrset }
+        | Change::AddRecords { zone, name, rrset }
+        | Change::SetKeepingTtl { zone, name, rrset }
+        | Change::AddKeepingTtl { zone, name, rrset } => zones::rrset(zone, name, rrset),
         Change::DeleteRecords {
             zone, name, rtype, ..
         } => zones::owner(zone, name).and_then(|()| zones::data_type(name, *rtype)),

@@ -89,6 +89,8 @@ fn zone_change() -> impl Strategy<Value = Change> {
         1 => (zone_name(), 0..8u32).prop_map(|(zone, s)| Change::RollbackZone { zone, serial: Serial(s) }),
         6 => (place(), any_set()).prop_map(|((zone, name), rrset)| Change::SetRrset { zone, name, rrset }),
         3 => (place(), any_set()).prop_map(|((zone, name), rrset)| Change::AddRecords { zone, name, rrset }),
+        2 => (place(), any_set()).prop_map(|((zone, name), rrset)| Change::SetKeepingTtl { zone, name, rrset }),
+        2 => (place(), any_set()).prop_map(|((zone, name), rrset)| Change::AddKeepingTtl { zone, name, rrset }),
         2 => (place(), any_set(), any::<bool>()).prop_map(|((zone, name), set, whole)| Change::DeleteRecords {
             zone,
             name,

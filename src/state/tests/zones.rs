@@ -65,6 +65,63 @@ fn adding_takes_the_new_ttl_and_adding_again_changes_nothing() {
     assert!(!again.changed);
 }
 
+fn keeping(owner: &str, rrset: Rrset) -> [Change; 2] {
+    let (zone, owner) = (name(ZONE), name(owner));
+    [
+        Change::SetKeepingTtl {
+            zone: zone.clone(),
+            name: owner.clone(),
+            rrset: rrset.clone(),
+        },
+        Change::AddKeepingTtl {
+            zone,
+            name: owner,
+            rrset,
+        },
+    ]
+}
+
+#[test]
+fn a_set_keeps_its_ttl_as_the_changes_before_left_it() {
+    let found = |m: &Machine| {
+        m.rrset(ZONE, WWW, RecordType::A)
+            .map(|s| (s.ttl(), s.len()))
+    };
+    let [put, more] = [
+        keeping(WWW, a(1).with_ttl(7)),
+        keeping(WWW, a(2).with_ttl(7)),
+    ];
+    for (first, records) in [(&put[0], 1), (&more[1], 2)] {
+        let mut machine = Machine::with(vec![create(ZONE, 1), set(ZONE, WWW, a(1).with_ttl(60))]);
+        machine.applied(vec![first.clone()]);
+        assert_eq!(found(&machine), Some((60, records)));
+        // Without a set there is no TTL to keep, however its records went.
+        let address = || Some(vec![vec![192, 0, 2, 1]]);
+        for gone in [
+            vec![delete(WWW, RecordType::A, None)],
+            vec![
+                delete(WWW, RecordType::A, address()),
+                delete(WWW, RecordType::A, Some(vec![vec![192, 0, 2, 2]])),
+            ],
+        ] {
+            machine.applied(vec![set(ZONE, WWW, addresses(&[1, 2]))]);
+            machine.applied([gone, vec![first.clone()]].concat());
+            assert_eq!(found(&machine), Some((7, 1)));
+        }
+    }
+    let mut machine = Machine::with(vec![create(ZONE, 1)]);
+    machine.applied(vec![
+        more[1].clone(),
+        set(ZONE, WWW, a(3).with_ttl(9)),
+        put[0].clone(),
+    ]);
+    assert_eq!(found(&machine), Some((9, 1)));
+    assert!(!machine.applied(vec![put[1].clone()]).changed);
+    let gone = Change::DeleteZone { zone: name(ZONE) };
+    machine.applied(vec![gone]);
+    machine.refused_as(RefusalKind::NotFound, "zone example.", put.to_vec());
+}
+
 #[test]
 fn a_name_is_emptied_whole_but_never_the_apex() {
     let mut machine = Machine::with(vec![
