@@ -71,8 +71,8 @@ pub fn serve_echo(listener: TcpListener) {
                 continue;
             };
             let copying = std::thread::Builder::new().stack_size(STACK);
-            if copying.spawn(move || copy_back(stream)).is_err() {
-                return;
+            if let Err(error) = copying.spawn(move || copy_back(stream)) {
+                eprintln!("the echo service cannot serve a connection: {error}");
             }
         }
     };
@@ -81,6 +81,10 @@ pub fn serve_echo(listener: TcpListener) {
 
 fn copy_back(mut stream: TcpStream) {
     let _ = stream.set_nodelay(true); // only speed
+    // Of a connection whose packets no longer find their way here nothing is heard ever again, not even its end.
+    if stream.set_read_timeout(Some(2 * SILENCE)).is_err() {
+        return;
+    }
     let mut octets = [0; 256];
     while let Ok(read @ 1..) = stream.read(&mut octets) {
         let Some(came) = octets.get(..read) else {
