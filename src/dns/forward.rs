@@ -15,12 +15,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, UdpSocket},
-    sync::watch,
-    time::timeout,
-};
+use tokio::{net::UdpSocket, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::model::snapshot::Snapshot;
@@ -29,13 +24,13 @@ use super::{
     answer::forwarder_for,
     attempts::share,
     cache::{Cache, CacheLimits, CacheStats, Entry, Flush},
+    exchange::{Exchange, Failure},
     message::{
-        ExtendedError, Rcode,
+        ExtendedError,
         upstream::{Message, UpstreamQuestion},
     },
     query_source::in_place_of,
     respond::Ask,
-    scrub::scrub,
     socket::unspecified,
     stats::{ForwardCounters, ForwardStats, count},
     upstream_times::UpstreamTimes,
@@ -43,8 +38,7 @@ use super::{
 
 /// Parts of the cache, each with its own lock, so that workers seldom wait for each other.
 const PARTS: usize = 8;
-/// Messages that do not fit the query before the server is asked over TCP, where nobody can guess.
-const MAX_IGNORED: usize = 16;
+
 /// Bounds of forwarding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardLimits {
@@ -87,7 +81,7 @@ pub(super) struct Forwarding {
     times: Mutex<UpstreamTimes>,
     /// Counts flushes: an answer to a question from before one is not kept.
     epoch: AtomicU64,
-    counters: ForwardCounters,
+    pub(super) counters: ForwardCounters,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -298,7 +292,7 @@ impl Forwarding {
     }
 
     /// A socket to `upstream`, at the address that queries to it are to leave from.
-    async fn socket_to(&self, upstream: SocketAddr) -> io::Result<UdpSocket> {
+    pub(super) async fn socket_to(&self, upstream: SocketAddr) -> io::Result<UdpSocket> {
         let socket = connected(unspecified(upstream), upstream).await?;
         let chosen = socket.local_addr()?.ip();
         let others = in_place_of(chosen, &self.snapshot.load().vips, &self.limits.sources);
@@ -393,7 +387,12 @@ impl Lead {
     /// One server, with the bookkeeping around it.
     async fn ask_one(&self, server: SocketAddr, patience: Duration) -> Result<Message, Failure> {
         let started = Instant::now();
-        let asked = timeout(patience, self.exchange(server)).await;
+        let exchange = Exchange {
+            forwarding: &self.forwarding,
+            ask: &self.ask,
+            server,
+        };
+        let asked = timeout(patience, exchange.run()).await;
         let result = asked.unwrap_or(Err(Failure::Silent));
         let took = started.elapsed();
         let mut times = locked(&self.forwarding.times);
@@ -410,115 +409,5 @@ impl Lead {
             }
         }
         result
-    }
-
-    /// UDP with EDNS; without it where the server does not know it; TCP where the answer is too long.
-    async fn exchange(&self, server: SocketAddr) -> Result<Message, Failure> {
-        let mut message = self.over_udp(server, true).await?;
-        if matches!(message.rcode, Rcode::FORM_ERR | Rcode::NOT_IMP) {
-            message = self.over_udp(server, false).await?;
-        }
-        if message.is_truncated() {
-            message = self.over_tcp(server).await?;
-        }
-        match message.rcode {
-            Rcode::NO_ERROR | Rcode::NX_DOMAIN => {
-                let suffix = self.ask.forwarder.suffix.as_wire();
-                scrub(message, &self.ask.question, suffix).ok_or(Failure::Nonsense)
-            }
-            rcode => Err(Failure::Error(rcode)),
-        }
-    }
-
-    async fn over_udp(&self, server: SocketAddr, edns: bool) -> Result<Message, Failure> {
-        let socket = self.forwarding.socket_to(server).await?;
-        let id = rand::random();
-        let question = &self.ask.question;
-        count(&self.forwarding.counters.sent);
-        socket.send(&question.encode(id, edns)).await?;
-        let mut buffer = [0; 4096];
-        for _ in 0..MAX_IGNORED {
-            let length = socket.recv(&mut buffer).await?;
-            let octets = buffer.get(..length).unwrap_or_default();
-            let fits = question.is_answered_by(id, octets);
-            match Message::decode(octets).filter(|_| fits) {
-                Some(message) => return Ok(message),
-                // A server that takes our query for nonsense may leave the question out.
-                None if edns && is_plain_refusal(id, octets) => {
-                    return Box::pin(self.over_udp(server, false)).await;
-                }
-                None => count(&self.forwarding.counters.ignored),
-            }
-        }
-        self.over_tcp(server).await
-    }
-
-    async fn over_tcp(&self, server: SocketAddr) -> Result<Message, Failure> {
-        let counters = &self.forwarding.counters;
-        count(&counters.over_tcp);
-        count(&counters.sent);
-        let socket = match server {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // Whole, since an address of one link is nothing without its scope.
-        let mut source = self.forwarding.socket_to(server).await?.local_addr()?;
-        source.set_port(0);
-        socket.bind(source)?;
-        let mut stream = socket.connect(server).await?;
-        let id = rand::random();
-        let query = self.ask.question.encode(id, true);
-        let length = u16::try_from(query.len()).map_err(|_| Failure::Nonsense)?;
-        stream
-            .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
-            .await?;
-        let length = u64::from(stream.read_u16().await?);
-        let mut octets = Vec::new();
-        stream.take(length).read_to_end(&mut octets).await?;
-        let fits = self.ask.question.is_answered_by(id, &octets);
-        let message = Message::decode(&octets).filter(|message| fits && !message.is_truncated());
-        message.ok_or(Failure::Nonsense)
-    }
-}
-
-/// An error reply of just a header, with the right id.
-fn is_plain_refusal(id: u16, octets: &[u8]) -> bool {
-    octets.len() == super::message::HEADER
-        && Message::decode(octets).is_some_and(|message| {
-            let refused = matches!(message.rcode, Rcode::FORM_ERR | Rcode::NOT_IMP);
-            refused && message.id == id && message.flags & super::message::flag::QR != 0
-        })
-}
-
-/// Why one upstream gave nothing; what says more comes later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Failure {
-    /// No answer in time.
-    Silent,
-    /// The network said no.
-    Broken,
-    /// An answer that cannot be used.
-    Nonsense,
-    /// An answer that is an error code.
-    Error(Rcode),
-}
-
-impl Failure {
-    /// What a client is told (RFC 8914).
-    fn explained(self) -> ExtendedError {
-        match self {
-            Self::Silent => ExtendedError::UPSTREAM_SILENT,
-            Self::Broken => ExtendedError::UPSTREAM_UNREACHABLE,
-            Self::Nonsense => ExtendedError::UPSTREAM_NONSENSE,
-            Self::Error(Rcode::SERV_FAIL) => ExtendedError::UPSTREAM_SERVFAIL,
-            Self::Error(Rcode::REFUSED) => ExtendedError::UPSTREAM_REFUSED,
-            Self::Error(_) => ExtendedError::UPSTREAM_ERROR,
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Broken
     }
 }

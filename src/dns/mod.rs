@@ -7,6 +7,7 @@
 mod attempts;
 mod builtin;
 mod chain;
+mod exchange;
 mod fast_path;
 mod forward;
 mod query_source;
