@@ -33,6 +33,7 @@ use super::{
     respond::Ask,
     socket::unspecified,
     stats::{ForwardCounters, ForwardStats, count},
+    under_way::{Share, Turn, UnderWay},
     upstream_times::UpstreamTimes,
 };
 
@@ -43,7 +44,7 @@ const PARTS: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardLimits {
     pub cache: CacheLimits,
-    /// Questions to upstreams under way at one time.
+    /// Questions to upstreams under way at one time. Where there are several forwarders, half of that for each.
     pub max_outstanding: usize,
     /// Client questions waiting for them at one time.
     pub max_waiting: usize,
@@ -69,6 +70,9 @@ impl Default for ForwardLimits {
     }
 }
 
+/// The answer to a question that is under way: none yet.
+type Awaited = watch::Receiver<Option<Arc<Entry>>>;
+
 /// The cache and what is under way.
 pub(super) struct Forwarding {
     limits: ForwardLimits,
@@ -76,7 +80,7 @@ pub(super) struct Forwarding {
     snapshot: Arc<ArcSwap<Snapshot>>,
     parts: Vec<Mutex<Cache>>,
     hasher: RandomState,
-    under_way: Mutex<HashMap<UpstreamQuestion, watch::Receiver<Option<Arc<Entry>>>>>,
+    under_way: Mutex<UnderWay<Awaited>>,
     waiting: Mutex<Waiting>,
     times: Mutex<UpstreamTimes>,
     /// Counts flushes: an answer to a question from before one is not kept.
@@ -123,11 +127,11 @@ impl Forwarding {
             ..limits.cache
         };
         Arc::new(Self {
+            under_way: Mutex::new(UnderWay::new(limits.max_outstanding)),
             limits,
             snapshot,
             parts: (0..PARTS).map(|_| Mutex::new(Cache::new(part))).collect(),
             hasher: RandomState::new(),
-            under_way: Mutex::default(),
             waiting: Mutex::default(),
             times: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -214,31 +218,45 @@ impl Forwarding {
         entry.unwrap_or_else(|| self.overload(Instant::now()))
     }
 
-    /// The query under way for this question, started now if there is none.
-    fn join(self: &Arc<Self>, ask: Ask) -> Result<watch::Receiver<Option<Arc<Entry>>>, Arc<Entry>> {
+    /// The query under way for this question, started now if there is none to the same servers since the last flush.
+    fn join(self: &Arc<Self>, ask: Ask) -> Result<Awaited, Arc<Entry>> {
         let mut under_way = locked(&self.under_way);
-        if let Some(answer) = under_way.get(&ask.question) {
+        let epoch = self.epoch.load(Relaxed);
+        if let Some(answer) = under_way.find(&ask.question, &ask.forwarder, epoch) {
             count(&self.counters.coalesced);
-            return Ok(answer.clone());
+            return Ok(answer);
         }
         // It may have ended between the look into the cache and now.
         let now = Instant::now();
         if let Some(entry) = self.cached(&ask.question, now) {
             return Err(entry);
         }
-        if under_way.len() >= self.limits.max_outstanding {
+        let (sender, answer) = watch::channel(None);
+        let share = self.share();
+        let turn = under_way.begin(&ask.question, &ask.forwarder, epoch, share, answer.clone());
+        let Some(turn) = turn else {
             count(&self.counters.shed);
             return Err(self.overload(now));
-        }
-        let (sender, answer) = watch::channel(None);
-        under_way.insert(ask.question.clone(), answer.clone());
+        };
+        // A runtime that is ending drops the task at once, and that takes the lock.
+        drop(under_way);
         let lead = Lead {
             forwarding: Arc::clone(self),
             ask,
+            turn,
+            epoch,
             answer: sender,
         };
         self.spawn(&tokio::runtime::Handle::current(), lead.run());
         Ok(answer)
+    }
+
+    /// What one forwarder may have under way.
+    fn share(&self) -> Share {
+        match self.snapshot.load().forwarders.len() {
+            0 | 1 => Share::Whole,
+            _ => Share::Half,
+        }
     }
 
     /// Forgets cached answers and says how many.
@@ -278,6 +296,10 @@ impl Forwarding {
 
     pub fn stats(&self) -> ForwardStats {
         let counters = &self.counters;
+        let (outstanding, most_of_one) = {
+            let under_way = locked(&self.under_way);
+            (under_way.total() as u64, under_way.most_of_one() as u64)
+        };
         ForwardStats {
             sent: counters.sent.load(Relaxed),
             timed_out: counters.timed_out.load(Relaxed),
@@ -286,7 +308,8 @@ impl Forwarding {
             over_tcp: counters.over_tcp.load(Relaxed),
             coalesced: counters.coalesced.load(Relaxed),
             shed: counters.shed.load(Relaxed),
-            outstanding: locked(&self.under_way).len() as u64,
+            outstanding,
+            most_of_one,
             waiting: locked(&self.waiting).total as u64,
         }
     }
@@ -318,19 +341,21 @@ async fn connected(own: IpAddr, upstream: SocketAddr) -> io::Result<UdpSocket> {
 struct Lead {
     forwarding: Arc<Forwarding>,
     ask: Ask,
+    turn: Turn,
+    /// As of when it began.
+    epoch: u64,
     answer: watch::Sender<Option<Arc<Entry>>>,
 }
 
 impl Drop for Lead {
     /// However the task ends, the question is no longer under way; who still waits sees the sender go.
     fn drop(&mut self) {
-        locked(&self.forwarding.under_way).remove(&self.ask.question);
+        locked(&self.forwarding.under_way).end(&self.ask.question, &self.turn);
     }
 }
 
 impl Lead {
     async fn run(self) {
-        let epoch = self.forwarding.epoch.load(Relaxed);
         let limits = &self.forwarding.limits.cache;
         let answered = self.ask_all().await;
         let now = Instant::now();
@@ -341,7 +366,7 @@ impl Lead {
         let question = self.ask.question.clone();
         let mut part = self.forwarding.part(&question);
         // Under the lock: who flushes has set what is flushed for before, and takes the lock after.
-        if self.forwarding.epoch.load(Relaxed) == epoch && self.is_still_asked_for() {
+        if self.forwarding.epoch.load(Relaxed) == self.epoch && self.is_still_asked_for() {
             part.insert(question, Arc::clone(&entry), now);
         }
         drop(part);

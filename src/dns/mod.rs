@@ -18,6 +18,7 @@ mod socket;
 mod stats;
 mod tcp;
 mod udp;
+mod under_way;
 mod upstream_times;
 mod zone_tree;
 

@@ -31,6 +31,7 @@ use super::{
     stats::{Counters, DnsStats, Limits},
     tcp::{Connections, accept},
     udp::Worker,
+    under_way::half,
 };
 
 /// Between two tries to bind an address of a VIP: first, and at most.
@@ -74,6 +75,7 @@ impl DnsConfig {
             connections_per_client: self.tcp.max_connections_per_client as u64,
             cache_bytes: forward.cache.bytes as u64,
             outstanding: forward.max_outstanding as u64,
+            outstanding_per_forwarder: half(forward.max_outstanding) as u64,
             waiting: forward.max_waiting as u64,
             waiting_per_client: forward.max_waiting_per_client as u64,
         }
