@@ -146,7 +146,7 @@ impl Forwarding {
         locked(&self.parts[at])
     }
 
-    /// The answer to `question` if it is at hand.
+    /// The answer to `question` if it is at hand; counted as a hit or a miss.
     pub fn cached(&self, question: &UpstreamQuestion, now: Instant) -> Option<Arc<Entry>> {
         self.part(question).find(question, now)
     }
@@ -226,9 +226,9 @@ impl Forwarding {
             count(&self.counters.coalesced);
             return Ok(answer);
         }
-        // It may have ended between the look into the cache and now.
+        // It may have ended between the look into the cache, which was counted, and now.
         let now = Instant::now();
-        if let Some(entry) = self.cached(&ask.question, now) {
+        if let Some(entry) = self.part(&ask.question).peek(&ask.question, now) {
             return Err(entry);
         }
         let (sender, answer) = watch::channel(None);

@@ -35,6 +35,13 @@ elsewhere.test. 60 IN SOA a. b. 1 1 1 1 30
 elsewhere.test. 60 IN NS a.
 www.elsewhere.test. 60 IN A 192.0.2.200
 old.elsewhere.test. 60 IN DNAME a-longer-name.elsewhere.test.
+hop.elsewhere.test. 60 IN CNAME hop.world.test.
+";
+
+/// An alias of the upstream leads here, and on to it.
+const WORLD: &str = "
+world.test. 60 IN SOA a. b. 1 1 1 1 30
+hop.world.test. 60 IN CNAME www.elsewhere.test.
 ";
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -625,6 +632,41 @@ async fn a_name_that_a_dname_makes_too_long_is_no_failure_of_the_upstream() {
         (upstream.asked(), fixture.server.stats().forward.failed),
         (1, 0)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_reply_is_counted_though_it_is_a_copy() {
+    let fixture = Fixture::start(snapshot(&[&big_site()]), |config| config.workers = 1);
+    for _ in 0..4 {
+        assert!(fixture.ask("big.site.test.").await.is_truncated());
+    }
+    let stats = fixture.server.stats();
+    assert!(stats.copies_used > 0, "{stats:?}");
+    assert_eq!(stats.truncated, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_look_into_the_cache_is_counted_once() {
+    let upstream = Upstream::start(Manner::Honest, Duration::ZERO);
+    let mut state = waiting_for(&upstream);
+    state
+        .zones
+        .insert(name("world.test."), Arc::new(super::testing::zone(WORLD)));
+    let fixture = Fixture::start(state, |_| {});
+    let looked = || {
+        let cache = fixture.server.stats().cache;
+        (cache.hits, cache.misses)
+    };
+    fixture.ask("www.elsewhere.test.").await;
+    assert_eq!(looked(), (0, 1), "nothing was there");
+    fixture.ask("away.site.test.").await;
+    assert_eq!(looked(), (1, 1), "the alias leads to it");
+    // One question leads to another one.
+    fixture.ask("hop.elsewhere.test.").await;
+    assert_eq!(looked(), (2, 2), "the end is there, the way to it is not");
+    fixture.ask("hop.elsewhere.test.").await;
+    assert_eq!(looked(), (4, 2));
+    assert_eq!(upstream.asked(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
