@@ -68,10 +68,10 @@ pub struct Stats {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  pontoon dns flush\n  pontoon dns flush example.com --subtree")]
 pub struct Flush {
-    /// Only this name [default: everything]
+    /// Only answers for this name, and those whose aliases lead to it [default: everything]
     #[arg(value_parser = zone_name)]
     name: Option<Name>,
-    /// Names below it too
+    /// The same for names below it
     #[arg(long, requires = "name")]
     subtree: bool,
     /// Ask this node [default: every node]

@@ -180,7 +180,7 @@ fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// Which entries to forget.
+/// Which entries to forget: the answers to questions for these names, and those whose aliases lead to one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flush {
     All,
@@ -299,9 +299,9 @@ impl Cache {
     pub fn flush(&mut self, flush: &Flush) -> u64 {
         let doomed: Vec<UpstreamQuestion> = self
             .slots
-            .keys()
-            .filter(|question| flush.covers(&question.name))
-            .cloned()
+            .iter()
+            .filter(|(question, slot)| flush.covers_answer(question, &slot.entry))
+            .map(|(question, _)| question.clone())
             .collect();
         doomed.iter().for_each(|question| self.remove(question));
         doomed.len() as u64
@@ -326,11 +326,16 @@ impl Cache {
 
 impl Flush {
     /// Whether `name`, in lower-case wire form, is among what is to be forgotten.
-    pub fn covers(&self, name: &[u8]) -> bool {
+    fn covers(&self, name: &[u8]) -> bool {
         match self {
             Self::All => true,
             Self::Name(flushed) => **flushed == *name,
             Self::Subtree(top) => super::answer::is_at_or_below(name, top),
+    fn covers_answer(&self, question: &UpstreamQuestion, entry: &Entry) -> bool {
+        let mut aliases = entry.aliases.iter();
+        self.covers(&question.name) || aliases.any(|alias| self.covers(&alias.target))
+    }
+
         }
     }
 }
