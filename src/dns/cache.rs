@@ -88,7 +88,7 @@ impl Entry {
         };
         let negative = entry.is_negative(question.rtype);
         entry.cap_ttls(negative, limits);
-        entry.expires = now + entry.lifetime(negative, limits);
+        entry.expires = now + entry.lifetime(negative, question.dnssec_ok, limits);
         entry
     }
 
@@ -152,18 +152,24 @@ impl Entry {
         Some((soa.ttl, minimum))
     }
 
-    fn lifetime(&self, negative: bool, limits: &CacheLimits) -> Duration {
-        if !matches!(self.rcode, Rcode::NO_ERROR | Rcode::NX_DOMAIN) {
+    fn lifetime(&self, negative: bool, dnssec_ok: bool, limits: &CacheLimits) -> Duration {
+        if !matches!(
+            self.rcode,
+            Rcode::NO_ERROR | Rcode::NX_DOMAIN | Rcode::YX_DOMAIN
+        ) {
             return limits.failure_ttl;
         }
-        let answer = self.answer.iter().map(|record| record.ttl).min();
-        let shortest = match self.soa().filter(|_| negative) {
-            Some((ttl, _)) => answer.map_or(ttl, |answer| answer.min(ttl)),
+        // Without its proofs an answer is bogus to who checks it; other records that are no answer are left out in their time.
+        let proofs = self.authority.iter().filter(|r| dnssec_ok && r.is_proof());
+        let needed = self.answer.iter().chain(proofs);
+        let shortest = needed.map(|record| record.ttl).min();
+        let seconds = match self.soa().filter(|_| negative) {
+            Some((ttl, _)) => shortest.map_or(ttl, |shortest| shortest.min(ttl)),
             // Without an SOA a denial must not be kept (RFC 2308 section 5); an alias that leads nowhere may.
-            None if self.rcode == Rcode::NX_DOMAIN => 0,
-            None => answer.unwrap_or(0),
+            None if self.rcode == Rcode::NX_DOMAIN || self.answer.is_empty() => 0,
+            None => shortest.unwrap_or(0),
         };
-        Duration::from_secs(u64::from(shortest))
+        Duration::from_secs(u64::from(seconds))
     }
 
     /// Octets that the entry keeps in memory, its question not counted.
@@ -248,12 +254,6 @@ impl Cache {
         Some(Arc::clone(&slot.entry))
     }
 
-    /// Keeps `entry`, unless it is stale already or takes more than an eighth of the room.
-    pub fn insert(&mut self, question: UpstreamQuestion, entry: Arc<Entry>, now: Instant) {
-        self.remove(&question);
-        let weight =
-            entry.weight() + 2 * (size_of::<UpstreamQuestion>() + question.name.len() + 32);
-        if !entry.is_fresh(now) || weight > self.limits.bytes / 8 {
     /// As `find`, without a trace in counters and order of use: for who has looked before.
     pub fn peek(&self, question: &UpstreamQuestion, now: Instant) -> Option<Arc<Entry>> {
         let slot = self.slots.get(question)?;
@@ -261,6 +261,12 @@ impl Cache {
         fresh.then(|| Arc::clone(&slot.entry))
     }
 
+    /// Keeps `entry`, unless it is stale already or takes more than an eighth of the room.
+    pub fn insert(&mut self, question: UpstreamQuestion, entry: Arc<Entry>, now: Instant) {
+        self.remove(&question);
+        let weight =
+            entry.weight() + 2 * (size_of::<UpstreamQuestion>() + question.name.len() + 32);
+        if !entry.is_fresh(now) || weight > self.limits.bytes / 8 {
             return;
         }
         self.tick += 1;
@@ -325,17 +331,17 @@ impl Cache {
 }
 
 impl Flush {
+    fn covers_answer(&self, question: &UpstreamQuestion, entry: &Entry) -> bool {
+        let mut aliases = entry.aliases.iter();
+        self.covers(&question.name) || aliases.any(|alias| self.covers(&alias.target))
+    }
+
     /// Whether `name`, in lower-case wire form, is among what is to be forgotten.
     fn covers(&self, name: &[u8]) -> bool {
         match self {
             Self::All => true,
             Self::Name(flushed) => **flushed == *name,
             Self::Subtree(top) => super::answer::is_at_or_below(name, top),
-    fn covers_answer(&self, question: &UpstreamQuestion, entry: &Entry) -> bool {
-        let mut aliases = entry.aliases.iter();
-        self.covers(&question.name) || aliases.any(|alias| self.covers(&alias.target))
-    }
-
         }
     }
 }
@@ -493,17 +499,6 @@ mod tests {
         assert_eq!(cache.stats().bytes, 0);
     }
 
-    proptest! {
-        #[test]
-        fn the_cache_stays_within_its_bound(steps in proptest::collection::vec((0u16..200, 0u32..100, 0usize..40), 1..300)) {
-            let limits = CacheLimits { bytes: 20_000, ..CacheLimits::default() };
-            let (mut cache, mut now) = (Cache::new(limits), Instant::now());
-            for (which, ttl, records) in steps {
-                now += Duration::from_secs(1);
-                let asked = question(&format!("n{which}.test."));
-                let answer = message(Rcode::NO_ERROR, vec![address(ttl); records], vec![]);
-                let entry = Arc::new(Entry::of_message(answer, &asked, &limits, now));
-                let fits = entry.weight() < limits.bytes / 16 && entry.is_fresh(now);
     #[test]
     fn flushing_a_name_forgets_what_aliases_lead_to_it() {
         let limits = CacheLimits::default();
@@ -542,6 +537,17 @@ mod tests {
         assert_eq!(cache.stats(), before);
     }
 
+    proptest! {
+        #[test]
+        fn the_cache_stays_within_its_bound(steps in proptest::collection::vec((0u16..200, 0u32..100, 0usize..40), 1..300)) {
+            let limits = CacheLimits { bytes: 20_000, ..CacheLimits::default() };
+            let (mut cache, mut now) = (Cache::new(limits), Instant::now());
+            for (which, ttl, records) in steps {
+                now += Duration::from_secs(1);
+                let asked = question(&format!("n{which}.test."));
+                let answer = message(Rcode::NO_ERROR, vec![address(ttl); records], vec![]);
+                let entry = Arc::new(Entry::of_message(answer, &asked, &limits, now));
+                let fits = entry.weight() < limits.bytes / 16 && entry.is_fresh(now);
                 cache.insert(asked.clone(), entry, now);
                 prop_assert!(cache.stats().bytes <= limits.bytes as u64);
                 prop_assert_eq!(cache.order.len(), cache.slots.len());

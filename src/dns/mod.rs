@@ -12,6 +12,7 @@ mod fast_path;
 mod forward;
 mod query_source;
 mod scrub;
+mod sections;
 mod server;
 mod service;
 mod socket;
@@ -41,6 +42,8 @@ mod agreement_tests;
 mod answer_tests;
 #[cfg(test)]
 mod chain_tests;
+#[cfg(test)]
+mod entry_tests;
 #[cfg(test)]
 mod fast_path_tests;
 #[cfg(test)]

@@ -102,7 +102,7 @@ pub(super) fn aliases(answer: &[Record], question: &UpstreamQuestion) -> Vec<Ali
 /// Whether `record` says something of `name` that was asked for, or where it leads.
 fn is_wanted(record: &Record, name: &[u8], asked: RecordType) -> bool {
     let owner = lower(&record.owner);
-    let rtype = covered(record);
+    let rtype = record.covered();
     if owner == name {
         return asked == RecordType::ANY
             || record.rtype == asked
@@ -111,14 +111,6 @@ fn is_wanted(record: &Record, name: &[u8], asked: RecordType) -> bool {
     }
     // RFC 6672 section 2.2: it stands above the names that it moves.
     rtype == RecordType::DNAME && is_at_or_below(name, &owner)
-}
-
-/// The type of a record, or of the set that a signature is for (RFC 4034 section 3.1.1).
-fn covered(record: &Record) -> RecordType {
-    match (record.rtype, record.data.first_chunk::<2>()) {
-        (RecordType::RRSIG, Some(rtype)) => RecordType(u16::from_be_bytes(*rtype)),
-        (rtype, _) => rtype,
-    }
 }
 
 /// Where `name` leads, unless the alias itself was asked for.
