@@ -172,7 +172,7 @@ impl<'a> Home<'a> {
             return Some(Self::Own(zone));
         }
         // A forwarder for just those names is preferred to them.
-        let forwarder = forwarder_for(snapshot, name);
+        let forwarder = forwarder_around(snapshot, name);
         if forwarder.is_some_and(|forwarder| !forwarder.suffix.is_root()) {
             return None;
         }
@@ -201,8 +201,23 @@ pub fn zone_around<'a>(snapshot: &'a Snapshot, name: &[u8]) -> Option<&'a Arc<Zo
     longest_suffix(&snapshot.zones, name)
 }
 
+/// The forwarder to ask for `name`: that with the longest suffix around it; for DS the one above, where the name is a suffix,
+/// since only the zone above knows (RFC 4035 section 3.1.4.1).
+pub fn forwarder_for<'a>(
+    snapshot: &'a Snapshot,
+    name: &[u8],
+    rtype: RecordType,
+) -> Option<&'a Arc<Forwarder>> {
+    let forwarder = forwarder_around(snapshot, name)?;
+    if rtype == RecordType::DS && forwarder.suffix.as_wire() == name && !forwarder.suffix.is_root()
+    {
+        return Some(forwarder_around(snapshot, parent(name)).unwrap_or(forwarder));
+    }
+    Some(forwarder)
+}
+
 /// The forwarder with the longest suffix at or above `name`.
-pub fn forwarder_for<'a>(snapshot: &'a Snapshot, name: &[u8]) -> Option<&'a Arc<Forwarder>> {
+fn forwarder_around<'a>(snapshot: &'a Snapshot, name: &[u8]) -> Option<&'a Arc<Forwarder>> {
     longest_suffix(&snapshot.forwarders, name)
 }
 

@@ -376,7 +376,8 @@ impl Lead {
     /// Whether the forwarder is the one for this name now: it may have been changed since the client asked.
     fn is_still_asked_for(&self) -> bool {
         let snapshot = self.forwarding.snapshot.load();
-        let now = forwarder_for(&snapshot, &self.ask.question.name);
+        let question = &self.ask.question;
+        let now = forwarder_for(&snapshot, &question.name, question.rtype);
         now.is_some_and(|now| *now == self.ask.forwarder)
     }
 
