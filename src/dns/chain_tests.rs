@@ -297,6 +297,25 @@ fn a_dname_stands_in_an_answer_once_though_it_moves_two_names_of_it() {
 }
 
 #[test]
+fn names_below_localhost_are_loopback_names() {
+    let state = ours(&BTreeMap::from([(".", zone_of(".", &[]))]));
+    for qname in ["localhost.", "foo.localhost.", "a.foo.localhost."] {
+        let reply = at_once(&state, qname, RecordType::A, flag::RD).expect("a reply");
+        assert_eq!(
+            lines(&reply.answer),
+            [format!("{qname} 10800 IN A 127.0.0.1")]
+        );
+        let reply = at_once(&state, qname, RecordType::AAAA, flag::RD).expect("a reply");
+        assert_eq!(lines(&reply.answer), [format!("{qname} 10800 IN AAAA ::1")]);
+        let none = at_once(&state, qname, RecordType::TXT, flag::RD).expect("a reply");
+        assert_eq!(
+            (none.rcode, none.answer.len(), none.authority.len()),
+            (Rcode::NO_ERROR, 0, 1)
+        );
+    }
+}
+
+#[test]
 fn a_circle_through_upstreams_ends() {
     let upstreams = some_upstreams();
     let state = ours(&upstreams);

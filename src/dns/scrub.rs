@@ -7,7 +7,7 @@
 use crate::model::rrset::RecordType;
 
 use super::{
-    answer::{is_at_or_below, target},
+    answer::{Host, is_at_or_below},
     cache::Alias,
     message::{
         Rcode,
@@ -40,7 +40,10 @@ pub(super) fn scrub(
     let hosts: Vec<Vec<u8>> = answer
         .iter()
         .chain(&authority)
-        .filter_map(|record| Some(lower(target(record.rtype, &record.data)?)))
+        .filter_map(|record| match Host::of(record.rtype, &record.data)? {
+            Host::Named(name) => Some(lower(name)),
+            Host::Owner => Some(lower(&record.owner)),
+        })
         .collect();
     let mut additional = message.additional;
     additional.retain(|record| {
@@ -205,7 +208,7 @@ mod tests {
         use RecordType as T;
         // (question, suffix, [answer, authority, additional] as sent, how many of each stay)
         type Case<'a> = ((&'a str, T), &'a str, [&'a [&'a str]; 3], [usize; 3]);
-        let cases: [Case<'_>; 12] = [
+        let cases: [Case<'_>; 14] = [
             // Another name beside the right one, before or after it.
             (
                 ("a.x.", T::A),
@@ -338,6 +341,23 @@ mod tests {
                     &["M.x. AAAA 2001:db8::1", "n.x. A 192.0.2.6"],
                 ],
                 [1, 0, 1],
+            ),
+            // A service at its own name, and one that there is not.
+            (
+                ("a.x.", T::HTTPS),
+                ".",
+                [
+                    &["a.x. HTTPS 1 ."],
+                    &[],
+                    &["a.x. A 192.0.2.1", "b.x. A 192.0.2.6"],
+                ],
+                [1, 0, 1],
+            ),
+            (
+                ("a.x.", T::HTTPS),
+                ".",
+                [&["a.x. HTTPS 0 ."], &[], &["a.x. A 192.0.2.6"]],
+                [1, 0, 0],
             ),
             // Proofs only for those who asked for signatures.
             (
