@@ -46,6 +46,8 @@ pub enum Origin {
     Upstream,
     /// Nobody was asked.
     Nobody,
+    /// It ends with nothing: the aliases go in a circle through upstreams, or lead to them too often.
+    Endless,
 }
 
 /// What became of a question.

@@ -323,6 +323,7 @@ fn a_circle_through_upstreams_ends() {
         let reply = ask(&state, &upstreams, qname);
         assert_eq!(reply.message.rcode, Rcode::SERV_FAIL, "{qname}");
         assert!(reply.message.answer.is_empty() && reply.asked <= 2);
+        assert_eq!(reply.origin, Origin::Endless);
     }
 }
 

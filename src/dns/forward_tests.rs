@@ -177,6 +177,7 @@ async fn a_reply_to_ourselves_says_where_its_data_came_from() {
         ("away.site.test.", Source::Forwarder),
         ("away.site.test.", Source::Cache),
         ("www.elsewhere.test.", Source::Cache),
+        ("circle.site.test.", Source::Endless),
     ] {
         let qname = name(qname);
         let asked = fixture.server.query_local(&qname, RecordType::A, true);

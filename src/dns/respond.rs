@@ -190,7 +190,11 @@ impl<'a> Responder<'a> {
             Resolved::Nowhere => Response::Reply(self.refuse_foreign(out)),
             Resolved::Endless => {
                 let error = Some(ExtendedError::ENDLESS);
-                Response::Reply(self.refuse(Rcode::SERV_FAIL, error, out))
+                let replied = self.refuse(Rcode::SERV_FAIL, error, out);
+                Response::Reply(Replied {
+                    origin: Origin::Endless,
+                    ..replied
+                })
             }
         }
     }

@@ -119,6 +119,8 @@ pub enum Source {
     Forwarder,
     /// Nobody was asked.
     Refused,
+    /// From nowhere: the aliases go in a circle through upstreams, or lead to them too often.
+    Endless,
 }
 
 impl Source {
@@ -129,6 +131,7 @@ impl Source {
             Origin::Upstream if waited => Self::Forwarder,
             Origin::Upstream => Self::Cache,
             Origin::Nobody => Self::Refused,
+            Origin::Endless => Self::Endless,
         }
     }
 
@@ -140,6 +143,7 @@ impl Source {
             Self::Cache => "cache",
             Self::Forwarder => "forwarder",
             Self::Refused => "refused",
+            Self::Endless => "endless",
         }
     }
 }

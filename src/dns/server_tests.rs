@@ -28,6 +28,7 @@ site.test. 600 IN SOA ns1.site.test. admin.site.test. 5 7200 3600 86400 300
 site.test. 600 IN NS ns1.site.test.
 www.site.test. 60 IN A 192.0.2.80
 away.site.test. 60 IN CNAME www.elsewhere.test.
+circle.site.test. 60 IN CNAME circle.elsewhere.test.
 ";
 
 const ELSEWHERE: &str = "
@@ -35,6 +36,7 @@ elsewhere.test. 60 IN SOA a. b. 1 1 1 1 30
 elsewhere.test. 60 IN NS a.
 www.elsewhere.test. 60 IN A 192.0.2.200
 old.elsewhere.test. 60 IN DNAME a-longer-name.elsewhere.test.
+circle.elsewhere.test. 60 IN CNAME circle.site.test.
 hop.elsewhere.test. 60 IN CNAME hop.world.test.
 ";
 
