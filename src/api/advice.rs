@@ -17,7 +17,7 @@ use crate::{
     config::reserved::Reserved,
     model::{
         listener::{ListenAddress, Listener},
-        name::Name,
+        name::{Name, NameKey},
         node::NodeId,
         rrset::RecordType,
         snapshot::Snapshot,
@@ -374,8 +374,8 @@ pub(super) fn lost_histories(before: &State, after: &State, applied: &Applied) -
         .collect()
 }
 
-/// The zone of ours that answers for all of `suffix`, so that a forwarder for it is never asked. A delegation at or above it
-/// lets it be asked.
+/// The zone of ours that answers for all of `suffix`, so that a forwarder for it is never asked. A delegation above it, at it
+/// or below it lets it be asked.
 fn hiding<'a>(snapshot: &'a Snapshot, suffix: &Name) -> Option<&'a Name> {
     let zone = snapshot.zone_of(suffix)?;
     let mut name = suffix.clone();
@@ -385,7 +385,14 @@ fn hiding<'a>(snapshot: &'a Snapshot, suffix: &Name) -> Option<&'a Name> {
         }
         name = name.parent()?;
     }
-    Some(&zone.apex)
+    let top = NameKey::of(suffix, &zone.apex)?;
+    let mut below = zone
+        .nodes
+        .range(top.clone()..)
+        .take_while(|(key, _)| key.is_within(&top))
+        .skip_while(|(key, _)| **key == top);
+    let delegates = below.any(|(_, node)| node.find(RecordType::NS).is_some());
+    (!delegates).then_some(&zone.apex)
 }
 
 #[cfg(test)]
@@ -581,11 +588,10 @@ cut 600 IN NS elsewhere.
             matches!(outcome, crate::state::outcome::Outcome::Applied(_)),
             "{outcome:?}"
         );
-        let expected = [
-            "forwarder our.test. is never asked: zone our.test. answers for its names",
-            "forwarder a.our.test. is never asked: zone our.test. answers for its names",
-        ];
-        // Said whichever of the two comes last.
+        let expected =
+            ["forwarder a.our.test. is never asked: zone our.test. answers for its names"];
+        // Names below the cut are asked of the forwarder for the whole zone, where there is none for just them. Said whichever
+        // of the two comes last.
         for last in [&forwarders, &changes] {
             let warnings = Subjects::of(&Snapshot::default(), last).warnings(state.snapshot());
             assert_eq!(warnings, expected);

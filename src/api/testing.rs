@@ -266,6 +266,10 @@ impl NodeControl for MemoryNode {
 
     async fn dns_query(&self, name: &Name, rtype: RecordType) -> Result<DnsAnswer, Failure> {
         use hickory_proto::op::{Message, OpCode};
+        // Its upstream servers never answer.
+        if name.to_string().starts_with("silent.") {
+            std::future::pending::<()>().await;
+        }
         let mut message = Message::response(0, OpCode::Query);
         message.metadata.authoritative = true;
         let name = hickory_proto::rr::Name::from_ascii(name.to_string()).expect("plain");

@@ -68,10 +68,10 @@ pub struct Stats {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  pontoon dns flush\n  pontoon dns flush example.com --subtree")]
 pub struct Flush {
-    /// Only this name [default: everything]
+    /// Only answers for this name, and those whose aliases lead to it [default: everything]
     #[arg(value_parser = zone_name)]
     name: Option<Name>,
-    /// Names below it too
+    /// The same for names below it
     #[arg(long, requires = "name")]
     subtree: bool,
     /// Ask this node [default: every node]
@@ -111,13 +111,16 @@ struct Answers {
 #[derive(Serialize)]
 struct NodeAnswer {
     node: u64,
-    /// Null when it answered.
+    /// Null when there is an answer.
     problem: Option<String>,
-    /// `zone`, `cache`, `forwarder`, `built-in` or `refused`; null when it did not answer.
+    /// `zone`, `cache`, `forwarder`, `built-in`, `refused` or `endless`; null when there is no answer.
     source: Option<String>,
     elapsed_us: u64,
-    /// Null when it did not answer.
+    /// Null when there is none.
     answer: Option<Answer>,
+    /// Whether the node was asked, and waits for its upstream servers.
+    #[serde(skip)]
+    waits: bool,
 }
 
 impl Query {
@@ -152,14 +155,46 @@ impl Query {
         context.out.result(&answers, || {
             answers.nodes.iter().map(NodeAnswer::text).collect()
         })?;
-        every_answer(answers.nodes.iter().map(|n| (n.node, n.problem.as_deref())))
+        let unreached = |n: &NodeAnswer| n.problem.clone().filter(|_| !n.waits);
+        let unreached: Vec<_> = answers
+            .nodes
+            .iter()
+            .map(|n| (n.node, unreached(n)))
+            .collect();
+        every_answer(
+            unreached
+                .iter()
+                .map(|(node, problem)| (*node, problem.as_deref())),
+        )?;
+        every_upstream(
+            &format!("question {} {}", self.name, self.rtype),
+            &answers.nodes,
+        )
     }
+}
+
+/// A failure when upstream servers have not answered a node that was asked.
+fn every_upstream(question: &str, nodes: &[NodeAnswer]) -> Result<(), Failure> {
+    let waiting = nodes.iter().filter(|n| n.waits);
+    let problems: Vec<String> = waiting
+        .filter_map(|n| Some(format!("node {}: {}", n.node, n.problem.as_ref()?)))
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureCode::NotReady,
+        question,
+        problems.join("; "),
+        "ask again with a longer --timeout; `pontoon forwarder list` shows the upstream servers",
+    ))
 }
 
 fn node_answer(answer: v1::DnsAnswer) -> Result<NodeAnswer, Failure> {
     let failed = !answer.problem.is_empty();
     Ok(NodeAnswer {
         node: answer.node,
+        waits: failed && answer.source == "forwarder",
         source: (!failed).then_some(answer.source),
         elapsed_us: answer.elapsed_us,
         answer: match failed {

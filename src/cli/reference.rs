@@ -164,7 +164,7 @@ const JSON: &[(&str, &str)] = &[
     (
         "dns query",
         r#"{"name": "www.example.com.", "type": "A",
- "nodes": [{"node": 1, "problem": "..." | null, "source": "zone" | "cache" | "forwarder" | "built-in" | "refused" | null,
+ "nodes": [{"node": 1, "problem": "..." | null, "source": "zone" | "cache" | "forwarder" | "built-in" | "refused" | "endless" | null,
             "elapsed_us": 85,
             "answer": {"rcode": "NOERROR", "authoritative": true, "recursion_available": true,
                        "errors": [{"code": 15, "text": "..."}],

@@ -1221,6 +1221,12 @@ async fn the_cluster_and_its_nodes_answer() {
         .expect("an answer");
     assert_eq!(answer["nodes"][0]["answer"]["rcode"], "NOERROR");
     assert_eq!(answer["nodes"][0]["source"], "zone");
+    let silent = ["dns", "query", "silent.example.com", "--timeout", "1s"];
+    let (ended, written) = run_both(&served, &silent).await;
+    assert_eq!(ended.map_err(|(_, code)| code), Err("not_ready"));
+    let written: Value = serde_json::from_str(&written).expect("JSON");
+    let problem = written["nodes"][0]["problem"].as_str().expect("a problem");
+    assert!(problem.contains("upstream servers"), "{problem}");
     assert_eq!(
         run(&served, &["dns", "stats", "--node", "9"]).await,
         Err((1, "not_found"))

@@ -172,7 +172,7 @@ impl<'a> Home<'a> {
             return Some(Self::Own(zone));
         }
         // A forwarder for just those names is preferred to them.
-        let forwarder = forwarder_for(snapshot, name);
+        let forwarder = forwarder_around(snapshot, name);
         if forwarder.is_some_and(|forwarder| !forwarder.suffix.is_root()) {
             return None;
         }
@@ -201,8 +201,23 @@ pub fn zone_around<'a>(snapshot: &'a Snapshot, name: &[u8]) -> Option<&'a Arc<Zo
     longest_suffix(&snapshot.zones, name)
 }
 
+/// The forwarder to ask for `name`: that with the longest suffix around it; for DS the one above, where the name is a suffix,
+/// since only the zone above knows (RFC 4035 section 3.1.4.1).
+pub fn forwarder_for<'a>(
+    snapshot: &'a Snapshot,
+    name: &[u8],
+    rtype: RecordType,
+) -> Option<&'a Arc<Forwarder>> {
+    let forwarder = forwarder_around(snapshot, name)?;
+    if rtype == RecordType::DS && forwarder.suffix.as_wire() == name && !forwarder.suffix.is_root()
+    {
+        return Some(forwarder_around(snapshot, parent(name)).unwrap_or(forwarder));
+    }
+    Some(forwarder)
+}
+
 /// The forwarder with the longest suffix at or above `name`.
-pub fn forwarder_for<'a>(snapshot: &'a Snapshot, name: &[u8]) -> Option<&'a Arc<Forwarder>> {
+fn forwarder_around<'a>(snapshot: &'a Snapshot, name: &[u8]) -> Option<&'a Arc<Forwarder>> {
     longest_suffix(&snapshot.forwarders, name)
 }
 
@@ -419,39 +434,43 @@ impl<'a> Walk<'a> {
 
     /// Addresses of the names that answer and authority mention, as far as the zone itself has them.
     fn add_additional(&mut self, zone: &'a Zone) {
-        let mut wanted: Vec<(&'a [u8], bool)> = Vec::new();
+        let mut wanted: Vec<(WireName<'a>, bool)> = Vec::new();
         for set in self.out.answer.iter().chain(&self.out.authority) {
             let Data::Set(rrset) = set.data else {
                 continue;
             };
             let referral = self.out.referral.is_some() && rrset.rtype() == RecordType::NS;
-            for target in rrset
+            for host in rrset
                 .rdata()
-                .filter_map(|rdata| target(rrset.rtype(), rdata))
+                .filter_map(|rdata| Host::of(rrset.rtype(), rdata))
             {
+                let name = match host {
+                    Host::Named(name) => Cow::Borrowed(name),
+                    Host::Owner => set.owner.clone(),
+                };
                 // In-domain glue is part of a referral (RFC 9471 section 3.1).
-                let required = referral && is_at_or_below(target, &set.owner);
-                if wanted.len() < MAX_ADDITIONAL_NAMES && wanted.iter().all(|w| w.0 != target) {
-                    wanted.push((target, required));
+                let required = referral && is_at_or_below(&name, &set.owner);
+                if wanted.len() < MAX_ADDITIONAL_NAMES && wanted.iter().all(|w| w.0 != name) {
+                    wanted.push((name, required));
                 }
             }
         }
-        for (target, required) in wanted {
-            self.add_addresses(zone, target, required);
+        for (name, required) in wanted {
+            self.add_addresses(zone, &name, required);
         }
     }
 
-    fn add_addresses(&mut self, zone: &'a Zone, target: &'a [u8], required: bool) {
+    fn add_addresses(&mut self, zone: &'a Zone, target: &WireName<'a>, required: bool) {
         let node = Path::new(target, zone).and_then(|path| zone.nodes.get(path.key()));
         let Some(node) = node else {
             return;
         };
         for rtype in [RecordType::A, RecordType::AAAA] {
-            let known = |set: &AnswerSet| set.rtype == rtype && *set.owner == *target;
+            let known = |set: &AnswerSet| set.rtype == rtype && set.owner == *target;
             if let Some(set) = node.find(rtype)
                 && !self.out.answer.iter().any(known)
             {
-                let set = of_set(Cow::Borrowed(target), set, required);
+                let set = of_set(target.clone(), set, required);
                 self.out.additional.push(set);
             }
         }
@@ -491,17 +510,33 @@ pub fn is_at_or_below(name: &[u8], ancestor: &[u8]) -> bool {
     name == ancestor
 }
 
-/// The host whose addresses help whoever reads this record (RFC 1035 section 3.3, RFC 2782, RFC 9460 section 4).
-pub(super) fn target(rtype: RecordType, rdata: &[u8]) -> Option<&[u8]> {
-    match rtype {
-        RecordType::NS => Some(rdata),
-        RecordType::MX => rdata.get(2..),
-        RecordType::SRV => rdata.get(6..),
-        RecordType::SVCB | RecordType::HTTPS => {
-            let (_, length) = Name::parse_wire(rdata.get(2..)?).ok()?;
-            rdata.get(2..2 + length)
+/// The host whose addresses help whoever reads a record (RFC 1035 section 3.3, RFC 2782, RFC 9460 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Host<'a> {
+    Named(&'a [u8]),
+    /// The owner of the record itself: a service at its own name (RFC 9460 section 2.5.2).
+    Owner,
+}
+
+impl<'a> Host<'a> {
+    /// What a record with this type and data leads to, if that is a host.
+    pub fn of(rtype: RecordType, rdata: &'a [u8]) -> Option<Self> {
+        let is_service = matches!(rtype, RecordType::SVCB | RecordType::HTTPS);
+        let name = match rtype {
+            RecordType::NS => rdata,
+            RecordType::MX => rdata.get(2..)?,
+            RecordType::SRV => rdata.get(6..)?,
+            _ if is_service => {
+                let (_, length) = Name::parse_wire(rdata.get(2..)?).ok()?;
+                rdata.get(2..2 + length)?
+            }
+            _ => return None,
+        };
+        match name {
+            [] => None,
+            // With priority 0, an alias, it says that there is no service.
+            [0] => (is_service && !rdata.starts_with(&[0, 0])).then_some(Self::Owner),
+            name => Some(Self::Named(name)),
         }
-        _ => None,
     }
-    .filter(|name| name.len() > 1)
 }

@@ -359,6 +359,29 @@ fn hosts_named_by_records_come_along() {
 }
 
 #[test]
+fn a_service_at_its_own_name_brings_its_own_addresses() {
+    let snapshot = snapshot(&["
+svc.test. 60 IN SOA a. b. 1 1 1 1 1
+svc.test. 60 IN HTTPS 1 .
+svc.test. 60 IN A 192.0.2.1
+svc.test. 60 IN AAAA 2001:db8::1
+off.svc.test. 60 IN HTTPS 0 .
+off.svc.test. 60 IN A 192.0.2.2"]);
+    let own = ask(&snapshot, "svc.test.", RecordType::HTTPS);
+    let expected = [
+        "svc.test. 60 IN A 192.0.2.1",
+        "svc.test. 60 IN AAAA 2001:db8::1",
+    ];
+    assert_eq!(
+        (own.answer.len(), own.additional),
+        (1, expected.map(str::to_owned).to_vec())
+    );
+    // An alias to the root says that there is no service.
+    let off = ask(&snapshot, "off.svc.test.", RecordType::HTTPS);
+    assert_eq!((off.answer.len(), off.additional.len()), (1, 0));
+}
+
+#[test]
 fn the_apex_servers_are_for_resolvers() {
     let snapshot = snapshot(&[SITE]);
     let resolver = ask(&snapshot, "www.site.test.", RecordType::A);

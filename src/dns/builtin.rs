@@ -35,6 +35,9 @@ pub(super) static BUILT_IN: LazyLock<Snapshot> = LazyLock::new(|| {
     let localhost = [
         ("@", RecordType::A, "127.0.0.1"),
         ("@", RecordType::AAAA, "::1"),
+        // Names below it are loopback names too (RFC 6761 section 6.3).
+        ("*", RecordType::A, "127.0.0.1"),
+        ("*", RecordType::AAAA, "::1"),
     ];
     let nibbles = "0.".repeat(31);
     let mut zones = vec![

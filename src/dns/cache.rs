@@ -88,7 +88,7 @@ impl Entry {
         };
         let negative = entry.is_negative(question.rtype);
         entry.cap_ttls(negative, limits);
-        entry.expires = now + entry.lifetime(negative, limits);
+        entry.expires = now + entry.lifetime(negative, question.dnssec_ok, limits);
         entry
     }
 
@@ -152,18 +152,24 @@ impl Entry {
         Some((soa.ttl, minimum))
     }
 
-    fn lifetime(&self, negative: bool, limits: &CacheLimits) -> Duration {
-        if !matches!(self.rcode, Rcode::NO_ERROR | Rcode::NX_DOMAIN) {
+    fn lifetime(&self, negative: bool, dnssec_ok: bool, limits: &CacheLimits) -> Duration {
+        if !matches!(
+            self.rcode,
+            Rcode::NO_ERROR | Rcode::NX_DOMAIN | Rcode::YX_DOMAIN
+        ) {
             return limits.failure_ttl;
         }
-        let answer = self.answer.iter().map(|record| record.ttl).min();
-        let shortest = match self.soa().filter(|_| negative) {
-            Some((ttl, _)) => answer.map_or(ttl, |answer| answer.min(ttl)),
+        // Without its proofs an answer is bogus to who checks it; other records that are no answer are left out in their time.
+        let proofs = self.authority.iter().filter(|r| dnssec_ok && r.is_proof());
+        let needed = self.answer.iter().chain(proofs);
+        let shortest = needed.map(|record| record.ttl).min();
+        let seconds = match self.soa().filter(|_| negative) {
+            Some((ttl, _)) => shortest.map_or(ttl, |shortest| shortest.min(ttl)),
             // Without an SOA a denial must not be kept (RFC 2308 section 5); an alias that leads nowhere may.
-            None if self.rcode == Rcode::NX_DOMAIN => 0,
-            None => answer.unwrap_or(0),
+            None if self.rcode == Rcode::NX_DOMAIN || self.answer.is_empty() => 0,
+            None => shortest.unwrap_or(0),
         };
-        Duration::from_secs(u64::from(shortest))
+        Duration::from_secs(u64::from(seconds))
     }
 
     /// Octets that the entry keeps in memory, its question not counted.
@@ -180,7 +186,7 @@ fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// Which entries to forget.
+/// Which entries to forget: the answers to questions for these names, and those whose aliases lead to one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flush {
     All,
@@ -248,6 +254,13 @@ impl Cache {
         Some(Arc::clone(&slot.entry))
     }
 
+    /// As `find`, without a trace in counters and order of use: for who has looked before.
+    pub fn peek(&self, question: &UpstreamQuestion, now: Instant) -> Option<Arc<Entry>> {
+        let slot = self.slots.get(question)?;
+        let fresh = slot.entry.is_fresh(now);
+        fresh.then(|| Arc::clone(&slot.entry))
+    }
+
     /// Keeps `entry`, unless it is stale already or takes more than an eighth of the room.
     pub fn insert(&mut self, question: UpstreamQuestion, entry: Arc<Entry>, now: Instant) {
         self.remove(&question);
@@ -292,9 +305,9 @@ impl Cache {
     pub fn flush(&mut self, flush: &Flush) -> u64 {
         let doomed: Vec<UpstreamQuestion> = self
             .slots
-            .keys()
-            .filter(|question| flush.covers(&question.name))
-            .cloned()
+            .iter()
+            .filter(|(question, slot)| flush.covers_answer(question, &slot.entry))
+            .map(|(question, _)| question.clone())
             .collect();
         doomed.iter().for_each(|question| self.remove(question));
         doomed.len() as u64
@@ -318,8 +331,13 @@ impl Cache {
 }
 
 impl Flush {
+    fn covers_answer(&self, question: &UpstreamQuestion, entry: &Entry) -> bool {
+        let mut aliases = entry.aliases.iter();
+        self.covers(&question.name) || aliases.any(|alias| self.covers(&alias.target))
+    }
+
     /// Whether `name`, in lower-case wire form, is among what is to be forgotten.
-    pub fn covers(&self, name: &[u8]) -> bool {
+    fn covers(&self, name: &[u8]) -> bool {
         match self {
             Self::All => true,
             Self::Name(flushed) => **flushed == *name,
@@ -479,6 +497,44 @@ mod tests {
         assert_eq!(cache.entries(now).count(), 1);
         assert_eq!(cache.flush(&Flush::All), 1);
         assert_eq!(cache.stats().bytes, 0);
+    }
+
+    #[test]
+    fn flushing_a_name_forgets_what_aliases_lead_to_it() {
+        let limits = CacheLimits::default();
+        let (mut cache, now) = (Cache::new(limits), Instant::now());
+        let alias = |owner: &str, target: &str| record(owner, RecordType::CNAME, 60, &[target]);
+        let chain = vec![alias("www.x.", "b.y."), alias("b.y.", "api.z.")];
+        for (text, answer) in [("www.x.", chain), ("a.test.", vec![address(60)])] {
+            let message = message(Rcode::NO_ERROR, answer, vec![]);
+            let entry = Entry::of_message(message, &question(text), &limits, now);
+            cache.insert(question(text), Arc::new(entry), now);
+        }
+        for (flush, forgotten) in [
+            (Flush::Name(name("z.").as_wire().into()), 0),
+            (Flush::Name(name("api.z.").as_wire().into()), 1),
+            (Flush::Name(name("b.y.").as_wire().into()), 1),
+            (Flush::Subtree(name("z.").as_wire().into()), 1),
+        ] {
+            let before = cache.peek(&question("www.x."), now).expect("kept");
+            assert_eq!(cache.flush(&flush), forgotten, "{flush:?}");
+            cache.insert(question("www.x."), before, now);
+            assert_eq!(cache.entries(now).count(), 2);
+        }
+    }
+
+    #[test]
+    fn a_peek_leaves_no_trace() {
+        let limits = CacheLimits::default();
+        let (mut cache, now) = (Cache::new(limits), Instant::now());
+        let entry = Entry::of_failure(ExtendedError::NOT_READY, &limits, now);
+        cache.insert(question("a.test."), Arc::new(entry), now);
+        let before = cache.stats();
+        assert!(cache.peek(&question("a.test."), now).is_some());
+        assert!(cache.peek(&question("b.test."), now).is_none());
+        let late = now + limits.failure_ttl;
+        assert!(cache.peek(&question("a.test."), late).is_none());
+        assert_eq!(cache.stats(), before);
     }
 
     proptest! {

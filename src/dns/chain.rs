@@ -2,8 +2,9 @@
 //! the name that it leads to, and so on.
 //!
 //! Deciding code. Each name is answered by whom a question for just that name would go to: our zones, the built-in ones,
-//! then a forwarder. An upstream is trusted beyond the names of its suffix when it gives the data asked for, or denies it;
-//! but our own zones, and a forwarder that is set for just those names, know better than one that says there is nothing.
+//! then a forwarder, which has the names that our zones delegate, too. An upstream is trusted beyond the names of its suffix
+//! when it gives the data asked for, or denies it; but our own zones, and a forwarder that is set for just those names, know
+//! better than one that says there is nothing.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -45,6 +46,8 @@ pub enum Origin {
     Upstream,
     /// Nobody was asked.
     Nobody,
+    /// It ends with nothing: the aliases go in a circle through upstreams, or lead to them too often.
+    Endless,
 }
 
 /// What became of a question.
@@ -139,20 +142,14 @@ impl<'a> Resolver<'a> {
     }
 
     fn forwarder(&self, name: &[u8]) -> Option<&'a Arc<Forwarder>> {
-        forwarder_for(self.snapshot, name).filter(|_| self.recursion)
+        forwarder_for(self.snapshot, name, self.query.rtype).filter(|_| self.recursion)
     }
 
     /// What is left to ask when our zones have said their part: an alias that leads out of them, or a name in a delegated
-    /// zone that has a forwarder of its own.
+    /// zone. A client that wants recursion can do nothing with a referral.
     fn beyond(&self, own: &Answer<'a>) -> Option<(WireName<'a>, &'a Arc<Forwarder>)> {
-        if let Some(target) = &own.unresolved {
-            return Some((target.clone(), self.forwarder(target)?));
-        }
-        let name = own.referral.as_ref()?;
-        let cut = own.authority.first()?;
-        let forwarder = self.forwarder(name)?;
-        answer::is_at_or_below(forwarder.suffix.as_wire(), &cut.owner)
-            .then(|| (name.clone(), forwarder))
+        let name = own.unresolved.as_ref().or(own.referral.as_ref())?;
+        Some((name.clone(), self.forwarder(name)?))
     }
 
     /// Where an upstream's answer has to be left for somebody else's; none: nowhere.
@@ -179,9 +176,13 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Whether an answer of ours leads to an end.
+    /// Whether an answer of ours leads to an end; one in a delegated zone, by a forwarder for just that zone.
     fn is_whole(&self, own: &Answer<'a>) -> bool {
-        (own.unresolved.is_none() && own.referral.is_none()) || self.beyond(own).is_some()
+        let Some((_, forwarder)) = self.beyond(own) else {
+            return own.unresolved.is_none() && own.referral.is_none();
+        };
+        let cut = own.authority.first().filter(|_| own.referral.is_some());
+        cut.is_none_or(|cut| answer::is_at_or_below(forwarder.suffix.as_wire(), &cut.owner))
     }
 
     /// Whether another forwarder than the one that was `asked` is to be believed on `name`, of which `entry` has no data.

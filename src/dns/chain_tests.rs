@@ -110,6 +110,7 @@ fn some_upstreams() -> Upstreams<'static> {
             "out.corp.test. 60 IN CNAME out.example.",
             "here.corp.test. 60 IN CNAME localhost.",
             "cut.corp.test. 60 IN CNAME www.cut.demo.test.",
+            "back.corp.test. 60 IN CNAME app.moved.demo.test.",
         ],
     );
     let other = zone_of("other.test.", &["www.other.test. 60 IN A 192.0.2.2"]);
@@ -181,6 +182,139 @@ fn an_alias_is_followed_wherever_it_leads() {
     assert_eq!(denied.message.authority.len(), 1, "the SOA of our zone");
 }
 
+/// What a client gets without any upstream being asked; none: one has to be asked, that for the suffix returned.
+fn at_once(
+    state: &Snapshot,
+    qname: &str,
+    rtype: RecordType,
+    flags: u16,
+) -> Result<Message, String> {
+    let message = query(1, qname, rtype, flags, Some(1232));
+    let mut out = Vec::new();
+    match respond(state, &Identity::default(), &message, client(), &mut out) {
+        Response::Ask(ask) => Err(ask.forwarder.suffix.to_string()),
+        response => {
+            assert!(matches!(response, Response::Reply(_)), "{response:?}");
+            Ok(Message::decode(&out).expect("a message"))
+        }
+    }
+}
+
+#[test]
+fn a_name_that_our_zone_delegates_is_asked_of_a_forwarder() {
+    let world = || zone_of(".", &["www.cut.demo.test. 60 IN A 192.0.2.9"]);
+    let upstreams = BTreeMap::from([(".", world())]);
+    let state = ours(&upstreams);
+    for qname in ["www.cut.demo.test.", "into.demo.test."] {
+        let reply = ask(&state, &upstreams, qname);
+        let answer = reply.answer();
+        let found = answer.iter().any(|line| line.ends_with("A 192.0.2.9"));
+        assert!(found && reply.asked == 1, "{qname}: {answer:?}");
+    }
+    let none = ask(&state, &upstreams, "none.cut.demo.test.");
+    assert_eq!(none.message.rcode, Rcode::NX_DOMAIN);
+    // The longest suffix counts, around the zone or below the cut.
+    let all: Upstreams<'_> = [".", "test.", "cut.demo.test."]
+        .into_iter()
+        .map(|suffix| (suffix, world()))
+        .collect();
+    for (suffixes, expected) in [(1, "."), (2, "test."), (3, "cut.demo.test.")] {
+        let some = [".", "test.", "cut.demo.test."].into_iter().take(suffixes);
+        let some: Upstreams<'_> = some.map(|suffix| (suffix, all[suffix].clone())).collect();
+        let asked = at_once(&ours(&some), "www.cut.demo.test.", RecordType::A, flag::RD);
+        assert_eq!(asked.err().as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn a_referral_is_for_those_who_can_do_nothing_better() {
+    let forwarding = ours(&BTreeMap::from([(".", zone_of(".", &[]))]));
+    let alone = ours(&BTreeMap::new());
+    for (what, state, flags) in [
+        ("no recursion is desired", &forwarding, 0),
+        ("there is nobody to ask", &alone, flag::RD),
+    ] {
+        let reply = at_once(state, "www.cut.demo.test.", RecordType::A, flags).expect("a reply");
+        let shape = (reply.rcode, reply.answer.len(), reply.authority.len());
+        assert_eq!(shape, (Rcode::NO_ERROR, 0, 1), "{what}");
+        assert_eq!(reply.authority[0].rtype, RecordType::NS, "{what}");
+    }
+}
+
+#[test]
+fn ds_of_a_forwarders_suffix_is_asked_of_the_forwarder_above() {
+    let suffixes = ["corp.test.", "a.corp.test.", "10.in-addr.arpa."];
+    let some = || suffixes.map(|suffix| (suffix, zone_of(suffix, &[])));
+    let without_root = ours(&BTreeMap::from(some()));
+    let mut with_root = BTreeMap::from(some());
+    with_root.insert(".", zone_of(".", &[]));
+    let with_root = ours(&with_root);
+    for (state, qname, rtype, expected) in [
+        (&with_root, "corp.test.", RecordType::DS, "."),
+        (&with_root, "a.corp.test.", RecordType::DS, "corp.test."),
+        (&with_root, "b.corp.test.", RecordType::DS, "corp.test."),
+        (&with_root, "corp.test.", RecordType::A, "corp.test."),
+        (&with_root, ".", RecordType::DS, "."),
+        (&with_root, "10.in-addr.arpa.", RecordType::DS, "."),
+        // Nobody above is known: the child's servers know at least that they do not.
+        (&without_root, "corp.test.", RecordType::DS, "corp.test."),
+    ] {
+        let asked = at_once(state, qname, rtype, flag::RD).err();
+        assert_eq!(asked.as_deref(), Some(expected), "{qname} {rtype}");
+    }
+}
+
+#[test]
+fn a_dname_stands_in_an_answer_once_though_it_moves_two_names_of_it() {
+    let upstreams = some_upstreams();
+    let state = ours(&upstreams);
+    let reply = ask(&state, &upstreams, "back.moved.demo.test.");
+    let answer = reply.answer();
+    let dnames = answer.iter().filter(|line| line.contains(" DNAME "));
+    assert_eq!(
+        (dnames.count(), answer.len(), reply.asked),
+        (1, 6, 2),
+        "{answer:?}"
+    );
+    // Within one zone as well.
+    let zone = zone_of(
+        "z.",
+        &[
+            "d.z. 60 IN DNAME e.z.",
+            "x.e.z. 60 IN CNAME y.d.z.",
+            "y.e.z. 60 IN A 192.0.2.1",
+        ],
+    );
+    let reply = at_once(&zone, "x.d.z.", RecordType::A, 0).expect("a reply");
+    let expected = [
+        "d.z. 60 IN DNAME e.z.",
+        "x.d.z. 60 IN CNAME x.e.z.",
+        "x.e.z. 60 IN CNAME y.d.z.",
+        "y.d.z. 60 IN CNAME y.e.z.",
+        "y.e.z. 60 IN A 192.0.2.1",
+    ];
+    assert_eq!(lines(&reply.answer), expected);
+}
+
+#[test]
+fn names_below_localhost_are_loopback_names() {
+    let state = ours(&BTreeMap::from([(".", zone_of(".", &[]))]));
+    for qname in ["localhost.", "foo.localhost.", "a.foo.localhost."] {
+        let reply = at_once(&state, qname, RecordType::A, flag::RD).expect("a reply");
+        assert_eq!(
+            lines(&reply.answer),
+            [format!("{qname} 10800 IN A 127.0.0.1")]
+        );
+        let reply = at_once(&state, qname, RecordType::AAAA, flag::RD).expect("a reply");
+        assert_eq!(lines(&reply.answer), [format!("{qname} 10800 IN AAAA ::1")]);
+        let none = at_once(&state, qname, RecordType::TXT, flag::RD).expect("a reply");
+        assert_eq!(
+            (none.rcode, none.answer.len(), none.authority.len()),
+            (Rcode::NO_ERROR, 0, 1)
+        );
+    }
+}
+
 #[test]
 fn a_circle_through_upstreams_ends() {
     let upstreams = some_upstreams();
@@ -189,6 +323,7 @@ fn a_circle_through_upstreams_ends() {
         let reply = ask(&state, &upstreams, qname);
         assert_eq!(reply.message.rcode, Rcode::SERV_FAIL, "{qname}");
         assert!(reply.message.answer.is_empty() && reply.asked <= 2);
+        assert_eq!(reply.origin, Origin::Endless);
     }
 }
 

@@ -39,6 +39,13 @@ pub(super) struct FastPath {
     generation: u64,
 }
 
+/// A reply that is a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copied {
+    pub rcode: Rcode,
+    pub truncated: bool,
+}
+
 struct Entry {
     reply: Box<[u8]>,
     source: Source,
@@ -103,14 +110,14 @@ impl FastPath {
         }
     }
 
-    /// Writes the reply to `message` if a copy is at hand, and says its code.
+    /// Writes the reply to `message` if a copy is at hand, and says what is counted of it.
     pub fn answer(
         &mut self,
         snapshot: &Arc<Snapshot>,
         message: &[u8],
         client: Client,
         out: &mut Vec<u8>,
-    ) -> Option<Rcode> {
+    ) -> Option<Copied> {
         self.follow(snapshot);
         let key = Key::of(message)?;
         let entry = self.entries.get_mut(key.as_bytes())?;
@@ -132,7 +139,10 @@ impl FastPath {
             flags |= flag::RA;
         }
         out.get_mut(2..4)?.copy_from_slice(&flags.to_be_bytes());
-        Some(Rcode(flags & flag::RCODE))
+        Some(Copied {
+            rcode: Rcode(flags & flag::RCODE),
+            truncated: flags & flag::TC != 0,
+        })
     }
 
     /// Keeps `reply`, if its question was asked before.

@@ -15,12 +15,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, UdpSocket},
-    sync::watch,
-    time::timeout,
-};
+use tokio::{net::UdpSocket, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::model::snapshot::Snapshot;
@@ -29,27 +24,27 @@ use super::{
     answer::forwarder_for,
     attempts::share,
     cache::{Cache, CacheLimits, CacheStats, Entry, Flush},
+    exchange::{Exchange, Failure},
     message::{
-        ExtendedError, Rcode,
+        ExtendedError,
         upstream::{Message, UpstreamQuestion},
     },
     query_source::in_place_of,
     respond::Ask,
-    scrub::scrub,
     socket::unspecified,
     stats::{ForwardCounters, ForwardStats, count},
+    under_way::{Share, Turn, UnderWay},
     upstream_times::UpstreamTimes,
 };
 
 /// Parts of the cache, each with its own lock, so that workers seldom wait for each other.
 const PARTS: usize = 8;
-/// Messages that do not fit the query before the server is asked over TCP, where nobody can guess.
-const MAX_IGNORED: usize = 16;
+
 /// Bounds of forwarding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardLimits {
     pub cache: CacheLimits,
-    /// Questions to upstreams under way at one time.
+    /// Questions to upstreams under way at one time. Where there are several forwarders, half of that for each.
     pub max_outstanding: usize,
     /// Client questions waiting for them at one time.
     pub max_waiting: usize,
@@ -75,6 +70,9 @@ impl Default for ForwardLimits {
     }
 }
 
+/// The answer to a question that is under way: none yet.
+type Awaited = watch::Receiver<Option<Arc<Entry>>>;
+
 /// The cache and what is under way.
 pub(super) struct Forwarding {
     limits: ForwardLimits,
@@ -82,12 +80,12 @@ pub(super) struct Forwarding {
     snapshot: Arc<ArcSwap<Snapshot>>,
     parts: Vec<Mutex<Cache>>,
     hasher: RandomState,
-    under_way: Mutex<HashMap<UpstreamQuestion, watch::Receiver<Option<Arc<Entry>>>>>,
+    under_way: Mutex<UnderWay<Awaited>>,
     waiting: Mutex<Waiting>,
     times: Mutex<UpstreamTimes>,
     /// Counts flushes: an answer to a question from before one is not kept.
     epoch: AtomicU64,
-    counters: ForwardCounters,
+    pub(super) counters: ForwardCounters,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -129,11 +127,11 @@ impl Forwarding {
             ..limits.cache
         };
         Arc::new(Self {
+            under_way: Mutex::new(UnderWay::new(limits.max_outstanding)),
             limits,
             snapshot,
             parts: (0..PARTS).map(|_| Mutex::new(Cache::new(part))).collect(),
             hasher: RandomState::new(),
-            under_way: Mutex::default(),
             waiting: Mutex::default(),
             times: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -148,7 +146,7 @@ impl Forwarding {
         locked(&self.parts[at])
     }
 
-    /// The answer to `question` if it is at hand.
+    /// The answer to `question` if it is at hand; counted as a hit or a miss.
     pub fn cached(&self, question: &UpstreamQuestion, now: Instant) -> Option<Arc<Entry>> {
         self.part(question).find(question, now)
     }
@@ -220,31 +218,45 @@ impl Forwarding {
         entry.unwrap_or_else(|| self.overload(Instant::now()))
     }
 
-    /// The query under way for this question, started now if there is none.
-    fn join(self: &Arc<Self>, ask: Ask) -> Result<watch::Receiver<Option<Arc<Entry>>>, Arc<Entry>> {
+    /// The query under way for this question, started now if there is none to the same servers since the last flush.
+    fn join(self: &Arc<Self>, ask: Ask) -> Result<Awaited, Arc<Entry>> {
         let mut under_way = locked(&self.under_way);
-        if let Some(answer) = under_way.get(&ask.question) {
+        let epoch = self.epoch.load(Relaxed);
+        if let Some(answer) = under_way.find(&ask.question, &ask.forwarder, epoch) {
             count(&self.counters.coalesced);
-            return Ok(answer.clone());
+            return Ok(answer);
         }
-        // It may have ended between the look into the cache and now.
+        // It may have ended between the look into the cache, which was counted, and now.
         let now = Instant::now();
-        if let Some(entry) = self.cached(&ask.question, now) {
+        if let Some(entry) = self.part(&ask.question).peek(&ask.question, now) {
             return Err(entry);
         }
-        if under_way.len() >= self.limits.max_outstanding {
+        let (sender, answer) = watch::channel(None);
+        let share = self.share();
+        let turn = under_way.begin(&ask.question, &ask.forwarder, epoch, share, answer.clone());
+        let Some(turn) = turn else {
             count(&self.counters.shed);
             return Err(self.overload(now));
-        }
-        let (sender, answer) = watch::channel(None);
-        under_way.insert(ask.question.clone(), answer.clone());
+        };
+        // A runtime that is ending drops the task at once, and that takes the lock.
+        drop(under_way);
         let lead = Lead {
             forwarding: Arc::clone(self),
             ask,
+            turn,
+            epoch,
             answer: sender,
         };
         self.spawn(&tokio::runtime::Handle::current(), lead.run());
         Ok(answer)
+    }
+
+    /// What one forwarder may have under way.
+    fn share(&self) -> Share {
+        match self.snapshot.load().forwarders.len() {
+            0 | 1 => Share::Whole,
+            _ => Share::Half,
+        }
     }
 
     /// Forgets cached answers and says how many.
@@ -284,6 +296,10 @@ impl Forwarding {
 
     pub fn stats(&self) -> ForwardStats {
         let counters = &self.counters;
+        let (outstanding, most_of_one) = {
+            let under_way = locked(&self.under_way);
+            (under_way.total() as u64, under_way.most_of_one() as u64)
+        };
         ForwardStats {
             sent: counters.sent.load(Relaxed),
             timed_out: counters.timed_out.load(Relaxed),
@@ -292,13 +308,14 @@ impl Forwarding {
             over_tcp: counters.over_tcp.load(Relaxed),
             coalesced: counters.coalesced.load(Relaxed),
             shed: counters.shed.load(Relaxed),
-            outstanding: locked(&self.under_way).len() as u64,
+            outstanding,
+            most_of_one,
             waiting: locked(&self.waiting).total as u64,
         }
     }
 
     /// A socket to `upstream`, at the address that queries to it are to leave from.
-    async fn socket_to(&self, upstream: SocketAddr) -> io::Result<UdpSocket> {
+    pub(super) async fn socket_to(&self, upstream: SocketAddr) -> io::Result<UdpSocket> {
         let socket = connected(unspecified(upstream), upstream).await?;
         let chosen = socket.local_addr()?.ip();
         let others = in_place_of(chosen, &self.snapshot.load().vips, &self.limits.sources);
@@ -324,19 +341,21 @@ async fn connected(own: IpAddr, upstream: SocketAddr) -> io::Result<UdpSocket> {
 struct Lead {
     forwarding: Arc<Forwarding>,
     ask: Ask,
+    turn: Turn,
+    /// As of when it began.
+    epoch: u64,
     answer: watch::Sender<Option<Arc<Entry>>>,
 }
 
 impl Drop for Lead {
     /// However the task ends, the question is no longer under way; who still waits sees the sender go.
     fn drop(&mut self) {
-        locked(&self.forwarding.under_way).remove(&self.ask.question);
+        locked(&self.forwarding.under_way).end(&self.ask.question, &self.turn);
     }
 }
 
 impl Lead {
     async fn run(self) {
-        let epoch = self.forwarding.epoch.load(Relaxed);
         let limits = &self.forwarding.limits.cache;
         let answered = self.ask_all().await;
         let now = Instant::now();
@@ -347,7 +366,7 @@ impl Lead {
         let question = self.ask.question.clone();
         let mut part = self.forwarding.part(&question);
         // Under the lock: who flushes has set what is flushed for before, and takes the lock after.
-        if self.forwarding.epoch.load(Relaxed) == epoch && self.is_still_asked_for() {
+        if self.forwarding.epoch.load(Relaxed) == self.epoch && self.is_still_asked_for() {
             part.insert(question, Arc::clone(&entry), now);
         }
         drop(part);
@@ -357,7 +376,8 @@ impl Lead {
     /// Whether the forwarder is the one for this name now: it may have been changed since the client asked.
     fn is_still_asked_for(&self) -> bool {
         let snapshot = self.forwarding.snapshot.load();
-        let now = forwarder_for(&snapshot, &self.ask.question.name);
+        let question = &self.ask.question;
+        let now = forwarder_for(&snapshot, &question.name, question.rtype);
         now.is_some_and(|now| *now == self.ask.forwarder)
     }
 
@@ -393,7 +413,12 @@ impl Lead {
     /// One server, with the bookkeeping around it.
     async fn ask_one(&self, server: SocketAddr, patience: Duration) -> Result<Message, Failure> {
         let started = Instant::now();
-        let asked = timeout(patience, self.exchange(server)).await;
+        let exchange = Exchange {
+            forwarding: &self.forwarding,
+            ask: &self.ask,
+            server,
+        };
+        let asked = timeout(patience, exchange.run()).await;
         let result = asked.unwrap_or(Err(Failure::Silent));
         let took = started.elapsed();
         let mut times = locked(&self.forwarding.times);
@@ -410,115 +435,5 @@ impl Lead {
             }
         }
         result
-    }
-
-    /// UDP with EDNS; without it where the server does not know it; TCP where the answer is too long.
-    async fn exchange(&self, server: SocketAddr) -> Result<Message, Failure> {
-        let mut message = self.over_udp(server, true).await?;
-        if matches!(message.rcode, Rcode::FORM_ERR | Rcode::NOT_IMP) {
-            message = self.over_udp(server, false).await?;
-        }
-        if message.is_truncated() {
-            message = self.over_tcp(server).await?;
-        }
-        match message.rcode {
-            Rcode::NO_ERROR | Rcode::NX_DOMAIN => {
-                let suffix = self.ask.forwarder.suffix.as_wire();
-                scrub(message, &self.ask.question, suffix).ok_or(Failure::Nonsense)
-            }
-            rcode => Err(Failure::Error(rcode)),
-        }
-    }
-
-    async fn over_udp(&self, server: SocketAddr, edns: bool) -> Result<Message, Failure> {
-        let socket = self.forwarding.socket_to(server).await?;
-        let id = rand::random();
-        let question = &self.ask.question;
-        count(&self.forwarding.counters.sent);
-        socket.send(&question.encode(id, edns)).await?;
-        let mut buffer = [0; 4096];
-        for _ in 0..MAX_IGNORED {
-            let length = socket.recv(&mut buffer).await?;
-            let octets = buffer.get(..length).unwrap_or_default();
-            let fits = question.is_answered_by(id, octets);
-            match Message::decode(octets).filter(|_| fits) {
-                Some(message) => return Ok(message),
-                // A server that takes our query for nonsense may leave the question out.
-                None if edns && is_plain_refusal(id, octets) => {
-                    return Box::pin(self.over_udp(server, false)).await;
-                }
-                None => count(&self.forwarding.counters.ignored),
-            }
-        }
-        self.over_tcp(server).await
-    }
-
-    async fn over_tcp(&self, server: SocketAddr) -> Result<Message, Failure> {
-        let counters = &self.forwarding.counters;
-        count(&counters.over_tcp);
-        count(&counters.sent);
-        let socket = match server {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // Whole, since an address of one link is nothing without its scope.
-        let mut source = self.forwarding.socket_to(server).await?.local_addr()?;
-        source.set_port(0);
-        socket.bind(source)?;
-        let mut stream = socket.connect(server).await?;
-        let id = rand::random();
-        let query = self.ask.question.encode(id, true);
-        let length = u16::try_from(query.len()).map_err(|_| Failure::Nonsense)?;
-        stream
-            .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
-            .await?;
-        let length = u64::from(stream.read_u16().await?);
-        let mut octets = Vec::new();
-        stream.take(length).read_to_end(&mut octets).await?;
-        let fits = self.ask.question.is_answered_by(id, &octets);
-        let message = Message::decode(&octets).filter(|message| fits && !message.is_truncated());
-        message.ok_or(Failure::Nonsense)
-    }
-}
-
-/// An error reply of just a header, with the right id.
-fn is_plain_refusal(id: u16, octets: &[u8]) -> bool {
-    octets.len() == super::message::HEADER
-        && Message::decode(octets).is_some_and(|message| {
-            let refused = matches!(message.rcode, Rcode::FORM_ERR | Rcode::NOT_IMP);
-            refused && message.id == id && message.flags & super::message::flag::QR != 0
-        })
-}
-
-/// Why one upstream gave nothing; what says more comes later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Failure {
-    /// No answer in time.
-    Silent,
-    /// The network said no.
-    Broken,
-    /// An answer that cannot be used.
-    Nonsense,
-    /// An answer that is an error code.
-    Error(Rcode),
-}
-
-impl Failure {
-    /// What a client is told (RFC 8914).
-    fn explained(self) -> ExtendedError {
-        match self {
-            Self::Silent => ExtendedError::UPSTREAM_SILENT,
-            Self::Broken => ExtendedError::UPSTREAM_UNREACHABLE,
-            Self::Nonsense => ExtendedError::UPSTREAM_NONSENSE,
-            Self::Error(Rcode::SERV_FAIL) => ExtendedError::UPSTREAM_SERVFAIL,
-            Self::Error(Rcode::REFUSED) => ExtendedError::UPSTREAM_REFUSED,
-            Self::Error(_) => ExtendedError::UPSTREAM_ERROR,
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Broken
     }
 }

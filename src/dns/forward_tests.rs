@@ -2,30 +2,21 @@
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::{Arc, mpsc},
+    sync::mpsc,
     time::Duration,
 };
 
-use crate::model::{forwarder::Forwarder, rrset::RecordType, snapshot::Snapshot};
+use crate::model::{rrset::RecordType, snapshot::Snapshot};
 
 use super::{
     ForwardLimits, Source,
     message::Rcode,
-    server_tests::{Fixture, Manner, PATIENCE, Upstream, elsewhere, forwarding_to, with_vips},
+    server_tests::{
+        Fixture, Manner, PATIENCE, Upstream, elsewhere, eventually, forwarding_to, waiting_for,
+        with_timeout, with_vips,
+    },
     testing::{add_forwarder, name},
 };
-
-/// `state` with another timeout of its forwarder for the root.
-fn with_timeout(mut state: Snapshot, timeout: Duration) -> Snapshot {
-    let root = name(".");
-    let before = state.forwarders.get(&root).expect("a forwarder");
-    let changed = Forwarder {
-        timeout,
-        ..Forwarder::clone(before)
-    };
-    state.forwarders.insert(root, Arc::new(changed));
-    state
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_upstream_is_asked_in_time_however_long_the_timeout_is() {
@@ -67,6 +58,70 @@ async fn a_silence_that_takes_all_the_time_is_remembered() {
     let reply = fixture.ask("www.elsewhere.test.").await;
     assert_eq!(reply.rcode, Rcode::NO_ERROR);
     assert_eq!((silent.asked(), honest.asked()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_does_not_wait_for_servers_that_were_replaced() {
+    let silent = Upstream::start(Manner::Silent, Duration::ZERO);
+    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+    let state = with_timeout(forwarding_to(&[silent.address]), Duration::from_secs(30));
+    let fixture = Fixture::start(state, |_| {});
+    let qname = name("www.elsewhere.test.");
+    let before = fixture.server.query_local(&qname, RecordType::A, true);
+    let after = async {
+        eventually("the first servers are asked", || silent.asked() == 1).await;
+        fixture.publish(Snapshot {
+            revision: 1,
+            ..waiting_for(&honest)
+        });
+        fixture.ask("www.elsewhere.test.").await
+    };
+    // The first goes on as it began; it is dropped when the second has its answer.
+    tokio::select! {
+        reply = before => panic!("nobody answered the first: {reply:?}"),
+        reply = after => assert_eq!((reply.rcode, reply.answer.len()), (Rcode::NO_ERROR, 1)),
+    }
+    let forward = || fixture.server.stats().forward;
+    assert_eq!(forward().coalesced, 0);
+    eventually("the second query ends alone", || forward().outstanding == 1).await;
+    assert!(fixture.server.stop(PATIENCE).await);
+    assert_eq!(forward().outstanding, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_servers_of_one_suffix_leave_room_for_others() {
+    let silent = Upstream::start(Manner::Silent, Duration::ZERO);
+    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+    let mut state = forwarding_to(&[silent.address]);
+    add_forwarder(&mut state, "elsewhere.test.", &[honest.address]);
+    let state = with_timeout(state, Duration::from_secs(30));
+    let fixture = Fixture::start(state, |config| {
+        config.forward.max_outstanding = 4;
+    });
+    let names = ["a.slow.", "b.slow.", "c.slow.", "d.slow."].map(name);
+    let slow = futures::future::join_all(names.iter().map(|qname| async {
+        fixture.server.query_local(qname, RecordType::A, true).await;
+    }));
+    let forward = || fixture.server.stats().forward;
+    let quick = async {
+        eventually("the slow ones are taken or shed", || {
+            forward().outstanding + forward().shed >= 4
+        })
+        .await;
+        fixture.ask("www.elsewhere.test.").await
+    };
+    tokio::select! {
+        _ = slow => panic!("two of them wait for ten seconds"),
+        reply = quick => assert_eq!((reply.rcode, reply.answer.len()), (Rcode::NO_ERROR, 1)),
+    }
+    let stats = forward();
+    assert_eq!((stats.most_of_one, stats.shed), (2, 2), "{stats:?}");
+    let limits = fixture.server.stats().limits;
+    assert_eq!(
+        (limits.outstanding, limits.outstanding_per_forwarder),
+        (4, 2)
+    );
+    assert!(fixture.server.stop(PATIENCE).await);
 }
 
 /// An honest upstream that tells where each query came from.
@@ -122,6 +177,7 @@ async fn a_reply_to_ourselves_says_where_its_data_came_from() {
         ("away.site.test.", Source::Forwarder),
         ("away.site.test.", Source::Cache),
         ("www.elsewhere.test.", Source::Cache),
+        ("circle.site.test.", Source::Endless),
     ] {
         let qname = name(qname);
         let asked = fixture.server.query_local(&qname, RecordType::A, true);

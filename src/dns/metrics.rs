@@ -86,6 +86,18 @@ fn plain_dns(stats: &DnsStats) -> Vec<Plain> {
             limits.outstanding,
         ),
         (
+            "dns_upstream_outstanding_of_one",
+            "Questions under way by the forwarder that has the most",
+            Gauge,
+            forward.most_of_one,
+        ),
+        (
+            "dns_upstream_outstanding_of_one_limit",
+            "Questions that one of several forwarders may have under way",
+            Gauge,
+            limits.outstanding_per_forwarder,
+        ),
+        (
             "dns_waiting",
             "Client questions that wait for an upstream",
             Gauge,

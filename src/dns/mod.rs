@@ -7,16 +7,19 @@
 mod attempts;
 mod builtin;
 mod chain;
+mod exchange;
 mod fast_path;
 mod forward;
 mod query_source;
 mod scrub;
+mod sections;
 mod server;
 mod service;
 mod socket;
 mod stats;
 mod tcp;
 mod udp;
+mod under_way;
 mod upstream_times;
 mod zone_tree;
 
@@ -39,6 +42,8 @@ mod agreement_tests;
 mod answer_tests;
 #[cfg(test)]
 mod chain_tests;
+#[cfg(test)]
+mod entry_tests;
 #[cfg(test)]
 mod fast_path_tests;
 #[cfg(test)]

@@ -8,17 +8,16 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use crate::model::{forwarder::Forwarder, rrset::RecordType, snapshot::Snapshot};
 
 use super::{
-    answer::{Answer, AnswerSet, Data, Query, Source},
+    answer::{Query, Source},
     cache::Entry,
     chain::{Chain, Origin, Part, Resolved, Resolver},
     message::{
-        ExtendedError, Rcode, class, flag,
-        record::Record,
-        refused_type,
+        ExtendedError, Rcode, class, flag, refused_type,
         reply::{Fit, Head, ReplyWriter, Section},
         request::{self, Nonsense, Rejected, Request},
         upstream::UpstreamQuestion,
     },
+    sections::{Sections, Whole},
 };
 
 /// Largest message over TCP (RFC 1035 section 4.2.2).
@@ -164,13 +163,6 @@ pub(super) fn recursion_available(snapshot: &Snapshot, client: IpAddr) -> bool {
     !snapshot.forwarders.is_empty() && recursion_allowed(snapshot, client)
 }
 
-/// Whether everything that has to be in the reply found room.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Whole {
-    Complete,
-    Truncated,
-}
-
 struct Responder<'a> {
     snapshot: &'a Snapshot,
     identity: &'a Identity,
@@ -198,7 +190,11 @@ impl<'a> Responder<'a> {
             Resolved::Nowhere => Response::Reply(self.refuse_foreign(out)),
             Resolved::Endless => {
                 let error = Some(ExtendedError::ENDLESS);
-                Response::Reply(self.refuse(Rcode::SERV_FAIL, error, out))
+                let replied = self.refuse(Rcode::SERV_FAIL, error, out);
+                Response::Reply(Replied {
+                    origin: Origin::Endless,
+                    ..replied
+                })
             }
         }
     }
@@ -303,7 +299,8 @@ impl<'a> Responder<'a> {
         if let Some(error) = error {
             writer.set_error(error);
         }
-        let whole = self.write_chain(&mut writer, &chain);
+        let now = self.upstream.map(|(_, now)| now);
+        let whole = Sections::new(&mut writer, self.request.question.rtype, now).write(&chain);
         writer.finish(self.head(rcode, chain.is_authoritative(), whole));
         Replied {
             truncated: whole == Whole::Truncated,
@@ -311,30 +308,6 @@ impl<'a> Responder<'a> {
             rcode,
             source: chain.into_source(),
         }
-    }
-
-    fn write_chain(&self, writer: &mut ReplyWriter<'_>, chain: &Chain<'_>) -> Whole {
-        for part in &chain.before {
-            let whole = match part {
-                Part::Own(own) => write_sets(writer, Section::Answer, &own.answer),
-                Part::Upstream { entry, records } => {
-                    let records = entry.answer.get(..*records).unwrap_or(&entry.answer);
-                    write_records(writer, Section::Answer, records, self.age(entry))
-                }
-            };
-            if whole == Whole::Truncated {
-                return whole;
-            }
-        }
-        match &chain.last {
-            Part::Own(own) => write_answer(writer, own),
-            Part::Upstream { entry, .. } => write_entry(writer, entry, self.age(entry)),
-        }
-    }
-
-    /// Seconds to take off an entry's TTLs.
-    fn age(&self, entry: &Entry) -> u32 {
-        self.upstream.map_or(0, |(_, now)| entry.age(now))
     }
 
     /// RFC 4892: names of the class CHAOS that say who answers.
@@ -372,74 +345,4 @@ impl<'a> Responder<'a> {
 fn shown(text: &str) -> &[u8] {
     let octets = text.as_bytes();
     &octets[..octets.len().min(255)]
-}
-
-fn write_answer(writer: &mut ReplyWriter<'_>, own: &Answer<'_>) -> Whole {
-    let sections = [
-        (Section::Answer, &own.answer),
-        (Section::Authority, &own.authority),
-        (Section::Additional, &own.additional),
-    ];
-    for (section, sets) in sections {
-        if write_sets(writer, section, sets) == Whole::Truncated {
-            return Whole::Truncated;
-        }
-    }
-    Whole::Complete
-}
-
-/// Writes sets until a required one does not fit; others may be left out in silence (RFC 2181 section 9).
-fn write_sets(writer: &mut ReplyWriter<'_>, section: Section, sets: &[AnswerSet<'_>]) -> Whole {
-    for set in sets {
-        let (owner, rtype, ttl) = (&*set.owner, set.rtype, set.ttl);
-        let fit = match &set.data {
-            Data::Set(data) => writer.write_set(section, owner, rtype, ttl, data.rdata()),
-            Data::Made(data) => {
-                let data = std::iter::once(data.as_slice());
-                writer.write_set(section, owner, rtype, ttl, data)
-            }
-        };
-        if fit == Fit::NoRoom && set.required {
-            return Whole::Truncated;
-        }
-    }
-    Whole::Complete
-}
-
-fn write_entry(writer: &mut ReplyWriter<'_>, entry: &Entry, age: u32) -> Whole {
-    let sections = [
-        (Section::Answer, &entry.answer),
-        (Section::Authority, &entry.authority),
-        (Section::Additional, &entry.additional),
-    ];
-    for (section, records) in sections {
-        if write_records(writer, section, records, age) == Whole::Truncated {
-            return Whole::Truncated;
-        }
-    }
-    Whole::Complete
-}
-
-/// Writes an upstream's records until a set does not fit; additional ones may be left out.
-fn write_records(
-    writer: &mut ReplyWriter<'_>,
-    section: Section,
-    records: &[Record],
-    age: u32,
-) -> Whole {
-    let same_set = |a: &Record, b: &Record| {
-        a.rtype == b.rtype && a.owner.eq_ignore_ascii_case(&b.owner) && a.ttl == b.ttl
-    };
-    for set in records.chunk_by(same_set) {
-        let Some(first) = set.first() else {
-            continue;
-        };
-        let ttl = first.ttl.saturating_sub(age);
-        let data = set.iter().map(|record| &*record.data);
-        let fit = writer.write_set(section, &first.owner, first.rtype, ttl, data);
-        if fit == Fit::NoRoom && section != Section::Additional {
-            return Whole::Truncated;
-        }
-    }
-    Whole::Complete
 }

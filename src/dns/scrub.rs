@@ -7,7 +7,7 @@
 use crate::model::rrset::RecordType;
 
 use super::{
-    answer::{is_at_or_below, target},
+    answer::{Host, is_at_or_below},
     cache::Alias,
     message::{
         Rcode,
@@ -40,7 +40,10 @@ pub(super) fn scrub(
     let hosts: Vec<Vec<u8>> = answer
         .iter()
         .chain(&authority)
-        .filter_map(|record| Some(lower(target(record.rtype, &record.data)?)))
+        .filter_map(|record| match Host::of(record.rtype, &record.data)? {
+            Host::Named(name) => Some(lower(name)),
+            Host::Owner => Some(lower(&record.owner)),
+        })
         .collect();
     let mut additional = message.additional;
     additional.retain(|record| {
@@ -102,7 +105,7 @@ pub(super) fn aliases(answer: &[Record], question: &UpstreamQuestion) -> Vec<Ali
 /// Whether `record` says something of `name` that was asked for, or where it leads.
 fn is_wanted(record: &Record, name: &[u8], asked: RecordType) -> bool {
     let owner = lower(&record.owner);
-    let rtype = covered(record);
+    let rtype = record.covered();
     if owner == name {
         return asked == RecordType::ANY
             || record.rtype == asked
@@ -111,14 +114,6 @@ fn is_wanted(record: &Record, name: &[u8], asked: RecordType) -> bool {
     }
     // RFC 6672 section 2.2: it stands above the names that it moves.
     rtype == RecordType::DNAME && is_at_or_below(name, &owner)
-}
-
-/// The type of a record, or of the set that a signature is for (RFC 4034 section 3.1.1).
-fn covered(record: &Record) -> RecordType {
-    match (record.rtype, record.data.first_chunk::<2>()) {
-        (RecordType::RRSIG, Some(rtype)) => RecordType(u16::from_be_bytes(*rtype)),
-        (rtype, _) => rtype,
-    }
 }
 
 /// Where `name` leads, unless the alias itself was asked for.
@@ -213,7 +208,7 @@ mod tests {
         use RecordType as T;
         // (question, suffix, [answer, authority, additional] as sent, how many of each stay)
         type Case<'a> = ((&'a str, T), &'a str, [&'a [&'a str]; 3], [usize; 3]);
-        let cases: [Case<'_>; 12] = [
+        let cases: [Case<'_>; 14] = [
             // Another name beside the right one, before or after it.
             (
                 ("a.x.", T::A),
@@ -346,6 +341,23 @@ mod tests {
                     &["M.x. AAAA 2001:db8::1", "n.x. A 192.0.2.6"],
                 ],
                 [1, 0, 1],
+            ),
+            // A service at its own name, and one that there is not.
+            (
+                ("a.x.", T::HTTPS),
+                ".",
+                [
+                    &["a.x. HTTPS 1 ."],
+                    &[],
+                    &["a.x. A 192.0.2.1", "b.x. A 192.0.2.6"],
+                ],
+                [1, 0, 1],
+            ),
+            (
+                ("a.x.", T::HTTPS),
+                ".",
+                [&["a.x. HTTPS 0 ."], &[], &["a.x. A 192.0.2.6"]],
+                [1, 0, 0],
             ),
             // Proofs only for those who asked for signatures.
             (

@@ -31,6 +31,7 @@ use super::{
     stats::{Counters, DnsStats, Limits},
     tcp::{Connections, accept},
     udp::Worker,
+    under_way::half,
 };
 
 /// Between two tries to bind an address of a VIP: first, and at most.
@@ -74,6 +75,7 @@ impl DnsConfig {
             connections_per_client: self.tcp.max_connections_per_client as u64,
             cache_bytes: forward.cache.bytes as u64,
             outstanding: forward.max_outstanding as u64,
+            outstanding_per_forwarder: half(forward.max_outstanding) as u64,
             waiting: forward.max_waiting as u64,
             waiting_per_client: forward.max_waiting_per_client as u64,
         }
@@ -117,6 +119,8 @@ pub enum Source {
     Forwarder,
     /// Nobody was asked.
     Refused,
+    /// From nowhere: the aliases go in a circle through upstreams, or lead to them too often.
+    Endless,
 }
 
 impl Source {
@@ -127,6 +131,7 @@ impl Source {
             Origin::Upstream if waited => Self::Forwarder,
             Origin::Upstream => Self::Cache,
             Origin::Nobody => Self::Refused,
+            Origin::Endless => Self::Endless,
         }
     }
 
@@ -138,6 +143,7 @@ impl Source {
             Self::Cache => "cache",
             Self::Forwarder => "forwarder",
             Self::Refused => "refused",
+            Self::Endless => "endless",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,7 +12,9 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::model::{label::Label, rrset::RecordType, snapshot::Snapshot, vip::Vip};
+use crate::model::{
+    forwarder::Forwarder, label::Label, rrset::RecordType, snapshot::Snapshot, vip::Vip,
+};
 
 use super::{
     DnsConfig, DnsServer, Flush, ForwardLimits, TcpLimits,
@@ -26,12 +28,22 @@ site.test. 600 IN SOA ns1.site.test. admin.site.test. 5 7200 3600 86400 300
 site.test. 600 IN NS ns1.site.test.
 www.site.test. 60 IN A 192.0.2.80
 away.site.test. 60 IN CNAME www.elsewhere.test.
+circle.site.test. 60 IN CNAME circle.elsewhere.test.
 ";
 
 const ELSEWHERE: &str = "
 elsewhere.test. 60 IN SOA a. b. 1 1 1 1 30
 elsewhere.test. 60 IN NS a.
 www.elsewhere.test. 60 IN A 192.0.2.200
+old.elsewhere.test. 60 IN DNAME a-longer-name.elsewhere.test.
+circle.elsewhere.test. 60 IN CNAME circle.site.test.
+hop.elsewhere.test. 60 IN CNAME hop.world.test.
+";
+
+/// An alias of the upstream leads here, and on to it.
+const WORLD: &str = "
+world.test. 60 IN SOA a. b. 1 1 1 1 30
+hop.world.test. 60 IN CNAME www.elsewhere.test.
 ";
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -124,7 +136,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Waits until `holds`, or fails after a while.
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
@@ -133,13 +145,17 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// How a made-up upstream behaves.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Manner {
     Honest,
     /// Sends forged replies first: wrong id, wrong question, from another port.
     WithForgeries,
     /// Answers over UDP with the TC flag alone.
     Truncating,
+    /// Answers over UDP with the TC flag and part of a record.
+    CuttingShort,
+    /// Knows no EDNS; without it, answers over UDP with the TC flag alone.
+    PlainTruncating,
     Silent,
     Refusing,
     Failing,
@@ -157,21 +173,27 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub fn start(manner: Manner, delay: Duration) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let over_tcp = matches!(
+            manner,
+            Manner::Truncating | Manner::CuttingShort | Manner::PlainTruncating
+        );
+        let (socket, listener) = sockets(over_tcp);
         let address = socket.local_addr().expect("an address");
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
-        if matches!(manner, Manner::Truncating) {
-            let listener = std::net::TcpListener::bind(address).expect("a listener");
-            std::thread::spawn(move || {
-                while let Ok((mut stream, _)) = listener.accept() {
-                    let Some(message) = read_framed(&mut stream) else {
-                        continue;
-                    };
-                    let _ = stream.write_all(&framed(&elsewhere(&message)));
-                }
-            });
-        }
+        std::thread::spawn(move || {
+            while let Some(Ok((mut stream, _))) = listener.as_ref().map(TcpListener::accept) {
+                let Some(message) = read_framed(&mut stream) else {
+                    continue;
+                };
+                let plain = matches!(manner, Manner::PlainTruncating);
+                let reply = match plain && has_edns(&message) {
+                    true => refusing(&message, Rcode::FORM_ERR),
+                    false => elsewhere(&message),
+                };
+                let _ = stream.write_all(&framed(&reply));
+            }
+        });
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
@@ -204,6 +226,36 @@ pub(super) fn elsewhere(message: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A UDP socket on a free port, and a listener on the same one if there is to be one. Another test may have that port of TCP.
+fn sockets(with_tcp: bool) -> (UdpSocket, Option<TcpListener>) {
+    let mut drawn = (0..100).filter_map(|_| {
+        let socket = UdpSocket::bind("127.0.0.1:0").ok()?;
+        let address = socket.local_addr().ok()?;
+        let listener = with_tcp.then(|| TcpListener::bind(address)).transpose();
+        Some((socket, listener.ok()?))
+    });
+    drawn.next().expect("a free port")
+}
+
+/// Octets of the OPT record of our queries.
+const OPT: usize = 11;
+
+fn has_edns(message: &[u8]) -> bool {
+    message[11] > 0
+}
+
+/// A reply with a code and no records; without an OPT record when it says that there should be none.
+fn refusing(message: &[u8], rcode: Rcode) -> Vec<u8> {
+    let mut refused = message.to_vec();
+    refused[2] |= 0x80;
+    refused[3] |= rcode.0 as u8;
+    if rcode == Rcode::FORM_ERR {
+        refused.truncate(message.len() - OPT);
+        refused[11] = 0;
+    }
+    refused
+}
+
 fn misbehave(manner: Manner, socket: &UdpSocket, message: &[u8], peer: SocketAddr) {
     let honest = elsewhere(message);
     let send = |octets: &[u8]| drop(socket.send_to(octets, peer));
@@ -224,21 +276,25 @@ fn misbehave(manner: Manner, socket: &UdpSocket, message: &[u8], peer: SocketAdd
             let _ = stranger.send_to(&forged(3, 0), peer);
             send(&honest);
         }
-        Manner::Truncating => {
+        Manner::PlainTruncating if has_edns(message) => send(&refusing(message, Rcode::FORM_ERR)),
+        Manner::Truncating | Manner::PlainTruncating => {
             let mut cut = message.to_vec();
             cut[2] |= 0x82;
             send(&cut);
         }
+        Manner::CuttingShort => {
+            let mut cut = honest;
+            cut[2] |= 0x02;
+            cut.truncate(message.len() - OPT + 5);
+            send(&cut);
+        }
         Manner::Silent => {}
         Manner::Refusing | Manner::Failing => {
-            let mut refused = message.to_vec();
-            refused[2] |= 0x80;
-            refused[3] |= if matches!(manner, Manner::Refusing) {
-                5
-            } else {
-                2
+            let rcode = match manner {
+                Manner::Refusing => Rcode::REFUSED,
+                _ => Rcode::SERV_FAIL,
             };
-            send(&refused);
+            send(&refusing(message, rcode));
         }
         Manner::Slipping | Manner::Elsewhere => {
             let slipped = b"\x04evil\x05other\0\0\x01\0\x01\0\0\x02\x58\0\x04\x06\x06\x06\x06";
@@ -268,6 +324,23 @@ pub(super) fn forwarding_to(upstreams: &[SocketAddr]) -> Snapshot {
     let mut state = snapshot(&[SITE]);
     add_forwarder(&mut state, ".", upstreams);
     state
+}
+
+/// `state` with another timeout of its forwarders.
+pub(super) fn with_timeout(mut state: Snapshot, timeout: Duration) -> Snapshot {
+    for (suffix, before) in state.forwarders.clone() {
+        let changed = Forwarder {
+            timeout,
+            ..Forwarder::clone(&before)
+        };
+        state.forwarders.insert(suffix, Arc::new(changed));
+    }
+    state
+}
+
+/// As `forwarding_to`, where no load of the machine makes an upstream count as silent.
+pub(super) fn waiting_for(upstream: &Upstream) -> Snapshot {
+    with_timeout(forwarding_to(&[upstream.address]), PATIENCE)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -528,10 +601,74 @@ async fn forged_replies_are_ignored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_answer_is_fetched_over_tcp() {
-    let upstream = Upstream::start(Manner::Truncating, Duration::ZERO);
-    let fixture = Fixture::start(forwarding_to(&[upstream.address]), |_| {});
-    assert_eq!(fixture.ask("www.elsewhere.test.").await.answer.len(), 1);
-    assert_eq!(fixture.server.stats().forward.over_tcp, 1);
+    for (manner, asked_over_udp) in [
+        (Manner::Truncating, 1),
+        (Manner::CuttingShort, 1),
+        (Manner::PlainTruncating, 2),
+    ] {
+        let upstream = Upstream::start(manner, Duration::ZERO);
+        let fixture = Fixture::start(waiting_for(&upstream), |_| {});
+        let reply = fixture.ask("www.elsewhere.test.").await;
+        assert_eq!(
+            (reply.rcode, reply.answer.len()),
+            (Rcode::NO_ERROR, 1),
+            "{manner:?}"
+        );
+        let stats = fixture.server.stats().forward;
+        assert_eq!((stats.over_tcp, stats.ignored), (1, 0), "{manner:?}");
+        assert_eq!(upstream.asked(), asked_over_udp, "{manner:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_a_dname_makes_too_long_is_no_failure_of_the_upstream() {
+    let upstream = Upstream::start(Manner::Honest, Duration::ZERO);
+    let fixture = Fixture::start(waiting_for(&upstream), |_| {});
+    let qname = format!("{}old.elsewhere.test.", "abcdefg.".repeat(29));
+    // From the upstream, and from the cache.
+    for _ in 0..2 {
+        let reply = fixture.ask(&qname).await;
+        assert_eq!((reply.rcode, reply.answer.len()), (Rcode::YX_DOMAIN, 1));
+    }
+    assert_eq!(
+        (upstream.asked(), fixture.server.stats().forward.failed),
+        (1, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_reply_is_counted_though_it_is_a_copy() {
+    let fixture = Fixture::start(snapshot(&[&big_site()]), |config| config.workers = 1);
+    for _ in 0..4 {
+        assert!(fixture.ask("big.site.test.").await.is_truncated());
+    }
+    let stats = fixture.server.stats();
+    assert!(stats.copies_used > 0, "{stats:?}");
+    assert_eq!(stats.truncated, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_look_into_the_cache_is_counted_once() {
+    let upstream = Upstream::start(Manner::Honest, Duration::ZERO);
+    let mut state = waiting_for(&upstream);
+    state
+        .zones
+        .insert(name("world.test."), Arc::new(super::testing::zone(WORLD)));
+    let fixture = Fixture::start(state, |_| {});
+    let looked = || {
+        let cache = fixture.server.stats().cache;
+        (cache.hits, cache.misses)
+    };
+    fixture.ask("www.elsewhere.test.").await;
+    assert_eq!(looked(), (0, 1), "nothing was there");
+    fixture.ask("away.site.test.").await;
+    assert_eq!(looked(), (1, 1), "the alias leads to it");
+    // One question leads to another one.
+    fixture.ask("hop.elsewhere.test.").await;
+    assert_eq!(looked(), (2, 2), "the end is there, the way to it is not");
+    fixture.ask("hop.elsewhere.test.").await;
+    assert_eq!(looked(), (4, 2));
+    assert_eq!(upstream.asked(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -745,7 +882,7 @@ async fn a_vip_whose_address_is_taken_is_bound_when_it_gets_free() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_the_tcp_port_of_a_vip_does_not_take_udp_with_it() {
-    let taken = std::net::TcpListener::bind("127.0.0.56:0").expect("a socket");
+    let taken = TcpListener::bind("127.0.0.56:0").expect("a socket");
     let vip = taken.local_addr().expect("an address");
     let fixture = Fixture::start(with_vips(&[vip.ip()]), |config| {
         config.vip_port = vip.port()

@@ -93,13 +93,15 @@ impl Pending {
         out: &mut Vec<u8>,
     ) -> Option<Replied> {
         let deadline = Instant::now() + self.service.forwarding.total();
+        // Whoever made this has looked for the first.
+        let mut cached = None;
         loop {
             let forwarding = &self.service.forwarding;
             let now = Instant::now();
-            let entry = if now < deadline {
-                forwarding.resolve(self.ask.clone()).await
-            } else {
-                forwarding.out_of_time(now)
+            let entry = match cached.take() {
+                Some(entry) => entry,
+                None if now < deadline => forwarding.resolve(self.ask.clone()).await,
+                None => forwarding.out_of_time(now),
             };
             self.upstream.push(entry);
             let response = complete(
@@ -111,7 +113,13 @@ impl Pending {
                 out,
             );
             match response {
-                Response::Ask(next) => self.ask = next,
+                Response::Ask(next) => {
+                    cached = self
+                        .service
+                        .forwarding
+                        .cached(&next.question, Instant::now());
+                    self.ask = next;
+                }
                 last => return settle(last, counters),
             }
         }

@@ -150,21 +150,31 @@ impl Envelope {
 
     /// Turns the control message that said where a packet came to into one that says where the reply is to leave from.
     ///
-    /// The two have one shape. For IPv4 the interface is taken out, so that the route decides (ip(7), IP_PKTINFO); for
-    /// IPv6 it stays, since a link-local address means nothing without it.
+    /// The two have one shape. The interface is taken out, so that the route decides (ip(7), IP_PKTINFO; RFC 3542 section
+    /// 6.2); but for a link-local address, which means nothing without it.
     fn turn_around(&mut self) {
         const HEADER: usize = size_of::<libc::cmsghdr>();
-        let octets = HEADER + size_of::<libc::in_pktinfo>();
-        if i32::from(self.peer.ss_family) != libc::AF_INET || self.control_length < octets {
-            return;
-        }
-        // SAFETY: the control buffer is longer than header and pktinfo together, and `read_unaligned` asks no more.
+        let data = self.control_length.saturating_sub(HEADER);
+        // SAFETY: the control buffer is longer than the header and either pktinfo together, and unaligned access asks no more.
         unsafe {
             let info = (&raw mut self.control).cast::<u8>().add(HEADER);
-            let mut packet = info.cast::<libc::in_pktinfo>().read_unaligned();
-            packet.ipi_ifindex = 0;
-            packet.ipi_spec_dst = packet.ipi_addr;
-            info.cast::<libc::in_pktinfo>().write_unaligned(packet);
+            match i32::from(self.peer.ss_family) {
+                libc::AF_INET if data >= size_of::<libc::in_pktinfo>() => {
+                    let mut packet = info.cast::<libc::in_pktinfo>().read_unaligned();
+                    packet.ipi_ifindex = 0;
+                    packet.ipi_spec_dst = packet.ipi_addr;
+                    info.cast::<libc::in_pktinfo>().write_unaligned(packet);
+                }
+                libc::AF_INET6 if data >= size_of::<libc::in6_pktinfo>() => {
+                    let mut packet = info.cast::<libc::in6_pktinfo>().read_unaligned();
+                    let own = Ipv6Addr::from(packet.ipi6_addr.s6_addr);
+                    if !own.is_unicast_link_local() {
+                        packet.ipi6_ifindex = 0;
+                    }
+                    info.cast::<libc::in6_pktinfo>().write_unaligned(packet);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -364,5 +374,54 @@ pub(super) fn unspecified(address: SocketAddr) -> IpAddr {
     match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+
+    /// The pktinfo that is left of one that a packet came with.
+    fn turned<T>(family: i32, info: T) -> T {
+        let mut envelope = Envelope::empty();
+        envelope.peer.ss_family = family as libc::sa_family_t;
+        envelope.control_length = HEADER + size_of::<T>();
+        assert!(envelope.control_length <= CONTROL);
+        let at = (&raw mut envelope.control).cast::<u8>();
+        // SAFETY: the control buffer has room for the header and the pktinfo, as was just checked.
+        unsafe {
+            at.add(HEADER).cast::<T>().write_unaligned(info);
+            envelope.turn_around();
+            at.add(HEADER).cast::<T>().read_unaligned()
+        }
+    }
+
+    #[test]
+    fn the_route_chooses_the_interface_but_for_link_local_addresses() {
+        for (own, interface) in [
+            ("2001:db8::1", 0),
+            ("fd00::1", 0),
+            ("::1", 0),
+            ("fe80::1", 7),
+            ("febf::1", 7),
+        ] {
+            let address = own.parse::<Ipv6Addr>().expect("an address").octets();
+            let came = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr { s6_addr: address },
+                ipi6_ifindex: 7,
+            };
+            let left = turned(libc::AF_INET6, came);
+            assert_eq!(left.ipi6_addr.s6_addr, address, "{own}");
+            assert_eq!(left.ipi6_ifindex, interface, "{own}");
+        }
+        let came = libc::in_pktinfo {
+            ipi_ifindex: 7,
+            ipi_spec_dst: libc::in_addr { s_addr: 1 },
+            ipi_addr: libc::in_addr { s_addr: 2 },
+        };
+        let left = turned(libc::AF_INET, came);
+        assert_eq!((left.ipi_ifindex, left.ipi_spec_dst.s_addr), (0, 2));
     }
 }

@@ -136,8 +136,10 @@ pub struct ForwardStats {
     pub coalesced: u64,
     /// Client questions refused because too much was under way.
     pub shed: u64,
-    /// Queries under way now.
+    /// Questions under way now.
     pub outstanding: u64,
+    /// Of these, by the forwarder that has the most.
+    pub most_of_one: u64,
     /// Client questions waiting now.
     pub waiting: u64,
 }
@@ -178,6 +180,8 @@ pub struct Limits {
     pub cache_bytes: u64,
     /// Of `forward.outstanding`.
     pub outstanding: u64,
+    /// Of `forward.most_of_one`, where there are several forwarders.
+    pub outstanding_per_forwarder: u64,
     /// Of `forward.waiting`.
     pub waiting: u64,
     /// Of these, from one client address.

@@ -180,9 +180,9 @@ impl Work {
         };
         let snapshot = self.service.snapshot.load();
         let (message, out) = self.batch.pair(at);
-        if let Some(rcode) = self.fast_path.answer(&snapshot, message, client, out) {
+        if let Some(copied) = self.fast_path.answer(&snapshot, message, client, out) {
             self.counters.copy(true);
-            return self.counters.reply(rcode, false);
+            return self.counters.reply(copied.rcode, copied.truncated);
         }
         let progress = self
             .service

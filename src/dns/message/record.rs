@@ -16,6 +16,23 @@ pub struct Record {
 }
 
 impl Record {
+    /// Its type, or that of the set that a signature is for (RFC 4034 section 3.1.1).
+    pub fn covered(&self) -> RecordType {
+        match (self.rtype, u16_at(&self.data, 0)) {
+            (RecordType::RRSIG, Some(rtype)) => RecordType(rtype),
+            (rtype, _) => rtype,
+        }
+    }
+
+    /// Whether a validator needs it, in an authority section: what denies, what says that a zone is not signed, and the
+    /// signatures of both (RFC 4035 section 3.1.3).
+    pub fn is_proof(&self) -> bool {
+        matches!(
+            self.covered(),
+            RecordType::SOA | RecordType::NSEC | RecordType::NSEC3 | RecordType::DS
+        )
+    }
+
     /// Octets that this record keeps in memory.
     pub fn weight(&self) -> usize {
         size_of::<Self>() + self.owner.len() + self.data.len()
