@@ -259,7 +259,7 @@ struct Committed {
 async fn checked(command: Command) -> Result<Command, Failure> {
     let sets: usize = command.changes.iter().map(weight).sum();
     if sets <= CHECKED_AT_ONCE {
-        check::command(&command)?;
+        check::proposal(&command)?;
         return Ok(command);
     }
     let checking = move || {
@@ -275,7 +275,7 @@ async fn checked(command: Command) -> Result<Command, Failure> {
                 hint,
             ));
         }
-        match check::command(&command) {
+        match check::proposal(&command) {
             Ok(()) => Ok(command),
             Err(refusal) => Err(refusal.into()),
         }

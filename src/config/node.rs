@@ -12,7 +12,11 @@ use super::{
     reader::Section,
     units::{parse_duration, parse_size},
 };
-use crate::model::{label::Label, quoted::quoted};
+use crate::model::{
+    label::Label,
+    network::{is_link_local, without_scope},
+    quoted::quoted,
+};
 
 /// A node's checked configuration. `docs/configuration.md` documents every key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -385,6 +389,9 @@ fn read_addresses(mut section: Section<'_>, data_dir: &Path) -> Addresses {
         if address.is_unspecified() || address.is_multicast() {
             section.fault(key, format!("{address} is no address of a node; name each address, so that replies leave from the address asked"));
         }
+        if is_link_local(*address) && (key == "service" || dns != service) {
+            section.fault(key, format!("{address} is link-local, and cannot be listened on without a device: name a global or unique local address, such as one of fd00::/8"));
+        }
     }
     for (key, list) in [("service", &service), ("dns", &dns)] {
         // What `service` has twice would be said again of a `dns` that is a copy of it.
@@ -621,6 +628,12 @@ fn check_together(config: &NodeConfig, faults: &mut Vec<Fault>) {
         ("addresses.raft", addresses.raft),
         ("addresses.api", addresses.api),
     ] {
+        if is_link_local(address.ip()) || address != without_scope(address) {
+            let problem = format!(
+                "{address}: other members are told this address, and a device of this node means nothing to them; name a global or unique local address, such as one of fd00::/8"
+            );
+            faults.push(Fault::new(key, problem));
+        }
         if address.ip().is_unspecified() {
             let problem = format!(
                 "{address}: other members are told this address; it must be one of this node's own"
@@ -888,6 +901,29 @@ mod tests {
         }
         let once = MINIMAL.replace("[\"10.0.0.1\"]", "[\"10.0.0.1\", \"10.0.0.1\"]");
         assert_eq!(NodeConfig::parse(&once).expect_err("faulty").len(), 1);
+    }
+
+    #[test]
+    fn link_local_addresses_are_refused() {
+        let text = MINIMAL
+            .replace(
+                "[\"10.0.0.1\"]",
+                "[\"10.0.0.1\", \"fe80::1\"]\ndns = [\"fe80::2\"]",
+            )
+            .replace("10.0.0.1:7400", "[fe80::1%2]:7400")
+            .replace("10.0.0.1:7401", "[fd00::1%2]:7401");
+        let faults = NodeConfig::parse(&text).expect_err("faulty");
+        let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
+        let expected = [
+            "addresses.service",
+            "addresses.dns",
+            "addresses.raft",
+            "addresses.api",
+        ];
+        assert_eq!(keys, expected, "{faults:?}");
+        // A copy of `service` is no second fault.
+        let text = MINIMAL.replace("[\"10.0.0.1\"]", "[\"fe80::1\"]");
+        assert_eq!(NodeConfig::parse(&text).expect_err("faulty").len(), 1);
     }
 
     #[test]
