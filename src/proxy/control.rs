@@ -268,7 +268,14 @@ impl Control {
     fn start_check(&mut self, pool: &Label, backend: Arc<LiveBackend>, check: HealthCheck) {
         let key = (pool.clone(), backend.name.clone());
         let permits = self.probes.clone();
-        let checker = Checker::start(pool.clone(), backend, check, permits, rand::random());
+        let checker = Checker::start(
+            pool.clone(),
+            backend,
+            check,
+            permits,
+            self.means.told.clone(),
+            rand::random(),
+        );
         self.work.checkers.insert(key, checker);
     }
 

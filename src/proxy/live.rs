@@ -438,6 +438,7 @@ pub struct LiveBackend {
     connect_failures: AtomicU64,
     probes: AtomicU64,
     probes_failed: AtomicU64,
+    probes_unmade: AtomicU64,
     report: Mutex<Report>,
     /// Cancelled to end the connections of the moment.
     end: Mutex<CancellationToken>,
@@ -471,6 +472,7 @@ impl LiveBackend {
             connect_failures: AtomicU64::new(0),
             probes: AtomicU64::new(0),
             probes_failed: AtomicU64::new(0),
+            probes_unmade: AtomicU64::new(0),
             report: Mutex::new(Report {
                 verdict: Verdict::Up,
                 since: now,
@@ -496,6 +498,11 @@ impl LiveBackend {
         if let Some(error) = error {
             lock(&self.report).last_error = Some((error, now));
         }
+    }
+
+    /// Records that a probe could not be made for want of something on this node.
+    pub fn note_unmade_probe(&self) {
+        self.probes_unmade.fetch_add(1, Relaxed);
     }
 
     /// Records that a health check watches this backend, and what it says so far.
@@ -555,6 +562,10 @@ impl LiveBackend {
 
     pub fn probes_failed(&self) -> u64 {
         self.probes_failed.load(Relaxed)
+    }
+
+    pub fn probes_unmade(&self) -> u64 {
+        self.probes_unmade.load(Relaxed)
     }
 
     /// Ends the connections of the moment; later ones are not touched.

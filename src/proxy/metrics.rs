@@ -108,6 +108,11 @@ pub fn of(status: &ProxyStatus) -> Vec<Metric> {
             per_backend(status, |b| b.probes_failed),
         ),
         counter(
+            "proxy_backend_probes_unmade",
+            "Health probes that this node could not make for want of files, memory or ports",
+            per_backend(status, |b| b.probes_unmade),
+        ),
+        counter(
             "proxy_backend_bytes",
             "Bytes relayed, by direction",
             backend_bytes(status),

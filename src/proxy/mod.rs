@@ -166,6 +166,7 @@ impl Proxy {
             budget: observer.budget.clone(),
             means: Means {
                 pipes: observer.pipes.clone(),
+                told: Arc::default(),
             },
             drain: limits.drain,
             seed: rand::random(),

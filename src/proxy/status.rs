@@ -133,6 +133,8 @@ pub struct BackendStatus {
     pub connect_failures: u64,
     pub probes: u64,
     pub probes_failed: u64,
+    /// Probes that could not be made for want of something on this node; not among `probes`.
+    pub probes_unmade: u64,
     pub bytes_from_clients: u64,
     pub bytes_to_clients: u64,
 }
@@ -236,6 +238,7 @@ impl BackendStatus {
             connect_failures: backend.connect_failures(),
             probes: backend.probes(),
             probes_failed: backend.probes_failed(),
+            probes_unmade: backend.probes_unmade(),
             bytes_from_clients: backend.traffic.upward(),
             bytes_to_clients: backend.traffic.downward(),
         }
