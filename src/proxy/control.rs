@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Drain,
     checker::Checker,
     connection::Means,
     listener::{Acceptor, bind},
@@ -43,8 +44,8 @@ pub struct Inputs {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// None: VIPs are bound always.
     pub held: Option<watch::Receiver<BTreeSet<IpAddr>>>,
-    /// Carries the deadline until which connections may go on.
-    pub stop: oneshot::Receiver<Instant>,
+    /// Carries how long connections may go on.
+    pub stop: oneshot::Receiver<Drain>,
 }
 
 /// The doing part of the proxy.
@@ -119,7 +120,7 @@ impl Control {
     /// Follows the snapshots until told to stop, then stops everything.
     pub async fn run(mut self, mut inputs: Inputs) {
         let mut seen: Option<(Arc<Snapshot>, Option<BTreeSet<IpAddr>>)> = None;
-        let deadline = loop {
+        let drain = loop {
             let snapshot = inputs.snapshots.borrow_and_update().clone();
             let held = inputs
                 .held
@@ -136,13 +137,13 @@ impl Control {
             self.end_what_is_due();
             tokio::select! {
                 // No branch holds anything: all is read anew from the channels and the clock.
-                deadline = &mut inputs.stop => break deadline.unwrap_or_else(|_| Instant::now()),
+                drain = &mut inputs.stop => break drain.unwrap_or_else(|_| Drain::until(Instant::now())),
                 () = changed(&mut inputs.snapshots) => {}
                 () = held_changed(&mut inputs.held) => {}
                 () = sleep_until(self.next_deadline()) => {}
             }
         };
-        self.stop(deadline).await;
+        self.stop(drain).await;
     }
 
     async fn follow(&mut self, snapshot: &Snapshot, held: Option<&BTreeSet<IpAddr>>) {
@@ -393,8 +394,8 @@ impl Control {
         binds.chain(ends).min()
     }
 
-    /// Stops accepting, lets connections go on until `deadline`, ends the rest, and joins every worker.
-    async fn stop(mut self, deadline: Instant) {
+    /// Stops accepting, lets connections go on until the drain is over, ends the rest, and joins every worker.
+    async fn stop(mut self, drain: Drain) {
         let sockets = std::mem::take(&mut self.work.sockets);
         for (_, work) in sockets {
             work.close().await;
@@ -405,12 +406,13 @@ impl Control {
         }
         let all_ended =
             futures::future::join_all(self.workers.iter().map(|w| w.connections.wait()));
-        if tokio::time::timeout_at(deadline.into(), all_ended)
-            .await
-            .is_err()
-        {
-            let connections = self.budget.connections();
-            tracing::info!(connections, "ending the connections that are left");
+        tokio::select! {
+            // Both only wait.
+            _ = all_ended => {}
+            () = drain.is_over() => {
+                let connections = self.budget.connections();
+                tracing::info!(connections, "ending the connections that are left");
+            }
         }
         self.everything.cancel();
         // Blocks this thread, on which nothing else is left to do.

@@ -137,11 +137,36 @@ pub struct StartError {
     source: io::Error,
 }
 
+/// How long connections may go on after a stop was asked for.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    pub deadline: Instant,
+    /// Cancelled to end them before the deadline.
+    pub cut_short: CancellationToken,
+}
+
+impl Drain {
+    pub fn until(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            cut_short: CancellationToken::new(),
+        }
+    }
+
+    async fn is_over(&self) {
+        tokio::select! {
+            // Both only wait.
+            () = tokio::time::sleep_until(self.deadline.into()) => {}
+            () = self.cut_short.cancelled() => {}
+        }
+    }
+}
+
 /// A running proxy. Call [`Proxy::stop`] to end it in order; dropping it ends all connections and waits for its threads.
 #[derive(Debug)]
 pub struct Proxy {
     observer: ProxyObserver,
-    stop: Option<oneshot::Sender<Instant>>,
+    stop: Option<oneshot::Sender<Drain>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -204,26 +229,26 @@ impl Proxy {
         self.observer.clone()
     }
 
-    /// Stops accepting at once, lets connections go on until `deadline` at most, and frees everything.
-    pub async fn stop(mut self, deadline: Instant) {
-        self.tell_to_stop(deadline);
+    /// Stops accepting at once, lets connections go on for as long as the drain says at most, and frees everything.
+    pub async fn stop(mut self, drain: Drain) {
+        self.tell_to_stop(drain);
         if let Some(thread) = self.thread.take() {
             // Fails only if the thread panicked, which `join_control` reports.
             let _ = tokio::task::spawn_blocking(move || join_control(thread)).await;
         }
     }
 
-    fn tell_to_stop(&mut self, deadline: Instant) {
+    fn tell_to_stop(&mut self, drain: Drain) {
         if let Some(stop) = self.stop.take() {
             // Refused only if the thread is gone already.
-            let _ = stop.send(deadline);
+            let _ = stop.send(drain);
         }
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.tell_to_stop(Instant::now());
+        self.tell_to_stop(Drain::until(Instant::now()));
         if let Some(thread) = self.thread.take() {
             join_control(thread);
         }

@@ -193,6 +193,23 @@ async fn stopping_drains_until_the_deadline_and_frees_the_port() {
 }
 
 #[tokio::test]
+async fn a_drain_can_be_cut_short() {
+    let echo = Echo::start(0).await;
+    let mut bed = Bed::with_backends(&[echo.address]).await;
+    let mut client = bed.client().await;
+    greeting(&mut client).await.unwrap();
+    let drain = Drain::until(Instant::now() + PATIENCE * 10);
+    let cut_short = drain.cut_short.clone();
+    let begun = Instant::now();
+    let stopping = tokio::spawn(bed.proxy.take().unwrap().stop(drain));
+    round_trip(&mut client, b"draining").await.unwrap();
+    cut_short.cancel();
+    assert!(is_reset(&mut client).await);
+    stopping.await.unwrap();
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
 async fn stopping_is_quick_when_nothing_is_left() {
     let echo = Echo::start(0).await;
     let bed = Bed::with_backends(&[echo.address]).await;
