@@ -78,6 +78,11 @@ pub fn of(status: &ProxyStatus) -> Vec<Metric> {
             listener_endings(status),
         ),
         gauge(
+            "proxy_pool_backends_usable",
+            "Backends of a pool that take connections: enabled, with a weight, and up in the eyes of this node",
+            per_pool(status, PoolStatus::usable),
+        ),
+        gauge(
             "proxy_backend_up",
             "1 if the backend is up in the eyes of this node",
             per_backend(status, |b| u64::from(b.verdict == Verdict::Up)),
@@ -141,6 +146,12 @@ fn per_listener(status: &ProxyStatus, value: impl Fn(&ListenerStatus) -> u64) ->
     listeners
         .map(|l| (listener_labels(l), value(l) as f64))
         .collect()
+}
+
+fn per_pool(status: &ProxyStatus, value: impl Fn(&PoolStatus) -> usize) -> Samples {
+    let labels = |pool: &PoolStatus| vec![("pool", pool.name.to_string())];
+    let pools = status.pools.iter();
+    pools.map(|p| (labels(p), value(p) as f64)).collect()
 }
 
 fn backends(status: &ProxyStatus) -> impl Iterator<Item = (&PoolStatus, &BackendStatus)> {

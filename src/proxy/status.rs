@@ -202,6 +202,12 @@ impl ListenerStatus {
 }
 
 impl PoolStatus {
+    /// Backends that take connections: enabled, with a weight above zero, and up in the eyes of this node.
+    pub fn usable(&self) -> usize {
+        let backends = self.backends.iter();
+        backends.filter(|b| b.takes_connections).count()
+    }
+
     fn take(pool: &LivePool, now: Instant) -> Self {
         let members = pool.members();
         Self {
@@ -215,7 +221,16 @@ impl PoolStatus {
     }
 }
 
+/// How long the last error of a backend that is up is worth telling.
+const OF_LATE: Duration = Duration::from_secs(60);
+
 impl BackendStatus {
+    /// Why it is down; of one that is up, what went wrong with a connection or a probe within the last minute.
+    pub fn problem(&self) -> Option<&str> {
+        let (error, age) = self.last_error.as_ref()?;
+        (self.verdict == Verdict::Down || *age < OF_LATE).then_some(error)
+    }
+
     fn take(member: &Member, now: Instant) -> Self {
         let backend = &member.backend;
         let report = backend.report();
@@ -241,6 +256,39 @@ impl BackendStatus {
             probes_unmade: backend.probes_unmade(),
             bytes_from_clients: backend.traffic.upward(),
             bytes_to_clients: backend.traffic.downward(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::pool::Backend, proxy::live::LiveBackend};
+
+    #[test]
+    fn the_last_error_is_told_of_a_backend_that_is_down_and_for_a_while_of_one_that_is_up() {
+        let backend = Backend {
+            name: "b".parse().unwrap(),
+            address: "192.0.2.1:80".parse().unwrap(),
+            weight: 1,
+            state: BackendState::Enabled,
+        };
+        let begin = Instant::now();
+        let member = Member {
+            backend: std::sync::Arc::new(LiveBackend::new(&backend, begin)),
+            weight: 1,
+            state: BackendState::Enabled,
+        };
+        let mut status = BackendStatus::take(&member, begin);
+        assert_eq!(status.problem(), None);
+        for (verdict, age, expected) in [
+            (Verdict::Down, Duration::from_secs(86_400), Some("refused")),
+            (Verdict::Up, Duration::from_secs(59), Some("refused")),
+            (Verdict::Up, Duration::from_secs(60), None),
+        ] {
+            status.verdict = verdict;
+            status.last_error = Some(("refused".to_owned(), age));
+            assert_eq!(status.problem(), expected, "{verdict:?} {age:?}");
         }
     }
 }
