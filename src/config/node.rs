@@ -149,6 +149,12 @@ pub struct ProxyLimits {
     pub connections: u32,
     /// How long connections may go on after a stop was asked for.
     pub drain: Duration,
+    /// How long connections of a removed listener or backend may go on; at most a day.
+    pub drain_removed: Duration,
+    /// Pipes for splice(2), of 256 KiB and two files each; beyond it bytes are copied. 0: all are.
+    pub pipes: u32,
+    /// Health probes under way at one time; beyond it they are late.
+    pub probes: u32,
 }
 
 /// Bounds of the storage on this node.
@@ -305,7 +311,16 @@ differing_keys!(
     version,
     identity
 );
-differing_keys!(ProxyLimits, "proxy", workers, connections, drain);
+differing_keys!(
+    ProxyLimits,
+    "proxy",
+    workers,
+    connections,
+    drain,
+    drain_removed,
+    pipes,
+    probes
+);
 differing_keys!(StorageLimits, "storage", min_free, snapshot_log_bytes);
 
 impl LogTarget {
@@ -584,6 +599,13 @@ fn read_proxy(mut section: Section<'_>) -> ProxyLimits {
         workers: section.number("workers", 0, 0..=256),
         connections: section.number("connections", 50_000, 1..=2_000_000),
         drain: section.text("drain", secs(10), duration_within(secs(0), secs(3600))),
+        drain_removed: section.text(
+            "drain_removed",
+            secs(600),
+            duration_within(secs(0), days(1)),
+        ),
+        pipes: section.number("pipes", 256, 0..=100_000),
+        probes: section.number("probes", 512, 1..=100_000),
     };
     section.finish();
     limits
@@ -812,6 +834,24 @@ mod tests {
         if let Ok(dev) = dev {
             assert!(!dev.vip.require_fence, "loopback needs none");
         }
+    }
+
+    #[test]
+    fn the_bounds_of_the_proxy_can_be_set() {
+        let usual = NodeConfig::parse(MINIMAL).expect("valid").proxy;
+        assert_eq!((usual.pipes, usual.probes), (256, 512));
+        assert_eq!(usual.drain_removed, secs(600));
+        let text = format!("{MINIMAL}\n[proxy]\npipes = 0\nprobes = 9\ndrain_removed = \"24h\"");
+        let config = NodeConfig::parse(&text).expect("valid");
+        let proxy = &config.proxy;
+        assert_eq!((proxy.pipes, proxy.probes), (0, 9));
+        assert_eq!(proxy.drain_removed, days(1));
+        let other = NodeConfig::parse(MINIMAL).expect("valid");
+        let keys = ["proxy.drain_removed", "proxy.pipes", "proxy.probes"];
+        assert_eq!(config.differing_keys(&other), keys);
+        let faulty =
+            format!("{MINIMAL}\n[proxy]\npipes = 100001\nprobes = 0\ndrain_removed = \"25h\"");
+        assert_eq!(NodeConfig::parse(&faulty).expect_err("faulty").len(), 3);
     }
 
     #[test]

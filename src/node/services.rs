@@ -214,6 +214,9 @@ fn proxy_config(config: &NodeConfig, vip: &VipDriver) -> ProxyConfig {
         workers: config.proxy.workers.into(),
         limits: ProxyLimits {
             connections: config.proxy.connections,
+            pipes: config.proxy.pipes,
+            probes: config.proxy.probes as usize,
+            drain: config.proxy.drain_removed,
             ..ProxyLimits::default()
         },
         // In `dev` every node could bind every VIP: the socket stands in for the address.

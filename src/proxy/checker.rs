@@ -6,7 +6,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     ending::shortage,
     health::{Health, ProbeResult, Verdict},
     live::LiveBackend,
+    probing::ProbeBudget,
 };
 use crate::model::{
     health::{HealthCheck, Probe},
@@ -33,7 +34,7 @@ impl Checker {
         pool: Label,
         backend: Arc<LiveBackend>,
         check: HealthCheck,
-        permits: Arc<Semaphore>,
+        places: Arc<ProbeBudget>,
         told: Arc<Told>,
         spread: u16,
     ) -> Self {
@@ -44,7 +45,7 @@ impl Checker {
             pool,
             backend,
             health,
-            permits,
+            places,
             told,
             changes,
         };
@@ -64,7 +65,7 @@ struct Watcher {
     pool: Label,
     backend: Arc<LiveBackend>,
     health: Health,
-    permits: Arc<Semaphore>,
+    places: Arc<ProbeBudget>,
     told: Arc<Told>,
     changes: watch::Receiver<HealthCheck>,
 }
@@ -88,7 +89,7 @@ impl Watcher {
     }
 
     async fn probe_once(&mut self) {
-        let Ok(_permit) = self.permits.acquire().await else {
+        let Ok(_place) = self.places.admit().await else {
             return;
         };
         let check = self.changes.borrow().clone();

@@ -241,9 +241,11 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = socket.local_addr().unwrap();
         let (pool, told, client) = (pool(), Throttle::default(), there);
-        let only_b = async |target: SocketAddr, _| match target.port() {
-            1 => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
-            _ => TcpStream::connect(there).await,
+        let only_b = |target: SocketAddr, _: Duration| async move {
+            match target.port() {
+                1 => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
+                _ => TcpStream::connect(there).await,
+            }
         };
         for _ in 0..2 {
             let (slot, _) = connect_to_any(&pool, client, &told, &only_b).await.unwrap();
@@ -261,7 +263,9 @@ mod tests {
             (libc::EADDRNOTAVAIL, Ending::NoResources, 0),
             (libc::ECONNREFUSED, Ending::ConnectFailed, 2),
         ] {
-            let fail = async |_, _| Err(io::Error::from_raw_os_error(number));
+            let fail = |_: SocketAddr, _: Duration| {
+                std::future::ready(Err(io::Error::from_raw_os_error(number)))
+            };
             let failed = connect_to_any(&pool, client, &told, fail).await;
             assert_eq!(failed.err(), Some(ending));
             assert_eq!(failures(&pool), blamed);

@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, oneshot, watch},
+    sync::{oneshot, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -27,9 +27,9 @@ use super::{
     Drain,
     checker::Checker,
     connection::Means,
-    listener::{Acceptor, bind},
-    live::{Budget, Directory, ListenerSettings, LiveBackend, LiveListener, LivePool, Member},
-    reconcile::{Action, Addresses, Plan, bind_retry_delay, reconcile},
+    listener::{Acceptor, BindError, bind},
+    live::{Bounds, Directory, ListenerSettings, LiveBackend, LiveListener, LivePool, Member},
+    reconcile::{Action, Addresses, Plan, bind_retry_delay, reconcile, sockets_for_address},
     status::SocketState,
     worker::Worker,
 };
@@ -54,12 +54,11 @@ pub struct Control {
     pub own: Vec<IpAddr>,
     pub reserved: Reserved,
     pub directory: Arc<Directory>,
-    pub budget: Arc<Budget>,
+    pub bounds: Bounds,
     pub means: Means,
     pub drain: Duration,
     pub seed: u64,
     pub workers: Vec<Worker>,
-    pub probes: Arc<Semaphore>,
     /// Parent of every listener's token.
     pub everything: CancellationToken,
     pub work: Work,
@@ -268,12 +267,12 @@ impl Control {
 
     fn start_check(&mut self, pool: &Label, backend: Arc<LiveBackend>, check: HealthCheck) {
         let key = (pool.clone(), backend.name.clone());
-        let permits = self.probes.clone();
+        let places = self.bounds.probes.clone();
         let checker = Checker::start(
             pool.clone(),
             backend,
             check,
-            permits,
+            places,
             self.means.told.clone(),
             rand::random(),
         );
@@ -308,9 +307,9 @@ impl Control {
         let Some(listener) = self.directory.listener(&name) else {
             return;
         };
-        let (state, work) = match bind(address, self.workers.len()) {
+        let (state, work) = match self.open_sockets(address) {
             Ok(sockets) => {
-                tracing::info!(listener = %name, %address, "listening");
+                tracing::info!(listener = %name, %address, sockets = sockets.len(), "listening");
                 (SocketState::Bound, self.accept(&listener, sockets))
             }
             Err(error) => {
@@ -330,6 +329,18 @@ impl Control {
         self.work.sockets.insert((name, address), work);
     }
 
+    /// The sockets that this node can have on one more address.
+    fn open_sockets(&self, address: SocketAddr) -> Result<Vec<std::net::TcpListener>, BindError> {
+        let bound = &self.bounds.sockets;
+        let (limit, open) = (bound.limit(), bound.open());
+        let workers = self.workers.len();
+        let addresses = self.work.plan.address_count();
+        match sockets_for_address(workers, limit as usize, addresses, open as usize) {
+            0 => Err(BindError::NoneLeft { address, limit }),
+            count => bind(address, count),
+        }
+    }
+
     fn accept(
         &self,
         listener: &Arc<LiveListener>,
@@ -339,13 +350,18 @@ impl Control {
         let start = |(worker, socket): (&Worker, _)| {
             let acceptor = Acceptor {
                 listener: listener.clone(),
-                budget: self.budget.clone(),
+                budget: self.bounds.connections.clone(),
                 means: self.means.clone(),
                 connections: worker.connections.clone(),
             };
             worker.runtime.spawn(acceptor.run(socket, stop.clone()))
         };
-        let acceptors = self.workers.iter().zip(sockets).map(start).collect();
+        // Where there are fewer sockets than workers, each listener begins with another worker.
+        let count = sockets.len();
+        let first = self.bounds.sockets.open() as usize % self.workers.len().max(1);
+        let workers = self.workers.iter().cycle().skip(first);
+        let acceptors: Vec<_> = workers.zip(sockets).map(start).collect();
+        self.bounds.sockets.note_opened(count);
         SocketWork::Accepting { stop, acceptors }
     }
 
@@ -354,7 +370,9 @@ impl Control {
             live.forget_socket(address);
         }
         if let Some(work) = self.work.sockets.remove(&(listener, address)) {
+            let count = work.sockets();
             work.close().await;
+            self.bounds.sockets.note_closed(count);
         }
     }
 
@@ -410,7 +428,7 @@ impl Control {
             // Both only wait.
             _ = all_ended => {}
             () = drain.is_over() => {
-                let connections = self.budget.connections();
+                let connections = self.bounds.connections.connections();
                 tracing::info!(connections, "ending the connections that are left");
             }
         }
@@ -421,6 +439,14 @@ impl Control {
 }
 
 impl SocketWork {
+    /// Sockets that are open for it.
+    fn sockets(&self) -> usize {
+        match self {
+            Self::Accepting { acceptors, .. } => acceptors.len(),
+            Self::Waiting { .. } => 0,
+        }
+    }
+
     /// Returns when the port is free.
     async fn close(self) {
         if let Self::Accepting { stop, acceptors } = self {

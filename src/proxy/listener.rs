@@ -28,10 +28,16 @@ const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// Why an address cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {}", explain(source))]
-pub struct BindError {
-    address: SocketAddr,
-    source: io::Error,
+pub enum BindError {
+    #[error("cannot listen on {address}: {}", explain(source))]
+    Refused {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error(
+        "cannot listen on {address}: this node has the {limit} listening sockets that it may have; raise the limit on open files, or have fewer listeners or VIPs"
+    )]
+    NoneLeft { address: SocketAddr, limit: u32 },
 }
 
 fn explain(error: &io::Error) -> String {
@@ -49,13 +55,13 @@ fn explain(error: &io::Error) -> String {
     format!("{error}{hint}")
 }
 
-/// One listening socket for each of `workers`, all on `address`.
-pub fn bind(address: SocketAddr, workers: usize) -> Result<Vec<std::net::TcpListener>, BindError> {
+/// So many listening sockets, at least one, all on `address`: one for each worker that accepts there.
+pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListener>, BindError> {
     let all = || -> io::Result<Vec<_>> {
         make_sure_it_is_free(address)?;
-        (0..workers.max(1)).map(|_| bind_one(address)).collect()
+        (0..count.max(1)).map(|_| bind_one(address)).collect()
     };
-    all().map_err(|source| BindError { address, source })
+    all().map_err(|source| BindError::Refused { address, source })
 }
 
 /// With SO_REUSEPORT alone, a second node started by mistake would silently take every other connection. So the address

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ending::Ending,
     health::{Health, Verdict},
+    pipe::PipePool,
+    probing::ProbeBudget,
     select::{Candidate, Selector},
     status::SocketState,
 };
@@ -97,6 +99,47 @@ impl Budget {
     pub fn limit(&self) -> u32 {
         self.limit
     }
+}
+
+/// Listening sockets of this node, and how many there may be. `control` alone opens and closes them.
+#[derive(Debug)]
+pub struct Sockets {
+    open: AtomicU32,
+    limit: u32,
+}
+
+impl Sockets {
+    pub fn new(limit: u32) -> Self {
+        Self {
+            open: AtomicU32::new(0),
+            limit,
+        }
+    }
+
+    pub fn open(&self) -> u32 {
+        self.open.load(Relaxed)
+    }
+
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub fn note_opened(&self, count: usize) {
+        self.open.fetch_add(count as u32, Relaxed);
+    }
+
+    pub fn note_closed(&self, count: usize) {
+        self.open.fetch_sub(count as u32, Relaxed);
+    }
+}
+
+/// What bounds this node's proxy as a whole.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    pub connections: Arc<Budget>,
+    pub pipes: Arc<PipePool>,
+    pub probes: Arc<ProbeBudget>,
+    pub sockets: Arc<Sockets>,
 }
 
 /// Adds one unless that would exceed the limit.

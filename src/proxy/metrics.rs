@@ -35,6 +35,31 @@ pub fn of(status: &ProxyStatus) -> Vec<Metric> {
             vec![(Vec::new(), f64::from(status.pipe_limit))],
         ),
         gauge(
+            "proxy_probes_under_way",
+            "Health probes under way",
+            vec![(Vec::new(), status.probes_under_way as f64)],
+        ),
+        gauge(
+            "proxy_probes_waiting",
+            "Health probes that are due and wait for others to end",
+            vec![(Vec::new(), f64::from(status.probes_waiting))],
+        ),
+        gauge(
+            "proxy_probes_limit",
+            "Health probes that may be under way",
+            vec![(Vec::new(), status.probe_limit as f64)],
+        ),
+        gauge(
+            "proxy_listening_sockets",
+            "Listening sockets of all listeners",
+            vec![(Vec::new(), f64::from(status.listening_sockets))],
+        ),
+        gauge(
+            "proxy_listening_sockets_limit",
+            "Listening sockets that all listeners may have together",
+            vec![(Vec::new(), f64::from(status.listening_limit))],
+        ),
+        gauge(
             "proxy_listener_connections_limit",
             "Connections that a listener may have",
             per_listener(status, |l| u64::from(l.max_connections)),

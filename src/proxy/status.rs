@@ -8,8 +8,7 @@ use std::{
 use super::{
     ending::Ending,
     health::Verdict,
-    live::{Budget, Directory, LiveListener, LivePool, Member},
-    pipe::PipePool,
+    live::{Bounds, Directory, LiveListener, LivePool, Member},
 };
 use crate::{
     config::reserved::Owner,
@@ -34,6 +33,16 @@ pub struct ProxyStatus {
     pub pipes_open: u32,
     /// The most pipes that may be open.
     pub pipe_limit: u32,
+    /// Health probes under way.
+    pub probes_under_way: usize,
+    /// Health probes that are due and wait for others to end.
+    pub probes_waiting: u32,
+    /// The most health probes that may be under way.
+    pub probe_limit: usize,
+    /// Listening sockets of all listeners.
+    pub listening_sockets: u32,
+    /// The most listening sockets that there may be.
+    pub listening_limit: u32,
 }
 
 /// A listener at one moment; counters run since it was added or the node started.
@@ -140,21 +149,27 @@ pub struct BackendStatus {
 }
 
 impl ProxyStatus {
-    pub(super) fn take(
-        directory: &Directory,
-        budget: &Budget,
-        pipes: &PipePool,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn take(directory: &Directory, bounds: &Bounds, now: Instant) -> Self {
+        let Bounds {
+            connections,
+            pipes,
+            probes,
+            sockets,
+        } = bounds;
         let listeners = directory.listeners();
         let pools = directory.pools();
         Self {
             listeners: listeners.iter().map(|l| ListenerStatus::take(l)).collect(),
             pools: pools.iter().map(|p| PoolStatus::take(p, now)).collect(),
-            connections: budget.connections(),
-            connection_limit: budget.limit(),
+            connections: connections.connections(),
+            connection_limit: connections.limit(),
             pipes_open: pipes.open(),
             pipe_limit: pipes.limit(),
+            probes_under_way: probes.under_way(),
+            probes_waiting: probes.waiting(),
+            probe_limit: probes.limit(),
+            listening_sockets: sockets.open(),
+            listening_limit: sockets.limit(),
         }
     }
 
