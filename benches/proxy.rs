@@ -21,7 +21,7 @@ use pontoon::{
         pool::{Backend, BackendState, Pool},
         snapshot::Snapshot,
     },
-    proxy::{Proxy, ProxyConfig},
+    proxy::{Drain, Proxy, ProxyConfig},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -94,7 +94,7 @@ async fn compare() {
         let (rates, costs) = (spread(rates), spread(costs));
         println!("{what}: {rates} x haproxy; per processor second: {costs} x haproxy");
     }
-    proxy.stop(Instant::now()).await;
+    proxy.stop(Drain::until(Instant::now())).await;
 }
 
 /// The median, and the range.

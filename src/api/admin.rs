@@ -1,7 +1,7 @@
 //! The Admin service: proposals, and reads of what the cluster serves.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Instant,
 };
 
@@ -149,7 +149,8 @@ impl Admin for Api {
             .into_iter()
             .flat_map(|report| report.backends)
             .collect();
-        health.retain(|h| pools.iter().any(|p| p.name == h.pool));
+        let names: BTreeSet<&str> = pools.iter().map(|p| p.name.as_str()).collect();
+        health.retain(|h| names.contains(h.pool.as_str()));
         Ok(Response::new(v1::ListPoolsReply {
             header: Some(header),
             pools,
@@ -181,7 +182,8 @@ impl Admin for Api {
             .into_iter()
             .flat_map(|report| report.listeners)
             .collect();
-        status.retain(|s| listeners.iter().any(|l| l.name == s.listener));
+        let names: BTreeSet<&str> = listeners.iter().map(|l| l.name.as_str()).collect();
+        status.retain(|s| names.contains(s.listener.as_str()));
         Ok(Response::new(v1::ListListenersReply {
             header: Some(header),
             listeners,

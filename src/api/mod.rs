@@ -47,6 +47,7 @@ use crate::{
         command::{Change, Command, Precondition, RequestId, UnixMillis},
         outcome::{Applied, Outcome},
     },
+    telemetry::throttle::Throttle,
     transport::accept::Incoming,
     wire::{
         command::{MAX_COMMAND, size_of_records},
@@ -87,6 +88,8 @@ struct Inner {
     watches: Arc<Semaphore>,
     admissions: Arc<Semaphore>,
     watch_log: watch_log::WatchLog,
+    /// For the log, of members whose answers cannot be used.
+    unusable: Throttle,
 }
 
 impl Api {
@@ -99,6 +102,7 @@ impl Api {
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             admissions: Arc::new(Semaphore::new(MAX_ADMISSIONS)),
             watch_log: watch_log::WatchLog::default(),
+            unusable: Throttle::default(),
         }))
     }
 
@@ -262,7 +266,7 @@ struct Committed {
 async fn checked(command: Command) -> Result<Command, Failure> {
     let sets: usize = command.changes.iter().map(weight).sum();
     if sets <= CHECKED_AT_ONCE {
-        check::command(&command)?;
+        check::proposal(&command)?;
         return Ok(command);
     }
     let checking = move || {
@@ -278,7 +282,7 @@ async fn checked(command: Command) -> Result<Command, Failure> {
                 hint,
             ));
         }
-        match check::command(&command) {
+        match check::proposal(&command) {
             Ok(()) => Ok(command),
             Err(refusal) => Err(refusal.into()),
         }

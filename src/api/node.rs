@@ -13,13 +13,15 @@ use super::{
     caller::Caller,
     deadline_of,
     dns::until,
-    group::{BackendHealth, BackendVerdict, HeldVip, ListenerReport, NodeReport},
+    group::{BackendHealth, BackendVerdict, HeldVip, ListenerReport, NodeReport, first_few},
 };
 use crate::{
     model::node::{Member, NodeId},
     wire::error::Failure,
 };
 
+/// Largest answer of another node, in octets: a hundred thousand backends and listeners with their problems.
+const MAX_ANSWER: usize = 64 << 20;
 /// Longest wait for another node that is asked about itself.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1000);
 
@@ -118,10 +120,8 @@ impl Api {
         // Index and hash of one state: taken apart, another entry could come between.
         let applied = group.map(|g| g.applied());
         let id = standing.id.0;
-        let problems: Vec<&str> = std::iter::once(standing.problem.as_str())
-            .filter(|p| !p.is_empty())
-            .chain(not_serving.iter().map(String::as_str))
-            .collect();
+        let problems = std::iter::once(standing.problem).filter(|p| !p.is_empty());
+        let problems = first_few(problems.chain(not_serving).collect());
         let node = v1::NodeSummary {
             id,
             name,
@@ -157,7 +157,7 @@ impl Api {
             held_vips: held_vips.into_iter().map(|vip| held(vip, id)).collect(),
             backends: backends.into_iter().map(|b| verdict(b, id)).collect(),
             listeners: listeners.into_iter().map(|l| listener(l, id)).collect(),
-            alarms,
+            alarms: first_few(alarms),
             service_addresses: service_addresses.iter().map(ToString::to_string).collect(),
             unfenced_vips: unfenced_vips.iter().map(ToString::to_string).collect(),
         }
@@ -174,17 +174,40 @@ impl Api {
         }
         let mut client = self.client(member);
         let asked = client.status(v1::NodeStatusRequest {});
-        let reply = tokio::time::timeout(until(deadline, ASK_TIMEOUT), asked)
-            .await
-            .ok()?
-            .ok()?;
+        let asked = tokio::time::timeout(until(deadline, ASK_TIMEOUT), asked);
+        let reply = match asked.await {
+            Ok(Ok(reply)) => reply.into_inner(),
+            Ok(Err(status)) => {
+                self.note_no_answer(member, &status);
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!(node = %member.id, "a member did not say in time how it is");
+                return None;
+            }
+        };
         // An answer under a wrong id is no answer of this member.
-        let reply = reply.into_inner();
         (reply.node.as_ref()?.id == member.id.0).then_some(reply)
     }
 
+    /// A member that is away is seen in the status; one that answers what cannot be used is not, and the log says so.
+    fn note_no_answer(&self, member: &Member, status: &Status) {
+        use tonic::Code::{Cancelled, DeadlineExceeded, Unavailable};
+        let (node, error) = (member.id, status.message());
+        match status.code() {
+            Unavailable | DeadlineExceeded | Cancelled => {
+                tracing::debug!(%node, error, "a member does not answer");
+            }
+            code => {
+                if let Some(left_out) = self.0.unusable.admit(Instant::now()) {
+                    tracing::warn!(%node, ?code, error, left_out, "what a member says of itself cannot be used");
+                }
+            }
+        }
+    }
+
     pub(super) fn client(&self, member: &Member) -> NodeClient<tonic::transport::Channel> {
-        NodeClient::new(self.node().channel(member))
+        NodeClient::new(self.node().channel(member)).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// The members a selection names; none: this node alone.
@@ -231,6 +254,8 @@ fn verdict(verdict: BackendVerdict, node: u64) -> v1::BackendHealth {
         backend,
         health,
         connections,
+        problem,
+        since,
     } = verdict;
     let health = match health {
         BackendHealth::Unknown => v1::Health::Unknown,
@@ -244,6 +269,8 @@ fn verdict(verdict: BackendVerdict, node: u64) -> v1::BackendHealth {
         backend,
         health: health.into(),
         connections,
+        problem,
+        since_ms: crate::wire::millis(since),
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -213,8 +213,10 @@ impl NodeControl for MemoryNode {
             pool.backends.iter().map(move |backend| BackendVerdict {
                 pool: name.clone(),
                 backend: backend.name.to_string(),
-                health: BackendHealth::Up,
+                health: BackendHealth::Down,
                 connections: 2,
+                problem: "health check: Connection refused".into(),
+                since: Duration::from_secs(61),
             })
         });
         let held = state.snapshot().vips.keys().map(|address| HeldVip {

@@ -295,3 +295,54 @@ async fn a_caller_without_a_certificate_may_ask_for_health_and_hold_nothing_open
     let mut cluster = v1::cluster_client::ClusterClient::new(stranger);
     unknown(cluster.status(v1::StatusRequest {}).await.map(|_| ()));
 }
+
+#[tokio::test]
+async fn a_long_answer_of_another_node_is_read() {
+    use crate::{
+        model::{
+            node::{Member, NodeId},
+            pool::{Backend, BackendState, Pool},
+        },
+        state::command::{Change, Command, RequestId, UnixMillis},
+    };
+    let served = testing::Served::start().await;
+    // With what the node says of each, more than the 4 MiB that gRPC takes unless it is told otherwise.
+    let pools = (0..30).map(|pool: u32| Change::PutPool {
+        pool: Pool {
+            backends: (0..1000_u16)
+                .map(|number| Backend {
+                    name: format!("{number:0>63}").parse().expect("a label"),
+                    address: ([10, 0, 0, 1], number + 1).into(),
+                    weight: 1,
+                    state: BackendState::Enabled,
+                })
+                .collect(),
+            ..Pool::new(format!("{pool:0>63}").parse().expect("a label"))
+        },
+        create: true,
+    });
+    let command = Command {
+        request: RequestId(2),
+        born: 0,
+        proposed_at: UnixMillis(0),
+        author: "test".into(),
+        preconditions: vec![],
+        changes: pools.collect(),
+    };
+    let outcome = served
+        .group
+        .propose(command, Instant::now() + Duration::from_secs(60))
+        .await;
+    assert!(matches!(outcome, Ok(Outcome::Applied(_))), "{outcome:?}");
+    let api = Api::new(Arc::new(testing::MemoryNode(served.group.clone())));
+    let other = Member {
+        id: NodeId(2),
+        name: "n2".into(),
+        raft_address: served.address,
+        api_address: served.address,
+    };
+    let reply = api.client(&other).status(v1::NodeStatusRequest {}).await;
+    let reply = reply.expect("an answer").into_inner();
+    assert_eq!(reply.backends.len(), 30_000);
+    assert!(prost::Message::encoded_len(&reply) > 4 << 20);
+}

@@ -1,6 +1,6 @@
 //! `pontoon listener`.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -172,13 +172,13 @@ async fn read(context: &Context, name: &str) -> Result<Listeners, Failure> {
         .await?
         .into_inner();
     let header = reply.header.unwrap_or_default();
-    let status = reply.status;
-    let listener = |listener: v1::Listener| ListenerJson {
-        nodes: status
-            .iter()
-            .filter(|s| s.listener == listener.name)
-            .map(node_json)
-            .collect(),
+    let mut nodes: BTreeMap<String, Vec<NodeJson>> = BTreeMap::new();
+    for status in &reply.status {
+        let of = nodes.entry(status.listener.clone()).or_default();
+        of.push(node_json(status));
+    }
+    let mut listener = |listener: v1::Listener| ListenerJson {
+        nodes: nodes.remove(&listener.name).unwrap_or_default(),
         address: Some(listener.address).filter(|a| !a.is_empty()),
         name: listener.name,
         port: listener.port,
@@ -189,7 +189,7 @@ async fn read(context: &Context, name: &str) -> Result<Listeners, Failure> {
     Ok(Listeners {
         revision: header.revision,
         stale: header.stale,
-        listeners: reply.listeners.into_iter().map(listener).collect(),
+        listeners: reply.listeners.into_iter().map(&mut listener).collect(),
     })
 }
 

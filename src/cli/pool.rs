@@ -1,6 +1,6 @@
 //! `pontoon pool`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -12,6 +12,7 @@ use super::{
     write::{commit, sound},
 };
 use crate::{
+    config::units::format_duration,
     model::{
         health::{HealthCheck, Probe},
         label::Label,
@@ -439,7 +440,42 @@ struct BackendJson {
 struct HealthJson {
     node: u64,
     health: &'static str,
+    /// For how long the verdict has stood.
+    since_ms: u64,
+    /// Why it is down, or what went wrong within the last minute.
+    problem: Option<String>,
     connections: u64,
+}
+
+impl HealthJson {
+    fn of(health: v1::BackendHealth) -> Self {
+        let v1::BackendHealth {
+            node,
+            pool: _,
+            backend: _,
+            health,
+            connections,
+            problem,
+            since_ms,
+        } = health;
+        Self {
+            node,
+            health: health_text(health),
+            since_ms,
+            problem: Some(problem).filter(|p| !p.is_empty()),
+            connections,
+        }
+    }
+
+    /// What went wrong, and for how long the verdict has stood: `1: health check: Connection refused, down for 185s`.
+    fn problem_text(&self) -> Option<String> {
+        let problem = self.problem.as_ref()?;
+        let seconds = format_duration(Duration::from_secs(self.since_ms / 1000));
+        Some(format!(
+            "{}: {problem}, {} for {seconds}",
+            self.node, self.health
+        ))
+    }
 }
 
 async fn read(client: &mut Client, name: &str) -> Result<v1::ListPoolsReply, Failure> {
@@ -464,7 +500,11 @@ async fn read(client: &mut Client, name: &str) -> Result<v1::ListPoolsReply, Fai
 
 fn json_of(reply: v1::ListPoolsReply) -> Pools {
     let header = reply.header.unwrap_or_default();
-    let health = reply.health;
+    let mut health: Verdicts = BTreeMap::new();
+    for verdict in reply.health {
+        let key = (verdict.pool.clone(), verdict.backend.clone());
+        health.entry(key).or_default().push(HealthJson::of(verdict));
+    }
     let pools = reply.pools.into_iter().map(|pool| PoolJson {
         policy: policy_text(pool.policy),
         health_check: pool.health_check.map(check_json),
@@ -473,7 +513,7 @@ fn json_of(reply: v1::ListPoolsReply) -> Pools {
         backends: pool
             .backends
             .into_iter()
-            .map(|backend| backend_json(&pool.name, backend, &health))
+            .map(|backend| backend_json(&pool.name, backend, &mut health))
             .collect(),
         name: pool.name,
     });
@@ -484,18 +524,13 @@ fn json_of(reply: v1::ListPoolsReply) -> Pools {
     }
 }
 
-fn backend_json(pool: &str, backend: v1::Backend, health: &[v1::BackendHealth]) -> BackendJson {
-    let verdicts = health
-        .iter()
-        .filter(|h| h.pool == pool && h.backend == backend.name);
+/// What the nodes make of each backend, by the names of its pool and its own.
+type Verdicts = BTreeMap<(String, String), Vec<HealthJson>>;
+
+fn backend_json(pool: &str, backend: v1::Backend, health: &mut Verdicts) -> BackendJson {
+    let key = (pool.to_owned(), backend.name.clone());
     BackendJson {
-        health: verdicts
-            .map(|h| HealthJson {
-                node: h.node,
-                health: health_text(h.health),
-                connections: h.connections,
-            })
-            .collect(),
+        health: health.remove(&key).unwrap_or_default(),
         state: state_text(backend.state),
         name: backend.name,
         address: backend.address,
@@ -595,6 +630,11 @@ async fn show(context: &Context, name: &Label) -> Result<(), Failure> {
                 .map(|h| format!("{}:{}", h.node, h.health))
                 .collect();
             let connections: u64 = b.health.iter().map(|h| h.connections).sum();
+            let problems: Vec<String> = b
+                .health
+                .iter()
+                .filter_map(HealthJson::problem_text)
+                .collect();
             vec![
                 b.name.clone(),
                 b.address.clone(),
@@ -602,6 +642,7 @@ async fn show(context: &Context, name: &Label) -> Result<(), Failure> {
                 b.state.to_owned(),
                 health.join(" "),
                 connections.to_string(),
+                problems.join("; "),
             ]
         };
         let rows: Vec<_> = pool.backends.iter().map(row).collect();
@@ -613,6 +654,7 @@ async fn show(context: &Context, name: &Label) -> Result<(), Failure> {
                 "STATE",
                 "HEALTH (NODE:VERDICT)",
                 "CONNECTIONS",
+                "PROBLEM (NODE: WHAT)",
             ],
             &rows,
         );
@@ -627,6 +669,27 @@ async fn show(context: &Context, name: &Label) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_problem_is_told_with_its_node_and_its_age() {
+        let down = v1::BackendHealth {
+            node: 2,
+            pool: "web".into(),
+            backend: "b".into(),
+            health: v1::Health::Down.into(),
+            connections: 0,
+            problem: "health check: Connection refused".into(),
+            since_ms: 185_400,
+        };
+        let told = HealthJson::of(down.clone()).problem_text();
+        let expected = "2: health check: Connection refused, down for 185s";
+        assert_eq!(told.as_deref(), Some(expected));
+        let fine = v1::BackendHealth {
+            problem: String::new(),
+            ..down
+        };
+        assert_eq!(HealthJson::of(fine).problem_text(), None);
+    }
 
     #[test]
     fn backends_are_named_after_their_addresses() {

@@ -473,13 +473,17 @@ async fn balancing_objects_are_made_and_shown() {
         .expect("drained");
     let pool = run(&served, &["pool", "show", "web"]).await.expect("shown");
     assert_eq!(pool["policy"], "round-robin");
+    let health = json!([{
+        "node": 1, "health": "down", "since_ms": 61_000,
+        "problem": "health check: Connection refused", "connections": 2,
+    }]);
     assert_eq!(
         pool["backends"],
         json!([
             {"name": "10.0.0.1-80", "address": "10.0.0.1:80", "weight": 1, "state": "drain",
-             "health": [{"node": 1, "health": "up", "connections": 2}]},
+             "health": health},
             {"name": "b2", "address": "10.0.0.2:80", "weight": 5, "state": "enabled",
-             "health": [{"node": 1, "health": "up", "connections": 2}]},
+             "health": health},
         ])
     );
     run(

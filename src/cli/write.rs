@@ -112,7 +112,7 @@ impl Written {
 /// A change that the words of a command line alone make, if it can ever be applied: what is wrong in itself needs no node
 /// to say so, and is wrong usage.
 pub fn sound(change: Change) -> Result<Change, Failure> {
-    match check::change(&change) {
+    match check::proposed_change(&change) {
         Ok(()) => Ok(change),
         Err(refusal) => Err(exit::never_right(refusal)),
     }

@@ -12,7 +12,11 @@ use super::{
     reader::Section,
     units::{parse_duration, parse_size},
 };
-use crate::model::{label::Label, quoted::quoted};
+use crate::model::{
+    label::Label,
+    network::{is_link_local, without_scope},
+    quoted::quoted,
+};
 
 /// A node's checked configuration. `docs/configuration.md` documents every key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +149,12 @@ pub struct ProxyLimits {
     pub connections: u32,
     /// How long connections may go on after a stop was asked for.
     pub drain: Duration,
+    /// How long connections of a removed listener or backend may go on; at most a day.
+    pub drain_removed: Duration,
+    /// Pipes for splice(2), of 256 KiB and two files each; beyond it bytes are copied. 0: all are.
+    pub pipes: u32,
+    /// Health probes under way at one time; beyond it they are late.
+    pub probes: u32,
 }
 
 /// Bounds of the storage on this node.
@@ -301,7 +311,16 @@ differing_keys!(
     version,
     identity
 );
-differing_keys!(ProxyLimits, "proxy", workers, connections, drain);
+differing_keys!(
+    ProxyLimits,
+    "proxy",
+    workers,
+    connections,
+    drain,
+    drain_removed,
+    pipes,
+    probes
+);
 differing_keys!(StorageLimits, "storage", min_free, snapshot_log_bytes);
 
 impl LogTarget {
@@ -384,6 +403,9 @@ fn read_addresses(mut section: Section<'_>, data_dir: &Path) -> Addresses {
     {
         if address.is_unspecified() || address.is_multicast() {
             section.fault(key, format!("{address} is no address of a node; name each address, so that replies leave from the address asked"));
+        }
+        if is_link_local(*address) && (key == "service" || dns != service) {
+            section.fault(key, format!("{address} is link-local, and cannot be listened on without a device: name a global or unique local address, such as one of fd00::/8"));
         }
     }
     for (key, list) in [("service", &service), ("dns", &dns)] {
@@ -577,6 +599,13 @@ fn read_proxy(mut section: Section<'_>) -> ProxyLimits {
         workers: section.number("workers", 0, 0..=256),
         connections: section.number("connections", 50_000, 1..=2_000_000),
         drain: section.text("drain", secs(10), duration_within(secs(0), secs(3600))),
+        drain_removed: section.text(
+            "drain_removed",
+            secs(600),
+            duration_within(secs(0), days(1)),
+        ),
+        pipes: section.number("pipes", 256, 0..=100_000),
+        probes: section.number("probes", 512, 1..=100_000),
     };
     section.finish();
     limits
@@ -621,6 +650,12 @@ fn check_together(config: &NodeConfig, faults: &mut Vec<Fault>) {
         ("addresses.raft", addresses.raft),
         ("addresses.api", addresses.api),
     ] {
+        if is_link_local(address.ip()) || address != without_scope(address) {
+            let problem = format!(
+                "{address}: other members are told this address, and a device of this node means nothing to them; name a global or unique local address, such as one of fd00::/8"
+            );
+            faults.push(Fault::new(key, problem));
+        }
         if address.ip().is_unspecified() {
             let problem = format!(
                 "{address}: other members are told this address; it must be one of this node's own"
@@ -802,6 +837,24 @@ mod tests {
     }
 
     #[test]
+    fn the_bounds_of_the_proxy_can_be_set() {
+        let usual = NodeConfig::parse(MINIMAL).expect("valid").proxy;
+        assert_eq!((usual.pipes, usual.probes), (256, 512));
+        assert_eq!(usual.drain_removed, secs(600));
+        let text = format!("{MINIMAL}\n[proxy]\npipes = 0\nprobes = 9\ndrain_removed = \"24h\"");
+        let config = NodeConfig::parse(&text).expect("valid");
+        let proxy = &config.proxy;
+        assert_eq!((proxy.pipes, proxy.probes), (0, 9));
+        assert_eq!(proxy.drain_removed, days(1));
+        let other = NodeConfig::parse(MINIMAL).expect("valid");
+        let keys = ["proxy.drain_removed", "proxy.pipes", "proxy.probes"];
+        assert_eq!(config.differing_keys(&other), keys);
+        let faulty =
+            format!("{MINIMAL}\n[proxy]\npipes = 100001\nprobes = 0\ndrain_removed = \"25h\"");
+        assert_eq!(NodeConfig::parse(&faulty).expect_err("faulty").len(), 3);
+    }
+
+    #[test]
     fn fitness_can_be_checked_by_a_command_and_by_addresses() {
         let text = format!(
             "{MINIMAL}\n[vip]\nreachable = [\"10.0.0.254\", \"fd00::1\"]\ncheck_script = \"/usr/lib/check\"\ncheck_fall = 2"
@@ -888,6 +941,29 @@ mod tests {
         }
         let once = MINIMAL.replace("[\"10.0.0.1\"]", "[\"10.0.0.1\", \"10.0.0.1\"]");
         assert_eq!(NodeConfig::parse(&once).expect_err("faulty").len(), 1);
+    }
+
+    #[test]
+    fn link_local_addresses_are_refused() {
+        let text = MINIMAL
+            .replace(
+                "[\"10.0.0.1\"]",
+                "[\"10.0.0.1\", \"fe80::1\"]\ndns = [\"fe80::2\"]",
+            )
+            .replace("10.0.0.1:7400", "[fe80::1%2]:7400")
+            .replace("10.0.0.1:7401", "[fd00::1%2]:7401");
+        let faults = NodeConfig::parse(&text).expect_err("faulty");
+        let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
+        let expected = [
+            "addresses.service",
+            "addresses.dns",
+            "addresses.raft",
+            "addresses.api",
+        ];
+        assert_eq!(keys, expected, "{faults:?}");
+        // A copy of `service` is no second fault.
+        let text = MINIMAL.replace("[\"10.0.0.1\"]", "[\"fe80::1\"]");
+        assert_eq!(NodeConfig::parse(&text).expect_err("faulty").len(), 1);
     }
 
     #[test]

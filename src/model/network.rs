@@ -1,8 +1,21 @@
-//! Address ranges, for allow-lists and views.
+//! Address ranges, for allow-lists and views, and what an address says beyond one host.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::quoted::quoted;
+
+/// Whether an address is of the IPv6 link-local range (`fe80::/10`): it names a host only together with a network device.
+pub fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// The address and port alone, without a scope id (`fe80::1%2`: the number of a device on one node) or a flow label.
+pub fn without_scope(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
+}
 
 /// An address range: networks in allow-lists (`10.0.0.0/8`, `fd00::/8`). Host bits are zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,6 +114,27 @@ impl fmt::Debug for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scope_is_told_from_an_address() {
+        for (text, plain) in [
+            ("[fe80::1%2]:80", "[fe80::1]:80"),
+            ("[fd00::1%7]:80", "[fd00::1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+        ] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(without_scope(address), plain.parse().unwrap());
+        }
+        for (text, expected) in [
+            ("fe80::1", true),
+            ("febf:ffff::1", true),
+            ("fec0::1", false),
+            ("fd00::1", false),
+            ("169.254.0.1", false),
+        ] {
+            assert_eq!(is_link_local(text.parse().unwrap()), expected, "{text}");
+        }
+    }
 
     #[test]
     fn networks_contain_what_their_prefix_says() {

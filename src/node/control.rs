@@ -18,7 +18,7 @@ use super::{group::NodeGroup, services::Observed};
 use crate::{
     api::group::{
         BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, ListenerReport,
-        NodeControl, NodeReport, Reloaded,
+        NodeControl, NodeReport, Reloaded, first_few,
     },
     config::{node::NodeConfig, reserved::Reserved, units::format_duration},
     consensus::{Consensus, MemberRole, Recovery},
@@ -410,6 +410,8 @@ fn backends(services: &Observed) -> Vec<BackendVerdict> {
                 backend: backend.name.to_string(),
                 health,
                 connections: backend.connections.into(),
+                problem: backend.problem().unwrap_or_default().to_owned(),
+                since: backend.verdict_age,
             });
         }
     }
@@ -430,7 +432,7 @@ fn listeners(services: &Observed) -> Vec<ListenerReport> {
         ListenerReport {
             listener: listener.name.to_string(),
             bound,
-            problem: problems.join("; "),
+            problem: first_few(problems).join("; "),
             connections,
         }
     };

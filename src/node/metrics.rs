@@ -265,6 +265,11 @@ mod tests {
             connection_limit: 0,
             pipes_open: 0,
             pipe_limit: 0,
+            probes_under_way: 0,
+            probes_waiting: 0,
+            probe_limit: 0,
+            listening_sockets: 0,
+            listening_limit: 0,
         };
         let mut metrics = process();
         metrics.extend(of_log(0));

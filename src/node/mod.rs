@@ -18,6 +18,7 @@ pub mod rescue;
 mod services;
 #[cfg(test)]
 mod simulation;
+mod supervisor;
 
 use std::{
     io,
@@ -78,6 +79,10 @@ const CONSENSUS_STOP: Duration = Duration::from_secs(10);
 const API_STOP: Duration = Duration::from_secs(5);
 /// The same, and for connections to be drained, when all nodes stop: nobody goes on elsewhere with what is waited for.
 const STOP_OF_ALL: Duration = Duration::from_millis(300);
+/// Longest that a stop takes beside the drain of connections.
+const STOP_OF_THE_REST: Duration = Duration::from_secs(60);
+/// Signals within this time are one request: some supervisors signal a process and its group.
+const ASKED_ONCE: Duration = Duration::from_secs(1);
 /// Between attempts to commit the first entry of a cluster.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// Between attempts to start the services after their ports were taken.
@@ -131,7 +136,8 @@ pub fn check(config: &Path) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Runs a node until it is told to stop (SIGTERM, SIGINT; SIGQUIT when the others stop too) or has left its cluster.
+/// Runs a node until it is told to stop (SIGTERM, SIGINT; SIGQUIT when the others stop too) or has left its cluster. A second such
+/// signal ends the connections that the stop still waits for.
 ///
 /// # Errors
 /// When a part cannot be built. Faults while running are logged and shown in the status; they do not end the node.
@@ -212,6 +218,8 @@ struct Node {
     stop: CancellationToken,
     /// Cancelled before `stop` when nothing is to be handed over, as the other nodes stop too.
     all_stop: CancellationToken,
+    /// Cancelled when the connections that a stop still waits for are to end.
+    cut_short: CancellationToken,
     /// Cancelled when the API and HTTP are to end, after the services.
     close: CancellationToken,
     /// Everything that runs beside `run` and ends with `close`.
@@ -230,6 +238,7 @@ impl Node {
             runtimes,
             stop,
             all_stop: CancellationToken::new(),
+            cut_short: CancellationToken::new(),
             close: CancellationToken::new(),
             tasks: JoinSet::new(),
         }
@@ -454,9 +463,10 @@ impl Node {
         let withdrawn = services.withdraw().await;
         consensus.acknowledge_release(term);
         self.control.serving(None);
+        let cut_short = self.cut_short.clone();
         match self.all_stop.is_cancelled() {
-            true => withdrawn.stop_within(STOP_OF_ALL).await,
-            false => withdrawn.stop().await,
+            true => withdrawn.stop_within(STOP_OF_ALL, cut_short).await,
+            false => withdrawn.stop(cut_short).await,
         }
     }
 
@@ -552,13 +562,14 @@ impl Node {
             handler(SignalKind::interrupt())?,
         ];
         let others = [handler(SignalKind::quit())?, handler(SignalKind::hangup())?];
-        let following = follow_signals(
-            terminate,
-            others,
-            Arc::clone(&self.control),
-            self.stop.clone(),
-            self.all_stop.clone(),
-        );
+        let stops = Stops {
+            stop: self.stop.clone(),
+            all_stop: self.all_stop.clone(),
+            cut_short: self.cut_short.clone(),
+            patience: self.config.proxy.drain + STOP_OF_THE_REST,
+            asked: None,
+        };
+        let following = follow_signals(terminate, others, Arc::clone(&self.control), stops);
         let close = self.close.clone();
         self.tasks.spawn(async move {
             close
@@ -606,25 +617,60 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
         })
 }
 
-/// SIGTERM and SIGINT stop the node; so does SIGQUIT, without handing anything over. SIGHUP reloads it.
+/// What the signals that stop a node cancel.
+struct Stops {
+    stop: CancellationToken,
+    all_stop: CancellationToken,
+    cut_short: CancellationToken,
+    /// How long a stop may take.
+    patience: Duration,
+    /// When SIGTERM or SIGINT first came.
+    asked: Option<Instant>,
+}
+
+impl Stops {
+    /// SIGTERM or SIGINT: stops the node; a second one ends the connections that are still waited for.
+    fn terminate(&mut self, now: Instant) {
+        match self.asked {
+            None => {
+                self.asked = Some(now);
+                if let Err(error) = supervisor::ask_for(self.patience) {
+                    tracing::warn!(%error, "systemd could not be asked for time to stop in");
+                }
+            }
+            Some(first) if now.saturating_duration_since(first) >= ASKED_ONCE => {
+                self.cut_short.cancel();
+            }
+            Some(_) => {}
+        }
+        self.stop.cancel();
+    }
+
+    /// SIGQUIT: stops the node without handing anything over; during a stop, ends the connections that are still waited for.
+    fn quit(&self) {
+        if self.stop.is_cancelled() {
+            self.cut_short.cancel();
+        }
+        self.all_stop.cancel();
+        self.stop.cancel();
+    }
+}
+
+/// Follows the signals that stop the node, and SIGHUP, which reloads it.
 async fn follow_signals(
     mut terminate: [Signal; 2],
     mut others: [Signal; 2],
     control: Arc<Control>,
-    stop: CancellationToken,
-    all_stop: CancellationToken,
+    mut stops: Stops,
 ) {
     let [term, int] = &mut terminate;
     let [quit, hangup] = &mut others;
     loop {
         tokio::select! {
             // Signals are kept by the kernel's handler until received: none is lost between turns.
-            _ = term.recv() => stop.cancel(),
-            _ = int.recv() => stop.cancel(),
-            _ = quit.recv() => {
-                all_stop.cancel();
-                stop.cancel();
-            }
+            _ = term.recv() => stops.terminate(Instant::now()),
+            _ = int.recv() => stops.terminate(Instant::now()),
+            _ = quit.recv() => stops.quit(),
             _ = hangup.recv() => match control.reload_settings() {
                 Ok(done) => {
                     let (applied, needs_restart) = (done.applied.join(", "), done.needs_restart.join(", "));
@@ -730,5 +776,46 @@ fn retire(file: &IdentityFile) {
         Err(error) => {
             tracing::error!(%error, "the identity of the node that left could not be set aside")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stops() -> Stops {
+        Stops {
+            stop: CancellationToken::new(),
+            all_stop: CancellationToken::new(),
+            cut_short: CancellationToken::new(),
+            patience: Duration::ZERO,
+            asked: None,
+        }
+    }
+
+    fn told(stops: &Stops) -> [bool; 3] {
+        [&stops.stop, &stops.all_stop, &stops.cut_short].map(CancellationToken::is_cancelled)
+    }
+
+    #[test]
+    fn a_second_request_to_stop_cuts_the_drain_short() {
+        let (mut term, now) = (stops(), Instant::now());
+        term.terminate(now);
+        assert_eq!(told(&term), [true, false, false]);
+        term.terminate(now + ASKED_ONCE / 2);
+        assert_eq!(told(&term), [true, false, false], "it is the same request");
+        term.terminate(now + ASKED_ONCE);
+        assert_eq!(told(&term), [true, false, true]);
+    }
+
+    #[test]
+    fn sigquit_stops_without_a_drain_and_ends_one_that_has_begun() {
+        let quit = stops();
+        quit.quit();
+        assert_eq!(told(&quit), [true, true, false]);
+        let mut draining = stops();
+        draining.terminate(Instant::now());
+        draining.quit();
+        assert_eq!(told(&draining), [true, true, true]);
     }
 }

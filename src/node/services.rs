@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{runtime::Handle, sync::watch};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::fitness::{self, Report, Subjects};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         snapshot::Snapshot,
         vip::{VipFacts, VipPeers},
     },
-    proxy::{self, Proxy, ProxyConfig, ProxyLimits, ProxyObserver, VipBinding},
+    proxy::{self, Drain, Proxy, ProxyConfig, ProxyLimits, ProxyObserver, VipBinding},
     vip::{
         self,
         driver::{FenceWish, Mode, VipConfig, VipDriver, VipError, VipStatus},
@@ -149,14 +149,17 @@ pub(super) struct Withdrawn {
 
 impl Withdrawn {
     /// The same, with less patience for connections.
-    pub(super) async fn stop_within(mut self, drain: Duration) {
+    pub(super) async fn stop_within(mut self, drain: Duration, cut_short: CancellationToken) {
         self.drain = self.drain.min(drain);
-        self.stop().await;
+        self.stop(cut_short).await;
     }
 
-    /// Finishes what is under way and frees every port.
-    pub(super) async fn stop(self) {
-        let proxy = self.proxy.stop(Instant::now() + self.drain);
+    /// Finishes what is under way and frees every port. `cut_short` ends the connections that are left at once.
+    pub(super) async fn stop(self, cut_short: CancellationToken) {
+        let proxy = self.proxy.stop(Drain {
+            deadline: Instant::now() + self.drain,
+            cut_short,
+        });
         let (dns_in_time, ()) = tokio::join!(self.dns.stop(DNS_DRAIN), proxy);
         // Until here connections through a VIP that was handed over were served.
         self.vip.end().await.wait(NOTIFY_DRAIN).await;
@@ -211,6 +214,9 @@ fn proxy_config(config: &NodeConfig, vip: &VipDriver) -> ProxyConfig {
         workers: config.proxy.workers.into(),
         limits: ProxyLimits {
             connections: config.proxy.connections,
+            pipes: config.proxy.pipes,
+            probes: config.proxy.probes as usize,
+            drain: config.proxy.drain_removed,
             ..ProxyLimits::default()
         },
         // In `dev` every node could bind every VIP: the socket stands in for the address.

@@ -18,17 +18,18 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, oneshot, watch},
+    sync::{oneshot, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Drain,
     checker::Checker,
     connection::Means,
-    listener::{Acceptor, bind},
-    live::{Budget, Directory, ListenerSettings, LiveBackend, LiveListener, LivePool, Member},
-    reconcile::{Action, Addresses, Plan, bind_retry_delay, reconcile},
+    listener::{Acceptor, BindError, bind},
+    live::{Bounds, Directory, ListenerSettings, LiveBackend, LiveListener, LivePool, Member},
+    reconcile::{Action, Addresses, Plan, bind_retry_delay, reconcile, sockets_for_address},
     status::SocketState,
     worker::Worker,
 };
@@ -43,8 +44,8 @@ pub struct Inputs {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// None: VIPs are bound always.
     pub held: Option<watch::Receiver<BTreeSet<IpAddr>>>,
-    /// Carries the deadline until which connections may go on.
-    pub stop: oneshot::Receiver<Instant>,
+    /// Carries how long connections may go on.
+    pub stop: oneshot::Receiver<Drain>,
 }
 
 /// The doing part of the proxy.
@@ -53,12 +54,11 @@ pub struct Control {
     pub own: Vec<IpAddr>,
     pub reserved: Reserved,
     pub directory: Arc<Directory>,
-    pub budget: Arc<Budget>,
+    pub bounds: Bounds,
     pub means: Means,
     pub drain: Duration,
     pub seed: u64,
     pub workers: Vec<Worker>,
-    pub probes: Arc<Semaphore>,
     /// Parent of every listener's token.
     pub everything: CancellationToken,
     pub work: Work,
@@ -119,7 +119,7 @@ impl Control {
     /// Follows the snapshots until told to stop, then stops everything.
     pub async fn run(mut self, mut inputs: Inputs) {
         let mut seen: Option<(Arc<Snapshot>, Option<BTreeSet<IpAddr>>)> = None;
-        let deadline = loop {
+        let drain = loop {
             let snapshot = inputs.snapshots.borrow_and_update().clone();
             let held = inputs
                 .held
@@ -136,13 +136,13 @@ impl Control {
             self.end_what_is_due();
             tokio::select! {
                 // No branch holds anything: all is read anew from the channels and the clock.
-                deadline = &mut inputs.stop => break deadline.unwrap_or_else(|_| Instant::now()),
+                drain = &mut inputs.stop => break drain.unwrap_or_else(|_| Drain::until(Instant::now())),
                 () = changed(&mut inputs.snapshots) => {}
                 () = held_changed(&mut inputs.held) => {}
                 () = sleep_until(self.next_deadline()) => {}
             }
         };
-        self.stop(deadline).await;
+        self.stop(drain).await;
     }
 
     async fn follow(&mut self, snapshot: &Snapshot, held: Option<&BTreeSet<IpAddr>>) {
@@ -267,8 +267,15 @@ impl Control {
 
     fn start_check(&mut self, pool: &Label, backend: Arc<LiveBackend>, check: HealthCheck) {
         let key = (pool.clone(), backend.name.clone());
-        let permits = self.probes.clone();
-        let checker = Checker::start(pool.clone(), backend, check, permits, rand::random());
+        let places = self.bounds.probes.clone();
+        let checker = Checker::start(
+            pool.clone(),
+            backend,
+            check,
+            places,
+            self.means.told.clone(),
+            rand::random(),
+        );
         self.work.checkers.insert(key, checker);
     }
 
@@ -300,9 +307,9 @@ impl Control {
         let Some(listener) = self.directory.listener(&name) else {
             return;
         };
-        let (state, work) = match bind(address, self.workers.len()) {
+        let (state, work) = match self.open_sockets(address) {
             Ok(sockets) => {
-                tracing::info!(listener = %name, %address, "listening");
+                tracing::info!(listener = %name, %address, sockets = sockets.len(), "listening");
                 (SocketState::Bound, self.accept(&listener, sockets))
             }
             Err(error) => {
@@ -322,6 +329,18 @@ impl Control {
         self.work.sockets.insert((name, address), work);
     }
 
+    /// The sockets that this node can have on one more address.
+    fn open_sockets(&self, address: SocketAddr) -> Result<Vec<std::net::TcpListener>, BindError> {
+        let bound = &self.bounds.sockets;
+        let (limit, open) = (bound.limit(), bound.open());
+        let workers = self.workers.len();
+        let addresses = self.work.plan.address_count();
+        match sockets_for_address(workers, limit as usize, addresses, open as usize) {
+            0 => Err(BindError::NoneLeft { address, limit }),
+            count => bind(address, count),
+        }
+    }
+
     fn accept(
         &self,
         listener: &Arc<LiveListener>,
@@ -331,13 +350,18 @@ impl Control {
         let start = |(worker, socket): (&Worker, _)| {
             let acceptor = Acceptor {
                 listener: listener.clone(),
-                budget: self.budget.clone(),
+                budget: self.bounds.connections.clone(),
                 means: self.means.clone(),
                 connections: worker.connections.clone(),
             };
             worker.runtime.spawn(acceptor.run(socket, stop.clone()))
         };
-        let acceptors = self.workers.iter().zip(sockets).map(start).collect();
+        // Where there are fewer sockets than workers, each listener begins with another worker.
+        let count = sockets.len();
+        let first = self.bounds.sockets.open() as usize % self.workers.len().max(1);
+        let workers = self.workers.iter().cycle().skip(first);
+        let acceptors: Vec<_> = workers.zip(sockets).map(start).collect();
+        self.bounds.sockets.note_opened(count);
         SocketWork::Accepting { stop, acceptors }
     }
 
@@ -346,7 +370,9 @@ impl Control {
             live.forget_socket(address);
         }
         if let Some(work) = self.work.sockets.remove(&(listener, address)) {
+            let count = work.sockets();
             work.close().await;
+            self.bounds.sockets.note_closed(count);
         }
     }
 
@@ -386,8 +412,8 @@ impl Control {
         binds.chain(ends).min()
     }
 
-    /// Stops accepting, lets connections go on until `deadline`, ends the rest, and joins every worker.
-    async fn stop(mut self, deadline: Instant) {
+    /// Stops accepting, lets connections go on until the drain is over, ends the rest, and joins every worker.
+    async fn stop(mut self, drain: Drain) {
         let sockets = std::mem::take(&mut self.work.sockets);
         for (_, work) in sockets {
             work.close().await;
@@ -398,12 +424,13 @@ impl Control {
         }
         let all_ended =
             futures::future::join_all(self.workers.iter().map(|w| w.connections.wait()));
-        if tokio::time::timeout_at(deadline.into(), all_ended)
-            .await
-            .is_err()
-        {
-            let connections = self.budget.connections();
-            tracing::info!(connections, "ending the connections that are left");
+        tokio::select! {
+            // Both only wait.
+            _ = all_ended => {}
+            () = drain.is_over() => {
+                let connections = self.bounds.connections.connections();
+                tracing::info!(connections, "ending the connections that are left");
+            }
         }
         self.everything.cancel();
         // Blocks this thread, on which nothing else is left to do.
@@ -412,6 +439,14 @@ impl Control {
 }
 
 impl SocketWork {
+    /// Sockets that are open for it.
+    fn sockets(&self) -> usize {
+        match self {
+            Self::Accepting { acceptors, .. } => acceptors.len(),
+            Self::Waiting { .. } => 0,
+        }
+    }
+
     /// Returns when the port is free.
     async fn close(self) {
         if let Self::Accepting { stop, acceptors } = self {

@@ -19,7 +19,7 @@ pub enum Ending {
     NoBackend,
     /// Every backend tried refused or did not answer in time.
     ConnectFailed,
-    /// This node had no file descriptors or memory left.
+    /// This node had no file descriptors, memory or ports left.
     NoResources,
     /// Ended by an operator: backend disabled or removed, listener removed, node stopped.
     Ended,
@@ -74,6 +74,31 @@ impl Ending {
     }
 }
 
+/// How a connection ended, and how far the answer to its client had come by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
+    pub ending: Ending,
+    pub answer: Progress,
+}
+
+impl Closing {
+    /// Of a connection that ended before anything was relayed, or in the middle of it.
+    pub fn without_answer(ending: Ending) -> Self {
+        Self {
+            ending,
+            answer: Progress::Open,
+        }
+    }
+
+    /// Whether the client's socket is reset.
+    ///
+    /// A client that was told the end of the answer has it all, whatever became of its own words: a backend may answer early
+    /// and close. A reset would destroy what of that answer still lies in the kernel's buffers.
+    pub fn resets_client(self) -> bool {
+        self.ending.resets() && self.answer != Progress::Ended
+    }
+}
+
 /// How far one direction of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -93,12 +118,34 @@ impl fmt::Display for Ending {
     }
 }
 
-/// Whether a failure of a socket call speaks of this node's limits and not of the peer.
-pub fn lacks_resources(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
-    )
+/// What this node has not got left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// File descriptors or memory: nothing can be connected to.
+    Resources,
+    /// Ports for one more connection to this target; there may be some for another (`ip_local_port_range`).
+    Ports,
+}
+
+impl Shortage {
+    /// What to do about it.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Resources => "raise the limit on open files, or add memory",
+            Self::Ports => {
+                "widen net.ipv4.ip_local_port_range, set net.ipv4.tcp_tw_reuse = 1, or add backends"
+            }
+        }
+    }
+}
+
+/// What this node lacks, if a failed attempt to connect speaks of its own limits and not of the peer.
+pub fn shortage(error: &io::Error) -> Option<Shortage> {
+    match error.raw_os_error()? {
+        libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS => Some(Shortage::Resources),
+        libc::EADDRNOTAVAIL => Some(Shortage::Ports),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +158,16 @@ mod tests {
         assert_eq!(words.len(), Ending::ALL.len());
         for (place, ending) in Ending::ALL.iter().enumerate() {
             assert_eq!(*ending as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_client_that_has_its_whole_answer_is_never_reset() {
+        use Progress::{Ended, Holding, Open, Refused};
+        for ending in Ending::ALL {
+            let resets = |answer| Closing { ending, answer }.resets_client();
+            assert!(!resets(Ended), "{ending}");
+            assert_eq!([Open, Holding, Refused].map(resets), [ending.resets(); 3]);
         }
     }
 
@@ -134,11 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn running_out_of_descriptors_is_no_fault_of_the_backend() {
-        assert!(lacks_resources(&io::Error::from_raw_os_error(libc::EMFILE)));
-        assert!(!lacks_resources(&io::Error::from_raw_os_error(
-            libc::ECONNREFUSED
-        )));
-        assert!(!lacks_resources(&io::ErrorKind::TimedOut.into()));
+    fn what_this_node_lacks_is_no_fault_of_the_backend() {
+        let of = |number| shortage(&io::Error::from_raw_os_error(number));
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
+            assert_eq!(of(number), Some(Shortage::Resources));
+        }
+        assert_eq!(of(libc::EADDRNOTAVAIL), Some(Shortage::Ports));
+        assert_eq!(of(libc::ECONNREFUSED), None);
+        assert_eq!(shortage(&io::ErrorKind::TimedOut.into()), None);
+        assert_eq!(shortage(&io::ErrorKind::AddrNotAvailable.into()), None);
     }
 }

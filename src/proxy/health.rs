@@ -20,6 +20,8 @@ pub enum Verdict {
 pub enum ProbeResult {
     Passed,
     Failed,
+    /// It could not be made, for want of something on this node: it says nothing of the backend.
+    Unmade,
 }
 
 /// First probes are spread over this time, or the interval if shorter, so that a thousand backends are not all probed in
@@ -79,13 +81,18 @@ impl Health {
         }
     }
 
-    /// Counts the result of a probe that began at `begun`. Returns the new verdict if it changed.
+    /// Counts the result of a probe that began at `begun`. Returns the new verdict if it changed. One that could not be made
+    /// leaves everything as it is but for the time of the next.
     pub fn handle_probe(
         &mut self,
         result: ProbeResult,
         begun: Instant,
         now: Instant,
     ) -> Option<Verdict> {
+        if result == ProbeResult::Unmade {
+            self.due = (begun + self.interval()).max(now);
+            return None;
+        }
         let supports = match self.verdict {
             Verdict::Up => ProbeResult::Passed,
             Verdict::Down => ProbeResult::Failed,
@@ -185,6 +192,26 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_that_was_not_made_says_nothing() {
+        let now = Instant::now();
+        let mut health = Health::new(&check(2, 3), now, 0);
+        let interval = Duration::from_secs(2);
+        for _ in 0..10 {
+            let begun = health.next_deadline();
+            assert_eq!(health.handle_probe(Unmade, begun, begun), None);
+            assert_eq!(health.next_deadline(), begun + interval);
+        }
+        assert_eq!((health.verdict(), health.is_presumed()), (Up, true));
+        // In the middle of a count it neither counts nor begins it anew.
+        feed(&mut health, &[Passed, Failed, Failed, Unmade]);
+        assert_eq!((health.verdict(), health.against()), (Up, 2));
+        assert_eq!(feed(&mut health, &[Failed]), [Some(Down)]);
+        feed(&mut health, &[Passed, Unmade]);
+        assert_eq!((health.verdict(), health.against()), (Down, 1));
+        assert_eq!(feed(&mut health, &[Passed]), [Some(Up)]);
+    }
+
+    #[test]
     fn fall_and_rise_are_counted_in_a_row() {
         let mut health = Health::new(&check(2, 3), Instant::now(), 0);
         let results = [
@@ -246,7 +273,11 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Event {
         /// It begins so long after it is due, and takes so long.
-        Probe { passes: bool, late: u64, takes: u64 },
+        Probe {
+            result: ProbeResult,
+            late: u64,
+            takes: u64,
+        },
         /// Another definition, so long after the last event.
         Redefine {
             after: u64,
@@ -258,9 +289,10 @@ mod tests {
     }
 
     fn event() -> impl Strategy<Value = Event> {
+        let result = prop_oneof![5 => Just(Passed), 5 => Just(Failed), 2 => Just(Unmade)];
         let probe =
-            (any::<bool>(), 0..300u64, 0..4000u64).prop_map(|(passes, late, takes)| Event::Probe {
-                passes,
+            (result, 0..300u64, 0..4000u64).prop_map(|(result, late, takes)| Event::Probe {
+                result,
                 late,
                 takes,
             });
@@ -280,7 +312,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
 
         /// Probes that begin late and take long, and definitions that change between them: the verdict is what the last results say by the
-        /// definition of that moment, and the next probe is due one interval of it after the last began, or at once.
+        /// definition of that moment, and the next probe is due one interval of it after the last began, or at once. Probes that could not
+        /// be made are no results.
         #[test]
         fn in_virtual_time_verdicts_and_deadlines_follow_the_rules(
             events in prop::collection::vec(event(), 1..80),
@@ -293,15 +326,16 @@ mod tests {
             let (mut now, mut expected, mut seen) = (start, Up, vec![]);
             for event in events {
                 match event {
-                    Event::Probe { passes, late, takes } => {
+                    Event::Probe { result, late, takes } => {
                         let begun = health.next_deadline().max(now) + ms(late);
                         now = begun + ms(takes);
-                        seen.push(passes);
                         let before = expected;
-                        let in_a_row = |value: bool| seen.iter().rev().take_while(|p| **p == value).count();
-                        if in_a_row(true) >= usize::from(definition.rise) { expected = Up; }
-                        if in_a_row(false) >= usize::from(definition.fall) || seen == [false] { expected = Down; }
-                        let result = if passes { Passed } else { Failed };
+                        if result != Unmade {
+                            seen.push(result == Passed);
+                            let in_a_row = |value: bool| seen.iter().rev().take_while(|p| **p == value).count();
+                            if in_a_row(true) >= usize::from(definition.rise) { expected = Up; }
+                            if in_a_row(false) >= usize::from(definition.fall) || seen == [false] { expected = Down; }
+                        }
                         let told = health.handle_probe(result, begun, now);
                         prop_assert_eq!(told, (expected != before).then_some(expected));
                         let interval = match expected {
@@ -309,7 +343,7 @@ mod tests {
                             Down => definition.down_interval,
                         };
                         prop_assert_eq!(health.next_deadline(), now.max(begun + interval));
-                        prop_assert!(!health.is_presumed());
+                        prop_assert_eq!(health.is_presumed(), seen.is_empty());
                     }
                     Event::Redefine { after, rise, fall, interval, down_interval } => {
                         now += ms(after);

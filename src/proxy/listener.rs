@@ -4,9 +4,13 @@
 //! no accept queue. Addresses that are not on this host yet are bound all the same (IP_FREEBIND): when the VIP arrives,
 //! nothing has to be bound.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use futures::FutureExt;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,10 +28,16 @@ const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// Why an address cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {}", explain(source))]
-pub struct BindError {
-    address: SocketAddr,
-    source: io::Error,
+pub enum BindError {
+    #[error("cannot listen on {address}: {}", explain(source))]
+    Refused {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error(
+        "cannot listen on {address}: this node has the {limit} listening sockets that it may have; raise the limit on open files, or have fewer listeners or VIPs"
+    )]
+    NoneLeft { address: SocketAddr, limit: u32 },
 }
 
 fn explain(error: &io::Error) -> String {
@@ -37,18 +47,21 @@ fn explain(error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
         io::ErrorKind::AddrNotAvailable => "; the address is not of a kind that can be listened on",
+        io::ErrorKind::InvalidInput => {
+            "; a link-local address cannot be listened on without a device: use a global or unique local one"
+        }
         _ => "",
     };
     format!("{error}{hint}")
 }
 
-/// One listening socket for each of `workers`, all on `address`.
-pub fn bind(address: SocketAddr, workers: usize) -> Result<Vec<std::net::TcpListener>, BindError> {
+/// So many listening sockets, at least one, all on `address`: one for each worker that accepts there.
+pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListener>, BindError> {
     let all = || -> io::Result<Vec<_>> {
         make_sure_it_is_free(address)?;
-        (0..workers.max(1)).map(|_| bind_one(address)).collect()
+        (0..count.max(1)).map(|_| bind_one(address)).collect()
     };
-    all().map_err(|source| BindError { address, source })
+    all().map_err(|source| BindError::Refused { address, source })
 }
 
 /// With SO_REUSEPORT alone, a second node started by mistake would silently take every other connection. So the address
@@ -117,11 +130,32 @@ impl Acceptor {
                 }
             }
         }
+        self.take_what_waits(socket);
+    }
+
+    /// Takes the connections whose handshake is done; closing the socket would reset them. The kernel is asked itself: the
+    /// runtime may not know of the newest yet, and lets a task do only so much at a time.
+    fn take_what_waits(&self, socket: TcpListener) {
+        let socket = match socket.into_std() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(listener = %self.listener.name, %error, "connections that waited are reset");
+                return;
+            }
+        };
         for _ in 0..BACKLOG {
-            match socket.accept().now_or_never() {
-                Some(accepted @ Ok(_)) => self.take(accepted),
-                _ => break,
-            };
+            let accepted = socket.accept().and_then(|(client, peer)| {
+                client.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(client)?, peer))
+            });
+            match accepted {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                accepted => {
+                    if !self.take(accepted) {
+                        return;
+                    }
+                }
+            }
         }
     }
 
@@ -142,7 +176,9 @@ impl Acceptor {
             Err(error) if is_of_one_connection(&error) => true,
             Err(error) => {
                 self.listener.count_accept_error();
-                tracing::warn!(listener = %self.listener.name, %error, "accepting failed; trying again shortly");
+                if let Some(left_out) = self.means.told.accepting.admit(Instant::now()) {
+                    tracing::warn!(listener = %self.listener.name, %error, left_out, "accepting failed; trying again shortly");
+                }
                 false
             }
         }
@@ -176,5 +212,45 @@ mod tests {
     #[test]
     fn an_address_not_on_this_host_is_bound_beforehand() {
         assert!(bind("192.0.2.77:0".parse().unwrap(), 1).is_ok());
+    }
+
+    #[tokio::test]
+    async fn all_that_wait_are_taken_before_the_socket_closes() {
+        use crate::{
+            model::listener::{ListenAddress, Listener},
+            proxy::{connection::Told, live::ListenerSettings, pipe::PipePool},
+        };
+        // More than a task of the runtime may do in one turn.
+        const WAITING: u64 = 200;
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let address = socket.local_addr().unwrap();
+        let clients: Vec<_> = (0..WAITING)
+            .map(|_| std::net::TcpStream::connect(address).unwrap())
+            .collect();
+        let of = Listener::new(
+            "l".parse().unwrap(),
+            ListenAddress::EveryNode,
+            80,
+            "p".parse().unwrap(),
+        );
+        let acceptor = Acceptor {
+            listener: Arc::new(LiveListener::new(
+                of.name.clone(),
+                ListenerSettings::new(&of, None),
+                CancellationToken::new(),
+            )),
+            budget: Arc::new(Budget::new(1000)),
+            means: Means {
+                pipes: PipePool::new(0),
+                told: Arc::new(Told::default()),
+            },
+            connections: TaskTracker::new(),
+        };
+        let listener = acceptor.listener.clone();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        acceptor.run(socket, stop).await;
+        assert_eq!(listener.accepted(), WAITING);
+        drop(clients);
     }
 }

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ending::Ending,
     health::{Health, Verdict},
+    pipe::PipePool,
+    probing::ProbeBudget,
     select::{Candidate, Selector},
     status::SocketState,
 };
@@ -97,6 +99,47 @@ impl Budget {
     pub fn limit(&self) -> u32 {
         self.limit
     }
+}
+
+/// Listening sockets of this node, and how many there may be. `control` alone opens and closes them.
+#[derive(Debug)]
+pub struct Sockets {
+    open: AtomicU32,
+    limit: u32,
+}
+
+impl Sockets {
+    pub fn new(limit: u32) -> Self {
+        Self {
+            open: AtomicU32::new(0),
+            limit,
+        }
+    }
+
+    pub fn open(&self) -> u32 {
+        self.open.load(Relaxed)
+    }
+
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub fn note_opened(&self, count: usize) {
+        self.open.fetch_add(count as u32, Relaxed);
+    }
+
+    pub fn note_closed(&self, count: usize) {
+        self.open.fetch_sub(count as u32, Relaxed);
+    }
+}
+
+/// What bounds this node's proxy as a whole.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    pub connections: Arc<Budget>,
+    pub pipes: Arc<PipePool>,
+    pub probes: Arc<ProbeBudget>,
+    pub sockets: Arc<Sockets>,
 }
 
 /// Adds one unless that would exceed the limit.
@@ -438,6 +481,7 @@ pub struct LiveBackend {
     connect_failures: AtomicU64,
     probes: AtomicU64,
     probes_failed: AtomicU64,
+    probes_unmade: AtomicU64,
     report: Mutex<Report>,
     /// Cancelled to end the connections of the moment.
     end: Mutex<CancellationToken>,
@@ -471,6 +515,7 @@ impl LiveBackend {
             connect_failures: AtomicU64::new(0),
             probes: AtomicU64::new(0),
             probes_failed: AtomicU64::new(0),
+            probes_unmade: AtomicU64::new(0),
             report: Mutex::new(Report {
                 verdict: Verdict::Up,
                 since: now,
@@ -496,6 +541,11 @@ impl LiveBackend {
         if let Some(error) = error {
             lock(&self.report).last_error = Some((error, now));
         }
+    }
+
+    /// Records that a probe could not be made for want of something on this node.
+    pub fn note_unmade_probe(&self) {
+        self.probes_unmade.fetch_add(1, Relaxed);
     }
 
     /// Records that a health check watches this backend, and what it says so far.
@@ -555,6 +605,10 @@ impl LiveBackend {
 
     pub fn probes_failed(&self) -> u64 {
         self.probes_failed.load(Relaxed)
+    }
+
+    pub fn probes_unmade(&self) -> u64 {
+        self.probes_unmade.load(Relaxed)
     }
 
     /// Ends the connections of the moment; later ones are not touched.

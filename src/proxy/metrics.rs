@@ -35,6 +35,31 @@ pub fn of(status: &ProxyStatus) -> Vec<Metric> {
             vec![(Vec::new(), f64::from(status.pipe_limit))],
         ),
         gauge(
+            "proxy_probes_under_way",
+            "Health probes under way",
+            vec![(Vec::new(), status.probes_under_way as f64)],
+        ),
+        gauge(
+            "proxy_probes_waiting",
+            "Health probes that are due and wait for others to end",
+            vec![(Vec::new(), f64::from(status.probes_waiting))],
+        ),
+        gauge(
+            "proxy_probes_limit",
+            "Health probes that may be under way",
+            vec![(Vec::new(), status.probe_limit as f64)],
+        ),
+        gauge(
+            "proxy_listening_sockets",
+            "Listening sockets of all listeners",
+            vec![(Vec::new(), f64::from(status.listening_sockets))],
+        ),
+        gauge(
+            "proxy_listening_sockets_limit",
+            "Listening sockets that all listeners may have together",
+            vec![(Vec::new(), f64::from(status.listening_limit))],
+        ),
+        gauge(
             "proxy_listener_connections_limit",
             "Connections that a listener may have",
             per_listener(status, |l| u64::from(l.max_connections)),
@@ -78,6 +103,11 @@ pub fn of(status: &ProxyStatus) -> Vec<Metric> {
             listener_endings(status),
         ),
         gauge(
+            "proxy_pool_backends_usable",
+            "Backends of a pool that take connections: enabled, with a weight, and up in the eyes of this node",
+            per_pool(status, PoolStatus::usable),
+        ),
+        gauge(
             "proxy_backend_up",
             "1 if the backend is up in the eyes of this node",
             per_backend(status, |b| u64::from(b.verdict == Verdict::Up)),
@@ -108,6 +138,11 @@ pub fn of(status: &ProxyStatus) -> Vec<Metric> {
             per_backend(status, |b| b.probes_failed),
         ),
         counter(
+            "proxy_backend_probes_unmade",
+            "Health probes that this node could not make for want of files, memory or ports",
+            per_backend(status, |b| b.probes_unmade),
+        ),
+        counter(
             "proxy_backend_bytes",
             "Bytes relayed, by direction",
             backend_bytes(status),
@@ -136,6 +171,12 @@ fn per_listener(status: &ProxyStatus, value: impl Fn(&ListenerStatus) -> u64) ->
     listeners
         .map(|l| (listener_labels(l), value(l) as f64))
         .collect()
+}
+
+fn per_pool(status: &ProxyStatus, value: impl Fn(&PoolStatus) -> usize) -> Samples {
+    let labels = |pool: &PoolStatus| vec![("pool", pool.name.to_string())];
+    let pools = status.pools.iter();
+    pools.map(|p| (labels(p), value(p) as f64)).collect()
 }
 
 fn backends(status: &ProxyStatus) -> impl Iterator<Item = (&PoolStatus, &BackendStatus)> {

@@ -2,7 +2,7 @@
 //!
 //! Deciding: [`select`] (which backend), [`health`] (up or down), [`reconcile`] (what a new snapshot changes), [`ending`].
 //! Doing: `control` (carries out, owns everything), `worker` (threads), `listener` (accept), `connection`, `relay`, `pipe`,
-//! `checker`; `live` is what they share. [`status`] and [`metrics`] read it.
+//! `checker`, `probing`; `live` is what they share. [`status`] and [`metrics`] read it.
 //!
 //! It gets snapshots over a channel and knows nothing of consensus: without a leader it goes on with the last one. It never
 //! writes anything anywhere but to sockets, and stops by [`Proxy::stop`], after which no port, thread or file descriptor of
@@ -17,6 +17,7 @@ mod listener;
 mod live;
 pub mod metrics;
 mod pipe;
+mod probing;
 pub mod reconcile;
 mod relay;
 pub mod select;
@@ -37,15 +38,16 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, oneshot, watch},
+    sync::{oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
     connection::Means,
     control::{Control, Inputs},
-    live::{Budget, Directory},
+    live::{Bounds, Budget, Directory, Sockets},
     pipe::PipePool,
+    probing::ProbeBudget,
     worker::Worker,
 };
 pub use self::{
@@ -98,7 +100,9 @@ pub struct ProxyLimits {
     pub connections: u32,
     /// Pipes for splice(2), 256 KiB and two file descriptors each; beyond it connections are copied.
     pub pipes: u32,
-    /// Health probes under way at one time.
+    /// Listening sockets of all listeners; lowered at start if too few files may be open for it.
+    pub sockets: u32,
+    /// Health probes under way at one time, at least 1; beyond it they are late.
     pub probes: usize,
     /// How long connections of a removed backend or listener may go on.
     pub drain: Duration,
@@ -109,6 +113,7 @@ impl Default for ProxyLimits {
         Self {
             connections: 50_000,
             pipes: 256, // all that an unprivileged user gets at this size (pipe-user-pages-soft)
+            sockets: 65_536,
             probes: 512,
             drain: Duration::from_secs(600),
         }
@@ -117,13 +122,16 @@ impl Default for ProxyLimits {
 
 impl ProxyLimits {
     /// Lowers the limits so that connections (two files each) and pipes (two each) take at most three quarters of the files
-    /// that the process may open; DNS, peers and storage need the rest.
+    /// that the process may open, and listening sockets an eighth; DNS, peers and storage need the rest.
     pub fn fit_into(self, open_files: u64) -> Self {
         let ours = u32::try_from(open_files / 4 * 3).unwrap_or(u32::MAX);
         let pipes = self.pipes.min(ours / 16);
         Self {
             connections: self.connections.min((ours - 2 * pipes) / 2),
             pipes,
+            sockets: self
+                .sockets
+                .min(u32::try_from(open_files / 8).unwrap_or(u32::MAX)),
             ..self
         }
     }
@@ -137,11 +145,36 @@ pub struct StartError {
     source: io::Error,
 }
 
+/// How long connections may go on after a stop was asked for.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    pub deadline: Instant,
+    /// Cancelled to end them before the deadline.
+    pub cut_short: CancellationToken,
+}
+
+impl Drain {
+    pub fn until(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            cut_short: CancellationToken::new(),
+        }
+    }
+
+    async fn is_over(&self) {
+        tokio::select! {
+            // Both only wait.
+            () = tokio::time::sleep_until(self.deadline.into()) => {}
+            () = self.cut_short.cancelled() => {}
+        }
+    }
+}
+
 /// A running proxy. Call [`Proxy::stop`] to end it in order; dropping it ends all connections and waits for its threads.
 #[derive(Debug)]
 pub struct Proxy {
     observer: ProxyObserver,
-    stop: Option<oneshot::Sender<Instant>>,
+    stop: Option<oneshot::Sender<Drain>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -156,23 +189,25 @@ impl Proxy {
         let observer = ProxyObserver {
             workers: workers.iter().map(|w| w.runtime.clone()).collect(),
             directory: Arc::default(),
-            budget: Arc::new(Budget::new(limits.connections)),
-            pipes: PipePool::new(limits.pipes),
+            bounds: Bounds {
+                connections: Arc::new(Budget::new(limits.connections)),
+                pipes: PipePool::new(limits.pipes),
+                probes: ProbeBudget::new(limits.probes),
+                sockets: Arc::new(Sockets::new(limits.sockets)),
+            },
         };
         let control = Control {
             own: config.service_addresses,
             reserved: config.reserved,
             directory: observer.directory.clone(),
-            budget: observer.budget.clone(),
+            bounds: observer.bounds.clone(),
             means: Means {
-                pipes: observer.pipes.clone(),
+                pipes: observer.bounds.pipes.clone(),
+                told: Arc::default(),
             },
             drain: limits.drain,
             seed: rand::random(),
             workers,
-            probes: Arc::new(Semaphore::new(
-                limits.probes.clamp(1, Semaphore::MAX_PERMITS),
-            )),
             everything: CancellationToken::new(),
             work: control::Work::default(),
         };
@@ -203,26 +238,26 @@ impl Proxy {
         self.observer.clone()
     }
 
-    /// Stops accepting at once, lets connections go on until `deadline` at most, and frees everything.
-    pub async fn stop(mut self, deadline: Instant) {
-        self.tell_to_stop(deadline);
+    /// Stops accepting at once, lets connections go on for as long as the drain says at most, and frees everything.
+    pub async fn stop(mut self, drain: Drain) {
+        self.tell_to_stop(drain);
         if let Some(thread) = self.thread.take() {
             // Fails only if the thread panicked, which `join_control` reports.
             let _ = tokio::task::spawn_blocking(move || join_control(thread)).await;
         }
     }
 
-    fn tell_to_stop(&mut self, deadline: Instant) {
+    fn tell_to_stop(&mut self, drain: Drain) {
         if let Some(stop) = self.stop.take() {
             // Refused only if the thread is gone already.
-            let _ = stop.send(deadline);
+            let _ = stop.send(drain);
         }
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.tell_to_stop(Instant::now());
+        self.tell_to_stop(Drain::until(Instant::now()));
         if let Some(thread) = self.thread.take() {
             join_control(thread);
         }
@@ -233,8 +268,7 @@ impl Drop for Proxy {
 #[derive(Clone, Debug)]
 pub struct ProxyObserver {
     directory: Arc<Directory>,
-    budget: Arc<Budget>,
-    pipes: Arc<PipePool>,
+    bounds: Bounds,
     workers: Arc<[Handle]>,
 }
 
@@ -248,7 +282,7 @@ impl ProxyObserver {
     }
 
     pub fn status(&self) -> ProxyStatus {
-        ProxyStatus::take(&self.directory, &self.budget, &self.pipes, Instant::now())
+        ProxyStatus::take(&self.directory, &self.bounds, Instant::now())
     }
 }
 

@@ -111,6 +111,14 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Addresses of all listeners that this node is to bind.
+    pub fn address_count(&self) -> usize {
+        let listeners = self.listeners.values();
+        listeners.map(|planned| planned.addresses.len()).sum()
+    }
+}
+
 impl Addresses<'_> {
     fn of(&self, listener: &Listener, vips: &[IpAddr]) -> BTreeSet<SocketAddr> {
         let bindable: Vec<IpAddr> = match self.held {
@@ -292,6 +300,13 @@ fn same_settings(a: &Pool, b: &Pool) -> bool {
     settings(a) == settings(b)
 }
 
+/// How many sockets to open on one more of `addresses`, where `open` are open already: one for each worker, or an equal share of
+/// `limit` if that is less; 0 when nothing is left of it.
+pub fn sockets_for_address(workers: usize, limit: usize, addresses: usize, open: usize) -> usize {
+    let share = limit / addresses.max(1);
+    workers.min(share).max(1).min(limit.saturating_sub(open))
+}
+
 /// How long to wait before binding an address again that could not be bound `failures` times in a row.
 pub fn bind_retry_delay(failures: u32) -> Duration {
     const FIRST: Duration = Duration::from_millis(100);
@@ -375,6 +390,36 @@ mod tests {
 
     fn on(address: ListenAddress) -> Listener {
         Listener::new(label("l"), address, 80, label("p"))
+    }
+
+    #[test]
+    fn sockets_are_shared_out_among_the_addresses() {
+        for (workers, limit, addresses, open, expected) in [
+            (8, 1000, 10, 0, 8),
+            (8, 40, 10, 0, 4),
+            (8, 40, 10, 38, 2),
+            (8, 10, 100, 0, 1), // the first ten get one
+            (8, 10, 100, 10, 0),
+            (8, 10, 0, 0, 8),
+            (2, 0, 1, 0, 0),
+        ] {
+            let found = sockets_for_address(workers, limit, addresses, open);
+            assert_eq!(found, expected, "{workers} {limit} {addresses} {open}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_addresses_that_fit_have_a_socket(workers in 1..64_usize, limit in 0..500_usize, addresses in 1..600_usize) {
+            let mut open = 0;
+            for at in 0..addresses {
+                let count = sockets_for_address(workers, limit, addresses, open);
+                prop_assert!(count <= workers);
+                prop_assert_eq!(count == 0, at >= limit);
+                open += count;
+            }
+            prop_assert!(open <= limit);
+        }
     }
 
     #[test]

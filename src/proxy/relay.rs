@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use super::{
-    ending::{Ending, Progress},
+    ending::{Closing, Ending, Progress},
     pipe::{BorrowedPipe, PipePool},
 };
 
@@ -78,7 +78,7 @@ pub async fn relay(
     idle_timeout: Duration,
     pipes: &Arc<PipePool>,
     meters: Meters<'_>,
-) -> Ending {
+) -> Closing {
     let activity = Activity::new(idle_timeout);
     let (client_read, client_write) = client.split();
     let (backend_read, backend_write) = backend.split();
@@ -107,11 +107,13 @@ pub async fn relay(
         result = both => Some(result),
         () = activity.silence() => None,
     };
-    match result {
+    let answer = downward.progress();
+    let ending = match result {
         Some(Ok((Ending::Completed, other) | (other, _))) => other,
         Some(Err(ending)) => ending,
-        None => Ending::of_silence(upward.progress(), downward.progress()),
-    }
+        None => Ending::of_silence(upward.progress(), answer),
+    };
+    Closing { ending, answer }
 }
 
 /// When something last moved.

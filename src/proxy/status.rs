@@ -8,8 +8,7 @@ use std::{
 use super::{
     ending::Ending,
     health::Verdict,
-    live::{Budget, Directory, LiveListener, LivePool, Member},
-    pipe::PipePool,
+    live::{Bounds, Directory, LiveListener, LivePool, Member},
 };
 use crate::{
     config::reserved::Owner,
@@ -34,6 +33,16 @@ pub struct ProxyStatus {
     pub pipes_open: u32,
     /// The most pipes that may be open.
     pub pipe_limit: u32,
+    /// Health probes under way.
+    pub probes_under_way: usize,
+    /// Health probes that are due and wait for others to end.
+    pub probes_waiting: u32,
+    /// The most health probes that may be under way.
+    pub probe_limit: usize,
+    /// Listening sockets of all listeners.
+    pub listening_sockets: u32,
+    /// The most listening sockets that there may be.
+    pub listening_limit: u32,
 }
 
 /// A listener at one moment; counters run since it was added or the node started.
@@ -133,26 +142,34 @@ pub struct BackendStatus {
     pub connect_failures: u64,
     pub probes: u64,
     pub probes_failed: u64,
+    /// Probes that could not be made for want of something on this node; not among `probes`.
+    pub probes_unmade: u64,
     pub bytes_from_clients: u64,
     pub bytes_to_clients: u64,
 }
 
 impl ProxyStatus {
-    pub(super) fn take(
-        directory: &Directory,
-        budget: &Budget,
-        pipes: &PipePool,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn take(directory: &Directory, bounds: &Bounds, now: Instant) -> Self {
+        let Bounds {
+            connections,
+            pipes,
+            probes,
+            sockets,
+        } = bounds;
         let listeners = directory.listeners();
         let pools = directory.pools();
         Self {
             listeners: listeners.iter().map(|l| ListenerStatus::take(l)).collect(),
             pools: pools.iter().map(|p| PoolStatus::take(p, now)).collect(),
-            connections: budget.connections(),
-            connection_limit: budget.limit(),
+            connections: connections.connections(),
+            connection_limit: connections.limit(),
             pipes_open: pipes.open(),
             pipe_limit: pipes.limit(),
+            probes_under_way: probes.under_way(),
+            probes_waiting: probes.waiting(),
+            probe_limit: probes.limit(),
+            listening_sockets: sockets.open(),
+            listening_limit: sockets.limit(),
         }
     }
 
@@ -200,6 +217,12 @@ impl ListenerStatus {
 }
 
 impl PoolStatus {
+    /// Backends that take connections: enabled, with a weight above zero, and up in the eyes of this node.
+    pub fn usable(&self) -> usize {
+        let backends = self.backends.iter();
+        backends.filter(|b| b.takes_connections).count()
+    }
+
     fn take(pool: &LivePool, now: Instant) -> Self {
         let members = pool.members();
         Self {
@@ -213,7 +236,16 @@ impl PoolStatus {
     }
 }
 
+/// How long the last error of a backend that is up is worth telling.
+const OF_LATE: Duration = Duration::from_secs(60);
+
 impl BackendStatus {
+    /// Why it is down; of one that is up, what went wrong with a connection or a probe within the last minute.
+    pub fn problem(&self) -> Option<&str> {
+        let (error, age) = self.last_error.as_ref()?;
+        (self.verdict == Verdict::Down || *age < OF_LATE).then_some(error)
+    }
+
     fn take(member: &Member, now: Instant) -> Self {
         let backend = &member.backend;
         let report = backend.report();
@@ -236,8 +268,42 @@ impl BackendStatus {
             connect_failures: backend.connect_failures(),
             probes: backend.probes(),
             probes_failed: backend.probes_failed(),
+            probes_unmade: backend.probes_unmade(),
             bytes_from_clients: backend.traffic.upward(),
             bytes_to_clients: backend.traffic.downward(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::pool::Backend, proxy::live::LiveBackend};
+
+    #[test]
+    fn the_last_error_is_told_of_a_backend_that_is_down_and_for_a_while_of_one_that_is_up() {
+        let backend = Backend {
+            name: "b".parse().unwrap(),
+            address: "192.0.2.1:80".parse().unwrap(),
+            weight: 1,
+            state: BackendState::Enabled,
+        };
+        let begin = Instant::now();
+        let member = Member {
+            backend: std::sync::Arc::new(LiveBackend::new(&backend, begin)),
+            weight: 1,
+            state: BackendState::Enabled,
+        };
+        let mut status = BackendStatus::take(&member, begin);
+        assert_eq!(status.problem(), None);
+        for (verdict, age, expected) in [
+            (Verdict::Down, Duration::from_secs(86_400), Some("refused")),
+            (Verdict::Up, Duration::from_secs(59), Some("refused")),
+            (Verdict::Up, Duration::from_secs(60), None),
+        ] {
+            status.verdict = verdict;
+            status.last_error = Some(("refused".to_owned(), age));
+            assert_eq!(status.problem(), expected, "{verdict:?} {age:?}");
         }
     }
 }

@@ -12,3 +12,4 @@ mod lost;
 pub mod metrics;
 mod rotate;
 mod syslog;
+pub mod throttle;

@@ -261,3 +261,31 @@ async fn serving_goes_on_when_nobody_sends_snapshots_any_more() {
     }
     bed.stop(Duration::ZERO).await;
 }
+
+#[tokio::test]
+async fn backends_that_take_no_connections_are_not_counted_as_usable() {
+    let echo = Echo::start(0).await;
+    let mut bed = Bed::with_backends(&[echo.address]).await;
+    let usable = |s: &ProxyStatus| s.pools.iter().map(|p| p.usable()).sum::<usize>();
+    assert_eq!(usable(&bed.status()), 1);
+    let cases: [fn(&mut Backend); 3] = [
+        |b| b.state = BackendState::Drain,
+        |b| b.state = BackendState::Disabled,
+        |b| b.weight = 0,
+    ];
+    for spoil in cases {
+        bed.change_pool(|p| p.backends.iter_mut().for_each(spoil));
+        bed.until("none is usable", |s| usable(s) == 0).await;
+        bed.change_pool(|p| {
+            for backend in &mut p.backends {
+                (backend.state, backend.weight) = (BackendState::Enabled, 1);
+            }
+        });
+        bed.until("it is usable again", |s| usable(s) == 1).await;
+    }
+    bed.change_pool(|p| p.backends.clear());
+    bed.until("the pool is empty", |s| usable(s) == 0).await;
+    let text: Vec<_> = crate::proxy::metrics::of(&bed.status());
+    let gauge = text.iter().find(|m| m.name == "proxy_pool_backends_usable");
+    assert_eq!(gauge.map(|m| m.samples.len()), Some(1), "0 is told, too");
+}

@@ -269,6 +269,33 @@ async fn an_answer_given_before_the_question_was_heard_out_is_delivered() {
 }
 
 #[tokio::test]
+async fn an_early_answer_outlives_a_client_that_then_ends_its_question() {
+    const LENGTH: usize = 256 * 1024; // fits into the buffers on the way, but not into the client's alone
+    let (address, backend) = one_shot(|mut stream| async move {
+        stream.read_u8().await.unwrap();
+        stream.write_all(&pattern(LENGTH, 8)).await.unwrap();
+    })
+    .await;
+    let bed = Bed::with_backends(&[address]).await;
+    let mut client = bed.client().await;
+    client.write_u8(1).await.unwrap();
+    backend.await.unwrap(); // it has answered and closed
+    bed.until("the answer is on its way", |s| {
+        s.listeners[0].bytes_to_clients == LENGTH as u64
+    })
+    .await;
+    client.write_all(&pattern(4 << 20, 9)).await.unwrap();
+    client.shutdown().await.unwrap();
+    bed.until("the reset by the backend is counted", |s| {
+        s.listeners[0].ended(Ending::BackendReset) == 1
+    })
+    .await;
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(answer == pattern(LENGTH, 8));
+}
+
+#[tokio::test]
 async fn another_backend_is_tried_when_one_does_not_answer() {
     let echo = Echo::start(3).await;
     let bed = Bed::with_backends(&[dead_address().await, echo.address]).await;

@@ -193,6 +193,51 @@ async fn stopping_drains_until_the_deadline_and_frees_the_port() {
 }
 
 #[tokio::test]
+async fn listening_sockets_are_bounded_and_one_that_is_freed_is_used() {
+    let echo = Echo::start(4).await;
+    let names = ["a", "b", "c"];
+    let listeners = names.iter().zip(8080..).map(|(n, port)| listener(n, port));
+    let mut bed = Bed::start_with(vec![pool_of(&[echo.address])], listeners.collect(), |c| {
+        c.limits.sockets = 2;
+    });
+    let failed = |s: &ProxyStatus, name: &str| -> Option<String> {
+        let mut sockets = s.listener(name)?.sockets.iter();
+        sockets.find_map(|(_, state)| state.problem())
+    };
+    bed.until("one is left over", |s| failed(s, "c").is_some())
+        .await;
+    let status = bed.status();
+    let problem = failed(&status, "c").unwrap();
+    assert!(problem.contains("2 listening sockets"), "{problem}");
+    assert_eq!((failed(&status, "a"), failed(&status, "b")), (None, None));
+    assert_eq!((status.listening_sockets, status.listening_limit), (2, 2));
+    bed.greeted().await.unwrap();
+    bed.remove_listener("a");
+    bed.until("the last is bound", |s| failed(s, "c").is_none())
+        .await;
+    assert_eq!(bed.status().listening_sockets, 2);
+    let mut client = TcpStream::connect(bed.at(8082)).await.unwrap();
+    assert_eq!(greeting(&mut client).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_drain_can_be_cut_short() {
+    let echo = Echo::start(0).await;
+    let mut bed = Bed::with_backends(&[echo.address]).await;
+    let mut client = bed.client().await;
+    greeting(&mut client).await.unwrap();
+    let drain = Drain::until(Instant::now() + PATIENCE * 10);
+    let cut_short = drain.cut_short.clone();
+    let begun = Instant::now();
+    let stopping = tokio::spawn(bed.proxy.take().unwrap().stop(drain));
+    round_trip(&mut client, b"draining").await.unwrap();
+    cut_short.cancel();
+    assert!(is_reset(&mut client).await);
+    stopping.await.unwrap();
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
 async fn stopping_is_quick_when_nothing_is_left() {
     let echo = Echo::start(0).await;
     let bed = Bed::with_backends(&[echo.address]).await;
@@ -212,6 +257,7 @@ fn limits_fit_into_the_open_files() {
     let fitted = limits.clone().fit_into(1024);
     assert_eq!((fitted.connections, fitted.pipes), (336, 48));
     assert!(2 * fitted.connections + 2 * fitted.pipes <= 768);
+    assert_eq!(fitted.sockets, 128);
     assert_eq!(limits.clone().fit_into(1_000_000), limits);
     assert_eq!(limits.fit_into(0).connections, 0);
 }

@@ -22,7 +22,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Proxy, ProxyConfig, ProxyStatus, VipBinding};
+use super::{Drain, Proxy, ProxyConfig, ProxyStatus, VipBinding};
 use crate::model::{
     health::HealthCheck,
     label::Label,
@@ -184,7 +184,7 @@ impl Bed {
 
     async fn stop(mut self, drain: Duration) {
         let proxy = self.proxy.take().unwrap();
-        proxy.stop(Instant::now() + drain).await;
+        proxy.stop(Drain::until(Instant::now() + drain)).await;
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
         label::Label,
         listener::{ListenAddress, Listener},
         name::Name,
+        network::without_scope,
         pool::{Backend, Pool},
         snapshot::DnsPolicy,
         vip::Vip,
@@ -160,7 +161,9 @@ pub fn weight(pool: &Label, backend: &Label, weight: u16) -> Result<(), Refusal>
 /// That one can connect to the address: a single host and a port.
 fn target(object: &str, address: SocketAddr) -> Result<(), Refusal> {
     let ip = address.ip().to_canonical();
-    let problem = if address.port() == 0 {
+    let problem = if address != without_scope(address) {
+        "a scope id is the number of a device on one node, and nodes share this address"
+    } else if address.port() == 0 {
         "port 0 is no port"
     } else if ip.is_unspecified() {
         "the unspecified address is no target"

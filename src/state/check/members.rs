@@ -4,6 +4,7 @@ use super::{invalid, too_many};
 use crate::{
     model::{
         leadership::{COOL_DOWN, Preference},
+        network::without_scope,
         node::ClusterId,
         timing::Profile,
     },
@@ -88,7 +89,9 @@ pub fn member(member: &NewMember) -> Result<(), Refusal> {
         ));
     }
     for address in [member.raft_address, member.api_address] {
-        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+        let ip = address.ip();
+        let is_plain = address == without_scope(address);
+        if !is_plain || address.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
             return Err(invalid(
                 member_object(&member.name),
                 format!("{address} is no address that other nodes can reach"),

@@ -306,6 +306,7 @@ fn values_out_of_range_are_refused() {
         with(&|p| p.backends = vec![backend("b", "[::]:80")]),
         with(&|p| p.backends = vec![backend("b", "255.255.255.255:80")]),
         with(&|p| p.backends = vec![backend("b", "[::ffff:0.0.0.0]:80")]),
+        with(&|p| p.backends = vec![backend("b", "[fd00::1%2]:80")]),
         health(&|h| h.interval = Duration::from_millis(9)),
         health(&|h| h.down_interval = Duration::from_secs(3601)),
         health(&|h| h.timeout = Duration::ZERO),
@@ -319,6 +320,7 @@ fn values_out_of_range_are_refused() {
         upstream(&[]),
         upstream(&["10.0.0.1:53", "10.0.0.1:53"]),
         upstream(&["10.0.0.1:0"]),
+        upstream(&["[fd00::1%2]:53"]),
         upstream(&many),
         vec![Change::SetBackend {
             pool: label("web"),
@@ -332,6 +334,37 @@ fn values_out_of_range_are_refused() {
         assert_eq!(refusal.kind, RefusalKind::Invalid, "{changes:?}: {refusal}");
         assert!(!refusal.problem.is_empty() && !refusal.object.is_empty());
     }
+}
+
+#[test]
+fn new_link_local_addresses_are_refused_and_those_in_a_log_are_not() {
+    use crate::state::check;
+    let on = |ip: &str| vec![put_listener(listener("l", Some(ip), 81, "web"))];
+    let cases = [
+        ("vip fe80::10", vec![vip("fe80::10")]),
+        ("listener l", on("fe80::1")),
+        (
+            "backend b of pool web",
+            vec![put_pool(pool("web", vec![backend("b", "[fe80::1]:80")]))],
+        ),
+        (
+            "backend b of pool web",
+            vec![add_backend("b", "[fe80::1]:80")],
+        ),
+        ("forwarder up.test.", vec![forwarder(&["[fe80::1]:53"])]),
+    ];
+    for (object, changes) in cases {
+        let proposed = command(1, changes.clone());
+        let refusal = check::proposal(&proposed).expect_err("link-local");
+        assert_eq!(refusal.kind, RefusalKind::Invalid, "{refusal}");
+        assert_eq!(refusal.object, object);
+        assert!(refusal.problem.contains("is link-local"), "{refusal}");
+        assert!(changes.iter().all(|c| check::proposed_change(c).is_err()));
+        // A log of an earlier release comes to the same state as ever.
+        Machine::with(vec![put_pool(pool("web", vec![]))]).applied(changes);
+    }
+    let sound = command(1, vec![vip("fd00::10"), vip("10.0.0.9")]);
+    assert!(check::proposal(&sound).is_ok());
 }
 
 #[test]

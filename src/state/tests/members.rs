@@ -171,6 +171,7 @@ fn bad_form_is_refused() {
         bad_member(&|m| m.name = "x".repeat(64)),
         bad_member(&|m| m.raft_address = ([0, 0, 0, 0], 7100).into()),
         bad_member(&|m| m.api_address.set_port(0)),
+        bad_member(&|m| m.raft_address = "[fd00::1%2]:7000".parse().expect("an address")),
         token(""),
         token(&"x".repeat(129)),
         Change::RotateCa {

@@ -1,6 +1,10 @@
 //! Properties that hold for any run of commands.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 
@@ -106,12 +110,26 @@ fn any_label() -> impl Strategy<Value = Label> {
 }
 
 fn any_backend() -> impl Strategy<Value = Backend> {
-    (any_label(), 0..3u8, 0..3u16, 0..1100u16).prop_map(|(name, host, port, weight)| Backend {
+    (any_label(), any_target(), 0..1100u16).prop_map(|(name, address, weight)| Backend {
         name,
-        address: ([10, 0, 0, host], port).into(),
+        address,
         weight,
         state: BackendState::Enabled,
     })
+}
+
+/// An address of a few, now and then with a scope id, which snapshots do not hold.
+fn any_target() -> impl Strategy<Value = SocketAddr> + Clone {
+    let scoped = |ip: &str| {
+        let ip: Ipv6Addr = ip.parse().expect("an address in a test");
+        (0..3u16, 0..3u32)
+            .prop_map(move |(port, scope)| SocketAddrV6::new(ip, port, 0, scope).into())
+    };
+    prop_oneof![
+        6 => (0..3u8, 0..3u16).prop_map(|(host, port)| ([10, 0, 0, host], port).into()),
+        1 => scoped("fe80::1"),
+        1 => scoped("fd00::1"),
+    ]
 }
 
 fn balancing_change() -> impl Strategy<Value = Change> {
@@ -168,11 +186,11 @@ fn balancing_change() -> impl Strategy<Value = Change> {
         (0..3u8).prop_map(|o| Change::DeleteVip {
             address: [10, 0, 0, o].into()
         }),
-        (zone_name(), 0..3u16, any::<bool>()).prop_map(|(suffix, port, create)| {
+        (zone_name(), any_target(), any::<bool>()).prop_map(|(suffix, upstream, create)| {
             Change::PutForwarder {
                 forwarder: Forwarder {
                     suffix,
-                    upstreams: vec![([10, 0, 0, 1], port).into()],
+                    upstreams: vec![upstream],
                     timeout: Duration::from_secs(1),
                 },
                 create,
@@ -191,10 +209,10 @@ fn balancing_change() -> impl Strategy<Value = Change> {
 }
 
 fn member_change() -> impl Strategy<Value = Change> {
-    let member = (0..4u16).prop_map(|i| NewMember {
+    let member = (0..4u16, any_target()).prop_map(|(i, api_address)| NewMember {
         name: format!("n{i}"),
         raft_address: ([10, 0, 0, 1], 7000 + i).into(),
-        api_address: ([10, 0, 0, 1], 8000 + i).into(),
+        api_address,
     });
     let token = (0..3u8).prop_map(|i| format!("t{i}"));
     prop_oneof![
