@@ -40,6 +40,7 @@ struct Opening {
     request_id: Bytes,
     born: u64,
     if_revision: Option<u64>,
+    consistency: i32,
 }
 
 impl Api {
@@ -74,8 +75,8 @@ impl Api {
         upload: Streaming<v1::SiteUpload>,
         deadline: Instant,
     ) -> Result<Pages<v1::SitePlanPage>, Failure> {
-        let (_, site) = receive(upload).await?;
-        let (state, header) = self.read(v1::Consistency::Local.into(), deadline).await?;
+        let (opening, site) = receive(upload).await?;
+        let (state, header) = self.read(opening.consistency, deadline).await?;
         let Plan {
             differences,
             changes,
@@ -167,11 +168,13 @@ async fn receive(upload: Streaming<v1::SiteUpload>) -> Result<(Opening, Arc<Site
                 born,
                 if_revision,
                 data,
+                consistency,
             } = message;
             opening.get_or_insert(Opening {
                 request_id,
                 born,
                 if_revision,
+                consistency,
             });
             data
         },

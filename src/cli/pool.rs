@@ -415,8 +415,9 @@ struct PoolJson {
     backends: Vec<BackendJson>,
 }
 
+/// A health check, here and in `watch`.
 #[derive(Serialize)]
-struct CheckJson {
+pub struct CheckJson {
     probe: &'static str,
     interval_ms: u64,
     down_interval_ms: u64,
@@ -503,7 +504,7 @@ fn backend_json(pool: &str, backend: v1::Backend, health: &[v1::BackendHealth]) 
     }
 }
 
-fn check_json(check: v1::HealthCheck) -> CheckJson {
+pub fn check_json(check: v1::HealthCheck) -> CheckJson {
     CheckJson {
         probe: match check.probe {
             Some(v1::health_check::Probe::TcpConnect(_)) => "tcp-connect",

@@ -73,6 +73,9 @@ fn every_command_of_the_contract_is_there() {
         "node run --config node.toml",
         "node reload",
         "node probe",
+        "node -o json probe",
+        "node --endpoints unix:/run/p.sock reload",
+        "node --timeout 3s run --config node.toml",
         "cluster init --config node.toml",
         "cluster token create",
         "cluster token list",
@@ -170,6 +173,11 @@ fn wrong_usage_is_told_apart() {
         "zone list --endpoints http://192.0.2.1:1",
         "zone history example.com --limit 0",
         "dns flush --subtree",
+        "node --config node.toml probe",
+        "node --check run",
+        "cluster status --consistency linearizable",
+        "cluster profile show --consistency linearizable",
+        "watch --consistency linearizable",
     ] {
         let error = parse(
             &format!("pontoon {line}")
@@ -1320,7 +1328,7 @@ fn the_documents_show_commands_that_exist() {
         let listed = fs::read_dir(root.join(dir)).map(|l| l.flatten().map(|f| f.path()).collect());
         files.extend(listed.unwrap_or_else(|_| Vec::new()));
     }
-    files.retain(|f| f.extension().is_some_and(|e| e == "md") && !f.ends_with("docs/cli.md"));
+    files.retain(|f| f.extension().is_some_and(|e| e == "md"));
     let mut seen = 0;
     for file in files {
         let Ok(text) = fs::read_to_string(&file) else {
@@ -1345,11 +1353,8 @@ fn the_documents_show_commands_that_exist() {
 }
 
 /// The words of a line that shows a command: `pontoon ...`, after a prompt perhaps, up to whatever the shell makes of the rest.
-fn shown_command(line: &str) -> Option<Vec<String>> {
-    let line = line
-        .trim()
-        .trim_start_matches("$ ")
-        .trim_start_matches("# ");
+pub(super) fn shown_command(line: &str) -> Option<Vec<String>> {
+    let line = without_prompt(line.trim());
     let line = line
         .trim_start_matches("sudo ")
         .trim_start_matches("target/release/");
@@ -1361,12 +1366,37 @@ fn shown_command(line: &str) -> Option<Vec<String>> {
         matches!(
             w.as_str(),
             ">" | "<" | "|" | "&" | "&&" | "||" | ";" | "2>" | "2>/dev/null"
-        )
+        ) || w.starts_with("<(")
     };
     let words: Vec<String> = words.into_iter().take_while(|w| !end(w)).collect();
     let is_command =
         words.len() > 1 && words[1].starts_with(|c: char| c.is_ascii_lowercase() || c == '-');
     is_command.then_some(words)
+}
+
+/// The line behind its prompt: `$ `, `# `, or these behind the name of a machine.
+fn without_prompt(line: &str) -> &str {
+    let prompt = line.find(['$', '#']).filter(|at| {
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        line.as_bytes()[..*at].iter().all(|b| is_name(*b))
+    });
+    let rest = prompt.and_then(|at| line[at + 1..].strip_prefix(' '));
+    rest.unwrap_or(line)
+}
+
+#[test]
+fn commands_are_found_behind_prompts() {
+    for line in [
+        "pontoon zone list",
+        "$ pontoon zone list",
+        "# pontoon zone list",
+        "n1# pontoon zone list    # a remark",
+        "member$ sudo pontoon zone list",
+    ] {
+        let words = shown_command(line).expect(line);
+        assert_eq!(words, ["pontoon", "zone", "list"], "{line}");
+    }
+    assert_eq!(shown_command("`pontoon zone list` shows them"), None);
 }
 
 #[test]
