@@ -111,8 +111,15 @@ impl Cluster for Api {
         let deadline = deadline_of(&request);
         let group = self.group()?;
         let id = group.standing().id;
-        group.remove(id, deadline).await?;
-        self.0.node.stop();
+        let node = Arc::clone(&self.0.node);
+        // A task of its own, which ends by the deadline: a caller that goes away meanwhile leaves no node that was removed and runs.
+        let leaving = tokio::spawn(async move {
+            group.remove(id, deadline).await?;
+            node.stop();
+            Ok::<(), Failure>(())
+        });
+        let left = leaving.await;
+        left.unwrap_or_else(|e| Err(Failure::new(FailureCode::Internal, "node", e, "")))?;
         Ok(Response::new(v1::LeaveReply { node_id: id.0 }))
     }
 

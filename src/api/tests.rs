@@ -295,3 +295,29 @@ async fn a_caller_without_a_certificate_may_ask_for_health_and_hold_nothing_open
     let mut cluster = v1::cluster_client::ClusterClient::new(stranger);
     unknown(cluster.status(v1::StatusRequest {}).await.map(|_| ()));
 }
+
+#[tokio::test]
+async fn a_leave_goes_on_when_its_caller_goes_away() {
+    use v1::cluster_server::Cluster;
+    let group = testing::MemoryGroup::new();
+    let removal = testing::Removal::default();
+    *group.removal.lock().expect("unused") = Some(removal.clone());
+    let node = testing::MemoryNode(Arc::clone(&group), crate::transport::Security::Plain);
+    let api = Api::new(Arc::new(node));
+    let mut request = tonic::Request::new(v1::LeaveRequest {});
+    request.extensions_mut().insert(crate::transport::PeerInfo {
+        address: None,
+        peer: crate::transport::Peer::Local { uid: 0 },
+    });
+    let mut call = api.leave(request);
+    tokio::select! {
+        ended = &mut call => panic!("before the removal ended: {ended:?}"),
+        () = removal.begun.notified() => {}
+    }
+    drop(call);
+    removal.go_on.notify_one();
+    let mut stopped = group.stopped.subscribe();
+    let stopped = stopped.wait_for(|stopped| *stopped);
+    let stopped = tokio::time::timeout(Duration::from_secs(30), stopped).await;
+    assert!(stopped.is_ok(), "the node was removed and goes on");
+}
