@@ -14,14 +14,12 @@ use super::{
     Api, Proposal, admin::vip_statuses, caller::Caller, deadline_of, group::random_request, now,
 };
 use crate::{
-    enrol::init::certificate,
     model::{
         node::{ClusterId, NodeId},
         timing::{Profile, TimingFault},
     },
     pki::{
         authority::{Authority, fingerprint},
-        identity::{Identity, is_admin_name},
         token::{Token, checked_lifetime},
     },
     state::{
@@ -239,25 +237,23 @@ impl Cluster for Api {
         self.commit(proposal).await?;
         // A retry finds the authority that the first attempt made.
         let state = self.group()?.state();
-        let authority = authority(&state)?;
-        let name = if is_admin_name(&author) {
-            author
-        } else {
-            "admin".to_owned()
-        };
-        let admin = certificate(
-            &authority,
-            &Identity::admin(cluster, name),
-            &[],
-            SystemTime::now(),
-        )
-        .map_err(internal)?;
+        let (admin_certificate_pem, admin_key_pem) = self.admin_of(&state, &author)?;
         Ok(Response::new(v1::RotateCaReply {
             ca_certificates_pem: ca_certificates(&state),
             ca_sha256: ca_fingerprint(&state)?,
-            admin_certificate_pem: admin.certificate,
-            admin_key_pem: admin.key,
+            admin_certificate_pem,
+            admin_key_pem,
         }))
+    }
+
+    async fn create_admin(
+        &self,
+        request: Request<v1::CreateAdminRequest>,
+    ) -> Result<Response<v1::CreateAdminReply>, Status> {
+        let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
+        let signed = self.sign_admin(&author, request.into_inner(), deadline);
+        Ok(Response::new(signed.await?))
     }
 }
 

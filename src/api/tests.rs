@@ -321,3 +321,30 @@ async fn a_leave_goes_on_when_its_caller_goes_away() {
     let stopped = tokio::time::timeout(Duration::from_secs(30), stopped).await;
     assert!(stopped.is_ok(), "the node was removed and goes on");
 }
+
+#[tokio::test]
+async fn only_what_can_be_signed_becomes_an_administrator() {
+    let served = testing::Served::start_with_certificate().await;
+    let own = served.group.certificate(
+        &crate::pki::identity::Identity::admin(served.group.cluster(), "root"),
+        SystemTime::now(),
+    );
+    let security = crate::transport::Security::Tls(
+        crate::transport::credentials::SharedCredentials::new(own.credentials().expect("sound")),
+    );
+    let channel = crate::transport::connect::channel(
+        served.address,
+        &security,
+        crate::pki::verify::Expected::AnyNode,
+    );
+    let mut cluster = v1::cluster_client::ClusterClient::new(channel);
+    let csr_pem = crate::pki::authority::request().expect("made").csr_pem;
+    let sound = csr_pem.as_str();
+    for (name, csr_pem) in [("", sound), ("a/b", sound), ("ann", ""), ("ann", "garbled")] {
+        let (name, csr_pem) = (name.to_owned(), csr_pem.to_owned());
+        let asked = cluster.create_admin(v1::CreateAdminRequest { name, csr_pem });
+        let status = asked.await.expect_err("refused");
+        let failure = Failure::from_details(status.details()).expect("details");
+        assert_eq!(failure.code, FailureCode::Invalid, "{failure}");
+    }
+}

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     Context,
+    admin::Admin,
     client::{Attempt, Client},
     duration,
     endpoint::admin_dir,
@@ -66,6 +67,8 @@ pub enum Cluster {
     Promote(Promote),
     #[command(subcommand)]
     Profile(Profile),
+    #[command(subcommand)]
+    Admin(Admin),
     #[command(subcommand)]
     Ca(Ca),
 }
@@ -244,8 +247,8 @@ pub enum Ca {
 
 /// Replace the certificate authority
 ///
-/// The old one stays trusted until the next rotation, and every node fetches a certificate of the new one. Writes a new
-/// client certificate for you.
+/// The old one stays trusted until the next rotation, and every node takes a certificate of the new one. Writes a new
+/// client certificate for you; in a cluster of `pontoon dev`, which speaks plaintext, none.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon cluster ca rotate")]
 pub struct CaRotate {
@@ -281,6 +284,7 @@ impl Cluster {
             Self::Promote(command) => command.run(context).await,
             Self::Profile(Profile::Show(ProfileShow {})) => profile_show(context).await,
             Self::Profile(Profile::Set(command)) => command.run(context).await,
+            Self::Admin(command) => command.run(context).await,
             Self::Ca(Ca::Rotate(command)) => command.run(context).await,
         }
     }
@@ -804,7 +808,8 @@ impl ProfileSet {
 struct Rotated {
     /// SHA-256 of the new authority's certificate.
     ca_sha256: String,
-    admin_dir: String,
+    /// Directory of your new certificate; null when none was made, as in a cluster that speaks plaintext.
+    admin_dir: Option<String>,
     /// Where the certificate of another cluster is kept that had lain there.
     kept: Option<String>,
 }
@@ -824,30 +829,47 @@ impl CaRotate {
             })
             .await?
             .into_inner();
-        let made = StoredCertificate {
-            certificate: reply.admin_certificate_pem,
-            key: reply.admin_key_pem,
-            authorities: reply.ca_certificates_pem,
-        };
-        let kept = StagedAdmin::stage(&dir, &made)
-            .and_then(StagedAdmin::put)
-            .map_err(|e| {
-                exit::invalid("your new certificate", e, "run it again: it makes another")
-            })?;
-        let rotated = Rotated {
-            ca_sha256: reply.ca_sha256,
-            admin_dir: dir.display().to_string(),
-            kept: kept.map(|dir| dir.display().to_string()),
+        let ca_sha256 = reply.ca_sha256.clone();
+        let rotated = match reply.admin_certificate_pem.is_empty() {
+            true => Rotated {
+                ca_sha256,
+                admin_dir: None,
+                kept: None,
+            },
+            false => Rotated {
+                ca_sha256,
+                kept: put_admin(&dir, reply)?,
+                admin_dir: Some(dir.display().to_string()),
+            },
         };
         context.out.result(&rotated, || {
+            let yours = match &rotated.admin_dir {
+                Some(dir) => format!("your certificate: {dir}\n"),
+                None => String::new(),
+            };
             format!(
-                "the certificate authority is replaced (SHA-256 {})\nyour certificate: {}\n{}",
+                "the certificate authority is replaced (SHA-256 {})\n{yours}{}",
                 rotated.ca_sha256,
-                rotated.admin_dir,
                 kept_text(rotated.kept.as_deref())
             )
         })
     }
+}
+
+/// Writes the certificate that came with a new authority. Returns where one of another cluster is kept.
+fn put_admin(dir: &Path, reply: v1::RotateCaReply) -> Result<Option<String>, Failure> {
+    let made = StoredCertificate {
+        certificate: reply.admin_certificate_pem,
+        key: reply.admin_key_pem,
+        authorities: reply.ca_certificates_pem,
+    };
+    let kept = StagedAdmin::stage(dir, &made)
+        .and_then(StagedAdmin::put)
+        .map_err(|e| {
+            let hint = "the authority is replaced: `pontoon cluster admin create NAME` makes a certificate of it";
+            exit::invalid("your new certificate", e, hint)
+        })?;
+    Ok(kept.map(|dir| dir.display().to_string()))
 }
 
 #[derive(Serialize)]

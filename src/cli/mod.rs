@@ -5,6 +5,7 @@
 //! stderr, errors and warnings as objects, and the exit codes of `exit`. Every command's arguments are declared with `clap`; help, completion, man pages and the
 //! check of `docs/cli.md` come from the same declarations.
 
+mod admin;
 mod answer;
 mod backup;
 mod client;

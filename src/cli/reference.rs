@@ -64,8 +64,12 @@ const JSON: &[(&str, &str)] = &[
         r#"{"profile": "fast", "heartbeat_ms": 20, "election_timeout_min_ms": 100, "election_timeout_max_ms": 180, "lease_ms": 162}"#,
     ),
     (
+        "cluster admin create",
+        r#"{"name": "ann", "admin_dir": "/root/.config/pontoon", "ends": "2027-01-01T00:00:00Z", "kept": "/root/.config/pontoon/5d..." | null}"#,
+    ),
+    (
         "cluster ca rotate",
-        r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon", "kept": "/root/.config/pontoon/5d..." | null}"#,
+        r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon" | null, "kept": "/root/.config/pontoon/5d..." | null}"#,
     ),
     ("zone create", WRITTEN),
     (
@@ -247,7 +251,7 @@ Options of every command, after or before its own:
 | `-o table`, `-o json` | how results are written to stdout, and errors and warnings to stderr |
 | `--timeout TIME` | how long to try, while no node answers or none leads: `500ms`, `10s`, `2m`, or a number of seconds; 10 s unless given |
 | `--consistency local`, `linearizable` | reads: the state of the node that is asked, or everything that was acknowledged before. `linearizable` is refused by `cluster status`, `cluster profile show` and `watch`, which tell what that node knows; commands that change something have no use for it |
-| `--cert`, `--key`, `--ca` | client certificate, its key and the cluster's authority in PEM; also `PONTOON_CERT`, `PONTOON_KEY`, `PONTOON_CA`. Without them: `admin.pem`, `admin.key` and `ca.pem` in `~/.config/pontoon` or `/etc/pontoon` |
+| `--cert`, `--key`, `--ca` | client certificate, its key and the cluster's authority in PEM; also `PONTOON_CERT`, `PONTOON_KEY`, `PONTOON_CA`. Without them: `admin.pem`, `admin.key` and `ca.pem` in `~/.config/pontoon` or `/etc/pontoon`, which are looked for when a connection needs them, and passed over when they cannot be used |
 
 | exit code | means |
 | --- | --- |

@@ -91,6 +91,8 @@ fn every_command_of_the_contract_is_there() {
         "cluster profile show",
         "cluster profile set fast",
         "cluster profile set --heartbeat 30ms --election-timeout-min 150ms --election-timeout-max 240ms",
+        "cluster admin create ann",
+        "cluster admin create ann --admin-dir d",
         "cluster ca rotate",
         "zone create example.com",
         "zone list",
@@ -178,6 +180,7 @@ fn wrong_usage_is_told_apart() {
         "cluster status --consistency linearizable",
         "cluster profile show --consistency linearizable",
         "watch --consistency linearizable",
+        "cluster admin create a/b",
     ] {
         let error = parse(
             &format!("pontoon {line}")
@@ -1184,6 +1187,133 @@ async fn the_cluster_and_its_nodes_answer() {
         run(&served, &["dns", "stats", "--node", "9"]).await,
         Err((1, "not_found"))
     );
+}
+
+/// A command line with a client certificate of the cluster, made so long ago.
+fn with_certificate(
+    served: &Served,
+    dir: &std::path::Path,
+    age: Duration,
+    line: &str,
+) -> (Command, Context) {
+    use crate::{enrol::admin_files::StagedAdmin, pki::identity::Identity};
+    let made_at = std::time::SystemTime::now() - age;
+    let root = Identity::admin(served.group.cluster(), "root");
+    let made = served.group.certificate(&root, made_at);
+    StagedAdmin::stage(dir, &made)
+        .and_then(StagedAdmin::put)
+        .expect("written");
+    with_files(served, dir, line)
+}
+
+/// A command line with the client certificate in `dir`.
+fn with_files(served: &Served, dir: &std::path::Path, line: &str) -> (Command, Context) {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let line = format!(
+        "pontoon --endpoints {} --timeout 20s --cert {} --key {} --ca {} {line}",
+        served.address,
+        file("admin.pem"),
+        file("admin.key"),
+        file("ca.pem")
+    );
+    let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+    let cli = parse(&words).expect("parses");
+    let out = Out::keeping(Format::Json);
+    let global = cli.global;
+    (cli.command, Context { global, out })
+}
+
+#[tokio::test]
+async fn an_administrator_makes_another_certificate() {
+    use std::os::unix::fs::PermissionsExt;
+    let served = Served::start_with_certificate().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, ann) = (dir.path().join("root"), dir.path().join("ann"));
+    let create = format!("cluster admin create ann --admin-dir {}", ann.display());
+    let (command, context) = with_certificate(&served, &root, Duration::ZERO, &create);
+    command.run_client(&context).await.expect("made");
+    assert_eq!(context.out.take_remarks(), "", "nothing ends soon");
+    let made: Value = serde_json::from_str(&context.out.take()).expect("JSON");
+    assert_eq!(made["name"], "ann");
+    assert!(
+        made["ends"]
+            .as_str()
+            .is_some_and(|ends| ends.ends_with('Z'))
+    );
+    for name in ["admin.pem", "admin.key", "ca.pem"] {
+        let mode = fs::metadata(ann.join(name))
+            .expect(name)
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    // It is as good as the one that made it, under its own name, and makes the next one of that name.
+    for line in [
+        "zone create example.com",
+        "zone history example.com",
+        create.as_str(),
+    ] {
+        let (command, context) = with_files(&served, &ann, line);
+        command.run_client(&context).await.expect(line);
+        if line.starts_with("zone history") {
+            assert!(context.out.take().contains(r#""author":"ann""#));
+        }
+    }
+    // Nobody else's is taken away.
+    let bob = create.replace("create ann", "create bob");
+    let (command, context) = with_files(&served, &root, &bob);
+    let failure = command.run_client(&context).await.expect_err("refused");
+    assert_eq!(
+        failure.code,
+        crate::wire::error::FailureCode::AlreadyExists,
+        "{failure:?}"
+    );
+    assert!(failure.problem.contains("administrator ann"), "{failure:?}");
+    let (command, context) = with_files(&served, &ann, "zone list");
+    command.run_client(&context).await.expect("still good");
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_is_told_of() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let served = Served::start_with_certificate().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (command, context) = with_certificate(&served, dir.path(), 340 * DAY, "zone list");
+    command.run_client(&context).await.expect("still good");
+    let told = context.out.take_remarks();
+    assert!(told.contains("certificate ends at"), "{told}");
+    let (command, context) = with_certificate(&served, dir.path(), 400 * DAY, "zone list");
+    let failure = command.run_client(&context).await.expect_err("ended");
+    assert!(failure.hint.contains("admin create root"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_speaks_plaintext_makes_no_certificates() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path().join("admin");
+    let dir_arg = at.to_str().expect("plain");
+    let rotate = ["cluster", "ca", "rotate", "--admin-dir", dir_arg];
+    let rotated = run(&served, &rotate).await.expect("rotated");
+    assert_eq!(rotated["admin_dir"], Value::Null);
+    let create = ["cluster", "admin", "create", "ann", "--admin-dir", dir_arg];
+    assert_eq!(run(&served, &create).await, Err((1, "unsupported")));
+    assert!(!at.exists());
+}
+
+#[tokio::test]
+async fn a_plan_is_as_fresh_as_is_asked_for() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let site = dir.path().join("site.toml");
+    fs::write(&site, "").expect("written");
+    let plan = ["plan", "-f", site.to_str().expect("plain")];
+    run(&served, &plan).await.expect("planned");
+    let asked = || served.group.catch_ups.load(Ordering::SeqCst);
+    assert_eq!(asked(), 0);
+    let fresh = [&plan[..], &["--consistency", "linearizable"]].concat();
+    run(&served, &fresh).await.expect("planned");
+    assert_eq!(asked(), 1);
 }
 
 #[tokio::test]
