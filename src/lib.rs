@@ -14,6 +14,8 @@ pub mod pki;
 pub mod priority;
 pub mod proxy;
 pub mod site;
+#[cfg(test)]
+mod skipped;
 pub mod state;
 pub mod telemetry;
 pub mod transport;

@@ -14,14 +14,12 @@ use super::{
     Api, Proposal, admin::vip_statuses, caller::Caller, deadline_of, group::random_request, now,
 };
 use crate::{
-    enrol::init::certificate,
     model::{
         node::{ClusterId, NodeId},
         timing::{Profile, TimingFault},
     },
     pki::{
         authority::{Authority, fingerprint},
-        identity::{Identity, is_admin_name},
         token::{Token, checked_lifetime},
     },
     state::{
@@ -111,8 +109,15 @@ impl Cluster for Api {
         let deadline = deadline_of(&request);
         let group = self.group()?;
         let id = group.standing().id;
-        group.remove(id, deadline).await?;
-        self.0.node.stop();
+        let node = Arc::clone(&self.0.node);
+        // A task of its own, which ends by the deadline: a caller that goes away meanwhile leaves no node that was removed and runs.
+        let leaving = tokio::spawn(async move {
+            group.remove(id, deadline).await?;
+            node.stop();
+            Ok::<(), Failure>(())
+        });
+        let left = leaving.await;
+        left.unwrap_or_else(|e| Err(Failure::new(FailureCode::Internal, "node", e, "")))?;
         Ok(Response::new(v1::LeaveReply { node_id: id.0 }))
     }
 
@@ -232,25 +237,23 @@ impl Cluster for Api {
         self.commit(proposal).await?;
         // A retry finds the authority that the first attempt made.
         let state = self.group()?.state();
-        let authority = authority(&state)?;
-        let name = if is_admin_name(&author) {
-            author
-        } else {
-            "admin".to_owned()
-        };
-        let admin = certificate(
-            &authority,
-            &Identity::admin(cluster, name),
-            &[],
-            SystemTime::now(),
-        )
-        .map_err(internal)?;
+        let (admin_certificate_pem, admin_key_pem) = self.admin_of(&state, &author)?;
         Ok(Response::new(v1::RotateCaReply {
             ca_certificates_pem: ca_certificates(&state),
             ca_sha256: ca_fingerprint(&state)?,
-            admin_certificate_pem: admin.certificate,
-            admin_key_pem: admin.key,
+            admin_certificate_pem,
+            admin_key_pem,
         }))
+    }
+
+    async fn create_admin(
+        &self,
+        request: Request<v1::CreateAdminRequest>,
+    ) -> Result<Response<v1::CreateAdminReply>, Status> {
+        let author = Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
+        let signed = self.sign_admin(&author, request.into_inner(), deadline);
+        Ok(Response::new(signed.await?))
     }
 }
 

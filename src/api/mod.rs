@@ -5,6 +5,7 @@
 //! `serve` resolves, running calls get to end, streams are cut.
 
 mod admin;
+mod administrators;
 mod advice;
 mod backup;
 mod bootstrap;

@@ -41,6 +41,7 @@ struct Opening {
     request_id: Bytes,
     born: u64,
     if_revision: Option<u64>,
+    consistency: i32,
 }
 
 impl Api {
@@ -77,8 +78,8 @@ impl Api {
         deadline: Instant,
         permit: OwnedSemaphorePermit,
     ) -> Result<Pages<v1::SitePlanPage>, Failure> {
-        let (_, wanted) = receive(upload, deadline).await?;
-        let (state, header) = self.read(v1::Consistency::Local.into(), deadline).await?;
+        let (opening, wanted) = receive(upload, deadline).await?;
+        let (state, header) = self.read(opening.consistency, deadline).await?;
         let (plan, _) = compare(&state, wanted).await?;
         let Plan {
             differences,
@@ -180,11 +181,13 @@ async fn receive(
                 born,
                 if_revision,
                 data,
+                consistency,
             } = message;
             opening.get_or_insert(Opening {
                 request_id,
                 born,
                 if_revision,
+                consistency,
             });
             data
         },

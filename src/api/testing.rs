@@ -6,10 +6,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 use tonic::transport::Channel;
 
 use super::{
@@ -21,12 +25,13 @@ use super::{
 };
 use crate::{
     config::reserved::Reserved,
+    enrol::identity_file::StoredCertificate,
     model::{
         name::Name,
         node::{ClusterId, Member, NodeId},
         rrset::RecordType,
     },
-    pki::verify::ClientAuth,
+    pki::{identity::Identity, verify::ClientAuth},
     state::{
         State,
         command::{Change, Command, NewMember, RequestId, Secret, UnixMillis},
@@ -35,6 +40,7 @@ use crate::{
     transport::{
         Security,
         accept::Incoming,
+        credentials::SharedCredentials,
         port::{Port, PortLimits},
     },
     wire::error::{Failure, FailureCode},
@@ -50,6 +56,19 @@ pub struct MemoryGroup {
     pub lossy: AtomicU32,
     /// Proposals that came.
     pub proposals: AtomicU32,
+    /// Reads of the newest state that came.
+    pub catch_ups: AtomicU32,
+    /// Whether the node is asked to stop.
+    pub stopped: watch::Sender<bool>,
+    /// When set, a removal succeeds as soon as this is notified.
+    pub removal: Mutex<Option<Removal>>,
+}
+
+/// A removal that a test holds up.
+#[derive(Clone, Default)]
+pub struct Removal {
+    pub begun: Arc<Notify>,
+    pub go_on: Arc<Notify>,
 }
 
 impl MemoryGroup {
@@ -87,7 +106,21 @@ impl MemoryGroup {
             leaderless: AtomicU32::new(0),
             lossy: AtomicU32::new(0),
             proposals: AtomicU32::new(0),
+            catch_ups: AtomicU32::new(0),
+            stopped: watch::Sender::new(false),
+            removal: Mutex::default(),
         })
+    }
+
+    /// The id of the cluster.
+    pub fn cluster(&self) -> ClusterId {
+        self.state().cluster().expect("it has begun").clone()
+    }
+
+    /// A certificate of the cluster's authority, made at `now`.
+    pub fn certificate(&self, identity: &Identity, now: SystemTime) -> StoredCertificate {
+        let authority = super::cluster::authority(&self.state()).expect("an authority");
+        crate::enrol::init::certificate(&authority, identity, &[], now).expect("signed")
     }
 
     fn take(counter: &AtomicU32) -> bool {
@@ -134,6 +167,7 @@ impl Group for MemoryGroup {
     }
 
     async fn catch_up(&self, _: Instant) -> Result<(), Failure> {
+        self.catch_ups.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
@@ -187,6 +221,12 @@ impl Group for MemoryGroup {
     }
 
     async fn remove(&self, id: NodeId, _: Instant) -> Result<bool, Failure> {
+        let held = self.removal.lock().expect("no test panics here").clone();
+        if let Some(Removal { begun, go_on }) = held {
+            begun.notify_one();
+            go_on.notified().await;
+            return Ok(true);
+        }
         let problem = "is the only voter";
         Err(Failure::new(
             FailureCode::Conflict,
@@ -197,8 +237,8 @@ impl Group for MemoryGroup {
     }
 }
 
-/// A node around a group.
-pub struct MemoryNode(pub Arc<MemoryGroup>);
+/// A node around a group, and how its API is secured.
+pub struct MemoryNode(pub Arc<MemoryGroup>, pub Security);
 
 #[tonic::async_trait]
 impl NodeControl for MemoryNode {
@@ -244,18 +284,21 @@ impl NodeControl for MemoryNode {
     }
 
     fn authority_fingerprint(&self) -> Option<String> {
-        None
+        match &self.1 {
+            Security::Tls(shared) => shared.current().authority_fingerprint(),
+            Security::Plain => None,
+        }
     }
 
     async fn reload(&self) -> Result<Reloaded, Failure> {
         Ok(Reloaded {
-            applied: vec!["logging.level".into()],
+            applied: vec!["logging.level = \"debug\"".into()],
             needs_restart: vec![],
         })
     }
 
     fn dns_counters(&self) -> Vec<(String, u64)> {
-        vec![("queries_udp".into(), 7), ("cache_hits".into(), 3)]
+        vec![("cache_hits".into(), 3), ("queries_udp_ipv4".into(), 7)]
     }
 
     fn dns_flush(&self, what: &FlushScope) -> u64 {
@@ -283,7 +326,9 @@ impl NodeControl for MemoryNode {
         })
     }
 
-    fn stop(&self) {}
+    fn stop(&self) {
+        self.0.stopped.send_replace(true);
+    }
 }
 
 /// An API over plain TCP on a free port. It ends when this is dropped.
@@ -304,12 +349,26 @@ impl Served {
     }
 
     pub async fn start_secured(address: SocketAddr, security: Security) -> Self {
+        Self::start_of(MemoryGroup::new(), address, security).await
+    }
+
+    /// A node with a certificate of its own cluster's authority.
+    pub async fn start_with_certificate() -> Self {
         let group = MemoryGroup::new();
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let own = Identity::node(group.cluster(), NodeId(1));
+        let credentials = group.certificate(&own, SystemTime::now()).credentials();
+        let security = Security::Tls(SharedCredentials::new(credentials.expect("sound")));
+        Self::start_of(group, anywhere, security).await
+    }
+
+    async fn start_of(group: Arc<MemoryGroup>, address: SocketAddr, security: Security) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let port = Port::new("api", PortLimits::of(64));
+        let node = MemoryNode(Arc::clone(&group), security.clone());
         let incoming = Incoming::tcp(listener, security, ClientAuth::Optional, port);
-        let api = Api::new(Arc::new(MemoryNode(Arc::clone(&group))));
+        let api = Api::new(Arc::new(node));
         let task = tokio::spawn(async move {
             let ended = api.serve(incoming, std::future::pending()).await;
             assert!(ended.is_ok(), "{ended:?}");

@@ -334,7 +334,10 @@ async fn a_long_answer_of_another_node_is_read() {
         .propose(command, Instant::now() + Duration::from_secs(60))
         .await;
     assert!(matches!(outcome, Ok(Outcome::Applied(_))), "{outcome:?}");
-    let api = Api::new(Arc::new(testing::MemoryNode(served.group.clone())));
+    let api = Api::new(Arc::new(testing::MemoryNode(
+        served.group.clone(),
+        crate::transport::Security::Plain,
+    )));
     let other = Member {
         id: NodeId(2),
         name: "n2".into(),
@@ -345,4 +348,57 @@ async fn a_long_answer_of_another_node_is_read() {
     let reply = reply.expect("an answer").into_inner();
     assert_eq!(reply.backends.len(), 30_000);
     assert!(prost::Message::encoded_len(&reply) > 4 << 20);
+}
+
+#[tokio::test]
+async fn a_leave_goes_on_when_its_caller_goes_away() {
+    use v1::cluster_server::Cluster;
+    let group = testing::MemoryGroup::new();
+    let removal = testing::Removal::default();
+    *group.removal.lock().expect("unused") = Some(removal.clone());
+    let node = testing::MemoryNode(Arc::clone(&group), crate::transport::Security::Plain);
+    let api = Api::new(Arc::new(node));
+    let mut request = tonic::Request::new(v1::LeaveRequest {});
+    request.extensions_mut().insert(crate::transport::PeerInfo {
+        address: None,
+        peer: crate::transport::Peer::Local { uid: 0 },
+    });
+    let mut call = api.leave(request);
+    tokio::select! {
+        ended = &mut call => panic!("before the removal ended: {ended:?}"),
+        () = removal.begun.notified() => {}
+    }
+    drop(call);
+    removal.go_on.notify_one();
+    let mut stopped = group.stopped.subscribe();
+    let stopped = stopped.wait_for(|stopped| *stopped);
+    let stopped = tokio::time::timeout(Duration::from_secs(30), stopped).await;
+    assert!(stopped.is_ok(), "the node was removed and goes on");
+}
+
+#[tokio::test]
+async fn only_what_can_be_signed_becomes_an_administrator() {
+    let served = testing::Served::start_with_certificate().await;
+    let own = served.group.certificate(
+        &crate::pki::identity::Identity::admin(served.group.cluster(), "root"),
+        SystemTime::now(),
+    );
+    let security = crate::transport::Security::Tls(
+        crate::transport::credentials::SharedCredentials::new(own.credentials().expect("sound")),
+    );
+    let channel = crate::transport::connect::channel(
+        served.address,
+        &security,
+        crate::pki::verify::Expected::AnyNode,
+    );
+    let mut cluster = v1::cluster_client::ClusterClient::new(channel);
+    let csr_pem = crate::pki::authority::request().expect("made").csr_pem;
+    let sound = csr_pem.as_str();
+    for (name, csr_pem) in [("", sound), ("a/b", sound), ("ann", ""), ("ann", "garbled")] {
+        let (name, csr_pem) = (name.to_owned(), csr_pem.to_owned());
+        let asked = cluster.create_admin(v1::CreateAdminRequest { name, csr_pem });
+        let status = asked.await.expect_err("refused");
+        let failure = Failure::from_details(status.details()).expect("details");
+        assert_eq!(failure.code, FailureCode::Invalid, "{failure}");
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
     enrol::init::Initialised,
     node::rescue,
     wire::{
-        error::Failure,
+        error::{Failure, FailureCode},
         v1::{self, admin_client::AdminClient},
     },
 };
@@ -64,7 +64,8 @@ pub struct Restore {
 /// Go on with this node alone, when the majority of its cluster is gone for ever
 ///
 /// The node must not run. Everything in its log is taken for committed, and all other members are retired: they must never
-/// be started again with their old data. Writes that only they had acknowledged are lost.
+/// be started again with their old data. Writes that only they had acknowledged are lost. Without `--force` it says what it
+/// would do, and ends with exit code 1.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  pontoon recover                  # says what it would do\n  pontoon recover --config /etc/pontoon/node.toml --force"
@@ -171,7 +172,8 @@ async fn unconfirmed(config: &NodeConfig) -> Failure {
                     retired.join(", ")
                 },
             );
-            exit::wrong_argument(
+            Failure::new(
+                FailureCode::PreconditionFailed,
                 "recover",
                 problem,
                 "if they are gone for ever, run it again with --force",

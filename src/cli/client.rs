@@ -6,7 +6,7 @@
 //! Nodes that restart or hang are no reason to fail while there is time: endpoints are asked one after another, each given a
 //! head start, until one answers; and no call spends the whole time on one of several endpoints.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tonic::{Code, Request, Response, Status, transport::Channel};
@@ -74,12 +74,12 @@ impl Attempt {
 impl Client {
     /// Connects to the first endpoint that answers.
     pub async fn connect(context: &Context) -> Result<Self, Failure> {
-        Self::connect_by(context, Dialer::new(&context.global)?).await
+        Self::connect_by(context, Dialer::new(&context.global)).await
     }
 
     /// Connects to the first endpoint and to no other: for commands that are about one node.
     pub async fn connect_to_first(context: &Context) -> Result<Self, Failure> {
-        Self::connect_by(context, Dialer::new(&context.global)?.first_only()).await
+        Self::connect_by(context, Dialer::new(&context.global).first_only()).await
     }
 
     async fn connect_by(context: &Context, dialer: Dialer) -> Result<Self, Failure> {
@@ -88,6 +88,11 @@ impl Client {
         loop {
             let missed = match first_to_answer(&dialer, deadline).await {
                 Ok((at, channel, born)) => {
+                    let asked = dialer.endpoints().get(at);
+                    let ending = asked.and_then(|e| dialer.ending(e, SystemTime::now()));
+                    if let Some(ending) = ending {
+                        context.out.warn(ending);
+                    }
                     return Ok(Self {
                         at,
                         channel,

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     Context,
+    admin::Admin,
     client::{Attempt, Client},
     duration,
     endpoint::admin_dir,
@@ -50,8 +51,8 @@ pub const NODE_TOML: &str = "/etc/pontoon/node.toml";
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
-  pontoon cluster init --config /etc/pontoon/node.toml   the first machine
-  pontoon cluster token create                           on a member, for another machine
+  pontoon cluster init --config /etc/pontoon/node.toml   # the first machine
+  pontoon cluster token create                           # on a member, for another machine
   pontoon cluster status
   pontoon cluster transfer 2")]
 pub enum Cluster {
@@ -66,6 +67,8 @@ pub enum Cluster {
     Promote(Promote),
     #[command(subcommand)]
     Profile(Profile),
+    #[command(subcommand)]
+    Admin(Admin),
     #[command(subcommand)]
     Ca(Ca),
 }
@@ -244,8 +247,8 @@ pub enum Ca {
 
 /// Replace the certificate authority
 ///
-/// The old one stays trusted until the next rotation, and every node fetches a certificate of the new one. Writes a new
-/// client certificate for you.
+/// The old one stays trusted until the next rotation, and every node takes a certificate of the new one. Writes a new
+/// client certificate for you; in a cluster of `pontoon dev`, which speaks plaintext, none.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon cluster ca rotate")]
 pub struct CaRotate {
@@ -255,6 +258,18 @@ pub struct CaRotate {
 }
 
 impl Cluster {
+    /// Why a linearizable answer has no meaning here; none: it has.
+    pub fn always_local(&self) -> Option<String> {
+        let command = match self {
+            Self::Status(_) => "cluster status",
+            Self::Profile(Profile::Show(_)) => "cluster profile show",
+            _ => return None,
+        };
+        Some(format!(
+            "`{command}` says what the node that is asked knows, also without a leader: leave --consistency linearizable out"
+        ))
+    }
+
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Self::Init(command) => command.run(context),
@@ -269,6 +284,7 @@ impl Cluster {
             Self::Promote(command) => command.run(context).await,
             Self::Profile(Profile::Show(ProfileShow {})) => profile_show(context).await,
             Self::Profile(Profile::Set(command)) => command.run(context).await,
+            Self::Admin(command) => command.run(context).await,
             Self::Ca(Ca::Rotate(command)) => command.run(context).await,
         }
     }
@@ -518,7 +534,7 @@ async fn resolve(peer: &str) -> Result<Vec<SocketAddr>, Failure> {
 }
 
 /// What to do about a data directory that another cluster has used.
-fn emptied(data_dir: &std::path::Path) -> String {
+fn emptied(data_dir: &Path) -> String {
     format!(
         "stop the node, then: find {} -mindepth 1 -delete",
         data_dir.display()
@@ -704,23 +720,52 @@ impl ProfileJson {
     }
 }
 
-async fn profile_show(context: &Context) -> Result<(), Failure> {
-    let mut client = Client::connect(context).await?;
-    let reply = read_status(&mut client).await?;
-    let profile = ProfileJson::new(reply.profile, reply.timing);
-    context.out.result(&profile, || {
-        let mut text = profile.text();
-        for node in &reply.nodes {
-            let differs = node.election_timeout_max_ms != profile.election_timeout_max_ms;
-            if differs && node.election_timeout_max_ms > 0 {
-                text.push_str(&format!(
-                    "node {} still counts by {} ms\n",
-                    node.id, node.election_timeout_max_ms
-                ));
+/// The same, and by what each node counts at present: a change is taken up by one after the other.
+#[derive(Serialize)]
+struct ProfileShown {
+    #[serde(flatten)]
+    profile: ProfileJson,
+    nodes: Vec<CountsBy>,
+}
+
+#[derive(Serialize)]
+struct CountsBy {
+    node: u64,
+    /// Null when it did not answer.
+    election_timeout_max_ms: Option<u64>,
+}
+
+impl ProfileShown {
+    fn new(reply: v1::StatusReply) -> Self {
+        let nodes = reply.nodes.iter().map(|node| CountsBy {
+            node: node.id,
+            election_timeout_max_ms: Some(node.election_timeout_max_ms).filter(|ms| *ms > 0),
+        });
+        Self {
+            nodes: nodes.collect(),
+            profile: ProfileJson::new(reply.profile, reply.timing),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.profile.text();
+        for node in &self.nodes {
+            match node.election_timeout_max_ms {
+                Some(ms) if ms != self.profile.election_timeout_max_ms => {
+                    text.push_str(&format!("node {} still counts by {ms} ms\n", node.node));
+                }
+                _ => {}
             }
         }
         text
-    })
+    }
+}
+
+async fn profile_show(context: &Context) -> Result<(), Failure> {
+    let mut client = Client::connect(context).await?;
+    let reply = read_status(&mut client).await?;
+    let shown = ProfileShown::new(reply);
+    context.out.result(&shown, || shown.text())
 }
 
 impl ProfileSet {
@@ -763,7 +808,8 @@ impl ProfileSet {
 struct Rotated {
     /// SHA-256 of the new authority's certificate.
     ca_sha256: String,
-    admin_dir: String,
+    /// Directory of your new certificate; null when none was made, as in a cluster that speaks plaintext.
+    admin_dir: Option<String>,
     /// Where the certificate of another cluster is kept that had lain there.
     kept: Option<String>,
 }
@@ -783,30 +829,47 @@ impl CaRotate {
             })
             .await?
             .into_inner();
-        let made = StoredCertificate {
-            certificate: reply.admin_certificate_pem,
-            key: reply.admin_key_pem,
-            authorities: reply.ca_certificates_pem,
-        };
-        let kept = StagedAdmin::stage(&dir, &made)
-            .and_then(StagedAdmin::put)
-            .map_err(|e| {
-                exit::invalid("your new certificate", e, "run it again: it makes another")
-            })?;
-        let rotated = Rotated {
-            ca_sha256: reply.ca_sha256,
-            admin_dir: dir.display().to_string(),
-            kept: kept.map(|dir| dir.display().to_string()),
+        let ca_sha256 = reply.ca_sha256.clone();
+        let rotated = match reply.admin_certificate_pem.is_empty() {
+            true => Rotated {
+                ca_sha256,
+                admin_dir: None,
+                kept: None,
+            },
+            false => Rotated {
+                ca_sha256,
+                kept: put_admin(&dir, reply)?,
+                admin_dir: Some(dir.display().to_string()),
+            },
         };
         context.out.result(&rotated, || {
+            let yours = match &rotated.admin_dir {
+                Some(dir) => format!("your certificate: {dir}\n"),
+                None => String::new(),
+            };
             format!(
-                "the certificate authority is replaced (SHA-256 {})\nyour certificate: {}\n{}",
+                "the certificate authority is replaced (SHA-256 {})\n{yours}{}",
                 rotated.ca_sha256,
-                rotated.admin_dir,
                 kept_text(rotated.kept.as_deref())
             )
         })
     }
+}
+
+/// Writes the certificate that came with a new authority. Returns where one of another cluster is kept.
+fn put_admin(dir: &Path, reply: v1::RotateCaReply) -> Result<Option<String>, Failure> {
+    let made = StoredCertificate {
+        certificate: reply.admin_certificate_pem,
+        key: reply.admin_key_pem,
+        authorities: reply.ca_certificates_pem,
+    };
+    let kept = StagedAdmin::stage(dir, &made)
+        .and_then(StagedAdmin::put)
+        .map_err(|e| {
+            let hint = "the authority is replaced: `pontoon cluster admin create NAME` makes a certificate of it";
+            exit::invalid("your new certificate", e, hint)
+        })?;
+    Ok(kept.map(|dir| dir.display().to_string()))
 }
 
 #[derive(Serialize)]
@@ -999,12 +1062,15 @@ pub async fn node_id(client: &mut Client, node: &str) -> Result<u64, Failure> {
     })
 }
 
-fn cluster_client(channel: &tonic::transport::Channel) -> ClusterClient<tonic::transport::Channel> {
+/// The Cluster service behind a channel.
+pub fn cluster_client(
+    channel: &tonic::transport::Channel,
+) -> ClusterClient<tonic::transport::Channel> {
     ClusterClient::new(channel.clone())
 }
 
 /// Reads this machine's node.toml.
-pub fn load_config(path: &std::path::Path) -> Result<NodeConfig, Failure> {
+pub fn load_config(path: &Path) -> Result<NodeConfig, Failure> {
     NodeConfig::load(path).map_err(|e| {
         exit::invalid(
             "configuration",
@@ -1022,5 +1088,38 @@ pub fn admin_name(text: &str) -> Result<String, String> {
             "{text} is not 1 to 63 letters, digits, '-', '_', '.' or '@'",
             text = quoted(text)
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_says_by_what_each_node_counts() {
+        let node = |id, election_timeout_max_ms| v1::NodeSummary {
+            id,
+            election_timeout_max_ms,
+            ..v1::NodeSummary::default()
+        };
+        let lan = TimingProfile::Lan.timing();
+        let own = crate::wire::millis(lan.election_timeout_max);
+        let shown = ProfileShown::new(v1::StatusReply {
+            profile: "lan".into(),
+            timing: Some(lan.into()),
+            nodes: vec![node(1, own), node(2, 2500), node(3, 0)],
+            ..v1::StatusReply::default()
+        });
+        let json = serde_json::to_value(&shown).expect("plain");
+        assert_eq!(json["profile"], "lan");
+        let expected = serde_json::json!([
+            {"node": 1, "election_timeout_max_ms": own},
+            {"node": 2, "election_timeout_max_ms": 2500},
+            {"node": 3, "election_timeout_max_ms": null},
+        ]);
+        assert_eq!(json["nodes"], expected);
+        let text = shown.text();
+        assert!(text.contains("node 2 still counts by 2500 ms\n"), "{text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
     }
 }

@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::OnceLock,
+    time::SystemTime,
 };
 
 use tonic::transport::Channel;
@@ -12,8 +14,8 @@ use tonic::transport::Channel;
 use super::{Global, cluster::NODE_TOML, exit};
 use crate::{
     config::node::NodeConfig,
-    model::quoted::quoted,
-    pki::verify::Expected,
+    model::{moment::moment_of, quoted::quoted},
+    pki::{validity::Left, verify::Expected},
     transport::{
         Security, connect,
         credentials::{Credentials, SharedCredentials},
@@ -126,35 +128,35 @@ pub struct Dialer {
     expected: bool,
     /// They were not named, and this machine has a node of its own.
     own_node: bool,
-    credentials: Option<SharedCredentials>,
+    certificate: ClientCertificate,
 }
 
 impl Dialer {
     /// What the command line and the environment say; where they are silent, what is found on this machine.
-    pub fn new(global: &Global) -> Result<Self, Failure> {
-        let credentials = credentials(global)?;
+    pub fn new(global: &Global) -> Self {
+        let certificate = ClientCertificate::of(global);
         let named = global.endpoints.as_ref().map(|Endpoints(named)| named);
         let own = own_socket(Path::new(NODE_TOML), SOCKETS);
-        Ok(match (named, own) {
+        match (named, own) {
             (Some(named), _) if !named.is_empty() => Self {
                 endpoints: named.clone(),
                 expected: true,
                 own_node: false,
-                credentials,
+                certificate,
             },
             (_, Some(socket)) => Self {
                 endpoints: vec![Endpoint::Unix(socket)],
                 expected: true,
                 own_node: true,
-                credentials,
+                certificate,
             },
             (_, None) => Self {
                 endpoints: dev_endpoints(),
                 expected: false,
                 own_node: false,
-                credentials,
+                certificate,
             },
-        })
+        }
     }
 
     pub fn endpoints(&self) -> &[Endpoint] {
@@ -184,19 +186,35 @@ impl Dialer {
         }
         let refused =
             failure.problem.contains("refused") || failure.problem.contains("No such file");
-        let hint = match endpoint {
+        let Endpoint::Secure { host, .. } = endpoint else {
+            return failure;
+        };
+        let found = self.certificate.found();
+        let ended = self.ending(endpoint, SystemTime::now());
+        let hint = match found {
             _ if refused => return failure,
-            Endpoint::Secure { .. } if self.credentials.is_none() => {
-                "without a client certificate a loopback address is spoken to in plaintext; if the node speaks TLS, give --cert, --key and --ca"
-            }
-            Endpoint::Secure { host, .. } if is_loopback(host) => {
-                "a node of `pontoon dev` speaks plaintext: give http://HOST:PORT"
+            Ok(Found::Nothing { why }) => format!(
+                "without a client certificate a loopback address is spoken to in plaintext; if the node speaks TLS, give --cert, --key and --ca{}",
+                and_why(why)
+            ),
+            _ if ended.is_some() => ended.unwrap_or_default(),
+            _ if is_loopback(host) => {
+                "a node of `pontoon dev` speaks plaintext: give http://HOST:PORT".to_owned()
             }
             _ => return failure,
         };
-        Failure {
-            hint: hint.to_owned(),
-            ..failure
+        Failure { hint, ..failure }
+    }
+
+    /// What to say of the certificate that `endpoint` is spoken to with, when it ends soon or has ended.
+    pub fn ending(&self, endpoint: &Endpoint, now: SystemTime) -> Option<String> {
+        match (endpoint, self.certificate.found()) {
+            (Endpoint::Secure { .. }, Ok(Found::Credentials(found))) => {
+                let credentials = found.current();
+                let name = credentials.identity().common_name();
+                ending(&name, credentials.end()?, now)
+            }
+            _ => None,
         }
     }
 
@@ -205,10 +223,12 @@ impl Dialer {
         let (host, port, security) = match endpoint {
             Endpoint::Unix(path) => return Ok(connect::unix_channel(path.clone())),
             Endpoint::Plain { host, port } => (host, *port, Security::Plain),
-            Endpoint::Secure { host, port } => match &self.credentials {
-                Some(credentials) => (host, *port, Security::Tls(credentials.clone())),
-                None if is_loopback(host) => (host, *port, Security::Plain),
-                None => return Err(no_certificate(endpoint)),
+            Endpoint::Secure { host, port } => match self.certificate.found()? {
+                Found::Credentials(credentials) => {
+                    (host, *port, Security::Tls(credentials.clone()))
+                }
+                Found::Nothing { .. } if is_loopback(host) => (host, *port, Security::Plain),
+                Found::Nothing { why } => return Err(no_certificate(endpoint, why)),
             },
         };
         let address = resolve(endpoint, host, port).await?;
@@ -232,13 +252,38 @@ async fn resolve(endpoint: &Endpoint, host: &str, port: u16) -> Result<SocketAdd
         .ok_or_else(|| unreachable(format!("{host} has no address")))
 }
 
-fn no_certificate(endpoint: &Endpoint) -> Failure {
+fn no_certificate(endpoint: &Endpoint, why: &[String]) -> Failure {
+    let hint = format!(
+        "give --cert, --key and --ca, or put admin.pem, admin.key and ca.pem (made by `pontoon cluster init` and `cluster admin create`) in ~/.config/pontoon{}",
+        and_why(why)
+    );
     Failure::new(
         FailureCode::Unauthenticated,
         format!("endpoint {endpoint}"),
         "it needs mutual TLS, and there is no client certificate",
-        "give --cert, --key and --ca, or put admin.pem, admin.key and ca.pem (made by `pontoon cluster init`) in ~/.config/pontoon",
+        hint,
     )
+}
+
+/// The end of a hint: what kept certificates that are there from being used.
+fn and_why(why: &[String]) -> String {
+    match why.is_empty() {
+        true => String::new(),
+        false => format!(". Not used: {}", why.join("; ")),
+    }
+}
+
+/// What to say of the certificate of administrator `name` that ends at `end`; none while there is time.
+fn ending(name: &str, end: SystemTime, now: SystemTime) -> Option<String> {
+    let word = match Left::at(now, end) {
+        Left::Enough => return None,
+        Left::Little => "ends",
+        Left::Nothing => "ended",
+    };
+    let end = moment_of(end);
+    Some(format!(
+        "your client certificate {word} at {end}: `pontoon cluster admin create {name}` makes another, on a node over its socket if need be"
+    ))
 }
 
 /// The unix socket of this machine's node, when it has one: there is a socket, or a configuration that names it. Whoever
@@ -275,17 +320,71 @@ pub fn admin_dir() -> PathBuf {
     config.map_or_else(|| PathBuf::from("/etc/pontoon"), |dir| dir.join("pontoon"))
 }
 
-fn credentials(global: &Global) -> Result<Option<SharedCredentials>, Failure> {
-    if let (Some(cert), Some(key), Some(ca)) = (&global.cert, &global.key, &global.ca) {
-        return load(cert, key, ca).map(Some);
+/// The client certificate, read when a connection first needs one: the unix socket and plaintext need none, whatever lies in
+/// the usual places.
+struct ClientCertificate {
+    source: Source,
+    found: OnceLock<Result<Found, Failure>>,
+}
+
+enum Source {
+    /// Certificate, key and authority that were named: what is wrong with them is an error.
+    Named([PathBuf; 3]),
+    /// Directories to look in.
+    Usual(Vec<PathBuf>),
+}
+
+enum Found {
+    Credentials(SharedCredentials),
+    Nothing {
+        /// What is there and cannot be used, and why.
+        why: Vec<String>,
+    },
+}
+
+impl ClientCertificate {
+    fn of(global: &Global) -> Self {
+        Self::from(match (&global.cert, &global.key, &global.ca) {
+            (Some(cert), Some(key), Some(ca)) => {
+                Source::Named([cert.clone(), key.clone(), ca.clone()])
+            }
+            _ => Source::Usual(vec![admin_dir(), PathBuf::from("/etc/pontoon")]),
+        })
     }
-    for dir in [admin_dir(), PathBuf::from("/etc/pontoon")] {
-        let cert = dir.join("admin.pem");
-        if cert.exists() {
-            return load(&cert, &dir.join("admin.key"), &dir.join("ca.pem")).map(Some);
+
+    fn from(source: Source) -> Self {
+        Self {
+            source,
+            found: OnceLock::new(),
         }
     }
-    Ok(None)
+
+    fn found(&self) -> Result<&Found, Failure> {
+        let found = self.found.get_or_init(|| self.source.look());
+        found.as_ref().map_err(Clone::clone)
+    }
+}
+
+impl Source {
+    fn look(&self) -> Result<Found, Failure> {
+        let dirs = match self {
+            Self::Named([cert, key, ca]) => return load(cert, key, ca).map(Found::Credentials),
+            Self::Usual(dirs) => dirs,
+        };
+        let mut why = Vec::new();
+        for dir in dirs {
+            let cert = dir.join("admin.pem");
+            // One that may not be looked for cannot be read either, and is told of.
+            if !cert.try_exists().unwrap_or(true) {
+                continue;
+            }
+            match load(&cert, &dir.join("admin.key"), &dir.join("ca.pem")) {
+                Ok(credentials) => return Ok(Found::Credentials(credentials)),
+                Err(failure) => why.push(format!("{}: {}", failure.object, failure.problem)),
+            }
+        }
+        Ok(Found::Nothing { why })
+    }
 }
 
 fn load(cert: &Path, key: &Path, ca: &Path) -> Result<SharedCredentials, Failure> {
@@ -303,6 +402,64 @@ fn load(cert: &Path, key: &Path, ca: &Path) -> Result<SharedCredentials, Failure
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn dialer(source: Source) -> Dialer {
+        Dialer {
+            endpoints: Vec::new(),
+            expected: true,
+            own_node: false,
+            certificate: ClientCertificate::from(source),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_read_where_one_is_needed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        for name in ["admin.pem", "admin.key", "ca.pem"] {
+            fs::write(at(name), "garbled").expect("written");
+        }
+        let unix = Endpoint::Unix(at("absent.sock"));
+        let plain: Endpoint = "http://127.0.0.1:1".parse().expect("an endpoint");
+        let loopback: Endpoint = "127.0.0.1:1".parse().expect("an endpoint");
+        let remote: Endpoint = "192.0.2.1:1".parse().expect("an endpoint");
+        // Nobody named it: it is as good as none, and the reason is told where one is needed.
+        let usual = dialer(Source::Usual(vec![at("absent"), dir.path().to_owned()]));
+        for endpoint in [&unix, &plain, &loopback] {
+            assert!(usual.channel(endpoint).await.is_ok(), "{endpoint}");
+        }
+        let failure = usual.channel(&remote).await.expect_err("no certificate");
+        assert_eq!(failure.code, FailureCode::Unauthenticated);
+        assert!(failure.hint.contains("admin.pem"), "{failure:?}");
+        assert!(failure.hint.contains("Not used: file "), "{failure:?}");
+        // What was named must be good, where it is needed.
+        let named = dialer(Source::Named(["admin.pem", "admin.key", "ca.pem"].map(at)));
+        for endpoint in [&unix, &plain] {
+            assert!(named.channel(endpoint).await.is_ok(), "{endpoint}");
+        }
+        for endpoint in [&loopback, &remote] {
+            let failure = named.channel(endpoint).await.expect_err("garbled");
+            assert_eq!(failure.code, FailureCode::Invalid, "{endpoint}");
+        }
+        let nothing = dialer(Source::Usual(vec![at("absent")]));
+        let failure = nothing.channel(&remote).await.expect_err("no certificate");
+        assert!(!failure.hint.contains("Not used"), "{failure:?}");
+    }
+
+    #[test]
+    fn an_administrator_is_told_that_the_certificate_ends() {
+        use std::time::{Duration, UNIX_EPOCH};
+        let end = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let day = Duration::from_secs(86_400);
+        assert_eq!(ending("ann", end, end - 31 * day), None);
+        for (now, told) in [(end - 29 * day, "ends at"), (end + day, "ended at")] {
+            let text = ending("ann", end, now).expect("a warning");
+            assert!(
+                text.contains(told) && text.contains("admin create ann"),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn a_machine_with_a_node_means_that_node() {

@@ -5,6 +5,7 @@
 //! stderr, errors and warnings as objects, and the exit codes of `exit`. Every command's arguments are declared with `clap`; help, completion, man pages and the
 //! check of `docs/cli.md` come from the same declarations.
 
+mod admin;
 mod answer;
 mod backup;
 mod client;
@@ -41,7 +42,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 use self::{
     endpoint::Endpoints,
@@ -65,11 +66,11 @@ const DEFAULT_TIMEOUT: &str = "10s";
     max_term_width = 110,
     after_long_help = "\
 Examples:
-  pontoon dev                                     a local cluster of three nodes
-  pontoon cluster status                          how the cluster is
-  pontoon zone create example.com                 a zone with a default SOA and NS
-  pontoon record set example.com www A 192.0.2.1  one record
-  pontoon plan -f site.toml                       what a site document would change
+  pontoon dev                                     # a local cluster of three nodes
+  pontoon cluster status                          # how the cluster is
+  pontoon zone create example.com                 # a zone with a default SOA and NS
+  pontoon record set example.com www A 192.0.2.1  # one record
+  pontoon plan -f site.toml                       # what a site document would change
 
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 no leader, or no node reachable; 4 outcome unknown."
 )]
@@ -244,7 +245,11 @@ pub fn main() -> ExitCode {
 /// Reads the command line.
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     let matches = Cli::command().try_get_matches_from(arguments)?;
-    Cli::from_arg_matches(&matches)
+    let cli = Cli::from_arg_matches(&matches)?;
+    match cli.without_meaning() {
+        Some(problem) => Err(Cli::command().error(ErrorKind::ArgumentConflict, problem)),
+        None => Ok(cli),
+    }
 }
 
 /// Before anything else is looked at: not even help is given under a switch that is refused.
@@ -275,6 +280,21 @@ fn usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     match error.use_stderr() {
         true => ExitCode::from(exit::USAGE),
         false => ExitCode::SUCCESS,
+    }
+}
+
+impl Cli {
+    /// An option that the command does not heed: it would be wrong to take it in silence.
+    fn without_meaning(&self) -> Option<String> {
+        let linearizable = self.global.consistency == Consistency::Linearizable;
+        match &self.command {
+            Command::Node(node) => node.without_meaning(),
+            Command::Cluster(cluster) if linearizable => cluster.always_local(),
+            Command::Watch(_) if linearizable => {
+                Some("`watch` follows the state of the node that is asked: leave --consistency linearizable out".to_owned())
+            }
+            _ => None,
+        }
     }
 }
 

@@ -18,18 +18,19 @@ use crate::{
 
 /// Run this machine's node, or speak to one
 #[derive(Debug, Args)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    after_help = "\
+#[command(after_help = "\
 Examples:
   pontoon node --config /etc/pontoon/node.toml
   pontoon node --config node.toml --check
   pontoon node reload
-  pontoon node probe"
-)]
+  pontoon node probe")]
 pub struct Node {
-    #[command(flatten)]
-    run: Run,
+    /// Configuration of this machine's node, without a command: run it [default: /etc/pontoon/node.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Without a command: only check the configuration; every fault is named, nothing is started
+    #[arg(long)]
+    check: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -69,9 +70,29 @@ pub struct Reload {}
 pub struct Probe {}
 
 impl Node {
+    /// An option of the node itself in front of a command that does not heed it. Not left to `clap`, which would refuse the
+    /// options of every command there as well.
+    pub fn without_meaning(&self) -> Option<String> {
+        let option = match (&self.command, &self.config, self.check) {
+            (None, ..) | (Some(_), None, false) => return None,
+            (Some(_), Some(_), _) => "--config",
+            (Some(_), None, true) => "--check",
+        };
+        Some(match &self.command {
+            Some(Command::Run(_)) => format!("give {option} behind `run`"),
+            _ => format!(
+                "{option} is for a node that is run, and this command asks one that runs: leave it out"
+            ),
+        })
+    }
+
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
-            None => self.run.run(context),
+            None => {
+                let config = self.config.unwrap_or_else(|| NODE_TOML.into());
+                let check = self.check;
+                Run { config, check }.run(context)
+            }
             Some(Command::Run(command)) => command.run(context),
             Some(Command::Reload(Reload {})) => runtime()?.block_on(reload(context)),
             Some(Command::Probe(Probe {})) => runtime()?.block_on(probe(context)),

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::exit;
+pub use crate::model::moment::moment;
 use crate::wire::error::{Failure, FailureCode};
 
 /// Widest a column becomes, in characters.
@@ -223,18 +224,6 @@ pub fn asks_for_json(arguments: &[OsString]) -> bool {
             .any(|pair| matches!(pair, ["-o" | "--output", "json"]))
 }
 
-/// A moment as people and programs read it: RFC 3339 in UTC, to the second.
-pub fn moment(millis: u64) -> String {
-    let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX);
-    time::OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|at| {
-            at.format(&time::format_description::well_known::Rfc3339)
-                .ok()
-        })
-        .unwrap_or_else(|| format!("{millis} ms since 1970"))
-}
-
 /// A cell for something that may be absent.
 pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
@@ -299,12 +288,5 @@ mod tests {
         assert!(asks_for_json(&words("pontoon zone -o json")));
         assert!(asks_for_json(&words("pontoon --output=json zone")));
         assert!(!asks_for_json(&words("pontoon -o table json")));
-    }
-
-    #[test]
-    fn moments_are_rfc_3339() {
-        assert_eq!(moment(0), "1970-01-01T00:00:00Z");
-        assert_eq!(moment(1_700_000_000_123), "2023-11-14T22:13:20Z");
-        assert!(moment(u64::MAX).contains("1970"));
     }
 }

@@ -416,8 +416,9 @@ struct PoolJson {
     backends: Vec<BackendJson>,
 }
 
+/// A health check, here and in `watch`.
 #[derive(Serialize)]
-struct CheckJson {
+pub struct CheckJson {
     probe: &'static str,
     interval_ms: u64,
     down_interval_ms: u64,
@@ -538,7 +539,7 @@ fn backend_json(pool: &str, backend: v1::Backend, health: &mut Verdicts) -> Back
     }
 }
 
-fn check_json(check: v1::HealthCheck) -> CheckJson {
+pub fn check_json(check: v1::HealthCheck) -> CheckJson {
     CheckJson {
         probe: match check.probe {
             Some(v1::health_check::Probe::TcpConnect(_)) => "tcp-connect",

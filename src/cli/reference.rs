@@ -9,10 +9,11 @@ use super::Cli;
 
 /// What a command writes with `-o json`: an example, in which `|` stands between possible values.
 const JSON: &[(&str, &str)] = &[
-    ("node run", r#"{"config": "node.toml", "ok": true}"#),
+    ("node", CHECKED),
+    ("node run", CHECKED),
     (
         "node reload",
-        r#"{"applied": ["logging.level"], "needs_restart": ["addresses.api"]}"#,
+        r#"{"applied": ["logging.level = \"debug\"", "log file opened again", "certificate read again"], "needs_restart": ["addresses.api"]}"#,
     ),
     (
         "node probe",
@@ -55,15 +56,20 @@ const JSON: &[(&str, &str)] = &[
     ("cluster promote", r#"{"node": 4, "changed": true}"#),
     (
         "cluster profile show",
-        r#"{"profile": "lan" | "fast" | "wan" | "custom", "heartbeat_ms": 40, "election_timeout_min_ms": 200, "election_timeout_max_ms": 280, "lease_ms": 252}"#,
+        r#"{"profile": "lan" | "fast" | "wan" | "custom", "heartbeat_ms": 40, "election_timeout_min_ms": 200, "election_timeout_max_ms": 280, "lease_ms": 252,
+ "nodes": [{"node": 1, "election_timeout_max_ms": 280 | null}]}"#,
     ),
     (
         "cluster profile set",
         r#"{"profile": "fast", "heartbeat_ms": 20, "election_timeout_min_ms": 100, "election_timeout_max_ms": 180, "lease_ms": 162}"#,
     ),
     (
+        "cluster admin create",
+        r#"{"name": "ann", "admin_dir": "/root/.config/pontoon", "ends": "2027-01-01T00:00:00Z", "kept": "/root/.config/pontoon/5d..." | null}"#,
+    ),
+    (
         "cluster ca rotate",
-        r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon", "kept": "/root/.config/pontoon/5d..." | null}"#,
+        r#"{"ca_sha256": "5e...", "admin_dir": "/root/.config/pontoon" | null, "kept": "/root/.config/pontoon/5d..." | null}"#,
     ),
     ("zone create", WRITTEN),
     (
@@ -205,12 +211,26 @@ const JSON: &[(&str, &str)] = &[
     ("recover", r#"{"revision": 43, "retired": [2, 3]}"#),
     (
         "watch",
-        r#"{"revision": 43, "event": "change", "object": "zone" | "pool" | "listener" | "vip" | "forwarder" | "dns",
- "name": "example.com.", "deleted": false, ...}
+        r#"{"revision": 43, "event": "change", "object": "zone", "name": "example.com.", "deleted": false, "serial": 8, "whole": false,
+ "put": [{"name": "www.example.com.", "type": "A", "ttl": 3600, "data": ["192.0.2.1"]}],
+ "removed": [{"name": "old.example.com.", "type": "A"}]}, where `whole` says that `put` is all there is
+{"revision": 43, "event": "change", "object": "pool", "name": "web", "deleted": false, "policy": "round-robin",
+ "health_check": {...} | null, "connect_timeout_ms": 2000, "connect_retries": 2,
+ "backends": [{"name": "10.0.0.1-80", "address": "10.0.0.1:80", "weight": 1, "state": "enabled"}]}, words and `health_check` as in `pool show`
+{"revision": 43, "event": "change", "object": "listener", "name": "web", "deleted": false, "address": "192.0.2.10" | null, "port": 80,
+ "pool": "web", "idle_timeout_ms": 300000, "max_connections": 10000}
+{"revision": 43, "event": "change", "object": "vip", "name": "192.0.2.10", "deleted": false, "interface": "vip"}
+{"revision": 43, "event": "change", "object": "forwarder", "name": "corp.example.", "deleted": false, "upstreams": ["10.0.0.53:53"],
+ "timeout_ms": 1000}
+{"revision": 43, "event": "change", "object": "dns", "name": "", "deleted": false, "recursion_allowed": ["10.0.0.0/8"]}
+{"revision": 43, "event": "change", "object": "pool", "name": "web", "deleted": true}, and so of every object but `dns`
 {"revision": 43, "event": "caught_up", "state_hash": "c0..." | null, "applied": 57 | null}
 {"revision": 43, "event": "compacted", "oldest": 40}"#,
     ),
 ];
+
+/// What a configuration without faults answers.
+const CHECKED: &str = r#"{"config": "node.toml", "ok": true}, with `--check`"#;
 
 /// What every change answers.
 const WRITTEN: &str =
@@ -231,8 +251,8 @@ Options of every command, after or before its own:
 | `--endpoints A,B,C` | nodes to ask, in this order; also `PONTOON_ENDPOINTS`. `HOST:PORT` (mutual TLS with the client certificate; plaintext for a loopback address without one), `http://HOST:PORT` (plaintext, loopback only), `unix:PATH`. Without it: the local unix socket, else the nodes of `pontoon dev` |
 | `-o table`, `-o json` | how results are written to stdout, and errors and warnings to stderr |
 | `--timeout TIME` | how long to try, while no node answers or none leads: `500ms`, `10s`, `2m`, or a number of seconds; 10 s unless given |
-| `--consistency local`, `linearizable` | reads: the state of the node that is asked, or everything that was acknowledged before |
-| `--cert`, `--key`, `--ca` | client certificate, its key and the cluster's authority in PEM; also `PONTOON_CERT`, `PONTOON_KEY`, `PONTOON_CA`. Without them: `admin.pem`, `admin.key` and `ca.pem` in `~/.config/pontoon` or `/etc/pontoon` |
+| `--consistency local`, `linearizable` | reads: the state of the node that is asked, or everything that was acknowledged before. `linearizable` is refused by `cluster status`, `cluster profile show` and `watch`, which tell what that node knows; commands that change something have no use for it |
+| `--cert`, `--key`, `--ca` | client certificate, its key and the cluster's authority in PEM; also `PONTOON_CERT`, `PONTOON_KEY`, `PONTOON_CA`. Without them: `admin.pem`, `admin.key` and `ca.pem` in `~/.config/pontoon` or `/etc/pontoon`, which are looked for when a connection needs them, and passed over when they cannot be used |
 
 | exit code | means |
 | --- | --- |
@@ -280,13 +300,15 @@ fn leaves(command: &clap::Command, path: &str) -> Vec<Leaf> {
     let mut found = Vec::new();
     for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
         let path = format!("{path} {}", sub.get_name()).trim().to_owned();
-        if sub.has_subcommands() {
-            found.extend(leaves(sub, &path));
-        } else {
+        let is_whole = !sub.is_subcommand_required_set();
+        if !sub.has_subcommands() || is_whole {
             found.push(Leaf {
-                path,
+                path: path.clone(),
                 command: sub.clone(),
             });
+        }
+        if sub.has_subcommands() {
+            found.extend(leaves(sub, &path));
         }
     }
     found
@@ -406,6 +428,36 @@ fn every_command_says_what_json_it_writes_and_gives_an_example() {
             "{path} is no command"
         );
     }
+}
+
+/// What help shows can be typed.
+#[test]
+fn every_example_is_a_command() {
+    let root = Cli::command();
+    let commands = leaves(&root, "").into_iter().map(|leaf| leaf.command);
+    let mut shown = 0;
+    for command in commands.chain(groups(&root)).chain([root.clone()]) {
+        let help = command.get_after_help().or(command.get_after_long_help());
+        let help = help.map(ToString::to_string).unwrap_or_default();
+        let is_head = |line: &str| matches!(line, "Example:" | "Examples:");
+        let examples = help.split("\n\n").filter_map(|part| {
+            let mut lines = part.lines();
+            lines.next().filter(|head| is_head(head)).map(|_| lines)
+        });
+        for line in examples.flatten() {
+            let words = super::tests::shown_command(line);
+            let words = words.unwrap_or_else(|| panic!("{}: {line}", command.get_name()));
+            let words: Vec<_> = words.iter().map(std::ffi::OsString::from).collect();
+            let parsed = super::parse(&words);
+            assert!(
+                parsed.is_ok(),
+                "{line}: {}",
+                parsed.err().map(|e| e.to_string()).unwrap_or_default()
+            );
+            shown += 1;
+        }
+    }
+    assert!(shown > 80, "only {shown} examples were found");
 }
 
 fn shows_example(command: &clap::Command) -> bool {

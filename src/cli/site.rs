@@ -108,8 +108,11 @@ impl ChangeJson {
 
 impl Plan {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let uploads = uploads(&read_document(context, &self.file)?, None, 0)?;
+        let mut uploads = uploads(&read_document(context, &self.file)?, None, 0)?;
         let mut client = Client::connect(context).await?;
+        if let Some(first) = uploads.first_mut() {
+            first.consistency = client.consistency();
+        }
         let pages = client
             .read("site", async |attempt| {
                 let stream = tokio_stream::iter(uploads.clone());

@@ -73,6 +73,9 @@ fn every_command_of_the_contract_is_there() {
         "node run --config node.toml",
         "node reload",
         "node probe",
+        "node -o json probe",
+        "node --endpoints unix:/run/p.sock reload",
+        "node --timeout 3s run --config node.toml",
         "cluster init --config node.toml",
         "cluster token create",
         "cluster token list",
@@ -88,6 +91,8 @@ fn every_command_of_the_contract_is_there() {
         "cluster profile show",
         "cluster profile set fast",
         "cluster profile set --heartbeat 30ms --election-timeout-min 150ms --election-timeout-max 240ms",
+        "cluster admin create ann",
+        "cluster admin create ann --admin-dir d",
         "cluster ca rotate",
         "zone create example.com",
         "zone list",
@@ -170,6 +175,12 @@ fn wrong_usage_is_told_apart() {
         "zone list --endpoints http://192.0.2.1:1",
         "zone history example.com --limit 0",
         "dns flush --subtree",
+        "node --config node.toml probe",
+        "node --check run",
+        "cluster status --consistency linearizable",
+        "cluster profile show --consistency linearizable",
+        "watch --consistency linearizable",
+        "cluster admin create a/b",
     ] {
         let error = parse(
             &format!("pontoon {line}")
@@ -1237,6 +1248,133 @@ async fn the_cluster_and_its_nodes_answer() {
     );
 }
 
+/// A command line with a client certificate of the cluster, made so long ago.
+fn with_certificate(
+    served: &Served,
+    dir: &std::path::Path,
+    age: Duration,
+    line: &str,
+) -> (Command, Context) {
+    use crate::{enrol::admin_files::StagedAdmin, pki::identity::Identity};
+    let made_at = std::time::SystemTime::now() - age;
+    let root = Identity::admin(served.group.cluster(), "root");
+    let made = served.group.certificate(&root, made_at);
+    StagedAdmin::stage(dir, &made)
+        .and_then(StagedAdmin::put)
+        .expect("written");
+    with_files(served, dir, line)
+}
+
+/// A command line with the client certificate in `dir`.
+fn with_files(served: &Served, dir: &std::path::Path, line: &str) -> (Command, Context) {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let line = format!(
+        "pontoon --endpoints {} --timeout 20s --cert {} --key {} --ca {} {line}",
+        served.address,
+        file("admin.pem"),
+        file("admin.key"),
+        file("ca.pem")
+    );
+    let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+    let cli = parse(&words).expect("parses");
+    let out = Out::keeping(Format::Json);
+    let global = cli.global;
+    (cli.command, Context { global, out })
+}
+
+#[tokio::test]
+async fn an_administrator_makes_another_certificate() {
+    use std::os::unix::fs::PermissionsExt;
+    let served = Served::start_with_certificate().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, ann) = (dir.path().join("root"), dir.path().join("ann"));
+    let create = format!("cluster admin create ann --admin-dir {}", ann.display());
+    let (command, context) = with_certificate(&served, &root, Duration::ZERO, &create);
+    command.run_client(&context).await.expect("made");
+    assert_eq!(context.out.take_remarks(), "", "nothing ends soon");
+    let made: Value = serde_json::from_str(&context.out.take()).expect("JSON");
+    assert_eq!(made["name"], "ann");
+    assert!(
+        made["ends"]
+            .as_str()
+            .is_some_and(|ends| ends.ends_with('Z'))
+    );
+    for name in ["admin.pem", "admin.key", "ca.pem"] {
+        let mode = fs::metadata(ann.join(name))
+            .expect(name)
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    // It is as good as the one that made it, under its own name, and makes the next one of that name.
+    for line in [
+        "zone create example.com",
+        "zone history example.com",
+        create.as_str(),
+    ] {
+        let (command, context) = with_files(&served, &ann, line);
+        command.run_client(&context).await.expect(line);
+        if line.starts_with("zone history") {
+            assert!(context.out.take().contains(r#""author":"ann""#));
+        }
+    }
+    // Nobody else's is taken away.
+    let bob = create.replace("create ann", "create bob");
+    let (command, context) = with_files(&served, &root, &bob);
+    let failure = command.run_client(&context).await.expect_err("refused");
+    assert_eq!(
+        failure.code,
+        crate::wire::error::FailureCode::AlreadyExists,
+        "{failure:?}"
+    );
+    assert!(failure.problem.contains("administrator ann"), "{failure:?}");
+    let (command, context) = with_files(&served, &ann, "zone list");
+    command.run_client(&context).await.expect("still good");
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_is_told_of() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let served = Served::start_with_certificate().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (command, context) = with_certificate(&served, dir.path(), 340 * DAY, "zone list");
+    command.run_client(&context).await.expect("still good");
+    let told = context.out.take_remarks();
+    assert!(told.contains("certificate ends at"), "{told}");
+    let (command, context) = with_certificate(&served, dir.path(), 400 * DAY, "zone list");
+    let failure = command.run_client(&context).await.expect_err("ended");
+    assert!(failure.hint.contains("admin create root"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_speaks_plaintext_makes_no_certificates() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path().join("admin");
+    let dir_arg = at.to_str().expect("plain");
+    let rotate = ["cluster", "ca", "rotate", "--admin-dir", dir_arg];
+    let rotated = run(&served, &rotate).await.expect("rotated");
+    assert_eq!(rotated["admin_dir"], Value::Null);
+    let create = ["cluster", "admin", "create", "ann", "--admin-dir", dir_arg];
+    assert_eq!(run(&served, &create).await, Err((1, "unsupported")));
+    assert!(!at.exists());
+}
+
+#[tokio::test]
+async fn a_plan_is_as_fresh_as_is_asked_for() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let site = dir.path().join("site.toml");
+    fs::write(&site, "").expect("written");
+    let plan = ["plan", "-f", site.to_str().expect("plain")];
+    run(&served, &plan).await.expect("planned");
+    let asked = || served.group.catch_ups.load(Ordering::SeqCst);
+    assert_eq!(asked(), 0);
+    let fresh = [&plan[..], &["--consistency", "linearizable"]].concat();
+    run(&served, &fresh).await.expect("planned");
+    assert_eq!(asked(), 1);
+}
+
 #[tokio::test]
 async fn a_backup_is_complete_and_private() {
     use std::os::unix::fs::PermissionsExt;
@@ -1379,7 +1517,7 @@ fn the_documents_show_commands_that_exist() {
         let listed = fs::read_dir(root.join(dir)).map(|l| l.flatten().map(|f| f.path()).collect());
         files.extend(listed.unwrap_or_else(|_| Vec::new()));
     }
-    files.retain(|f| f.extension().is_some_and(|e| e == "md") && !f.ends_with("docs/cli.md"));
+    files.retain(|f| f.extension().is_some_and(|e| e == "md"));
     let mut seen = 0;
     for file in files {
         let Ok(text) = fs::read_to_string(&file) else {
@@ -1404,11 +1542,8 @@ fn the_documents_show_commands_that_exist() {
 }
 
 /// The words of a line that shows a command: `pontoon ...`, after a prompt perhaps, up to whatever the shell makes of the rest.
-fn shown_command(line: &str) -> Option<Vec<String>> {
-    let line = line
-        .trim()
-        .trim_start_matches("$ ")
-        .trim_start_matches("# ");
+pub(super) fn shown_command(line: &str) -> Option<Vec<String>> {
+    let line = without_prompt(line.trim());
     let line = line
         .trim_start_matches("sudo ")
         .trim_start_matches("target/release/");
@@ -1420,12 +1555,37 @@ fn shown_command(line: &str) -> Option<Vec<String>> {
         matches!(
             w.as_str(),
             ">" | "<" | "|" | "&" | "&&" | "||" | ";" | "2>" | "2>/dev/null"
-        )
+        ) || w.starts_with("<(")
     };
     let words: Vec<String> = words.into_iter().take_while(|w| !end(w)).collect();
     let is_command =
         words.len() > 1 && words[1].starts_with(|c: char| c.is_ascii_lowercase() || c == '-');
     is_command.then_some(words)
+}
+
+/// The line behind its prompt: `$ `, `# `, or these behind the name of a machine.
+fn without_prompt(line: &str) -> &str {
+    let prompt = line.find(['$', '#']).filter(|at| {
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        line.as_bytes()[..*at].iter().all(|b| is_name(*b))
+    });
+    let rest = prompt.and_then(|at| line[at + 1..].strip_prefix(' '));
+    rest.unwrap_or(line)
+}
+
+#[test]
+fn commands_are_found_behind_prompts() {
+    for line in [
+        "pontoon zone list",
+        "$ pontoon zone list",
+        "# pontoon zone list",
+        "n1# pontoon zone list    # a remark",
+        "member$ sudo pontoon zone list",
+    ] {
+        let words = shown_command(line).expect(line);
+        assert_eq!(words, ["pontoon", "zone", "list"], "{line}");
+    }
+    assert_eq!(shown_command("`pontoon zone list` shows them"), None);
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! `pontoon vip`.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -177,18 +181,21 @@ async fn uninstall(context: &Context) -> Result<(), Failure> {
     let done = fence_of_this_host::uninstall()
         .await
         .map_err(|error| not_uninstalled(&error))?;
-    context.out.result(&done, || {
-        let fence = if done.fence {
-            "removed"
-        } else {
-            "was not there"
-        };
-        let addresses: Vec<_> = done.addresses.iter().map(ToString::to_string).collect();
-        match addresses.as_slice() {
-            [] => format!("the fence {fence}"),
-            some => format!("the fence {fence}; removed addresses {}", some.join(", ")),
-        }
-    })
+    context
+        .out
+        .result(&done, || uninstalled_text(done.fence, &done.addresses))
+}
+
+fn uninstalled_text(fence: bool, addresses: &BTreeSet<IpAddr>) -> String {
+    let fence = match fence {
+        true => "the fence was removed",
+        false => "the fence was not there",
+    };
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    match addresses.as_slice() {
+        [] => format!("{fence}\n"),
+        some => format!("{fence}; removed addresses {}\n", some.join(", ")),
+    }
 }
 
 fn not_uninstalled(error: &UninstallError) -> Failure {
@@ -281,4 +288,24 @@ async fn list(context: &Context) -> Result<(), Failure> {
         }
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_uninstalled_is_told_in_whole_lines() {
+        let address: IpAddr = "192.0.2.10".parse().expect("an address");
+        for (fence, addresses, told) in [
+            (false, BTreeSet::new(), "the fence was not there\n"),
+            (
+                true,
+                [address].into(),
+                "the fence was removed; removed addresses 192.0.2.10\n",
+            ),
+        ] {
+            assert_eq!(uninstalled_text(fence, &addresses), told);
+        }
+    }
 }

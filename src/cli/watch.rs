@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Context,
     client::Client,
-    pool::{policy_text, state_text},
+    pool::{CheckJson, check_json, policy_text, state_text},
     rrsets::{RecordSet, received_as_json},
 };
 use crate::{
@@ -33,7 +33,7 @@ const BEHIND_PAUSE: Duration = Duration::from_millis(200);
 Examples:
   pontoon watch
   pontoon watch --from 42 -o json
-  pontoon watch --from 0           the whole state first")]
+  pontoon watch --from 0           # the whole state first")]
 pub struct Watch {
     /// Changes after this revision; 0: the whole state first [default: from now on]
     #[arg(long, value_name = "REVISION")]
@@ -83,12 +83,19 @@ enum Value {
     },
     Pool {
         policy: &'static str,
+        /// Null: every backend counts as healthy.
+        health_check: Option<CheckJson>,
+        connect_timeout_ms: u64,
+        connect_retries: u32,
         backends: Vec<Backend>,
     },
     Listener {
+        /// Null: every node's service addresses and every VIP.
         address: Option<String>,
         port: u32,
         pool: String,
+        idle_timeout_ms: u64,
+        max_connections: u32,
     },
     Vip {
         interface: String,
@@ -328,27 +335,47 @@ fn change(object: Object) -> Result<Event, Failure> {
             };
             there("zone", zone.zone, value)
         }
-        Object::Pool(pool) => {
-            let backends = pool.backends.into_iter().map(|b| Backend {
+        // Every field by its name: one that is left out here makes a change look like none.
+        Object::Pool(v1::Pool {
+            name,
+            policy,
+            backends,
+            health_check,
+            connect_timeout_ms,
+            connect_retries,
+        }) => {
+            let backends = backends.into_iter().map(|b| Backend {
                 name: b.name,
                 address: b.address,
                 weight: b.weight,
                 state: state_text(b.state),
             });
             let value = Value::Pool {
-                policy: policy_text(pool.policy),
+                policy: policy_text(policy),
+                health_check: health_check.map(check_json),
+                connect_timeout_ms,
+                connect_retries,
                 backends: backends.collect(),
             };
-            there("pool", pool.name, value)
+            there("pool", name, value)
         }
         Object::PoolRemoved(name) => gone("pool", name),
-        Object::Listener(listener) => {
+        Object::Listener(v1::Listener {
+            name,
+            address,
+            port,
+            pool,
+            idle_timeout_ms,
+            max_connections,
+        }) => {
             let value = Value::Listener {
-                address: Some(listener.address).filter(|a| !a.is_empty()),
-                port: listener.port,
-                pool: listener.pool,
+                address: Some(address).filter(|a| !a.is_empty()),
+                port,
+                pool,
+                idle_timeout_ms,
+                max_connections,
             };
-            there("listener", listener.name, value)
+            there("listener", name, value)
         }
         Object::ListenerRemoved(name) => gone("listener", name),
         Object::Vip(vip) => {
@@ -519,6 +546,60 @@ mod tests {
             json(Kind::Change(zone)),
             serde_json::json!({"revision": 7, "event": "change", "object": "zone", "name": "a.", "deleted": false,
                 "serial": 2, "whole": false, "put": [], "removed": [{"name": "x.a.", "type": "A"}]})
+        );
+    }
+
+    #[test]
+    fn a_change_of_any_setting_is_seen() {
+        let change = |object| {
+            json(Kind::Change(v1::WatchChange {
+                object: Some(object),
+            }))
+        };
+        let check = v1::HealthCheck {
+            probe: Some(v1::health_check::Probe::TcpConnect(
+                v1::TcpConnectProbe::default(),
+            )),
+            interval_ms: 2000,
+            down_interval_ms: 2000,
+            timeout_ms: 1000,
+            rise: 2,
+            fall: 3,
+        };
+        let pool = v1::Pool {
+            name: "web".into(),
+            policy: v1::Policy::RoundRobin.into(),
+            backends: vec![v1::Backend {
+                name: "b1".into(),
+                address: "10.0.0.1:80".into(),
+                weight: 1,
+                state: v1::BackendState::Enabled.into(),
+            }],
+            health_check: Some(check),
+            connect_timeout_ms: 2000,
+            connect_retries: 2,
+        };
+        assert_eq!(
+            change(Object::Pool(pool)),
+            serde_json::json!({"revision": 7, "event": "change", "object": "pool", "name": "web", "deleted": false,
+                "policy": "round-robin",
+                "health_check": {"probe": "tcp-connect", "interval_ms": 2000, "down_interval_ms": 2000, "timeout_ms": 1000,
+                    "rise": 2, "fall": 3},
+                "connect_timeout_ms": 2000, "connect_retries": 2,
+                "backends": [{"name": "b1", "address": "10.0.0.1:80", "weight": 1, "state": "enabled"}]})
+        );
+        let listener = v1::Listener {
+            name: "web".into(),
+            address: String::new(),
+            port: 80,
+            pool: "web".into(),
+            idle_timeout_ms: 300_000,
+            max_connections: 10_000,
+        };
+        assert_eq!(
+            change(Object::Listener(listener)),
+            serde_json::json!({"revision": 7, "event": "change", "object": "listener", "name": "web", "deleted": false,
+                "address": null, "port": 80, "pool": "web", "idle_timeout_ms": 300_000, "max_connections": 10_000})
         );
     }
 }

@@ -290,16 +290,54 @@ differing_keys!(
     http,
     socket
 );
-differing_keys!(
-    VipSettings,
-    "vip",
-    require_fence,
-    notify,
-    notify_timeout,
-    second_chance,
-    reachable,
-    check
-);
+impl CheckScript {
+    /// The keys whose values differ.
+    fn differing_keys(&self, other: &Self) -> Vec<String> {
+        let Self {
+            path,
+            interval,
+            timeout,
+            fall,
+            rise,
+        } = self;
+        let keys = [
+            ("check_script", *path != other.path),
+            ("check_interval", *interval != other.interval),
+            ("check_timeout", *timeout != other.timeout),
+            ("check_fall", *fall != other.fall),
+            ("check_rise", *rise != other.rise),
+        ];
+        named("vip.", &keys)
+    }
+}
+
+impl VipSettings {
+    /// The keys whose values differ. A check that is set or taken away differs in its script alone: the rest goes with that.
+    fn differing_keys(&self, other: &Self) -> Vec<String> {
+        let Self {
+            require_fence,
+            notify,
+            notify_timeout,
+            second_chance,
+            reachable,
+            check,
+        } = self;
+        let keys = [
+            ("require_fence", *require_fence != other.require_fence),
+            ("notify", *notify != other.notify),
+            ("notify_timeout", *notify_timeout != other.notify_timeout),
+            ("second_chance", *second_chance != other.second_chance),
+            ("reachable", *reachable != other.reachable),
+        ];
+        let mut differing = named("vip.", &keys);
+        differing.extend(match (check, &other.check) {
+            (Some(ours), Some(theirs)) => ours.differing_keys(theirs),
+            (None, None) => Vec::new(),
+            _ => vec!["vip.check_script".to_owned()],
+        });
+        differing
+    }
+}
 differing_keys!(
     DnsLimits,
     "dns",
@@ -964,6 +1002,22 @@ mod tests {
         // A copy of `service` is no second fault.
         let text = MINIMAL.replace("[\"10.0.0.1\"]", "[\"fe80::1\"]");
         assert_eq!(NodeConfig::parse(&text).expect_err("faulty").len(), 1);
+    }
+
+    #[test]
+    fn the_keys_of_a_check_are_named_as_they_are_written() {
+        let config =
+            |vip: &str| NodeConfig::parse(&format!("{MINIMAL}\n[vip]\n{vip}")).expect("valid");
+        let none = config("");
+        let one = config("check_script = \"/usr/lib/check\"");
+        let all = config(
+            "check_script = \"/c\"\ncheck_interval = \"2s\"\ncheck_timeout = \"2s\"\ncheck_fall = 4\ncheck_rise = 4",
+        );
+        assert_eq!(none.differing_keys(&one), ["vip.check_script"]);
+        assert_eq!(one.differing_keys(&none), ["vip.check_script"]);
+        let keys = ["script", "interval", "timeout", "fall", "rise"];
+        let keys = keys.map(|key| format!("vip.check_{key}"));
+        assert_eq!(one.differing_keys(&all), keys);
     }
 
     #[test]

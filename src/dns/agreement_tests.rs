@@ -43,7 +43,7 @@ fn cases() -> Option<Vec<Case>> {
             Ok("true"),
             "no dns-cases in ../shared or PONTOON_CASES"
         );
-        println!("skipped: no dns-cases in ../shared or PONTOON_CASES");
+        crate::skipped::say("no dns-cases in ../shared or PONTOON_CASES");
         return None;
     };
     let output = Command::new("gzip")

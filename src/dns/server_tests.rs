@@ -936,7 +936,7 @@ async fn where_nodes_share_a_machine_only_held_vips_are_bound() {
 async fn replies_of_a_socket_on_all_addresses_leave_from_the_one_asked() {
     for (wildcard, asked) in [("0.0.0.0:0", "127.0.0.77"), ("[::]:0", "::1")] {
         if UdpSocket::bind((asked, 0)).is_err() {
-            println!("skipped: no {asked} here");
+            crate::skipped::say(format!("no {asked} here"));
             continue;
         }
         let fixture = Fixture::start(snapshot(&[SITE]), |config| {
@@ -1002,7 +1002,7 @@ async fn dig_understands_us() {
         .is_err()
     {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no dig");
-        println!("skipped: no dig");
+        crate::skipped::say("no dig");
         return;
     }
     let upstream = Upstream::start(Manner::Honest, Duration::ZERO);

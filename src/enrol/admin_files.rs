@@ -71,6 +71,13 @@ impl StagedAdmin {
     }
 }
 
+/// Whose certificate lies in `dir`; none: there is none, or it cannot be read.
+pub fn holder(dir: &Path) -> Option<Identity> {
+    let [_, _, certificate] = FILES;
+    let pem = fs::read(dir.join(certificate)).ok()?;
+    Identity::of_certificate(&CertificateDer::from_pem_slice(&pem).ok()?)
+}
+
 /// Contents of `FILES`; none for one that is absent.
 type Contents = [Option<Vec<u8>>; 3];
 

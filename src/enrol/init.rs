@@ -48,7 +48,7 @@ pub enum InitError {
     #[error(transparent)]
     AdminCertificate(AdminFilesError),
     #[error(
-        "the cluster is made, but its {source}; start the node, and make another with `pontoon cluster ca rotate` on this machine"
+        "the cluster is made, but its {source}; start the node, and make another with `pontoon cluster admin create admin` on this machine"
     )]
     AdminNotInPlace { source: AdminFilesError },
 }

@@ -38,7 +38,7 @@ mod tests {
     fn what_root_made_belongs_to_the_service() {
         if !nix::unistd::geteuid().is_root() {
             assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "needs root");
-            return println!("skipped: only root gives files away");
+            return crate::skipped::say("only root gives files away");
         }
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("storage")).unwrap();

@@ -7,6 +7,7 @@ pub mod health;
 pub mod label;
 pub mod leadership;
 pub mod listener;
+pub mod moment;
 pub mod name;
 pub mod network;
 pub mod node;

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
@@ -24,8 +24,8 @@ use crate::{
     consensus::{Consensus, MemberRole, Recovery},
     dns::Flush,
     enrol::{IdentityFile, StoredIdentity},
-    model::{name::Name, node::Member, rrset::RecordType},
-    pki::verify::Expected,
+    model::{moment::moment_of, name::Name, node::Member, rrset::RecordType},
+    pki::{validity::Left, verify::Expected},
     proxy::{SocketState, Verdict},
     telemetry::{http::Readiness, log::Log},
     transport::{
@@ -351,9 +351,24 @@ impl Control {
                 0 => {}
                 count => alarms.push(format!("{count} certificates were believed only thanks to the tolerance for clocks: compare the clocks of the nodes")),
             }
+            let end = shared.current().end();
+            alarms.extend(end.and_then(|end| not_renewed(end, SystemTime::now())));
         }
         alarms
     }
+}
+
+/// That this node's certificate, which it renews long before `end`, is about to end all the same.
+fn not_renewed(end: SystemTime, now: SystemTime) -> Option<String> {
+    let word = match Left::at(now, end) {
+        Left::Enough => return None,
+        Left::Little => "ends",
+        Left::Nothing => "ended",
+    };
+    Some(format!(
+        "this node's certificate {word} at {} and was not renewed: its log says why",
+        moment_of(end)
+    ))
 }
 
 /// That this voter's disk is slower than the timing of the cluster allows for. The same words on every node: they are told once.
@@ -457,6 +472,26 @@ impl Readiness for Control {
         match *consensus.recovery().borrow() {
             Recovery::Current if consensus.present_leader().is_some() => None,
             _ => Some("no leader is known".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn a_certificate_that_nobody_renewed_raises_an_alarm() {
+        let end = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let day = Duration::from_secs(86_400);
+        assert_eq!(not_renewed(end, end - 31 * day), None);
+        for (now, told) in [(end - 29 * day, "ends at"), (end + day, "ended at")] {
+            let alarm = not_renewed(end, now).expect("an alarm");
+            assert!(
+                alarm.contains(told) && alarm.contains("2023-11-14"),
+                "{alarm}"
+            );
         }
     }
 }

@@ -101,23 +101,34 @@ pub fn restore(
 /// # Errors
 /// When it runs, is no member, or its data cannot be read or written.
 pub async fn recover(config: &NodeConfig) -> Result<Recovered, NodeRescueError> {
-    let _lock = DataDirLock::take(&config.data_dir)?;
     let me = (own_id(config)?, peer(config));
-    let recovered = rescue::recover(&config.storage_dir(), me, now()).await?;
-    give_to_owner(&config.data_dir).map_err(|source| NodeRescueError::File {
-        path: config.data_dir.clone(),
-        source,
-    })?;
-    Ok(recovered)
+    let _lock = DataDirLock::take(&config.data_dir)?;
+    let recovered = rescue::recover(&config.storage_dir(), me, now()).await;
+    and_given(config, recovered)
 }
 
-/// What `recover` would do, without doing it.
+/// What `recover` would do, without doing it. It opens the log, which may write what a start of the node would.
 ///
 /// # Errors
 /// As `recover`.
 pub async fn outlook(config: &NodeConfig) -> Result<Recovered, NodeRescueError> {
+    let me = own_id(config)?;
     let _lock = DataDirLock::take(&config.data_dir)?;
-    Ok(rescue::outlook(&config.storage_dir(), own_id(config)?).await?)
+    let outlook = rescue::outlook(&config.storage_dir(), me).await;
+    and_given(config, outlook)
+}
+
+/// Whatever came of it, the files that were made or written are the service's.
+fn and_given(
+    config: &NodeConfig,
+    found: Result<Recovered, RescueError>,
+) -> Result<Recovered, NodeRescueError> {
+    let given = give_to_owner(&config.data_dir).map_err(|source| NodeRescueError::File {
+        path: config.data_dir.clone(),
+        source,
+    });
+    let found = found?;
+    given.map(|()| found)
 }
 
 fn own_id(config: &NodeConfig) -> Result<NodeId, NodeRescueError> {
@@ -146,14 +157,57 @@ mod tests {
     use super::*;
     use crate::state::State;
 
+    fn config_in(dir: &Path) -> NodeConfig {
+        let text = format!(
+            "name = \"n1\"\ndata_dir = \"{}\"\n[addresses]\nservice = [\"10.0.0.1\"]\nraft = \"10.0.0.1:1\"\napi = \"10.0.0.1:2\"\n",
+            dir.join("data").display()
+        );
+        NodeConfig::parse(&text).expect("valid")
+    }
+
+    #[tokio::test]
+    async fn a_look_at_a_node_leaves_nothing_of_root_behind() {
+        use std::os::unix::fs::{MetadataExt, lchown};
+        if !nix::unistd::geteuid().is_root() {
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "needs root");
+            return crate::skipped::say("only root gives files away");
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = config_in(dir.path());
+        // Where no node is, nothing is made.
+        let nothing = outlook(&config).await;
+        assert!(matches!(nothing, Err(NodeRescueError::NoNode { .. })));
+        assert!(!config.data_dir.exists());
+        let cluster = crate::model::node::ClusterId("c".into());
+        let identity = crate::enrol::StoredIdentity::new(cluster, NodeId(1), "n1".into());
+        let file = IdentityFile::in_dir(&config.data_dir);
+        file.store(&identity).expect("stored");
+        lchown(&config.data_dir, Some(65_534), Some(65_534)).expect("given");
+        // A node that never was a member: its log is opened, and made.
+        let empty = outlook(&config).await;
+        assert!(matches!(
+            empty,
+            Err(NodeRescueError::Rescue(RescueError::Empty))
+        ));
+        let mut seen = 0;
+        let mut dirs = vec![config.data_dir.clone()];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).expect("listed").flatten() {
+                let found = entry.metadata().expect("there");
+                assert_eq!(found.uid(), 65_534, "{:?}", entry.path());
+                seen += 1;
+                if found.is_dir() {
+                    dirs.push(entry.path());
+                }
+            }
+        }
+        assert!(seen > 3, "only {seen} files");
+    }
+
     #[test]
     fn a_backup_is_restored_once_into_an_empty_directory() {
         let dir = tempfile::tempdir().expect("a directory");
-        let text = format!(
-            "name = \"n1\"\ndata_dir = \"{}\"\n[addresses]\nservice = [\"10.0.0.1\"]\nraft = \"10.0.0.1:1\"\napi = \"10.0.0.1:2\"\n",
-            dir.path().join("data").display()
-        );
-        let config = NodeConfig::parse(&text).expect("valid");
+        let config = config_in(dir.path());
         let (file, admin) = (dir.path().join("backup"), dir.path().join("admin"));
         let mut octets = Vec::new();
         backup::write(&State::default(), &mut octets).expect("written");

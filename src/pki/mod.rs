@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod identity;
 pub mod token;
+pub mod validity;
 pub mod verify;
 
 /// Why a certificate, key or token could not be made or read.

@@ -1,8 +1,11 @@
 //! This process's certificate, its key and the authorities it believes, replaceable while it runs.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -16,6 +19,7 @@ use crate::{
     pki::{
         authority::fingerprint,
         identity::Identity,
+        validity,
         verify::{ClientAuth, ClusterVerifier, Expected, PinnedVerifier, provider},
     },
 };
@@ -28,7 +32,7 @@ pub enum CredentialsError {
     #[error("the {what} holds no certificate")]
     Empty { what: &'static str },
     #[error(
-        "the certificate names no Pontoon identity: it was not made by `cluster init`, `join` or `cluster ca`"
+        "the certificate names no Pontoon identity: it was not made by `cluster init`, `join`, `cluster admin` or `cluster ca`"
     )]
     NoIdentity,
     #[error("certificate and key: {0}")]
@@ -83,6 +87,11 @@ impl Credentials {
     /// Our own certificate (DER).
     pub fn leaf(&self) -> &CertificateDer<'static> {
         &self.chain[0] // `from_pem` refuses an empty chain
+    }
+
+    /// When our own certificate ends; none when that cannot be read.
+    pub fn end(&self) -> Option<SystemTime> {
+        validity::end(self.leaf())
     }
 
     /// Fingerprint of the authority that signed our certificate.

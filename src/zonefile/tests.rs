@@ -938,7 +938,7 @@ fn shared_cases() -> Option<Vec<Case>> {
     let Some(file) = file else {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci, "no dns-cases in ../shared or PONTOON_CASES");
-        println!("skipped: no dns-cases in ../shared or PONTOON_CASES");
+        crate::skipped::say("no dns-cases in ../shared or PONTOON_CASES");
         return None;
     };
     let mut lines = String::new();
@@ -1025,7 +1025,7 @@ fn as_bind_reads(text: &str) -> Option<Vec<String>> {
         Err(error) => {
             let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
             assert!(!ci, "named-compilezone: {error} (Debian: bind9-utils)");
-            println!("skipped: named-compilezone: {error} (Debian: bind9-utils)");
+            crate::skipped::say(format!("named-compilezone: {error} (Debian: bind9-utils)"));
             return None;
         }
     };

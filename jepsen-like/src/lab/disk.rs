@@ -152,7 +152,7 @@ mod tests {
         let Some(reason) = missing else { return true };
         let is_ci = std::env::var("CI").as_deref() == Ok("true");
         assert!(!is_ci, "this test must not be skipped in CI: {reason}");
-        println!("skipped: {reason}");
+        crate::lab::say_skipped(&reason);
         false
     }
 

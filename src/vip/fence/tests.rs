@@ -32,7 +32,7 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
                 std::env::var("CI").as_deref() != Ok("true"),
                 "no namespace: {error}"
             );
-            println!("skipped: cannot make a network namespace: {error}");
+            crate::skipped::say(format!("cannot make a network namespace: {error}"));
             return;
         }
         sh(
@@ -138,7 +138,7 @@ fn a_table_of_ours_is_kept_from_others_and_outlives_us() {
         let ruleset = wanted(&["eth0"]);
         fence.begin(&ruleset).unwrap();
         if fence.flags == 0 {
-            println!("skipped: this kernel has no tables that outlive their owner (Linux 6.9)");
+            crate::skipped::say("this kernel has no tables that outlive their owner (Linux 6.9)");
             return;
         }
         sh("nft flush ruleset");
