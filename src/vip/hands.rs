@@ -699,6 +699,7 @@ impl Kernel {
     }
 
     fn interfaces(&mut self) -> Result<&Interfaces, InterfaceError> {
+        self.interfaces.take_if(|open| open.has_ended());
         match &mut self.interfaces {
             Some(open) => Ok(open),
             empty => Ok(empty.insert(Interfaces::open()?)),
@@ -815,6 +816,10 @@ impl Guard {
     fn keep(&mut self, wanted: &Ruleset) {
         self.due = None;
         self.wanted = wanted.clone();
+        if wanted.devices.is_empty() {
+            // The chains may have gone with the last device (before Linux 6.16): one that has its name next may be without rules.
+            self.doubt();
+        }
         if self.is_off() || self.given_up || wanted.devices.is_empty() {
             return;
         }
@@ -841,6 +846,11 @@ impl Guard {
             (self.fence, self.watch) = (Some(fence), Some(watch));
             return Ok(());
         };
+        if self.watch.is_none() {
+            // What was changed while nobody heard of it is found by reading the rules.
+            self.watch = Some(fence.watch()?);
+            fence.doubt();
+        }
         if fence.ensure(&self.wanted)? == Ensured::Replaced {
             self.permit_again()?;
         }
@@ -974,16 +984,19 @@ impl Guard {
 
     fn forbid_serving(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), Problem> {
         match &mut self.fence {
-            Some(fence) if fence.is_made() => Ok(fence.forbid_serving(vips)?),
-            _ => Ok(()),
+            Some(fence) => Ok(fence.forbid_serving(vips)?),
+            None => Ok(()),
         }
     }
 
     fn forbid(&mut self, target: &Target) -> Result<(), Problem> {
         self.permitted.remove(&target.address);
         match &mut self.fence {
-            Some(fence) if fence.is_made() => Ok(fence.forbid_holding(&[target.address].into())?),
-            _ => Ok(()),
+            Some(fence) => Ok(fence.forbid_holding(&[target.address].into())?),
+            None => Ok(()),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -218,6 +218,16 @@ impl Interfaces {
         })
     }
 
+    /// Whether it carries no request any more: another is to be opened.
+    pub fn has_ended(&self) -> bool {
+        self.connection.is_finished()
+    }
+
+    #[cfg(test)]
+    pub(super) fn end(&self) {
+        self.connection.abort();
+    }
+
     pub async fn device(&self, name: &str) -> Result<Device, InterfaceError> {
         let attempt = || format!("look up device {name:?}");
         let mut links = self

@@ -15,6 +15,8 @@ mod hands;
 pub mod interface;
 pub mod lookout;
 pub mod machine;
+#[cfg(test)]
+mod namespace;
 pub mod neighbour;
 pub mod notify;
 pub mod uninstall;
