@@ -17,6 +17,7 @@ use super::{
     announce::{Announcer, Mac, announcement},
     arp_settings, connections,
     driver::FenceWish,
+    failing::Again,
     fence::{
         Ensured, Fence, FenceError,
         chance::{Chance, Passing, Port},
@@ -74,6 +75,32 @@ pub enum Problem {
     NotFenced { device: String },
     #[error("{0} is no loopback address: a local cluster without privileges can hold no other")]
     NotLoopback(IpAddr),
+}
+
+impl Problem {
+    /// When to look again at what keeps an address from its device, though the device and the fence are as they should be; none: it is
+    /// another problem.
+    pub fn in_the_way(&self) -> Option<Again> {
+        match self {
+            Problem::Interface(
+                InterfaceError::Taken { .. } | InterfaceError::Ipv6Disabled { .. },
+            ) => Some(Again::Look),
+            Problem::Interface(InterfaceError::NotPermitted { .. }) => Some(Again::Never),
+            Problem::Interface(
+                InterfaceError::Kernel { .. }
+                | InterfaceError::Timeout { .. }
+                | InterfaceError::Open(_),
+            ) => Some(Again::Later),
+            Problem::Interface(InterfaceError::NoDevice { .. })
+            | Problem::Unmapped(_)
+            | Problem::MayNotAnnounce
+            | Problem::Announce { .. }
+            | Problem::AnnouncementDropped { .. }
+            | Problem::Fence(_)
+            | Problem::NotFenced { .. }
+            | Problem::NotLoopback(_) => None,
+        }
+    }
 }
 
 /// What carries out the actions.
@@ -214,6 +241,14 @@ impl Hands {
     pub async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
         match self {
             Hands::Kernel(kernel) => kernel.renew(target).await,
+            Hands::StandIn => Ok(()),
+        }
+    }
+
+    /// Looks, and changes nothing: whether something is found that would keep `add` from succeeding.
+    pub async fn may_add(&mut self, target: &Target) -> Result<(), Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.may_add(target).await,
             Hands::StandIn => Ok(()),
         }
     }
@@ -509,6 +544,13 @@ impl Kernel {
             self.ours.remove(target);
         }
         Ok(added?)
+    }
+
+    async fn may_add(&mut self, target: &Target) -> Result<(), Problem> {
+        let Some(device) = self.devices.get(&target.interface).cloned() else {
+            return Ok(()); // that is another problem
+        };
+        Ok(self.interfaces()?.may_add(target.address, &device).await?)
     }
 
     async fn renew(&mut self, target: &Target) -> Result<(), Problem> {

@@ -7,9 +7,10 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
+    fs, io,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
     time::Duration,
 };
 
@@ -248,6 +249,22 @@ impl Interfaces {
 
     /// Puts the address on the device, or puts off the expiry of one that we put there.
     pub async fn add(&self, address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
+        self.expect_free(address).await?;
+        self.renew(address, device).await
+    }
+
+    /// Changes nothing: whether something is found that would keep `add` from putting the address on the device.
+    pub async fn may_add(&self, address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
+        self.expect_free(address).await?;
+        match address.is_ipv6() && is_ipv6_disabled(&device.name) {
+            true => Err(InterfaceError::Ipv6Disabled {
+                device: device.name.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    async fn expect_free(&self, address: IpAddr) -> Result<(), InterfaceError> {
         let foreign = self.assigned().await?.into_iter().find(|other| {
             let is_loopback_device = other.device_index == 1;
             other.address == address && !other.ours && !is_loopback_device
@@ -257,7 +274,7 @@ impl Interfaces {
                 address,
                 device_index: other.device_index,
             }),
-            None => self.renew(address, device).await,
+            None => Ok(()),
         }
     }
 
@@ -353,6 +370,13 @@ impl Interfaces {
             .try_collect();
         within(attempt, messages).await
     }
+}
+
+/// What cannot be read says nothing.
+fn is_ipv6_disabled(device: &str) -> bool {
+    let setting = Path::new("/proc/sys/net/ipv6/conf").join(device);
+    let text = fs::read_to_string(setting.join("disable_ipv6"));
+    text.is_ok_and(|text| text.trim() == "1")
 }
 
 /// Bounds a request in time and names what was attempted.
