@@ -374,7 +374,7 @@ impl Consensus {
     /// stays readable.
     pub async fn shutdown(&self, deadline: Instant) {
         if self.core.present_leader() == Some(self.core.id) {
-            match self.core.transfer_here(None, deadline).await {
+            match self.core.hand_over(deadline).await {
                 Ok(_) => tracing::info!("leadership handed over before the stop"),
                 // There is nobody to hand it to.
                 Err(NotDone::Refused(ChangeRefused::OnlyVoter(_))) => {}

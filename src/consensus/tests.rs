@@ -28,7 +28,7 @@ use super::{
     administer::AdministerError,
     engine_memory::MemoryEngine,
     membership::RemovalRefused,
-    messages::GrantRequest,
+    messages::{GrantRequest, GroupChange},
     network::{Lane, Network, PeerLinks, dial, peer_endpoint},
     storage::{Storage, StorageOptions},
     *,
@@ -927,6 +927,47 @@ async fn leadership_moves_to_where_it_is_sent() {
             9
         ))))
     );
+    cluster.stop().await;
+}
+
+/// A command line that was interrupted, or a follower that was asked and crashed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_goes_on_though_nobody_waits_for_it_any_more() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let core = Arc::clone(&cluster.node(leader).core);
+    drop(core.changing.lock().await);
+    let mut asking = Box::pin(core.administer_here(GroupChange::Transfer { to: None }, soon()));
+    assert!(futures::poll!(&mut asking).is_pending());
+    drop(asking);
+    eventually("another leads", || {
+        core.leader().is_some_and(|id| id != core.id)
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_no_abdication_followed_is_taken_back() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let heir = cluster.followers().await[0];
+    let core = &cluster.node(leader).core;
+    let release = StateChange::ReleaseVips {
+        to: NodeId(heir),
+        term: core.metrics().current_term,
+    };
+    let at_work = core.changing.lock().await;
+    core.commit_change(release, soon()).await.unwrap();
+    eventually("it is applied", || {
+        cluster.node(leader).state().vip_release().is_some()
+    })
+    .await;
+    drop(at_work);
+    eventually("it is over", || {
+        cluster.node(leader).state().vip_release().is_none()
+    })
+    .await;
     cluster.stop().await;
 }
 
