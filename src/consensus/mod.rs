@@ -76,7 +76,7 @@ use self::{
     promise::Ledger,
     publication::States,
     service::{RaftService, SenderSilence},
-    storage::StorageHandles,
+    storage::{StorageHandles, takes_no_writes},
     types::{Peer, Raft},
 };
 pub use self::{
@@ -175,7 +175,12 @@ impl Consensus {
         let promised = config.ledger.read().unwrap_or(refusal).max(refusal);
         // One without space takes no part in consensus: it promises nothing, and is to serve what it has.
         if handles.health.borrow().failure.is_none() {
-            config.ledger.write(promised).map_err(StartError::Promise)?;
+            match config.ledger.keep(promised) {
+                Err(error) if takes_no_writes(&error) => handles.give_up(&format!(
+                    "the promise to leaders cannot be written down: {error}; free space, then start this node again"
+                )),
+                kept => kept.map_err(StartError::Promise)?,
+            }
         }
         let me = Identity {
             cluster: config.cluster.clone(),

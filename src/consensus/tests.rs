@@ -1241,13 +1241,10 @@ async fn all_restart_and_nothing_acknowledged_is_lost() {
     cluster.stop().await;
 }
 
-/// A full disk must never mean that nobody is answered.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_any_space_starts_and_promises_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(Storage::open(dir.path(), StorageOptions::default()).unwrap());
+/// A node that nobody answers.
+fn lone_config(ledger: Ledger) -> ConsensusConfig {
     let address = "127.0.0.1:1".parse().unwrap();
-    let config = ConsensusConfig {
+    ConsensusConfig {
         id: NodeId(1),
         cluster: Cluster::new().id,
         peer: Peer {
@@ -1256,7 +1253,7 @@ async fn a_node_without_any_space_starts_and_promises_nothing() {
             api_address: address,
         },
         timing: None,
-        ledger: Ledger::at(dir.path().join("absent/promise")),
+        ledger,
         patience: Patience::default(),
         connector: Arc::new(CuttableConnector {
             dials: Dials::default(),
@@ -1265,12 +1262,37 @@ async fn a_node_without_any_space_starts_and_promises_nothing() {
         }),
         certificates: Certificates::NotUsed,
         log_kept: LOG_KEPT,
-    };
+    }
+}
+
+/// A full disk must never mean that nobody is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_any_space_starts_and_promises_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Storage::open(dir.path(), StorageOptions::default()).unwrap());
+    let config = lone_config(Ledger::at(dir.path().join("absent/promise")));
     let storage = Storage::open_without_space(dir.path(), StorageOptions::default());
     let consensus = Consensus::start(config, storage.unwrap()).await.unwrap();
     let status = consensus.status();
     assert_eq!(status.nodes[0].state, NodeState::Failed);
     consensus.shutdown(Instant::now()).await;
+}
+
+/// The log fits, and what a start writes beside it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_space_for_its_promise_or_watermark_starts_and_takes_no_part() {
+    for file in ["promise.new", "watermark"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join(file)).unwrap();
+        let config = lone_config(Ledger::at(dir.path().join("promise")));
+        let storage = Storage::open(dir.path(), StorageOptions::default()).unwrap();
+        let consensus = Consensus::start(config, storage).await.unwrap();
+        let own = consensus.status().nodes.remove(0);
+        assert_eq!(own.state, NodeState::Failed, "{file}");
+        let named = file.trim_end_matches(".new");
+        assert!(own.problem.contains(named), "{}", own.problem);
+        consensus.shutdown(Instant::now()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
