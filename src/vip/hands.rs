@@ -34,6 +34,9 @@ const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Between attempts to make a fence that could not be made.
 const FENCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// For how long a look at the connections counts: until all VIPs are renewed that are due together.
+const LOOK_LASTS: Duration = Duration::from_millis(100);
+
 /// What somebody did.
 #[derive(Debug)]
 pub enum HandsChange {
@@ -379,11 +382,28 @@ pub struct Kernel {
     ours: BTreeMap<Target, Device>,
     /// VIPs on `lo`, which this node serves on behalf of their holder.
     served: BTreeSet<Target>,
+    /// The last look at the connections through them.
+    looked: Option<Look>,
     chance: Option<Chance>,
     /// VIPs that were let go, or fell silent: connections of theirs may still end here.
     let_go: BTreeSet<IpAddr>,
     /// What was wrong with it, when it was said last.
     no_chance: Option<String>,
+}
+
+/// At which VIPs there were connections.
+#[derive(Debug)]
+struct Look {
+    at: Instant,
+    /// Those that were looked at.
+    vips: BTreeSet<IpAddr>,
+    busy: BTreeSet<IpAddr>,
+}
+
+impl Look {
+    fn tells_of(&self, vip: IpAddr, now: Instant) -> bool {
+        self.vips.contains(&vip) && now.saturating_duration_since(self.at) < LOOK_LASTS
+    }
 }
 
 impl Kernel {
@@ -398,6 +418,7 @@ impl Kernel {
             announcer: None,
             ours: BTreeMap::new(),
             served: BTreeSet::new(),
+            looked: None,
             chance: None,
             let_go: BTreeSet::new(),
             no_chance: None,
@@ -418,16 +439,38 @@ impl Kernel {
             .renew(target.address, &loopback())
             .await?;
         // At first there is no time to look.
-        if first {
+        if first || self.has_connections(target.address) {
             return Ok(true);
         }
-        match connections::at(&[target.address].into()) {
-            Ok(found) if found.is_empty() => {
-                self.let_go.remove(&target.address);
-                Ok(false)
-            }
-            found => Ok(found.is_ok()),
+        self.let_go.remove(&target.address);
+        Ok(false)
+    }
+
+    /// Whether there are connections at a VIP that is served, or may be. One look is for all that are renewed together.
+    fn has_connections(&mut self, vip: IpAddr) -> bool {
+        let now = Instant::now();
+        if !self
+            .looked
+            .as_ref()
+            .is_some_and(|look| look.tells_of(vip, now))
+        {
+            let vips: BTreeSet<IpAddr> = self.served.iter().map(|t| t.address).collect();
+            let busy = match connections::at(&vips) {
+                Ok(found) => found.iter().map(|(_, own)| own.ip()).collect(),
+                Err(error) => {
+                    warn!(%error, "it is not known which connections there are through the VIPs that are served; all are served on");
+                    vips.clone()
+                }
+            };
+            self.looked = Some(Look {
+                at: now,
+                vips,
+                busy,
+            });
         }
+        self.looked
+            .as_ref()
+            .is_none_or(|look| look.busy.contains(&vip))
     }
 
     async fn end_serve(&mut self, target: &Target) {

@@ -114,3 +114,16 @@ async fn a_connection_to_the_kernel_that_ended_is_opened_again() {
     }
     assert_eq!(kernel.look_up(&vip).await.unwrap().name, "lo");
 }
+
+#[test]
+fn a_look_at_connections_tells_of_what_was_looked_at_and_for_a_moment() {
+    let at = Instant::now();
+    let look = Look {
+        at,
+        vips: [VIP.into()].into(),
+        busy: BTreeSet::new(),
+    };
+    assert!(look.tells_of(VIP.into(), at));
+    assert!(!look.tells_of([10, 77, 0, 101].into(), at));
+    assert!(!look.tells_of(VIP.into(), at + LOOK_LASTS));
+}
