@@ -527,15 +527,13 @@ impl Node {
         security: Security,
     ) -> Result<(), NodeError> {
         let listener = listen("Raft", self.config.addresses.raft).await?;
-        // Connections belong to the runtime in which they are accepted.
-        let _runtime = self.runtimes.consensus.enter();
+        // Accepted here, so that strangers' handshakes take no time from heartbeats; connections go to the runtime that serves them.
         let port = Arc::clone(&self.ports.raft);
+        let incoming = Incoming::tcp(listener, security, ClientAuth::Mandatory, port);
+        let _runtime = self.runtimes.consensus.enter();
         let served = network::peer_server()
             .add_service(consensus.raft_server())
-            .serve_with_incoming_shutdown(
-                Incoming::tcp(listener, security, ClientAuth::Mandatory, port),
-                self.close.clone().cancelled_owned(),
-            );
+            .serve_with_incoming_shutdown(incoming, self.close.clone().cancelled_owned());
         let serving = async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "the peers' service ended");
