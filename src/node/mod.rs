@@ -300,11 +300,12 @@ impl Node {
         file: &IdentityFile,
     ) -> Result<Security, NodeError> {
         let path = || file.path().to_owned();
-        let tls = identity.tls.as_ref().map(|tls| tls.credentials());
-        let tls = tls.transpose().map_err(|source| NodeError::Credentials {
-            path: path(),
-            source,
-        })?;
+        let tls = identity
+            .credentials()
+            .map_err(|source| NodeError::Credentials {
+                path: path(),
+                source,
+            })?;
         match (tls, self.config.dev) {
             (Some(tls), false) => Ok(Security::Tls(SharedCredentials::new(tls))),
             (_, true) => Ok(Security::Plain),

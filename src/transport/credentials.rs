@@ -32,6 +32,8 @@ pub enum CredentialsError {
         "the certificate names no Pontoon identity: it was not made by `cluster init`, `join` or `cluster ca`"
     )]
     NoIdentity,
+    #[error("the file is that of {stated}, and its certificate that of {certified}")]
+    OtherIdentity { stated: String, certified: String },
     #[error("certificate and key: {0}")]
     Tls(#[from] rustls::Error),
 }
