@@ -26,7 +26,7 @@ use super::{
     failing::Failing,
     fence::ruleset::Ruleset,
     hands::{Hands, HandsChange, Problem},
-    interface::Change,
+    interface::{Change, InterfaceError},
     lookout::{Lookout, LookoutTiming, Outlook, Sight, Watched},
     machine::{Action, Event, Fencing, Machine, Phase, Target, Timing},
     neighbour::mac_text,
@@ -737,7 +737,7 @@ impl Driver {
             }
             Action::Renew(target) => {
                 if self.machine.may_renew(&target, Instant::now()) {
-                    let outcome = self.hands.renew(&target).await;
+                    let outcome = self.hands.begin_renewal(&target)?;
                     Some(self.added(target, outcome))
                 } else {
                     None
@@ -933,6 +933,9 @@ impl Driver {
     async fn handle_change(&mut self, change: HandsChange) {
         let change = match change {
             HandsChange::Fence => return self.handle_fence_change().await,
+            HandsChange::Renewed(target, outcome) => {
+                return self.handle_renewal(target, outcome).await;
+            }
             HandsChange::Device(change) => change,
         };
         let (ready, devices_changed) = self.hands.readied_by(&change).await;
@@ -950,6 +953,20 @@ impl Driver {
             }
         }
         self.publish();
+    }
+
+    async fn handle_renewal(&mut self, target: Target, outcome: Result<(), Problem>) {
+        match outcome {
+            // The kernel has the request and may come to it yet. If it does not in time, the address expires, and is missed.
+            Err(problem @ Problem::Interface(InterfaceError::Timeout { .. })) => {
+                self.problems.note(&target, &problem);
+                self.publish();
+            }
+            outcome => {
+                let event = self.added(target, outcome);
+                self.handle(event).await;
+            }
+        }
     }
 
     /// Says which devices are usable no more, and which are again.

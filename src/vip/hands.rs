@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,7 @@ use super::{
     },
     interface::{Change, Changes, Device, InterfaceError, Interfaces, VALID_FOR},
     machine::{Fencing, SERVE_LASTS, Target},
+    renewals::Renewals,
 };
 use crate::model::{label::Label, vip::VipPeers};
 
@@ -37,10 +39,12 @@ const FENCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// For how long a look at the connections counts: until all VIPs are renewed that are due together.
 const LOOK_LASTS: Duration = Duration::from_millis(100);
 
-/// What somebody did.
+/// What somebody did, or what came of what was begun.
 #[derive(Debug)]
 pub enum HandsChange {
     Device(Change),
+    /// What came of a renewal.
+    Renewed(Target, Result<(), Problem>),
     /// The rules of the fence were changed, or may have been.
     Fence,
 }
@@ -76,6 +80,8 @@ pub enum Problem {
     Fence(#[from] FenceError),
     #[error("the fence does not stand on {device} yet")]
     NotFenced { device: String },
+    #[error("the device {device} was made anew, and has lost its addresses")]
+    OtherDevice { device: String },
     #[error("{0} is no loopback address: a local cluster without privileges can hold no other")]
     NotLoopback(IpAddr),
 }
@@ -101,6 +107,7 @@ impl Problem {
             | Problem::AnnouncementDropped { .. }
             | Problem::Fence(_)
             | Problem::NotFenced { .. }
+            | Problem::OtherDevice { .. }
             | Problem::NotLoopback(_) => None,
         }
     }
@@ -241,10 +248,11 @@ impl Hands {
         }
     }
 
-    pub async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
+    /// Begins to put off the expiry. `change` tells what came of it, unless `remove` takes it back; none is told here then.
+    pub fn begin_renewal(&mut self, target: &Target) -> Option<Result<(), Problem>> {
         match self {
-            Hands::Kernel(kernel) => kernel.renew(target).await,
-            Hands::StandIn => Ok(()),
+            Hands::Kernel(kernel) => kernel.begin_renewal(target).err().map(Err),
+            Hands::StandIn => Some(Ok(())),
         }
     }
 
@@ -372,7 +380,8 @@ pub struct Kernel {
     names: BTreeMap<Label, String>,
     /// The same, as last seen.
     devices: BTreeMap<Label, Device>,
-    interfaces: Option<Interfaces>,
+    interfaces: Option<Arc<Interfaces>>,
+    renewals: Renewals<Result<(), Problem>>,
     watch: DeviceWatch,
     guard: Guard,
     /// The devices that the fence was last made for.
@@ -412,6 +421,7 @@ impl Kernel {
             names,
             devices: BTreeMap::new(),
             interfaces: None,
+            renewals: Renewals::default(),
             watch: DeviceWatch::default(),
             fenced: BTreeMap::new(),
             guard,
@@ -596,15 +606,31 @@ impl Kernel {
         Ok(self.interfaces()?.may_add(target.address, &device).await?)
     }
 
-    async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
-        let device = self.look_up(&target.interface).await?;
+    /// Beside everything else: the kernel may take its time, and permissions have to be renewed meanwhile.
+    fn begin_renewal(&mut self, target: &Target) -> Result<(), Problem> {
+        let Some(name) = self.names.get(&target.interface).cloned() else {
+            return Err(Problem::Unmapped(target.interface.clone()));
+        };
+        let Some(device) = self.devices.get(&target.interface).cloned() else {
+            return Err(InterfaceError::NoDevice { device: name }.into());
+        };
         self.expect_fence(target, &device)?;
         self.ours.insert(target.clone(), device.clone());
-        Ok(self.interfaces()?.renew(target.address, &device).await?)
+        let (interfaces, address) = (Arc::clone(self.interfaces()?), target.address);
+        self.renewals.begin(target, async move {
+            // The change that the kernel has yet to tell of: the fence was made for the device that was there before.
+            if interfaces.device(&name).await?.index != device.index {
+                return Err(Problem::OtherDevice { device: name });
+            }
+            Ok(interfaces.renew(address, &device).await?)
+        });
+        Ok(())
     }
 
     /// Only what we added is removed; an address somebody else put there stays.
     async fn remove(&mut self, target: &Target) -> Result<bool, Problem> {
+        // What it has sent already comes to the kernel first.
+        self.renewals.cancel(target);
         let Some(device) = self.ours.get(target).cloned() else {
             return Ok(false);
         };
@@ -637,10 +663,11 @@ impl Kernel {
 
     /// The next change; one that something is waiting for is never lost, at worst an overrun is reported.
     async fn change(&mut self) -> HandsChange {
-        // Either branch may be dropped: see the two functions.
+        // Each branch may be dropped: see the three functions.
         tokio::select! {
             change = self.watch.next() => HandsChange::Device(change),
             () = self.guard.touched() => HandsChange::Fence,
+            (target, outcome) = self.renewals.next() => HandsChange::Renewed(target, outcome),
         }
     }
 
@@ -783,11 +810,11 @@ impl Kernel {
         Ok(device)
     }
 
-    fn interfaces(&mut self) -> Result<&Interfaces, InterfaceError> {
+    fn interfaces(&mut self) -> Result<&Arc<Interfaces>, InterfaceError> {
         self.interfaces.take_if(|open| open.has_ended());
         match &mut self.interfaces {
             Some(open) => Ok(open),
-            empty => Ok(empty.insert(Interfaces::open()?)),
+            empty => Ok(empty.insert(Arc::new(Interfaces::open()?))),
         }
     }
 }

@@ -29,6 +29,7 @@ use nix::sys::socket::{
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    runtime::Runtime,
     task::JoinHandle,
     time::timeout,
 };
@@ -196,26 +197,48 @@ fn vip_message(address: IpAddr, device_index: u32) -> AddressMessage {
     message
 }
 
-/// A connection to the kernel's routing tables. Ends with its value.
+/// A connection to the kernel's routing tables, with a thread of its own: the call that sends a request waits for the kernel's lock
+/// (RTNL), which another program may hold for long. Ends with its value.
 #[derive(Debug)]
 pub struct Interfaces {
     handle: rtnetlink::Handle,
     connection: JoinHandle<()>,
+    /// None only while it is dropped.
+    runtime: Option<Runtime>,
 }
 
 impl Drop for Interfaces {
     fn drop(&mut self) {
         self.connection.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
 impl Interfaces {
-    /// Must be called within a runtime; the requests go to the network namespace of the calling thread.
+    /// Must be called within a runtime with a clock; the requests go to the network namespace of the calling thread.
     pub fn open() -> Result<Self, InterfaceError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(InterfaceError::Open)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("vip-addresses")
+            .enable_io()
+            .build()
+            .map_err(InterfaceError::Open)?;
+        let within = runtime.enter();
+        let opened = rtnetlink::new_connection().map_err(InterfaceError::Open);
+        drop(within);
+        let (connection, handle, _) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         Ok(Self {
             handle,
-            connection: tokio::spawn(connection),
+            connection: runtime.spawn(connection),
+            runtime: Some(runtime),
         })
     }
 

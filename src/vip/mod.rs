@@ -20,6 +20,7 @@ pub mod machine;
 mod namespace;
 pub mod neighbour;
 pub mod notify;
+mod renewals;
 pub mod uninstall;
 
 pub use driver::{Fence, FenceWish, Mode, VipConfig, VipDriver, VipError, VipStatus};

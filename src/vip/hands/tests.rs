@@ -127,3 +127,64 @@ fn a_look_at_connections_tells_of_what_was_looked_at_and_for_a_moment() {
     assert!(!look.tells_of([10, 77, 0, 101].into(), at));
     assert!(!look.tells_of(VIP.into(), at + LOOK_LASTS));
 }
+
+#[test]
+fn an_address_is_renewed_beside_the_rest_and_not_after_its_removal() {
+    in_namespace(|| {
+        block_on(async {
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::Off, false);
+            let target = Target {
+                address: VIP.into(),
+                interface: "vip".parse().unwrap(),
+            };
+            hands.look().await;
+            hands.add(&target).await.unwrap();
+            assert!(hands.begin_renewal(&target).is_none(), "it has begun");
+            let renewed = loop {
+                match hands.change().await {
+                    HandsChange::Renewed(renewed, outcome) => break outcome.map(|()| renewed),
+                    HandsChange::Device(_) | HandsChange::Fence => {}
+                }
+            };
+            assert_eq!(renewed.unwrap(), target);
+            assert!(!hands.lost(&target).await);
+
+            hands.begin_renewal(&target);
+            hands.remove(&target).await.unwrap();
+            // What was sent before is done by now, and nothing was sent after.
+            let Hands::Kernel(kernel) = &mut hands else {
+                unreachable!("it is the kernel's")
+            };
+            assert!(futures::poll!(Box::pin(kernel.renewals.next())).is_pending());
+            assert!(!sh("ip addr show dev eth0").contains("10.77.0.100"));
+        });
+    });
+}
+
+#[test]
+fn a_device_made_anew_has_lost_its_addresses() {
+    in_namespace(|| {
+        block_on(async {
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::Off, false);
+            let target = Target {
+                address: VIP.into(),
+                interface: "vip".parse().unwrap(),
+            };
+            hands.look().await;
+            hands.add(&target).await.unwrap();
+            sh(
+                "ip link del eth0; ip link add eth0 type veth peer name eth1 && ip link set eth0 up",
+            );
+            // Before it is heard of.
+            assert!(hands.begin_renewal(&target).is_none());
+            let Hands::Kernel(kernel) = &mut hands else {
+                unreachable!("it is the kernel's")
+            };
+            let (_, outcome) = kernel.renewals.next().await;
+            assert!(
+                matches!(outcome, Err(Problem::OtherDevice { .. })),
+                "{outcome:?}"
+            );
+        });
+    });
+}
