@@ -1,8 +1,8 @@
 //! The TCP connections that this host has at an address, as the kernel lists them.
 //!
-//! It is asked for these alone (`sock_diag`). Its list of all, as text, takes about a microsecond for each connection of the host, and a
-//! busy one has a hundred thousand that have ended and wait for a minute: permissions would lapse meanwhile. That list is read only where the
-//! kernel does not know the question.
+//! It is asked for these alone (`sock_diag`). Its list of all, as text, takes about a microsecond for each connection of the host,
+//! and a busy one has a hundred thousand that have ended and wait for a minute: permissions would lapse meanwhile. That list is
+//! read only where the kernel does not know the question.
 
 mod list;
 mod question;

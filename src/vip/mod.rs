@@ -2,8 +2,10 @@
 //!
 //! `machine` decides: who may hold is its business alone, and it has neither clock nor socket. `interface` puts addresses on
 //! devices and watches them, `fence` keeps a node silent whose lease is over, `announce` builds and sends the frames that tell the
-//! neighbours; `hands` has all three in hand for `driver`, which carries decisions out and reports. `failing` decides which VIPs cannot be
-//! put on their device here, `fitness` whether this node can serve at all. `lookout` hears what other hosts say of a VIP, and judges it by `neighbour`. Nothing here calls consensus: leadership and the snapshot come in over channels.
+//! neighbours; `hands` has all three in hand for `driver`, which carries decisions out and reports. `renewals` of addresses run
+//! beside the rest. `failing` decides which VIPs cannot be put on their device here, `fitness` whether this node can serve at all.
+//! `lookout` hears what other hosts say of a VIP, and judges it by `neighbour`. Nothing here calls consensus: leadership and the
+//! snapshot come in over channels.
 
 pub mod announce;
 mod arp_settings;
