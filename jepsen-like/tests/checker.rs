@@ -47,7 +47,7 @@ fn shared_cases() -> Option<PathBuf> {
     if found.is_none() {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci, "no checker-cases in ../shared or PONTOON_CASES");
-        println!("skipped: no checker-cases in ../shared or PONTOON_CASES");
+        jepsen_like::lab::say_skipped("no checker-cases in ../shared or PONTOON_CASES");
     }
     found
 }

@@ -26,7 +26,7 @@ fn available() -> bool {
         "this test must not be skipped in CI: nft is not installed"
     );
     if !has_nft {
-        println!("skipped: nft is not installed");
+        lab::say_skipped("nft is not installed");
     }
     has_nft
 }

@@ -33,7 +33,7 @@ impl Pair {
         if let Some(reason) = Switch::missing() {
             let is_ci = std::env::var("CI").as_deref() == Ok("true");
             assert!(!is_ci, "this test must not be skipped in CI: {reason}");
-            println!("skipped: {reason}");
+            lab::say_skipped(&reason.to_string());
             return None;
         }
         let mut lab = Lab::create().unwrap();

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -149,7 +150,7 @@ impl Consensus {
 impl Core {
     /// Has the leader, wherever it is, make a change.
     pub(super) async fn administer(
-        &self,
+        self: &Arc<Self>,
         change: GroupChange,
         deadline: Instant,
     ) -> Result<Change, AdministerError> {
@@ -198,16 +199,31 @@ impl Core {
         }
     }
 
-    /// Makes a change if this node leads.
+    /// Makes a change if this node leads. What is begun goes on to its end though whoever asked for it goes away: half of a
+    /// hand-over leaves the VIPs with nobody. It ends with consensus on this node.
     pub(super) async fn administer_here(
-        &self,
+        self: &Arc<Self>,
         change: GroupChange,
         deadline: Instant,
     ) -> Administered {
-        let changing = tokio::time::timeout_at(deadline.into(), self.changing.lock()).await;
-        let Ok(_one_at_a_time) = changing else {
+        let changing = Arc::clone(&self.changing).lock_owned();
+        let Ok(one_at_a_time) = tokio::time::timeout_at(deadline.into(), changing).await else {
             return Administered::Unfinished("another change of the group is under way".into());
         };
+        let core = Arc::clone(self);
+        let making = self.tasks.spawn(async move {
+            let _one_at_a_time = one_at_a_time;
+            tokio::select! {
+                made = core.make(change, deadline) => made,
+                () = core.stop.cancelled() => Administered::Unfinished("consensus ends on this node".into()),
+            }
+        });
+        making
+            .await
+            .unwrap_or_else(|panic| Administered::Unfinished(panic.to_string()))
+    }
+
+    async fn make(&self, change: GroupChange, deadline: Instant) -> Administered {
         let result = match change {
             GroupChange::Transfer { to } => self.transfer_here(to, deadline).await,
             GroupChange::AddLearner { id, peer } => self.add_learner_here(id, peer, deadline).await,
@@ -224,6 +240,16 @@ impl Core {
         }
     }
 
+    /// Hands leadership to whoever is best off, when no other change of the group is under way.
+    pub(super) async fn hand_over(&self, deadline: Instant) -> Result<Change, NotDone> {
+        let changing = tokio::time::timeout_at(deadline.into(), self.changing.lock()).await;
+        let Ok(_one_at_a_time) = changing else {
+            let problem = "another change of the group is under way";
+            return Err(NotDone::Unfinished(problem.into()));
+        };
+        self.transfer_here(None, deadline).await
+    }
+
     pub(super) fn leading(&self) -> Result<Metrics, NotDone> {
         let metrics = self.metrics();
         let leads =
@@ -231,6 +257,7 @@ impl Core {
         leads.then_some(metrics).ok_or(NotDone::NotLeading)
     }
 
+    /// For who has `changing`.
     pub(super) async fn transfer_here(
         &self,
         to: Option<NodeId>,

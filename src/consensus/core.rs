@@ -110,7 +110,7 @@ pub struct Core {
     /// The last offer of a lease: its number, who made it in which term, when it arrived.
     pub(super) offered: Mutex<Option<Offered>>,
     /// One change of the group at a time on this node.
-    pub(super) changing: tokio::sync::Mutex<()>,
+    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }

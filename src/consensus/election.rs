@@ -54,12 +54,17 @@ impl Attempts {
         let again = self.last.map(|at| at + self.pause(&seen.timing));
         let others = [silence, vote].map(|at| at.filter(|_| !seen.alone));
         let promise = seen.promised_until.map(|at| at + turn);
-        [Some(seen.opens_at), again, promise]
+        // Nodes that start together have heard nobody: their turns are all that keeps their campaigns apart.
+        let opens = match seen.alone {
+            true => seen.opens_at,
+            false => seen.opens_at + turn,
+        };
+        [Some(opens), again, promise]
             .into_iter()
             .chain(others)
             .flatten()
             .max()
-            .unwrap_or(seen.opens_at)
+            .unwrap_or(opens)
     }
 
     pub fn made(&mut self, at: Instant) {
@@ -141,6 +146,26 @@ mod tests {
             (
                 Seen {
                     opens_at: start + ms(5000),
+                    ..full
+                },
+                5000,
+            ),
+            // All were started together.
+            (
+                Seen {
+                    opens_at: start + ms(5000),
+                    heard: None,
+                    rank: 2,
+                    ..full
+                },
+                5080,
+            ),
+            (
+                Seen {
+                    opens_at: start + ms(5000),
+                    heard: None,
+                    rank: 2,
+                    alone: true,
                     ..full
                 },
                 5000,

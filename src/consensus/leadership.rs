@@ -125,6 +125,13 @@ impl LeaseBook {
         Some(from + lease_of(refusal))
     }
 
+    /// Whether the release in the state says nothing any more: this node has a lease of its own, in a later term or, as no
+    /// abdication followed, in the same.
+    pub fn is_release_over(&self, standing: &Standing, now: Instant) -> bool {
+        let released = standing.release.is_some_and(|r| r.term <= standing.term);
+        released && self.lease(standing, now).is_some()
+    }
+
     /// Whether nobody else can hold a lease or a grant of an earlier term any more.
     fn may_claim(&self, standing: &Standing, now: Instant) -> bool {
         let of_another =
@@ -196,6 +203,25 @@ mod tests {
             sole_voter: false,
             running: true,
         }
+    }
+
+    #[test]
+    fn a_release_is_over_under_a_lease_of_ones_own() {
+        let now = Instant::now();
+        let after = |to, term| Standing {
+            release: Some(VipRelease {
+                to: NodeId(to),
+                term,
+            }),
+            ..leading(now)
+        };
+        let mut book = LeaseBook::new(ME);
+        assert!(!book.is_release_over(&leading(now), now), "there is none");
+        assert!(book.is_release_over(&after(ME.0, 4), now));
+        assert!(!book.is_release_over(&after(2, 4), now), "no lease yet");
+        assert!(book.is_release_over(&after(2, 5), now), "no abdication");
+        book.abdicate(5);
+        assert!(!book.is_release_over(&after(2, 5), now));
     }
 
     #[test]

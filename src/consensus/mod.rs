@@ -76,7 +76,7 @@ use self::{
     promise::Ledger,
     publication::States,
     service::{RaftService, SenderSilence},
-    storage::StorageHandles,
+    storage::{StorageHandles, takes_no_writes},
     types::{Peer, Raft},
 };
 pub use self::{
@@ -175,7 +175,12 @@ impl Consensus {
         let promised = config.ledger.read().unwrap_or(refusal).max(refusal);
         // One without space takes no part in consensus: it promises nothing, and is to serve what it has.
         if handles.health.borrow().failure.is_none() {
-            config.ledger.write(promised).map_err(StartError::Promise)?;
+            match config.ledger.keep(promised) {
+                Err(error) if takes_no_writes(&error) => handles.give_up(&format!(
+                    "the promise to leaders cannot be written down: {error}; free space, then start this node again"
+                )),
+                kept => kept.map_err(StartError::Promise)?,
+            }
         }
         let me = Identity {
             cluster: config.cluster.clone(),
@@ -374,7 +379,7 @@ impl Consensus {
     /// stays readable.
     pub async fn shutdown(&self, deadline: Instant) {
         if self.core.present_leader() == Some(self.core.id) {
-            match self.core.transfer_here(None, deadline).await {
+            match self.core.hand_over(deadline).await {
                 Ok(_) => tracing::info!("leadership handed over before the stop"),
                 // There is nobody to hand it to.
                 Err(NotDone::Refused(ChangeRefused::OnlyVoter(_))) => {}

@@ -100,6 +100,21 @@ impl Ledger {
         Some(UNREADABLE)
     }
 
+    /// Makes it say so, durably. What says so already is left alone: that needs no space.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn keep(&self, refusal: Duration) -> io::Result<()> {
+        let written = self
+            .path
+            .as_ref()
+            .and_then(|path| fs::read_to_string(path).ok());
+        match written.is_some_and(|text| parse(&text) == Ok(refusal)) {
+            true => Ok(()),
+            false => self.write(refusal),
+        }
+    }
+
     /// Writes it down, durably.
     ///
     /// # Errors
@@ -208,6 +223,23 @@ mod tests {
                 .write(ms(1))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_ledger_that_says_so_already_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("promise");
+        let ledger = Ledger::at(path.clone());
+        ledger.keep(ms(280)).unwrap();
+        // Nothing can be written any more: the new file has a directory in its place.
+        fs::create_dir(path.with_extension("new")).unwrap();
+        ledger.keep(ms(280)).unwrap();
+        assert!(ledger.keep(ms(2500)).is_err());
+        assert_eq!(ledger.read(), Some(ms(280)));
+        fs::remove_dir(path.with_extension("new")).unwrap();
+        fs::write(&path, "x").unwrap();
+        ledger.keep(UNREADABLE).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().trim(), "30000");
     }
 
     /// What happens to one voter: the leader's message arrives, its answer arrives back, it learns of another profile.

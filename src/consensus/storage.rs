@@ -86,6 +86,7 @@ pub struct StorageHandles {
     /// When a leader was last heard.
     pub heard: HeardFile,
     queue: Arc<Queue>,
+    report: HealthReport,
     _monitor: Monitor,
 }
 
@@ -93,6 +94,11 @@ impl StorageHandles {
     /// What was written so far, and what waits to be.
     pub fn log_figures(&self) -> LogFigures {
         self.queue.figures()
+    }
+
+    /// Ends writing for good: this node takes no part in consensus, and serves what it has.
+    pub(super) fn give_up(&self, reason: &str) {
+        give_up(&self.queue, &self.publication, &self.report, reason);
     }
 }
 
@@ -251,9 +257,18 @@ impl Storage {
         let publication = Publication::new(applied, view.last_index());
         let health = HealthReport::new(reserve.low_space);
         let durable = view.last_index();
-        let watermark = match watermark.filter(|_| failure.is_none()) {
-            Some(file) => Some(file.go_on()?),
-            None => None,
+        let (watermark, failure) = match watermark.filter(|_| failure.is_none()) {
+            None => (None, failure),
+            Some(file) => match file.go_on() {
+                Err(OpenError::File { source, path, .. }) if takes_no_writes(&source) => {
+                    let problem = format!(
+                        "cannot write {}: {source}; free space, then start this node again",
+                        path.display()
+                    );
+                    (None, Some(problem))
+                }
+                opened => (Some(opened?), None),
+            },
         };
         let view = Arc::new(Mutex::new(view));
         let queue = Arc::new(Queue::new(options.queue_bytes));
@@ -307,6 +322,7 @@ impl Storage {
             recovered,
             heard: HeardFile::in_dir(directory),
             queue,
+            report: health.clone(),
             _monitor: monitor.map_err(spawning)?,
         };
         let machine = MachineStore::new(loaded, files, publication, due, health.subscribe());
@@ -357,6 +373,15 @@ impl Promised {
         WatermarkFile::go_on(&self.path, &self.found)
             .map_err(|e| file_error("write", &self.path, e))
     }
+}
+
+/// Whether the file system takes nothing more, while what it has can be read.
+pub(super) fn takes_no_writes(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(
+        error.kind(),
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem
+    )
 }
 
 /// Where the watermark file of a data directory lies.

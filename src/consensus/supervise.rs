@@ -492,7 +492,7 @@ async fn keep_group(core: &Core) {
             mover.clear();
             continue;
         }
-        settle_release(core, &metrics).await;
+        settle_release(core).await;
         let now = Instant::now();
         let lately = made_way.is_some_and(|at| now < at + MAKE_WAY_EVERY);
         if !lately && core.others_have_more_room() {
@@ -523,30 +523,33 @@ async fn keep_group(core: &Core) {
     }
 }
 
-/// A leader with a lease of its own says so after a hand-over: the next leader then need not wait.
-async fn settle_release(core: &Core, metrics: &Metrics) {
-    let standing = core.standing(metrics);
-    let earlier = standing.release.is_some_and(|r| r.term < standing.term);
-    let leased = lock(&core.leases)
-        .lease(&standing, Instant::now())
-        .is_some();
-    if earlier && leased {
-        let change = StateChange::TakeVips {
-            term: standing.term,
-        };
-        if let Err(problem) = core
-            .commit_change(change, Instant::now() + STEP_LIMIT)
-            .await
-        {
-            tracing::debug!(%problem, "the hand-over is not settled yet");
-        }
+/// A leader with a lease of its own says so after a hand-over: the next leader then need not wait. So it does after one of its
+/// own that was begun and given up.
+async fn settle_release(core: &Core) {
+    // Looked at under the lock: of a hand-over that is under way the release has to stay.
+    let Ok(_one_at_a_time) = core.changing.try_lock() else {
+        return;
+    };
+    let standing = core.standing(&core.metrics());
+    let is_over = lock(&core.leases).is_release_over(&standing, Instant::now());
+    if !is_over {
+        return;
+    }
+    let change = StateChange::TakeVips {
+        term: standing.term,
+    };
+    if let Err(problem) = core
+        .commit_change(change, Instant::now() + STEP_LIMIT)
+        .await
+    {
+        tracing::debug!(%problem, "the hand-over is not settled yet");
     }
 }
 
 /// A leader whose disk is about to be full hands over while it still can.
 async fn make_way(core: &Core) {
     tracing::warn!("little space is left on the disk of the leader: handing leadership over");
-    if let Err(problem) = core.transfer_here(None, Instant::now() + STEP_LIMIT).await {
+    if let Err(problem) = core.hand_over(Instant::now() + STEP_LIMIT).await {
         tracing::warn!(%problem, "leadership was not handed over");
     }
 }

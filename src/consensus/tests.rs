@@ -28,7 +28,7 @@ use super::{
     administer::AdministerError,
     engine_memory::MemoryEngine,
     membership::RemovalRefused,
-    messages::GrantRequest,
+    messages::{GrantRequest, GroupChange},
     network::{Lane, Network, PeerLinks, dial, peer_endpoint},
     storage::{Storage, StorageOptions},
     *,
@@ -930,6 +930,47 @@ async fn leadership_moves_to_where_it_is_sent() {
     cluster.stop().await;
 }
 
+/// A command line that was interrupted, or a follower that was asked and crashed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_goes_on_though_nobody_waits_for_it_any_more() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let core = Arc::clone(&cluster.node(leader).core);
+    drop(core.changing.lock().await);
+    let mut asking = Box::pin(core.administer_here(GroupChange::Transfer { to: None }, soon()));
+    assert!(futures::poll!(&mut asking).is_pending());
+    drop(asking);
+    eventually("another leads", || {
+        core.leader().is_some_and(|id| id != core.id)
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_no_abdication_followed_is_taken_back() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let heir = cluster.followers().await[0];
+    let core = &cluster.node(leader).core;
+    let release = StateChange::ReleaseVips {
+        to: NodeId(heir),
+        term: core.metrics().current_term,
+    };
+    let at_work = core.changing.lock().await;
+    core.commit_change(release, soon()).await.unwrap();
+    eventually("it is applied", || {
+        cluster.node(leader).state().vip_release().is_some()
+    })
+    .await;
+    drop(at_work);
+    eventually("it is over", || {
+        cluster.node(leader).state().vip_release().is_none()
+    })
+    .await;
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reported_release_shortens_the_hand_over() {
     let cluster = Cluster::of(3).await;
@@ -1200,13 +1241,10 @@ async fn all_restart_and_nothing_acknowledged_is_lost() {
     cluster.stop().await;
 }
 
-/// A full disk must never mean that nobody is answered.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_any_space_starts_and_promises_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(Storage::open(dir.path(), StorageOptions::default()).unwrap());
+/// A node that nobody answers.
+fn lone_config(ledger: Ledger) -> ConsensusConfig {
     let address = "127.0.0.1:1".parse().unwrap();
-    let config = ConsensusConfig {
+    ConsensusConfig {
         id: NodeId(1),
         cluster: Cluster::new().id,
         peer: Peer {
@@ -1215,7 +1253,7 @@ async fn a_node_without_any_space_starts_and_promises_nothing() {
             api_address: address,
         },
         timing: None,
-        ledger: Ledger::at(dir.path().join("absent/promise")),
+        ledger,
         patience: Patience::default(),
         connector: Arc::new(CuttableConnector {
             dials: Dials::default(),
@@ -1224,12 +1262,37 @@ async fn a_node_without_any_space_starts_and_promises_nothing() {
         }),
         certificates: Certificates::NotUsed,
         log_kept: LOG_KEPT,
-    };
+    }
+}
+
+/// A full disk must never mean that nobody is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_any_space_starts_and_promises_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Storage::open(dir.path(), StorageOptions::default()).unwrap());
+    let config = lone_config(Ledger::at(dir.path().join("absent/promise")));
     let storage = Storage::open_without_space(dir.path(), StorageOptions::default());
     let consensus = Consensus::start(config, storage.unwrap()).await.unwrap();
     let status = consensus.status();
     assert_eq!(status.nodes[0].state, NodeState::Failed);
     consensus.shutdown(Instant::now()).await;
+}
+
+/// The log fits, and what a start writes beside it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_space_for_its_promise_or_watermark_starts_and_takes_no_part() {
+    for file in ["promise.new", "watermark"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join(file)).unwrap();
+        let config = lone_config(Ledger::at(dir.path().join("promise")));
+        let storage = Storage::open(dir.path(), StorageOptions::default()).unwrap();
+        let consensus = Consensus::start(config, storage).await.unwrap();
+        let own = consensus.status().nodes.remove(0);
+        assert_eq!(own.state, NodeState::Failed, "{file}");
+        let named = file.trim_end_matches(".new");
+        assert!(own.problem.contains(named), "{}", own.problem);
+        consensus.shutdown(Instant::now()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

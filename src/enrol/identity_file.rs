@@ -1,7 +1,8 @@
 //! `identity.toml` in the data directory: which node of which cluster this machine is, its certificate and key.
 //!
 //! One file, written whole and renamed into place, so that a crash leaves the old identity or the new one. Mode 0600: it
-//! holds the private key.
+//! holds the private key. Its first line is a comment with a checksum of the rest: one bit less could make another node of this
+//! one. A file without that line, of a version before, is believed.
 
 use std::{
     fs,
@@ -15,11 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::node::{ClusterId, NodeId},
+    pki::identity::Identity,
     state::command::NewMember,
     transport::credentials::{Credentials, CredentialsError},
 };
 
 const FORMAT: u32 = 1;
+/// Begins the line with the checksum: CRC-32C of what follows the line, in eight hexadecimal digits.
+const CHECKSUM: &str = "# crc32c ";
 
 /// Why the identity cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +124,25 @@ impl StoredIdentity {
         }
     }
 
+    /// Certificate and key, read and checked; none in `pontoon dev`.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are those of another node.
+    pub fn credentials(&self) -> Result<Option<Credentials>, CredentialsError> {
+        let Some(tls) = &self.tls else {
+            return Ok(None);
+        };
+        let credentials = tls.credentials()?;
+        let stated = Identity::node(self.cluster.clone(), self.node);
+        match *credentials.identity() == stated {
+            true => Ok(Some(credentials)),
+            false => Err(CredentialsError::OtherIdentity {
+                stated: stated.to_uri(),
+                certified: credentials.identity().to_uri(),
+            }),
+        }
+    }
+
     /// This identity once its cluster has begun.
     #[must_use]
     pub fn begun(&self) -> Self {
@@ -165,6 +188,7 @@ impl IdentityFile {
             problem: format!("it is garbled: {problem}"),
         };
         let text = String::from_utf8(octets).map_err(|_| malformed("no text in UTF-8".into()))?;
+        let text = unseal(&text).map_err(|problem| malformed(problem.into()))?;
         let table: toml::Table = text
             .parse()
             .map_err(|e: toml::de::Error| malformed(e.message().to_owned()))?;
@@ -198,7 +222,7 @@ impl IdentityFile {
             path: self.0.clone(),
             problem: e.to_string(),
         })?;
-        write_secret(&self.0, &text).map_err(|source| self.io("cannot be written", source))
+        write_secret(&self.0, seal(&text)).map_err(|source| self.io("cannot be written", source))
     }
 
     fn io(&self, action: &'static str, source: io::Error) -> IdentityError {
@@ -207,6 +231,24 @@ impl IdentityFile {
             action,
             source,
         }
+    }
+}
+
+fn seal(text: &str) -> String {
+    let checksum = crc32c::crc32c(text.as_bytes());
+    format!("{CHECKSUM}{checksum:08x}\n{text}")
+}
+
+/// What was sealed.
+fn unseal(sealed: &str) -> Result<&str, &'static str> {
+    let Some(rest) = sealed.strip_prefix(CHECKSUM) else {
+        return Ok(sealed);
+    };
+    let (checksum, text) = rest.split_once('\n').ok_or("it ends in its first line")?;
+    let expected = u32::from_str_radix(checksum, 16).ok();
+    match expected == Some(crc32c::crc32c(text.as_bytes())) {
+        true => Ok(text),
+        false => Err("its checksum does not match"),
     }
 }
 
@@ -250,9 +292,10 @@ fn directory_of(path: &Path) -> io::Result<&Path> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, time::SystemTime};
 
     use super::*;
+    use crate::pki::authority::{Authority, request};
 
     #[test]
     fn an_identity_is_read_back_and_kept_private() {
@@ -273,6 +316,56 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
         assert_eq!(mode(file.path()), 0o600);
         assert_eq!(mode(file.path().parent().unwrap()), 0o700);
+    }
+
+    /// A node must not start as another one.
+    #[test]
+    fn no_flipped_bit_makes_another_identity() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = IdentityFile::in_dir(dir.path());
+        let identity = StoredIdentity::new(ClusterId("c1".into()), NodeId(1), "n1".into());
+        file.store(&identity).expect("stored");
+        let whole = fs::read(file.path()).expect("read");
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(file.path(), &flipped).expect("written");
+            match file.load() {
+                Ok(read) => assert!(read.as_ref() == Some(&identity), "bit {bit}"),
+                Err(error) => assert!(error.to_string().contains("it is garbled"), "{error}"),
+            }
+        }
+        let text = String::from_utf8(whole).expect("text");
+        let (_, without) = text.split_once('\n').expect("several lines");
+        fs::write(file.path(), without).expect("written");
+        assert!(file.load().expect("as a version before wrote it") == Some(identity));
+    }
+
+    #[test]
+    fn a_certificate_of_another_node_is_refused() {
+        let cluster = ClusterId("c1".into());
+        let now = SystemTime::now();
+        let authority = Authority::create(&cluster, now).expect("authority");
+        let request = request().expect("request");
+        let certified = Identity::node(cluster.clone(), NodeId(1));
+        let certificate = authority.sign(&request.csr_pem, &certified, &[], now);
+        let tls = StoredCertificate {
+            certificate: certificate.expect("signed"),
+            key: request.key_pem,
+            authorities: authority.certificate_pem().to_owned(),
+        };
+        for (id, is_own) in [(1, true), (3, false)] {
+            let identity = StoredIdentity::new(cluster.clone(), NodeId(id), "n".into());
+            let credentials = identity.with_certificate(tls.clone()).credentials();
+            assert_eq!(credentials.is_ok(), is_own, "node {id}");
+            if let Err(error) = credentials {
+                let text = error.to_string();
+                assert!(
+                    text.contains("/node/1") && text.contains("/node/3"),
+                    "{text}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     config::{node::NodeConfig, reserved::Reserved, units::format_duration},
     consensus::{Consensus, MemberRole, Recovery},
     dns::Flush,
-    enrol::{IdentityFile, StoredIdentity},
+    enrol::IdentityFile,
     model::{moment::moment_of, name::Name, node::Member, rrset::RecordType},
     pki::{validity::Left, verify::Expected},
     proxy::{SocketState, Verdict},
@@ -135,10 +135,10 @@ impl Control {
         if let Some(Security::Tls(shared)) = self.security.get() {
             let identity = IdentityFile::in_dir(&self.config.data_dir).load();
             let identity = identity.map_err(|e| failed("identity", e.to_string()))?;
-            if let Some(StoredIdentity { tls: Some(tls), .. }) = identity {
-                let credentials = tls
-                    .credentials()
-                    .map_err(|e| failed("certificate", e.to_string()))?;
+            let credentials = identity.map(|identity| identity.credentials());
+            let credentials = credentials.transpose();
+            let credentials = credentials.map_err(|e| failed("certificate", e.to_string()))?;
+            if let Some(credentials) = credentials.flatten() {
                 shared.replace(credentials);
                 applied.push("certificate read again".into());
             }

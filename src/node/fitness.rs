@@ -97,12 +97,17 @@ pub(super) async fn run(config: NodeConfig, subjects: Subjects, report: watch::S
         // Neither branch loses anything when it is dropped.
         let all = tokio::select! {
             Some(one) = found.recv() => vec![one],
-            _ = tick.tick() => look(&subjects),
+            _ = tick.tick() => {
+                let cut_off = subjects.outlook.borrow().cut_off.clone();
+                look(&subjects.vips.borrow(), cut_off)
+            }
         };
         let vips = subjects.vips.borrow().clone();
         let interfaces: BTreeSet<_> = vips.iter().map(|vip| &vip.interface).collect();
+        let addresses: BTreeSet<_> = vips.iter().map(|vip| vip.address).collect();
         fitness.retain(|check| match check {
             Check::Interface(label) | Check::Fence(label) => interfaces.contains(label),
+            Check::Vip(address) => addresses.contains(address),
             _ => true,
         });
         for (check, counts, finding) in all {
@@ -128,19 +133,29 @@ fn log(turn: Option<Turn>) {
     }
 }
 
-/// What is known without asking.
-fn look(subjects: &Subjects) -> Vec<Found> {
+/// What is known without asking. `cut_off`: why the clients' side counts as such.
+fn look(vips: &[VipStatus], cut_off: Option<String>) -> Vec<Found> {
     let mut found = vec![];
-    for vip in subjects.vips.borrow().iter() {
-        let device = vip.device_problem.clone().map_or(Ok(()), Err);
-        found.push((Check::Interface(vip.interface.clone()), DEVICE, device));
-        let fence = vip.fence_problem.clone().map_or(Ok(()), Err);
-        found.push((Check::Fence(vip.interface.clone()), DEVICE, fence));
+    for vip in vips {
+        let failed = |problem: &Option<String>| problem.clone().map_or(Ok(()), Err);
+        let (interface, address) = (|| vip.interface.clone(), vip.address);
+        found.extend([
+            (
+                Check::Interface(interface()),
+                DEVICE,
+                failed(&vip.device_problem),
+            ),
+            (
+                Check::Fence(interface()),
+                DEVICE,
+                failed(&vip.fence_problem),
+            ),
+            (Check::Vip(address), DEVICE, failed(&vip.add_problem)),
+        ]);
     }
     // Several VIPs on one interface say the same; it counts once.
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found.dedup_by(|a, b| a.0 == b.0);
-    let cut_off = subjects.outlook.borrow().cut_off.clone();
     found.push((Check::Segment, SEGMENT, cut_off.map_or(Ok(()), Err)));
     found
 }
@@ -400,6 +415,37 @@ mod tests {
             fall: 1,
             rise: 1,
         }
+    }
+
+    #[test]
+    fn each_vip_and_each_of_their_interfaces_is_looked_at_once() {
+        let vip = |last: u8, add_problem: Option<&str>| VipStatus {
+            address: [10, 77, 0, last].into(),
+            interface: "lan".parse().unwrap(),
+            device: Some("eth0".to_owned()),
+            held: false,
+            since: None,
+            fence: Default::default(),
+            problem: None,
+            device_problem: None,
+            fence_problem: Some("no fence".to_owned()),
+            add_problem: add_problem.map(str::to_owned),
+            conflict: None,
+        };
+        let found = look(&[vip(100, None), vip(101, Some("taken"))], None);
+        let told: Vec<_> = found
+            .into_iter()
+            .map(|(check, _, finding)| (check.name(), finding.err()))
+            .collect();
+        let expected = [
+            ("interface lan", None),
+            ("fence lan", Some("no fence")),
+            ("vip 10.77.0.100", None),
+            ("vip 10.77.0.101", Some("taken")),
+            ("segment", None),
+        ];
+        let expected = expected.map(|(name, why)| (name.to_owned(), why.map(str::to_owned)));
+        assert_eq!(told, expected);
     }
 
     #[tokio::test]

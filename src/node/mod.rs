@@ -309,11 +309,12 @@ impl Node {
         file: &IdentityFile,
     ) -> Result<Security, NodeError> {
         let path = || file.path().to_owned();
-        let tls = identity.tls.as_ref().map(|tls| tls.credentials());
-        let tls = tls.transpose().map_err(|source| NodeError::Credentials {
-            path: path(),
-            source,
-        })?;
+        let tls = identity
+            .credentials()
+            .map_err(|source| NodeError::Credentials {
+                path: path(),
+                source,
+            })?;
         match (tls, self.config.dev) {
             (Some(tls), false) => Ok(Security::Tls(SharedCredentials::new(tls))),
             (_, true) => Ok(Security::Plain),
@@ -537,15 +538,13 @@ impl Node {
         security: Security,
     ) -> Result<(), NodeError> {
         let listener = listen("Raft", self.config.addresses.raft).await?;
-        // Connections belong to the runtime in which they are accepted.
-        let _runtime = self.runtimes.consensus.enter();
+        // Accepted here, so that strangers' handshakes take no time from heartbeats; connections go to the runtime that serves them.
         let port = Arc::clone(&self.ports.raft);
+        let incoming = Incoming::tcp(listener, security, ClientAuth::Mandatory, port);
+        let _runtime = self.runtimes.consensus.enter();
         let served = network::peer_server()
             .add_service(consensus.raft_server())
-            .serve_with_incoming_shutdown(
-                Incoming::tcp(listener, security, ClientAuth::Mandatory, port),
-                self.close.clone().cancelled_owned(),
-            );
+            .serve_with_incoming_shutdown(incoming, self.close.clone().cancelled_owned());
         let serving = async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "the peers' service ended");

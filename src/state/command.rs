@@ -201,7 +201,7 @@ pub enum Change {
         to: NodeId,
         term: u64,
     },
-    /// The leader of `term` holds a lease of its own: a release of an earlier term says nothing any more.
+    /// The leader of `term` holds a lease of its own: a release of that or an earlier term says nothing any more.
     TakeVips {
         term: u64,
     },

@@ -3,6 +3,9 @@
 //! Handshakes run beside each other, each with a deadline and all under the limits of `port`, so that a silent client holds up
 //! nobody: neither before its handshake, nor when it does not begin to speak HTTP/2 after it. Dropping the stream stops
 //! accepting and abandons unfinished handshakes.
+//!
+//! Accepting and handshakes are the work of the runtime in which the stream is made. A connection then goes to the one in which it is
+//! taken from the stream: strangers' handshakes need not run where heartbeats do.
 
 use std::{
     io,
@@ -111,12 +114,105 @@ impl Protocol {
 }
 
 enum AcceptedIo {
-    Plain(TcpStream),
+    Plain(Movable),
     Unix(UnixStream),
-    Tls(Box<server::TlsStream<TcpStream>>),
+    Tls(Box<server::TlsStream<Movable>>),
 }
 
 delegate_io!(AcceptedIo { Plain, Unix, Tls });
+
+impl AcceptedIo {
+    fn movable(&mut self) -> Option<&mut Movable> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(tls) => Some(tls.get_mut().0),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// A TCP connection that can go from one runtime to another, in between which nothing is read or written.
+enum Movable {
+    Here(TcpStream),
+    Between(Option<std::net::TcpStream>),
+}
+
+impl Movable {
+    /// Takes it out of the present runtime.
+    fn lift(&mut self) -> io::Result<()> {
+        if let Self::Here(tcp) = std::mem::replace(self, Self::Between(None)) {
+            *self = Self::Between(Some(tcp.into_std()?));
+        }
+        Ok(())
+    }
+
+    /// Puts it into the present runtime.
+    fn land(&mut self) -> io::Result<()> {
+        if let Self::Between(tcp) = self {
+            let tcp = tcp.take().ok_or(io::ErrorKind::NotConnected)?;
+            *self = Self::Here(TcpStream::from_std(tcp)?);
+        }
+        Ok(())
+    }
+
+    fn here(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        match self {
+            Self::Here(tcp) => Ok(Pin::new(tcp)),
+            Self::Between(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl AsyncRead for Movable {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.get_mut().here()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Movable {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().here()?.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().here()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().here()?.poll_shutdown(cx)
+    }
+}
+
+/// A connection on its way to the runtime of its server.
+struct Arriving {
+    io: AcceptedIo,
+    info: PeerInfo,
+    protocol: Protocol,
+    place: Place,
+}
+
+impl Arriving {
+    fn land(mut self) -> io::Result<Accepted> {
+        if let Some(tcp) = self.io.movable() {
+            tcp.land()?;
+        }
+        let limit = self.place.port().limits().begin;
+        Ok(Accepted {
+            io: self.io,
+            info: self.info,
+            beginning: self.protocol.beginning(limit),
+            place: self.place,
+        })
+    }
+}
 
 impl Connected for Accepted {
     type ConnectInfo = PeerInfo;
@@ -176,7 +272,7 @@ impl AsyncWrite for Accepted {
 
 /// A stream of accepted connections; it owns the task that accepts.
 pub struct Incoming {
-    ready: mpsc::Receiver<io::Result<Accepted>>,
+    ready: mpsc::Receiver<Arriving>,
     task: JoinHandle<()>,
 }
 
@@ -215,7 +311,7 @@ impl Incoming {
     }
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(
-        accept: impl FnOnce(mpsc::Sender<io::Result<Accepted>>) -> F,
+        accept: impl FnOnce(mpsc::Sender<Arriving>) -> F,
     ) -> Self {
         let (sender, ready) = mpsc::channel(16);
         Self {
@@ -229,7 +325,15 @@ impl futures::Stream for Incoming {
     type Item = io::Result<Accepted>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.ready.poll_recv(cx)
+        loop {
+            let Some(arriving) = ready!(self.ready.poll_recv(cx)) else {
+                return Poll::Ready(None);
+            };
+            match arriving.land() {
+                Ok(accepted) => return Poll::Ready(Some(Ok(accepted))),
+                Err(error) => tracing::warn!(%error, "a connection was lost before it was served"),
+            }
+        }
     }
 }
 
@@ -248,7 +352,7 @@ struct Door {
     port: Arc<Port>,
 }
 
-async fn accept_tcp(listener: TcpListener, door: Door, ready: mpsc::Sender<io::Result<Accepted>>) {
+async fn accept_tcp(listener: TcpListener, door: Door, ready: mpsc::Sender<Arriving>) {
     // Dropped with this task, and the handshakes with it.
     let mut handshakes = tokio::task::JoinSet::new();
     let mut unfinished = Unfinished::<AbortHandle>::new(door.port.limits().unfinished);
@@ -273,16 +377,11 @@ async fn accept_tcp(listener: TcpListener, door: Door, ready: mpsc::Sender<io::R
 
 impl Door {
     /// Hands a connection to the server once its client has begun to speak.
-    async fn hand_over(
-        self,
-        tcp: TcpStream,
-        address: SocketAddr,
-        ready: mpsc::Sender<io::Result<Accepted>>,
-    ) {
+    async fn hand_over(self, tcp: TcpStream, address: SocketAddr, ready: mpsc::Sender<Arriving>) {
         let limit = self.port.limits().begin;
         match tokio::time::timeout(limit, self.secure(tcp, address)).await {
             // The server has gone when this cannot be sent; the connection closes.
-            Ok(Ok(Some(accepted))) => drop(ready.send(Ok(accepted)).await),
+            Ok(Ok(Some(arriving))) => drop(ready.send(arriving).await),
             Ok(Ok(None)) => {} // counted where it was refused
             Ok(Err(error)) => tracing::debug!(%address, %error, "connection refused"),
             Err(_) => self.port.refuse(Refusal::Silent),
@@ -290,13 +389,14 @@ impl Door {
     }
 
     /// None when there is no place for the connection.
-    async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Option<Accepted>> {
+    async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Option<Arriving>> {
         tcp.set_nodelay(true)?;
         // All clients speak first. Who says nothing takes no place from those who do, and costs little.
         if tcp.peek(&mut [0]).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let (io, peer) = match &self.security {
+        let tcp = Movable::Here(tcp);
+        let (mut io, peer) = match &self.security {
             Security::Plain => (AcceptedIo::Plain(tcp), Peer::Plain),
             Security::Tls(credentials) => {
                 let config = credentials.current().server_config(self.client_auth);
@@ -305,24 +405,29 @@ impl Door {
                 (AcceptedIo::Tls(Box::new(tls)), peer)
             }
         };
-        let place = self.port.admit(peer != Peer::Anonymous);
-        Ok(place.map(|place| Accepted {
+        let Some(place) = self.port.admit(peer != Peer::Anonymous) else {
+            return Ok(None);
+        };
+        if let Some(tcp) = io.movable() {
+            tcp.lift()?;
+        }
+        Ok(Some(Arriving {
             io,
             info: PeerInfo {
                 address: Some(address),
                 peer,
             },
-            beginning: self.protocol.beginning(self.port.limits().begin),
+            protocol: self.protocol,
             place,
         }))
     }
 }
 
 async fn handshake(
-    tcp: TcpStream,
-    config: ServerConfig,
-) -> io::Result<server::TlsStream<TcpStream>> {
-    let accepting = TlsAcceptor::from(Arc::new(config)).accept(tcp);
+    tcp: Movable,
+    config: Arc<ServerConfig>,
+) -> io::Result<server::TlsStream<Movable>> {
+    let accepting = TlsAcceptor::from(config).accept(tcp);
     match accepting.into_fallible().await {
         Ok(tls) => Ok(tls),
         Err((error, tcp)) => {
@@ -334,7 +439,7 @@ async fn handshake(
 }
 
 /// Whose certificate was shown. The verifier has believed the chain.
-fn certified(tls: &server::TlsStream<TcpStream>) -> Peer {
+fn certified(tls: &server::TlsStream<Movable>) -> Peer {
     let chain = tls.get_ref().1.peer_certificates();
     let leaf = chain.and_then(|chain| chain.first());
     leaf.and_then(|leaf| Identity::of_certificate(leaf))
@@ -343,18 +448,14 @@ fn certified(tls: &server::TlsStream<TcpStream>) -> Peer {
 
 /// Ends a refused connection so that the client learns why: were what it has sent meanwhile left unread, the kernel would
 /// reset the connection, and the TLS alert might be lost.
-async fn part(mut tcp: TcpStream) {
+async fn part(mut tcp: Movable) {
     let mut unread = [0; 1024];
     if tcp.shutdown().await.is_ok() {
         while tcp.read(&mut unread).await.is_ok_and(|octets| octets > 0) {}
     }
 }
 
-async fn accept_unix(
-    listener: UnixListener,
-    port: Arc<Port>,
-    ready: mpsc::Sender<io::Result<Accepted>>,
-) {
+async fn accept_unix(listener: UnixListener, port: Arc<Port>, ready: mpsc::Sender<Arriving>) {
     loop {
         let accepted = match listener.accept().await {
             Ok((stream, _)) => stream.peer_cred().map(|cred| (stream, cred.uid())),
@@ -372,16 +473,16 @@ async fn accept_unix(
         let Some(place) = port.admit(true) else {
             continue;
         };
-        let accepted = Accepted {
+        let arriving = Arriving {
             io: AcceptedIo::Unix(stream),
             info: PeerInfo {
                 address: None,
                 peer: Peer::Local { uid },
             },
-            beginning: Protocol::Http2.beginning(port.limits().begin),
+            protocol: Protocol::Http2,
             place,
         };
-        if ready.send(Ok(accepted)).await.is_err() {
+        if ready.send(arriving).await.is_err() {
             return;
         }
     }

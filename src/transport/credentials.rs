@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use rustls::{
     ClientConfig, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::NoServerSessionStorage,
 };
 
 use crate::{
@@ -35,6 +36,8 @@ pub enum CredentialsError {
         "the certificate names no Pontoon identity: it was not made by `cluster init`, `join`, `cluster admin` or `cluster ca`"
     )]
     NoIdentity,
+    #[error("the file is that of {stated}, and its certificate that of {certified}")]
+    OtherIdentity { stated: String, certified: String },
     #[error("certificate and key: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -46,6 +49,15 @@ pub struct Credentials {
     key: PrivateKeyDer<'static>,
     roots: Vec<CertificateDer<'static>>,
     tolerated: Arc<AtomicU64>,
+    /// What was made of these for connections that we accept.
+    accepting: Accepting,
+}
+
+/// One for each way to ask for a client's certificate.
+#[derive(Default)]
+struct Accepting {
+    mandatory: OnceLock<Arc<ServerConfig>>,
+    optional: OnceLock<Arc<ServerConfig>>,
 }
 
 impl Credentials {
@@ -74,6 +86,7 @@ impl Credentials {
             key,
             roots,
             tolerated: Arc::default(),
+            accepting: Accepting::default(),
         };
         credentials.server_config(ClientAuth::Mandatory)?;
         credentials.client_config(Expected::AnyNode)?;
@@ -104,8 +117,24 @@ impl Credentials {
         self.tolerated.load(Ordering::Relaxed)
     }
 
-    /// For connections we accept: a client certificate is asked for, and checked when shown.
-    pub fn server_config(&self, client_auth: ClientAuth) -> Result<ServerConfig, rustls::Error> {
+    /// For connections we accept: a client certificate is asked for, and checked when shown. Made once: reading the certificates and the key
+    /// takes longer than a handshake.
+    pub fn server_config(
+        &self,
+        client_auth: ClientAuth,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let place = match client_auth {
+            ClientAuth::Mandatory => &self.accepting.mandatory,
+            ClientAuth::Optional => &self.accepting.optional,
+        };
+        if let Some(made) = place.get() {
+            return Ok(Arc::clone(made));
+        }
+        let made = Arc::new(self.make_server_config(client_auth)?);
+        Ok(Arc::clone(place.get_or_init(|| made)))
+    }
+
+    fn make_server_config(&self, client_auth: ClientAuth) -> Result<ServerConfig, rustls::Error> {
         let verifier = self.verifier(Expected::AnyNode)?;
         let verifier = Arc::new(verifier.with_client_auth(client_auth));
         let mut config = ServerConfig::builder_with_provider(provider())
@@ -113,6 +142,9 @@ impl Credentials {
             .with_client_cert_verifier(verifier)
             .with_single_cert(self.chain.clone(), self.key.clone_key())?;
         config.alpn_protocols = vec![b"h2".to_vec()];
+        // A session that is resumed shows no certificate: each is to be checked by the time it is used.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(config)
     }
 

@@ -150,6 +150,73 @@ mod tests {
         assert!(check(other_pin).await.is_err());
     }
 
+    /// As on the Raft port, whose server shares one thread with consensus.
+    #[tokio::test]
+    async fn handshakes_take_no_time_from_the_runtime_that_serves() {
+        let cluster = ClusterId("c1".into());
+        let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
+        let of = |id| credentials(&authority, Identity::node(cluster.clone(), NodeId(id)));
+        let (server, client) = (of(1), of(2));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let port = Port::new("test", PortLimits::of(8));
+        let security = Security::Tls(server);
+        let incoming = Incoming::tcp(listener, security, ClientAuth::Mandatory, port);
+
+        let serving = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let (busy, is_busy) = tokio::sync::oneshot::channel();
+        serving.spawn(async move {
+            busy.send(()).expect("the test waits");
+            wait.recv().expect("the test says when");
+        });
+        is_busy.await.expect("it is busy");
+        let (_, health) = tonic_health::server::health_reporter();
+        serving.spawn(
+            Server::builder()
+                .add_service(health)
+                .serve_with_incoming(incoming),
+        );
+
+        let config = client.current().client_config(Expected::Node(NodeId(1)));
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config.expect("TLS")));
+        let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
+        let mut tls = connector
+            .connect(name, TcpStream::connect(address).await.expect("connected"))
+            .await
+            .expect("the handshake ends");
+        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await
+            .expect("sent");
+        go_on.send(()).expect("it waits");
+        let mut settings = [0; 9];
+        tls.read_exact(&mut settings).await.expect("served");
+        assert_eq!(settings[3], 4, "a SETTINGS frame");
+
+        let two = Security::Tls(client);
+        check(connect::channel(address, &two, Expected::Node(NodeId(1))))
+            .await
+            .expect("served");
+        serving.shutdown_background();
+    }
+
+    #[test]
+    fn what_accepts_connections_is_made_once_and_resumes_no_session() {
+        let cluster = ClusterId("c1".into());
+        let authority = Authority::create(&cluster, SystemTime::now()).expect("authority");
+        let credentials = credentials(&authority, Identity::node(cluster, NodeId(1))).current();
+        let config = |auth| credentials.server_config(auth).expect("TLS");
+        let mandatory = config(ClientAuth::Mandatory);
+        assert!(Arc::ptr_eq(&mandatory, &config(ClientAuth::Mandatory)));
+        assert!(!Arc::ptr_eq(&mandatory, &config(ClientAuth::Optional)));
+        assert!(!mandatory.session_storage.can_cache());
+        assert_eq!(mandatory.send_tls13_tickets, 0);
+    }
+
     #[tokio::test]
     async fn where_a_certificate_is_demanded_the_handshake_fails_without_one() {
         let cluster = ClusterId("c1".into());

@@ -23,9 +23,10 @@ use tracing::{error, info, warn};
 
 use super::{
     announce::Mac,
+    failing::Failing,
     fence::ruleset::Ruleset,
     hands::{Hands, HandsChange, Problem},
-    interface::Change,
+    interface::{Change, InterfaceError},
     lookout::{Lookout, LookoutTiming, Outlook, Sight, Watched},
     machine::{Action, Event, Fencing, Machine, Phase, Target, Timing},
     neighbour::mac_text,
@@ -134,6 +135,8 @@ pub struct VipStatus {
     pub device_problem: Option<String>,
     /// Why the fence does not stand there, though it has to.
     pub fence_problem: Option<String>,
+    /// Why this node could not put it on the device for a second or more, and still could not.
+    pub add_problem: Option<String>,
     /// The Ethernet address of a foreign host that uses this address too.
     pub conflict: Option<Mac>,
 }
@@ -381,6 +384,8 @@ struct Driver {
     problems: Problems,
     /// What keeps it from being announced.
     announcing: Problems,
+    /// What cannot be put on its device.
+    failing: Failing,
     /// What is wrong with the device of an interface, as last told.
     device_problems: BTreeMap<Label, String>,
     /// When each holding began, by both clocks.
@@ -460,6 +465,7 @@ impl Driver {
             reports,
             problems: Problems::default(),
             announcing: Problems::default(),
+            failing: Failing::default(),
             device_problems: BTreeMap::new(),
             since: BTreeMap::new(),
             configured: BTreeSet::new(),
@@ -501,10 +507,14 @@ impl Driver {
             let waiting = give_up_at.filter(|_| !orders.withdrawn.is_cancelled());
             let looked = self.first_looks.values().filter(|at| **at > Instant::now());
             let looked = looked.min().copied();
-            let deadline = [self.machine.next_deadline(Instant::now()), waiting, looked]
-                .into_iter()
-                .flatten()
-                .min();
+            let claims = self.machine.entitled(Instant::now());
+            let deadlines = [
+                self.machine.next_deadline(Instant::now()),
+                waiting,
+                looked,
+                self.failing.next_deadline(claims),
+            ];
+            let deadline = deadlines.into_iter().flatten().min();
             let fence_due = self.hands.fence_due();
             // Every branch may be dropped: each waits for a condition that is still there the next time.
             let wake = tokio::select! {
@@ -566,6 +576,7 @@ impl Driver {
             }
             // Whatever woke the task: the time may be over.
             self.look_first().await;
+            self.look_at_failures().await;
         }
     }
 
@@ -619,6 +630,31 @@ impl Driver {
         if self.machine.withheld() != &withheld {
             self.handle(Event::Withheld(withheld)).await;
         }
+    }
+
+    /// What could not be put on its device while this node led is looked at again while it does not.
+    async fn look_at_failures(&mut self) {
+        if self.failing.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let claims = self.machine.entitled(now);
+        let machine = &self.machine;
+        let known = |target: &Target| machine.phase(target).is_some();
+        for target in self.failing.observe(known, claims, now) {
+            let looked = self.hands.may_add(&target).await;
+            match looked.map_err(|problem| (problem.in_the_way(), problem)) {
+                Err((Some(again), problem)) => {
+                    self.failing.found(&target, problem.to_string(), again)
+                }
+                Ok(()) | Err((None, _)) => {
+                    info!(vip = %target.address, interface = %target.interface, "nothing keeps the VIP from its device any more");
+                    self.failing.solved(&target);
+                    self.problems.solved(&target);
+                }
+            }
+        }
+        self.publish();
     }
 
     /// Makes the fence what it has to be, and tells the machine where it stands.
@@ -701,7 +737,7 @@ impl Driver {
             }
             Action::Renew(target) => {
                 if self.machine.may_renew(&target, Instant::now()) {
-                    let outcome = self.hands.renew(&target).await;
+                    let outcome = self.hands.begin_renewal(&target)?;
                     Some(self.added(target, outcome))
                 } else {
                     None
@@ -860,10 +896,19 @@ impl Driver {
         match outcome {
             Ok(()) => {
                 self.problems.solved(&target);
+                self.failing.solved(&target);
                 Event::Added(target)
             }
             Err(problem) => {
                 self.problems.note(&target, &problem);
+                match problem.in_the_way() {
+                    Some(again) => {
+                        let (text, now) = (problem.to_string(), Instant::now());
+                        self.failing.failed(&target, text, again, now);
+                    }
+                    // Other checks see that.
+                    None => self.failing.solved(&target),
+                }
                 Event::AddFailed(target)
             }
         }
@@ -888,6 +933,9 @@ impl Driver {
     async fn handle_change(&mut self, change: HandsChange) {
         let change = match change {
             HandsChange::Fence => return self.handle_fence_change().await,
+            HandsChange::Renewed(target, outcome) => {
+                return self.handle_renewal(target, outcome).await;
+            }
             HandsChange::Device(change) => change,
         };
         let (ready, devices_changed) = self.hands.readied_by(&change).await;
@@ -905,6 +953,20 @@ impl Driver {
             }
         }
         self.publish();
+    }
+
+    async fn handle_renewal(&mut self, target: Target, outcome: Result<(), Problem>) {
+        match outcome {
+            // The kernel has the request and may come to it yet. If it does not in time, the address expires, and is missed.
+            Err(problem @ Problem::Interface(InterfaceError::Timeout { .. })) => {
+                self.problems.note(&target, &problem);
+                self.publish();
+            }
+            outcome => {
+                let event = self.added(target, outcome);
+                self.handle(event).await;
+            }
+        }
     }
 
     /// Says which devices are usable no more, and which are again.
@@ -1047,6 +1109,7 @@ impl Driver {
                 .or_else(|| self.hands.obstacle(&target.interface)),
             device_problem: self.hands.device_problem(&target.interface),
             fence_problem: self.hands.fence_problem(&target.interface),
+            add_problem: self.failing.problem(target).map(str::to_owned),
             conflict: self.lookout.conflict(target),
             device,
         }

@@ -4,7 +4,7 @@
 //! row. `rise` is well above `fall` where a fault comes and goes: a VIP that follows each turn of it would move all the time.
 //! What becomes of an unfit node is decided elsewhere (`consensus::succession`).
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use crate::model::label::Label;
 
@@ -21,6 +21,8 @@ pub enum Check {
     Interface(Label),
     /// The fence stands on it, where it has to.
     Fence(Label),
+    /// This VIP can be put on its device, as far as was tried and looked.
+    Vip(IpAddr),
     /// Another member, or one of the addresses that `reachable` names, answers there.
     Segment,
     /// The operator's own command.
@@ -36,6 +38,7 @@ impl Check {
             Check::Holding => "holding".to_owned(),
             Check::Interface(label) => format!("interface {label}"),
             Check::Fence(label) => format!("fence {label}"),
+            Check::Vip(address) => format!("vip {address}"),
             Check::Segment => "segment".to_owned(),
             Check::Script => "script".to_owned(),
         }

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use super::{
     announce::{Announcer, Mac, announcement},
     arp_settings, connections,
     driver::FenceWish,
+    failing::Again,
     fence::{
         Ensured, Fence, FenceError,
         chance::{Chance, Passing, Port},
@@ -25,6 +27,7 @@ use super::{
     },
     interface::{Change, Changes, Device, InterfaceError, Interfaces, VALID_FOR},
     machine::{Fencing, SERVE_LASTS, Target},
+    renewals::Renewals,
 };
 use crate::model::{label::Label, vip::VipPeers};
 
@@ -33,10 +36,15 @@ const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Between attempts to make a fence that could not be made.
 const FENCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// What somebody did.
+/// For how long a look at the connections counts: until all VIPs are renewed that are due together.
+const LOOK_LASTS: Duration = Duration::from_millis(100);
+
+/// What somebody did, or what came of what was begun.
 #[derive(Debug)]
 pub enum HandsChange {
     Device(Change),
+    /// What came of a renewal.
+    Renewed(Target, Result<(), Problem>),
     /// The rules of the fence were changed, or may have been.
     Fence,
 }
@@ -72,8 +80,37 @@ pub enum Problem {
     Fence(#[from] FenceError),
     #[error("the fence does not stand on {device} yet")]
     NotFenced { device: String },
+    #[error("the device {device} was made anew, and has lost its addresses")]
+    OtherDevice { device: String },
     #[error("{0} is no loopback address: a local cluster without privileges can hold no other")]
     NotLoopback(IpAddr),
+}
+
+impl Problem {
+    /// When to look again at what keeps an address from its device, though the device and the fence are as they should be; none: it is
+    /// another problem.
+    pub fn in_the_way(&self) -> Option<Again> {
+        match self {
+            Problem::Interface(
+                InterfaceError::Taken { .. } | InterfaceError::Ipv6Disabled { .. },
+            ) => Some(Again::Look),
+            Problem::Interface(InterfaceError::NotPermitted { .. }) => Some(Again::Never),
+            Problem::Interface(
+                InterfaceError::Kernel { .. }
+                | InterfaceError::Timeout { .. }
+                | InterfaceError::Open(_),
+            ) => Some(Again::Later),
+            Problem::Interface(InterfaceError::NoDevice { .. })
+            | Problem::Unmapped(_)
+            | Problem::MayNotAnnounce
+            | Problem::Announce { .. }
+            | Problem::AnnouncementDropped { .. }
+            | Problem::Fence(_)
+            | Problem::NotFenced { .. }
+            | Problem::OtherDevice { .. }
+            | Problem::NotLoopback(_) => None,
+        }
+    }
 }
 
 /// What carries out the actions.
@@ -211,9 +248,18 @@ impl Hands {
         }
     }
 
-    pub async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
+    /// Begins to put off the expiry. `change` tells what came of it, unless `remove` takes it back; none is told here then.
+    pub fn begin_renewal(&mut self, target: &Target) -> Option<Result<(), Problem>> {
         match self {
-            Hands::Kernel(kernel) => kernel.renew(target).await,
+            Hands::Kernel(kernel) => kernel.begin_renewal(target).err().map(Err),
+            Hands::StandIn => Some(Ok(())),
+        }
+    }
+
+    /// Looks, and changes nothing: whether something is found that would keep `add` from succeeding.
+    pub async fn may_add(&mut self, target: &Target) -> Result<(), Problem> {
+        match self {
+            Hands::Kernel(kernel) => kernel.may_add(target).await,
             Hands::StandIn => Ok(()),
         }
     }
@@ -334,7 +380,8 @@ pub struct Kernel {
     names: BTreeMap<Label, String>,
     /// The same, as last seen.
     devices: BTreeMap<Label, Device>,
-    interfaces: Option<Interfaces>,
+    interfaces: Option<Arc<Interfaces>>,
+    renewals: Renewals<Result<(), Problem>>,
     watch: DeviceWatch,
     guard: Guard,
     /// The devices that the fence was last made for.
@@ -344,11 +391,28 @@ pub struct Kernel {
     ours: BTreeMap<Target, Device>,
     /// VIPs on `lo`, which this node serves on behalf of their holder.
     served: BTreeSet<Target>,
+    /// The last look at the connections through them.
+    looked: Option<Look>,
     chance: Option<Chance>,
     /// VIPs that were let go, or fell silent: connections of theirs may still end here.
     let_go: BTreeSet<IpAddr>,
     /// What was wrong with it, when it was said last.
     no_chance: Option<String>,
+}
+
+/// At which VIPs there were connections.
+#[derive(Debug)]
+struct Look {
+    at: Instant,
+    /// Those that were looked at.
+    vips: BTreeSet<IpAddr>,
+    busy: BTreeSet<IpAddr>,
+}
+
+impl Look {
+    fn tells_of(&self, vip: IpAddr, now: Instant) -> bool {
+        self.vips.contains(&vip) && now.saturating_duration_since(self.at) < LOOK_LASTS
+    }
 }
 
 impl Kernel {
@@ -357,12 +421,14 @@ impl Kernel {
             names,
             devices: BTreeMap::new(),
             interfaces: None,
+            renewals: Renewals::default(),
             watch: DeviceWatch::default(),
             fenced: BTreeMap::new(),
             guard,
             announcer: None,
             ours: BTreeMap::new(),
             served: BTreeSet::new(),
+            looked: None,
             chance: None,
             let_go: BTreeSet::new(),
             no_chance: None,
@@ -383,16 +449,38 @@ impl Kernel {
             .renew(target.address, &loopback())
             .await?;
         // At first there is no time to look.
-        if first {
+        if first || self.has_connections(target.address) {
             return Ok(true);
         }
-        match connections::at(&[target.address].into()) {
-            Ok(found) if found.is_empty() => {
-                self.let_go.remove(&target.address);
-                Ok(false)
-            }
-            found => Ok(found.is_ok()),
+        self.let_go.remove(&target.address);
+        Ok(false)
+    }
+
+    /// Whether there are connections at a VIP that is served, or may be. One look is for all that are renewed together.
+    fn has_connections(&mut self, vip: IpAddr) -> bool {
+        let now = Instant::now();
+        if !self
+            .looked
+            .as_ref()
+            .is_some_and(|look| look.tells_of(vip, now))
+        {
+            let vips: BTreeSet<IpAddr> = self.served.iter().map(|t| t.address).collect();
+            let busy = match connections::at(&vips) {
+                Ok(found) => found.iter().map(|(_, own)| own.ip()).collect(),
+                Err(error) => {
+                    warn!(%error, "it is not known which connections there are through the VIPs that are served; all are served on");
+                    vips.clone()
+                }
+            };
+            self.looked = Some(Look {
+                at: now,
+                vips,
+                busy,
+            });
         }
+        self.looked
+            .as_ref()
+            .is_none_or(|look| look.busy.contains(&vip))
     }
 
     async fn end_serve(&mut self, target: &Target) {
@@ -511,15 +599,38 @@ impl Kernel {
         Ok(added?)
     }
 
-    async fn renew(&mut self, target: &Target) -> Result<(), Problem> {
-        let device = self.look_up(&target.interface).await?;
+    async fn may_add(&mut self, target: &Target) -> Result<(), Problem> {
+        let Some(device) = self.devices.get(&target.interface).cloned() else {
+            return Ok(()); // that is another problem
+        };
+        Ok(self.interfaces()?.may_add(target.address, &device).await?)
+    }
+
+    /// Beside everything else: the kernel may take its time, and permissions have to be renewed meanwhile.
+    fn begin_renewal(&mut self, target: &Target) -> Result<(), Problem> {
+        let Some(name) = self.names.get(&target.interface).cloned() else {
+            return Err(Problem::Unmapped(target.interface.clone()));
+        };
+        let Some(device) = self.devices.get(&target.interface).cloned() else {
+            return Err(InterfaceError::NoDevice { device: name }.into());
+        };
         self.expect_fence(target, &device)?;
         self.ours.insert(target.clone(), device.clone());
-        Ok(self.interfaces()?.renew(target.address, &device).await?)
+        let (interfaces, address) = (Arc::clone(self.interfaces()?), target.address);
+        self.renewals.begin(target, async move {
+            // The change that the kernel has yet to tell of: the fence was made for the device that was there before.
+            if interfaces.device(&name).await?.index != device.index {
+                return Err(Problem::OtherDevice { device: name });
+            }
+            Ok(interfaces.renew(address, &device).await?)
+        });
+        Ok(())
     }
 
     /// Only what we added is removed; an address somebody else put there stays.
     async fn remove(&mut self, target: &Target) -> Result<bool, Problem> {
+        // What it has sent already comes to the kernel first.
+        self.renewals.cancel(target);
         let Some(device) = self.ours.get(target).cloned() else {
             return Ok(false);
         };
@@ -552,10 +663,11 @@ impl Kernel {
 
     /// The next change; one that something is waiting for is never lost, at worst an overrun is reported.
     async fn change(&mut self) -> HandsChange {
-        // Either branch may be dropped: see the two functions.
+        // Each branch may be dropped: see the three functions.
         tokio::select! {
             change = self.watch.next() => HandsChange::Device(change),
             () = self.guard.touched() => HandsChange::Fence,
+            (target, outcome) = self.renewals.next() => HandsChange::Renewed(target, outcome),
         }
     }
 
@@ -698,10 +810,11 @@ impl Kernel {
         Ok(device)
     }
 
-    fn interfaces(&mut self) -> Result<&Interfaces, InterfaceError> {
+    fn interfaces(&mut self) -> Result<&Arc<Interfaces>, InterfaceError> {
+        self.interfaces.take_if(|open| open.has_ended());
         match &mut self.interfaces {
             Some(open) => Ok(open),
-            empty => Ok(empty.insert(Interfaces::open()?)),
+            empty => Ok(empty.insert(Arc::new(Interfaces::open()?))),
         }
     }
 }
@@ -815,6 +928,10 @@ impl Guard {
     fn keep(&mut self, wanted: &Ruleset) {
         self.due = None;
         self.wanted = wanted.clone();
+        if wanted.devices.is_empty() {
+            // The chains may have gone with the last device (before Linux 6.16): one that has its name next may be without rules.
+            self.doubt();
+        }
         if self.is_off() || self.given_up || wanted.devices.is_empty() {
             return;
         }
@@ -841,6 +958,11 @@ impl Guard {
             (self.fence, self.watch) = (Some(fence), Some(watch));
             return Ok(());
         };
+        if self.watch.is_none() {
+            // What was changed while nobody heard of it is found by reading the rules.
+            self.watch = Some(fence.watch()?);
+            fence.doubt();
+        }
         if fence.ensure(&self.wanted)? == Ensured::Replaced {
             self.permit_again()?;
         }
@@ -974,16 +1096,19 @@ impl Guard {
 
     fn forbid_serving(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), Problem> {
         match &mut self.fence {
-            Some(fence) if fence.is_made() => Ok(fence.forbid_serving(vips)?),
-            _ => Ok(()),
+            Some(fence) => Ok(fence.forbid_serving(vips)?),
+            None => Ok(()),
         }
     }
 
     fn forbid(&mut self, target: &Target) -> Result<(), Problem> {
         self.permitted.remove(&target.address);
         match &mut self.fence {
-            Some(fence) if fence.is_made() => Ok(fence.forbid_holding(&[target.address].into())?),
-            _ => Ok(()),
+            Some(fence) => Ok(fence.forbid_holding(&[target.address].into())?),
+            None => Ok(()),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

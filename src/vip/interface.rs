@@ -7,9 +7,10 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
+    fs, io,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
     time::Duration,
 };
 
@@ -28,6 +29,7 @@ use nix::sys::socket::{
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    runtime::Runtime,
     task::JoinHandle,
     time::timeout,
 };
@@ -195,27 +197,59 @@ fn vip_message(address: IpAddr, device_index: u32) -> AddressMessage {
     message
 }
 
-/// A connection to the kernel's routing tables. Ends with its value.
+/// A connection to the kernel's routing tables, with a thread of its own: the call that sends a request waits for the kernel's lock
+/// (RTNL), which another program may hold for long. Ends with its value.
 #[derive(Debug)]
 pub struct Interfaces {
     handle: rtnetlink::Handle,
     connection: JoinHandle<()>,
+    /// None only while it is dropped.
+    runtime: Option<Runtime>,
 }
 
 impl Drop for Interfaces {
     fn drop(&mut self) {
         self.connection.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
 impl Interfaces {
-    /// Must be called within a runtime; the requests go to the network namespace of the calling thread.
+    /// Must be called within a runtime with a clock; the requests go to the network namespace of the calling thread.
     pub fn open() -> Result<Self, InterfaceError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(InterfaceError::Open)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("vip-addresses")
+            .enable_io()
+            .build()
+            .map_err(InterfaceError::Open)?;
+        let within = runtime.enter();
+        let opened = rtnetlink::new_connection().map_err(InterfaceError::Open);
+        drop(within);
+        let (connection, handle, _) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         Ok(Self {
             handle,
-            connection: tokio::spawn(connection),
+            connection: runtime.spawn(connection),
+            runtime: Some(runtime),
         })
+    }
+
+    /// Whether it carries no request any more: another is to be opened.
+    pub fn has_ended(&self) -> bool {
+        self.connection.is_finished()
+    }
+
+    #[cfg(test)]
+    pub(super) fn end(&self) {
+        self.connection.abort();
     }
 
     pub async fn device(&self, name: &str) -> Result<Device, InterfaceError> {
@@ -238,6 +272,22 @@ impl Interfaces {
 
     /// Puts the address on the device, or puts off the expiry of one that we put there.
     pub async fn add(&self, address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
+        self.expect_free(address).await?;
+        self.renew(address, device).await
+    }
+
+    /// Changes nothing: whether something is found that would keep `add` from putting the address on the device.
+    pub async fn may_add(&self, address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
+        self.expect_free(address).await?;
+        match address.is_ipv6() && is_ipv6_disabled(&device.name) {
+            true => Err(InterfaceError::Ipv6Disabled {
+                device: device.name.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    async fn expect_free(&self, address: IpAddr) -> Result<(), InterfaceError> {
         let foreign = self.assigned().await?.into_iter().find(|other| {
             let is_loopback_device = other.device_index == 1;
             other.address == address && !other.ours && !is_loopback_device
@@ -247,7 +297,7 @@ impl Interfaces {
                 address,
                 device_index: other.device_index,
             }),
-            None => self.renew(address, device).await,
+            None => Ok(()),
         }
     }
 
@@ -343,6 +393,13 @@ impl Interfaces {
             .try_collect();
         within(attempt, messages).await
     }
+}
+
+/// What cannot be read says nothing.
+fn is_ipv6_disabled(device: &str) -> bool {
+    let setting = Path::new("/proc/sys/net/ipv6/conf").join(device);
+    let text = fs::read_to_string(setting.join("disable_ipv6"));
+    text.is_ok_and(|text| text.trim() == "1")
 }
 
 /// Bounds a request in time and names what was attempted.

@@ -39,6 +39,8 @@ const BATCH: usize = 256;
 const FRAME: usize = 256;
 /// Between tries to open sockets that could not be opened.
 const OPEN_AGAIN: Duration = Duration::from_secs(10);
+/// The same where this process may not: only a change from outside could help.
+const MAY_AGAIN: Duration = Duration::from_secs(3600);
 
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -144,6 +146,7 @@ impl Lookout {
             members: BTreeSet::new(),
             sockets: None,
             open_at: now,
+            blind: None,
             ask_at: now,
             probed: BTreeMap::new(),
         };
@@ -220,6 +223,8 @@ struct Eyes {
     members: BTreeSet<Mac>,
     sockets: Option<Sockets>,
     open_at: Instant,
+    /// Why it sees nothing, as last told.
+    blind: Option<String>,
     ask_at: Instant,
     /// When each VIP that this node holds was last asked for.
     probed: BTreeMap<Target, Instant>,
@@ -248,10 +253,15 @@ impl Eyes {
                 Ok(sockets) => {
                     self.reach = Reach::new(now, self.timing.patience);
                     self.sockets = Some(sockets);
+                    self.blind = None;
                 }
                 Err(error) => {
-                    warn!(%error, "cannot look out for foreign hosts that use a VIP: CAP_NET_RAW is needed");
-                    self.open_at = now + OPEN_AGAIN * 360;
+                    let (problem, again_after) = blindness(&error);
+                    self.open_at = now + again_after;
+                    if self.blind.as_ref() != Some(&problem) {
+                        warn!(problem, "cannot look out for foreign hosts that use a VIP");
+                        self.blind = Some(problem);
+                    }
                 }
             }
         }
@@ -363,6 +373,23 @@ impl Eyes {
     }
 }
 
+/// Why nothing is seen after the sockets could not be opened, and when to try again.
+fn blindness(error: &io::Error) -> (String, Duration) {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let problem = format!(
+                "{error}: this process has no CAP_NET_RAW; run it as root, or grant the capability (AmbientCapabilities= in the \
+                 systemd unit)"
+            );
+            (problem, MAY_AGAIN)
+        }
+        _ => (
+            format!("{error}; trying again every {OPEN_AGAIN:?}"),
+            OPEN_AGAIN,
+        ),
+    }
+}
+
 fn is_probed(watched: &Watched) -> bool {
     watched.held || watched.is_new
 }
@@ -449,4 +476,28 @@ fn discovery_filter() -> [SockFilter; 7] {
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_blind_for_long_only_where_it_may_not_see() {
+        for (errno, names_the_capability, again_after) in [
+            (libc::EPERM, true, MAY_AGAIN),
+            (libc::EACCES, true, MAY_AGAIN),
+            (libc::EMFILE, false, OPEN_AGAIN),
+            (libc::ENOBUFS, false, OPEN_AGAIN),
+            (libc::EAFNOSUPPORT, false, OPEN_AGAIN),
+        ] {
+            let (problem, again) = blindness(&io::Error::from_raw_os_error(errno));
+            assert_eq!(again, again_after, "{problem}");
+            assert_eq!(
+                problem.contains("CAP_NET_RAW"),
+                names_the_capability,
+                "{problem}"
+            );
+        }
+    }
 }

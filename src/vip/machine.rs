@@ -13,7 +13,8 @@
 //! leaves the device, `Serve` puts it on `lo` and permits the answers, and goes on doing so until the connections have ended, the
 //! deadline passes or the VIP comes back. That is apart from `Phase`: a VIP that is served so is withdrawn all the same.
 //!
-//! Actions are carried out in the order in which they were given; each `Add`, `Renew` and `Remove` is answered by one event. The machine never
+//! Actions are carried out in the order in which they were given; each `Add` and `Remove` is answered by one event, each `Renew` by one at
+//! most: later, and not after the `Remove` behind it. The machine never
 //! blocks, never reads a clock, and assumes nothing about an address between its request and the answer: an address that
 //! *may* be on the interface is removed.
 

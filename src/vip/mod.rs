@@ -2,21 +2,27 @@
 //!
 //! `machine` decides: who may hold is its business alone, and it has neither clock nor socket. `interface` puts addresses on
 //! devices and watches them, `fence` keeps a node silent whose lease is over, `announce` builds and sends the frames that tell the
-//! neighbours; `hands` has all three in hand for `driver`, which carries decisions out and reports. `fitness` decides whether this node
-//! can serve at all. `lookout` hears what other hosts say of a VIP, and judges it by `neighbour`. Nothing here calls consensus: leadership and the snapshot come in over channels.
+//! neighbours; `hands` has all three in hand for `driver`, which carries decisions out and reports. `renewals` of addresses run
+//! beside the rest. `failing` decides which VIPs cannot be put on their device here, `fitness` whether this node can serve at all.
+//! `lookout` hears what other hosts say of a VIP, and judges it by `neighbour`. Nothing here calls consensus: leadership and the
+//! snapshot come in over channels.
 
 pub mod announce;
 mod arp_settings;
 mod connections;
 pub mod driver;
+mod failing;
 pub mod fence;
 pub mod fitness;
 mod hands;
 pub mod interface;
 pub mod lookout;
 pub mod machine;
+#[cfg(test)]
+mod namespace;
 pub mod neighbour;
 pub mod notify;
+mod renewals;
 pub mod uninstall;
 
 pub use driver::{Fence, FenceWish, Mode, VipConfig, VipDriver, VipError, VipStatus};

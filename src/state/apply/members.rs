@@ -197,7 +197,7 @@ impl Work<'_> {
 
     pub(super) fn take_vips(&mut self, term: u64) -> Result<(), Refusal> {
         let last = self.next.cluster.vip_release;
-        if last.is_some_and(|last| last.term < term) {
+        if last.is_some_and(|last| last.term <= term) {
             Arc::make_mut(&mut self.next.cluster).vip_release = None;
             self.changed = true;
         }

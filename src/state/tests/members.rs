@@ -197,3 +197,16 @@ fn tokens_are_bounded_and_used_ones_make_room() {
         vec![token("too-many")],
     );
 }
+
+#[test]
+fn a_release_is_over_when_a_leader_of_its_term_or_a_later_one_takes_the_vips() {
+    for (taken_in, is_over) in [(6, false), (7, true), (8, true)] {
+        let mut machine = Machine::default();
+        machine.applied(vec![init()]);
+        let (to, term) = (NodeId(1), 7);
+        machine.applied(vec![Change::ReleaseVips { to, term }]);
+        assert!(machine.state.vip_release().is_some());
+        machine.applied(vec![Change::TakeVips { term: taken_in }]);
+        assert_eq!(machine.state.vip_release().is_none(), is_over, "{taken_in}");
+    }
+}

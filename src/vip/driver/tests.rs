@@ -1,7 +1,10 @@
-//! What needs no privilege: the stand-in, and the problems a node reports. Real addresses are tried in `jepsen-like/tests`.
+//! The stand-in, and the problems a node reports. Real addresses are tried in `jepsen-like/tests`.
 
 use super::*;
-use crate::model::vip::Vip;
+use crate::{
+    model::vip::Vip,
+    vip::namespace::{in_namespace, sh},
+};
 
 const VIP: &str = "127.0.53.53";
 /// Of the node itself.
@@ -192,4 +195,47 @@ async fn what_keeps_a_vip_from_being_held_is_said() {
     node.lead(1, LONG);
     node.problem("no device named \"no-such-dev\"").await;
     assert!(node.driver.held().borrow().is_empty());
+}
+
+/// Somebody's leftover: the VIP would be dead for as long as this node leads.
+#[test]
+fn what_cannot_be_put_on_its_device_is_said_until_a_look_finds_nothing_in_its_way() {
+    in_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            sh("ip addr add 10.77.0.100/24 dev eth0");
+            let node = Fixture::start(Mode::Kernel, &[("vip", "eth0")], &["10.77.0.100"]);
+            let add_problem = async |is_there: bool| {
+                let mut status = node.driver.status();
+                let says = |all: &Vec<VipStatus>| {
+                    let mut problems = all.iter().map(|vip| vip.add_problem.as_ref());
+                    problems.any(|p| p.is_some_and(|text| text.contains("already on")) == is_there)
+                };
+                let wait = tokio::time::timeout(LONG, status.wait_for(says));
+                wait.await.expect("in time").unwrap().clone()
+            };
+            node.lead(1, LONG);
+            add_problem(true).await;
+            assert!(node.driver.held().borrow().is_empty());
+            // Another node leads.
+            node.leadership.send_replace(Leadership {
+                term: 2,
+                leader: Some(NodeId(2)),
+                ..Leadership::default()
+            });
+            // It goes on while it is looked at.
+            let mut status = node.driver.status();
+            let until = Instant::now() + Duration::from_millis(1500);
+            let wait = status.wait_for(|all| all.iter().any(|vip| vip.add_problem.is_none()));
+            assert!(tokio::time::timeout_at(until.into(), wait).await.is_err());
+            sh("ip addr del 10.77.0.100/24 dev eth0");
+            add_problem(false).await;
+            node.lead(3, LONG);
+            node.held(&["10.77.0.100"]).await;
+            node.driver.stop().await;
+        });
+    });
 }

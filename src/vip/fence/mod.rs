@@ -358,12 +358,18 @@ impl Fence {
         self.forbid(Addresses::Holding, vips)
     }
 
+    /// Rules that are in doubt may be there all the same, and a permission in them.
     fn forbid(&mut self, which: Addresses, addresses: &BTreeSet<IpAddr>) -> Result<(), FenceError> {
-        match self.transactions.commit(&ruleset::forbid(which, addresses)) {
+        let requests = ruleset::forbid(which, addresses);
+        let is_gone = |error: &SocketError| error.errno() == Some(Errno::ENOENT);
+        let outcome = match self.transactions.commit(&requests) {
             // An element expired while the transaction was prepared.
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(self
-                .transactions
-                .commit(&ruleset::forbid(which, addresses))?),
+            Err(error) if is_gone(&error) => self.transactions.commit(&requests),
+            other => other,
+        };
+        match outcome {
+            // There are no rules, and no permission in them.
+            Err(error) if is_gone(&error) && !self.is_made() => Ok(()),
             other => Ok(other?),
         }
     }

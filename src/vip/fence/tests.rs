@@ -1,10 +1,7 @@
 //! The rules in the kernel, each test in a network namespace of its own. Needs root.
 
-use std::process::Command;
-
-use nix::sched::{CloneFlags, unshare};
-
 use super::*;
+use crate::vip::namespace::{fails, in_namespace, sh};
 
 const VIP: [u8; 4] = [10, 77, 0, 100];
 
@@ -22,42 +19,6 @@ fn a_permission_ends_before_the_lease() {
         assert_eq!(permission(now, until), expected.map(Duration::from_millis));
     }
     assert_eq!(permission(now + Duration::from_secs(1), now), None);
-}
-
-/// Runs the test on a thread in a new namespace with a veth pair `eth0`, `eth1`. Says `skipped` without root.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            assert!(
-                std::env::var("CI").as_deref() != Ok("true"),
-                "no namespace: {error}"
-            );
-            crate::skipped::say(format!("cannot make a network namespace: {error}"));
-            return;
-        }
-        sh(
-            "ip link add eth0 type veth peer name eth1 && ip link set eth0 up && ip link set eth1 up",
-        );
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn sh(script: &str) -> String {
-    let output = Command::new("sh").args(["-c", script]).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{script}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn fails(script: &str) -> bool {
-    let output = Command::new("sh").args(["-c", script]).output().unwrap();
-    !output.status.success()
 }
 
 fn wanted(devices: &[&str]) -> Ruleset {

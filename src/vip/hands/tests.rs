@@ -1,0 +1,190 @@
+//! The hands on real devices, each test in a network namespace of its own where it needs root.
+
+use super::*;
+use crate::vip::namespace::{in_namespace, sh};
+
+const VIP: [u8; 4] = [10, 77, 0, 100];
+
+fn interfaces(device: &str) -> BTreeMap<Label, String> {
+    [("vip".parse().unwrap(), device.to_owned())].into()
+}
+
+fn wanted(devices: BTreeSet<String>) -> Ruleset {
+    let vips = [VIP.into()].into();
+    Ruleset { vips, devices }
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test);
+}
+
+fn fenced_devices() -> String {
+    sh("nft list chain netdev pontoon_fence ingress")
+}
+
+#[test]
+fn the_only_device_made_anew_counts_as_fenced_when_its_rules_were_read_back() {
+    in_namespace(|| {
+        block_on(async {
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::Required, false);
+            let fencing = |hands: &Hands| hands.fencing().pop().unwrap().1;
+            hands.look().await;
+            hands.keep_fence(wanted);
+            assert_eq!(fencing(&hands), Fencing::Standing);
+
+            sh("ip link del eth0");
+            let gone = Change::DeviceGone("eth0".to_owned());
+            hands.readied_by(&gone).await;
+            hands.keep_fence(wanted);
+            assert_eq!(fencing(&hands), Fencing::Down);
+            // Before Linux 6.16 they go with the device.
+            for chain in ["ingress", "egress"] {
+                sh(&format!(
+                    "nft delete chain netdev pontoon_fence {chain} || true"
+                ));
+            }
+            sh("ip link add eth0 type veth peer name eth1 && ip link set eth0 up");
+            hands.look().await;
+            assert_eq!(fencing(&hands), Fencing::Down, "nothing was read back yet");
+            hands.keep_fence(wanted);
+            assert_eq!(fencing(&hands), Fencing::Standing);
+            assert!(fenced_devices().contains("eth0"));
+        });
+    });
+}
+
+#[test]
+fn a_permission_ends_though_the_only_device_is_gone() {
+    in_namespace(|| {
+        block_on(async {
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::Required, false);
+            let target = Target {
+                address: VIP.into(),
+                interface: "vip".parse().unwrap(),
+            };
+            hands.look().await;
+            hands.keep_fence(wanted);
+            let lease_until = Instant::now() + Duration::from_secs(60);
+            let targets = [target.clone()].into();
+            hands.permit(&targets, lease_until).unwrap();
+            let permitted = || sh("nft list set netdev pontoon_fence holding4");
+            assert!(permitted().contains("10.77.0.100"));
+            hands
+                .readied_by(&Change::DeviceGone("eth0".to_owned()))
+                .await;
+            hands.keep_fence(wanted);
+            hands.silence(&target).unwrap();
+            assert!(!permitted().contains("10.77.0.100"));
+            sh("nft delete table netdev pontoon_fence");
+            hands.silence(&target).unwrap(); // there is nothing to take back
+        });
+    });
+}
+
+#[test]
+fn a_watch_that_could_not_be_opened_is_opened_with_the_next_try() {
+    in_namespace(|| {
+        block_on(async {
+            let mut guard = Guard::new(FenceWish::Required, false);
+            let ruleset = wanted(["eth0".to_owned()].into());
+            guard.keep(&ruleset);
+            assert!(guard.watch.is_some());
+            guard.watch = None;
+            sh("nft flush chain netdev pontoon_fence ingress"); // nobody hears of it
+            guard.keep(&ruleset);
+            assert!(guard.watch.is_some());
+            assert!(fenced_devices().contains("@vips4"), "the rules are back");
+        });
+    });
+}
+
+#[tokio::test]
+async fn a_connection_to_the_kernel_that_ended_is_opened_again() {
+    let guard = Guard::new(FenceWish::Off, false);
+    let mut kernel = Kernel::new(interfaces("lo"), guard);
+    let vip: Label = "vip".parse().unwrap();
+    kernel.look_up(&vip).await.unwrap();
+    kernel.interfaces.as_ref().unwrap().end();
+    while !kernel.interfaces.as_ref().unwrap().has_ended() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(kernel.look_up(&vip).await.unwrap().name, "lo");
+}
+
+#[test]
+fn a_look_at_connections_tells_of_what_was_looked_at_and_for_a_moment() {
+    let at = Instant::now();
+    let look = Look {
+        at,
+        vips: [VIP.into()].into(),
+        busy: BTreeSet::new(),
+    };
+    assert!(look.tells_of(VIP.into(), at));
+    assert!(!look.tells_of([10, 77, 0, 101].into(), at));
+    assert!(!look.tells_of(VIP.into(), at + LOOK_LASTS));
+}
+
+#[test]
+fn an_address_is_renewed_beside_the_rest_and_not_after_its_removal() {
+    in_namespace(|| {
+        block_on(async {
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::Off, false);
+            let target = Target {
+                address: VIP.into(),
+                interface: "vip".parse().unwrap(),
+            };
+            hands.look().await;
+            hands.add(&target).await.unwrap();
+            assert!(hands.begin_renewal(&target).is_none(), "it has begun");
+            let renewed = loop {
+                match hands.change().await {
+                    HandsChange::Renewed(renewed, outcome) => break outcome.map(|()| renewed),
+                    HandsChange::Device(_) | HandsChange::Fence => {}
+                }
+            };
+            assert_eq!(renewed.unwrap(), target);
+            assert!(!hands.lost(&target).await);
+
+            hands.begin_renewal(&target);
+            hands.remove(&target).await.unwrap();
+            // What was sent before is done by now, and nothing was sent after.
+            let Hands::Kernel(kernel) = &mut hands else {
+                unreachable!("it is the kernel's")
+            };
+            assert!(futures::poll!(Box::pin(kernel.renewals.next())).is_pending());
+            assert!(!sh("ip addr show dev eth0").contains("10.77.0.100"));
+        });
+    });
+}
+
+#[test]
+fn a_device_made_anew_has_lost_its_addresses() {
+    in_namespace(|| {
+        block_on(async {
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::Off, false);
+            let target = Target {
+                address: VIP.into(),
+                interface: "vip".parse().unwrap(),
+            };
+            hands.look().await;
+            hands.add(&target).await.unwrap();
+            sh(
+                "ip link del eth0; ip link add eth0 type veth peer name eth1 && ip link set eth0 up",
+            );
+            // Before it is heard of.
+            assert!(hands.begin_renewal(&target).is_none());
+            let Hands::Kernel(kernel) = &mut hands else {
+                unreachable!("it is the kernel's")
+            };
+            let (_, outcome) = kernel.renewals.next().await;
+            assert!(
+                matches!(outcome, Err(Problem::OtherDevice { .. })),
+                "{outcome:?}"
+            );
+        });
+    });
+}
