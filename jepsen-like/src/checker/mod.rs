@@ -211,7 +211,10 @@ pub const ABOUT: [(&str, &str); 14] = [
         "sessions",
         "sessions that no fault touched live, and bring what was sent",
     ),
-    ("logs", "no panic, no process that ended by itself"),
+    (
+        "logs",
+        "no panic, no process that ended by itself or otherwise than it was told to",
+    ),
     ("growth", "descriptors and memory do not grow without bound"),
 ];
 

@@ -69,6 +69,10 @@ pub enum LabError {
     WithLogs { error: Box<LabError>, logs: String },
     #[error("{0} is not running")]
     NotRunning(String),
+    #[error(
+        "the process of {node} had not ended {seconds} s after SIGKILL: the machine does not get on (its disk, or too much at once)"
+    )]
+    NotEnded { node: String, seconds: u64 },
     #[error("cannot make sense of what {command} printed: {problem}")]
     Output { command: String, problem: String },
 }
@@ -222,6 +226,20 @@ impl Lab {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_that_does_not_get_on_is_no_fault_of_the_cluster() {
+        let waited = LabError::Waited {
+            what: "a join".into(),
+            seconds: 60,
+        };
+        assert!(waited.is_of_cluster());
+        let stuck = LabError::NotEnded {
+            node: "n1".into(),
+            seconds: 60,
+        };
+        assert!(!stuck.is_of_cluster());
+    }
 
     #[test]
     fn only_our_namespaces_are_cleaned() {

@@ -1,7 +1,8 @@
 //! Faults: what kinds there are, when each comes ([`schedule`], pure), which nodes it hits ([`targets`], pure), how it is done
-//! ([`inject`]) and what counts as done ([`done`], pure).
+//! ([`inject`]), what counts as done ([`done`], pure) and which ends of processes it explains ([`ending`], pure).
 
 pub mod done;
+pub mod ending;
 pub mod inject;
 pub mod schedule;
 pub mod targets;
