@@ -625,7 +625,7 @@ fn measure_failover(
     Ok(())
 }
 
-/// SIGINT and SIGTERM, as something to wait for: the lab is to be taken down by its owner, not by the end of the process.
+/// SIGINT, SIGTERM and SIGHUP, as something to wait for: the lab is to be taken down by its owner, not by the end of the process.
 struct Interruption(std::sync::mpsc::Receiver<()>);
 
 impl Interruption {
@@ -644,11 +644,12 @@ fn interruption() -> Result<Interruption, std::io::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hang_up) = {
         let _inside = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
         )
     };
     std::thread::spawn(move || {
@@ -656,6 +657,7 @@ fn interruption() -> Result<Interruption, std::io::Error> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hang_up.recv() => {}
             }
         });
         let _ = sender.send(());
