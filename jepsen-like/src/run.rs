@@ -472,7 +472,8 @@ impl People {
             host: cluster.client().clone(),
             end: CancellationToken::new(),
             registers: workload::register::Keys::default(),
-            added: Mutex::default(),
+            elements: Mutex::default(),
+            lists: workload::append::Epochs::default(),
             counter: AtomicU64::new(1),
         });
         let watches =
