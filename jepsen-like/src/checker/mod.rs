@@ -90,6 +90,13 @@ impl Verdict {
         }
     }
 
+    /// The same of so many findings, of which only the first were put into words.
+    #[must_use]
+    pub fn counting(mut self, found: usize) -> Self {
+        self.found = self.found.max(found);
+        self
+    }
+
     /// The same, undecided for this reason unless it is violated anyway.
     #[must_use]
     pub fn unless_undecided(mut self, reason: Option<String>) -> Self {
