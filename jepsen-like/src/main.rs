@@ -224,7 +224,8 @@ Exit code:
 Whatever ends a run early, what happened until then is judged, and report.html is written.
 
 A fault that finds nothing to be done to (the process is down, nobody leads, a move is refused) is missed: it counts for nothing,
-and is listed with its reason. A run in which every fault was missed fails.";
+and is listed with its reason. A run in which every fault was missed fails; one in which a kind was tried three times or more and
+never done is undecided.";
 
 const REPLAY_HELP: &str = "\
 Examples:

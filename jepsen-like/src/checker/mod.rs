@@ -178,7 +178,7 @@ impl Default for Bounds {
 pub const ABOUT: [(&str, &str); 14] = [
     (
         "run",
-        "faults were injected, one hit a leader, every workload had successes of each kind, the run came to its end",
+        "faults were injected, one hit a leader if it could, every workload had successes of each kind, the run came to its end",
     ),
     (
         "linearizability",

@@ -97,6 +97,11 @@ impl Kind {
         )
     }
 
+    /// Whether it can hit whoever leads. A node that joins does not lead yet.
+    pub fn can_hit_leader(self) -> bool {
+        self != Self::Join
+    }
+
     /// The nodes' wall clocks must be ours to set.
     pub fn needs_clocks(self) -> bool {
         matches!(self, Self::ClockStep | Self::ClockSkew)
