@@ -14,7 +14,7 @@ use jepsen_like::{
     check::{self, Judged},
     checker::{self, Bounds, Conclusion},
     failover,
-    history::{self, Histories, HistoryError},
+    history::{self, HistoryError},
     hold,
     lab::{
         self, LabError,
@@ -411,11 +411,11 @@ fn replay(
     allow_skip: bool,
     output: Output,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let Histories::Run(history) = history::read(file)? else {
+    let Some(head) = history::read_head(file)? else {
         return Err(format!("{}: not the history of a run", file.display()).into());
     };
-    let out = out.unwrap_or_else(|| out_of(history.run.seed));
-    execute(&Plan::of(&history.run, out, allow_skip)?, output)
+    let out = out.unwrap_or_else(|| out_of(head.seed));
+    execute(&Plan::of(&head, out, allow_skip)?, output)
 }
 
 /// A line for each defect, as soon as it is known.

@@ -49,6 +49,9 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 const LAST_READS: Duration = Duration::from_secs(30);
 /// The same where not every node came back.
 const HOPELESS: Duration = Duration::from_secs(5);
+/// Longest time of faults, and longest time for recovery, as the command line takes them.
+const LONGEST: Duration = Duration::from_secs(86_400);
+const LONGEST_RECOVERY: Duration = Duration::from_secs(600);
 /// In so long any fault comes.
 const ENOUGH: Duration = Duration::from_secs(600);
 /// For the search for orders, and its memory (100 bytes each).
@@ -107,10 +110,29 @@ impl Plan {
             return Err(RunError::NoTime);
         }
         let unreadable = |problem: String| RunError::Replay(problem);
+        let nodes = match run.nodes.len() {
+            3 => 3,
+            5 => 5,
+            other => {
+                let problem = format!("its head names {other} nodes, and a run has 3 or 5");
+                return Err(unreadable(problem));
+            }
+        };
+        for (what, milliseconds, most) in [
+            ("time of faults", run.duration_ms, LONGEST),
+            ("recovery bound", run.recovery_bound_ms, LONGEST_RECOVERY),
+        ] {
+            if Duration::from_millis(milliseconds) > most {
+                let most = most.as_secs();
+                let problem =
+                    format!("its head has a {what} of {milliseconds} ms; at most {most} s is run");
+                return Err(unreadable(problem));
+            }
+        }
         let workloads = run.workloads.iter().map(|name| name.parse::<Workload>());
         let nemeses = run.nemeses.iter().map(|name| name.parse::<Kind>());
         Ok(Self {
-            nodes: u8::try_from(run.nodes.len()).map_err(|error| unreadable(error.to_string()))?,
+            nodes,
             workloads: workloads
                 .collect::<Result<_, _>>()
                 .map_err(|error| unreadable(error.to_string()))?,
@@ -767,6 +789,33 @@ mod tests {
         };
         let refused = Plan::of(&unknown, "here".into(), true).unwrap_err();
         assert!(refused.to_string().contains("flood"));
+    }
+
+    #[test]
+    fn a_head_that_no_run_can_have_written_is_not_run_again() {
+        let refused = |run: &Run| {
+            let refused = Plan::of(run, "here".into(), true).unwrap_err();
+            refused.to_string()
+        };
+        for count in [0, 1, 4, 255, 300] {
+            let nodes = (0..count).map(|number| format!("n{number}")).collect();
+            let run = Run {
+                nodes,
+                ..plan().head()
+            };
+            let said = refused(&run);
+            assert!(said.contains(&format!("{count} nodes")), "{said}");
+        }
+        let endless = Run {
+            duration_ms: u64::MAX,
+            ..plan().head()
+        };
+        assert!(refused(&endless).contains("time of faults"));
+        let patient = Run {
+            recovery_bound_ms: 600_001,
+            ..plan().head()
+        };
+        assert!(refused(&patient).contains("recovery bound"));
     }
 
     #[test]
