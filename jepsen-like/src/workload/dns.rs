@@ -77,21 +77,20 @@ pub(super) struct Asker {
 impl Asker {
     /// None: no usable answer in time.
     pub(super) async fn ask(&self, name: &str, rtype: u16) -> Option<Answer> {
-        let id = rand::rng().random();
-        // Not connected, so that a port that was closed for a while breaks nothing; another sender's answer is none.
-        self.socket
-            .send_to(&query::query(id, name, rtype), self.server)
-            .await
-            .ok()?;
-        let deadline = Instant::now() + PATIENCE;
+        let query = query::query(rand::rng().random(), name, rtype);
         let mut buffer = [0; 1500];
+        // What came too late for the query before.
+        while self.socket.try_recv_from(&mut buffer).is_ok() {}
+        // Not connected, so that a port that was closed for a while breaks nothing; another sender's answer is none.
+        self.socket.send_to(&query, self.server).await.ok()?;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let received = tokio::time::timeout(left, self.socket.recv_from(&mut buffer)).await;
             let Ok((length, from)) = received.ok()? else {
                 continue;
             };
-            let answer = query::read(buffer.get(..length)?, id);
+            let answer = query::read(buffer.get(..length)?, &query);
             if from == self.server && answer.is_some() {
                 return answer;
             }
