@@ -61,7 +61,7 @@ enum Command {
         /// History files, compressed with gzip or not, or directories of runs; `-` is standard input.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Seconds after which the search for an order in one history ends as undecided.
+        /// Seconds after which the search for an order of one register's operations ends as undecided.
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
         time_limit: u64,
         /// Most configurations that the search holds at once, each about 100 bytes of memory; beyond, a history is undecided.

@@ -15,8 +15,8 @@ use tokio::{runtime::Runtime, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arp, canary,
-    checker::{self, Bounds, Conclusion, Verdict, register::Limits},
+    arp, canary, check,
+    checker::{self, Bounds, Conclusion, Verdict},
     history::{
         self, Entry, FILE, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run,
         SelfTest, Skip,
@@ -54,8 +54,8 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 const LONGEST_RECOVERY: Duration = Duration::from_secs(600);
 /// In so long any fault comes.
 const ENOUGH: Duration = Duration::from_secs(600);
-/// For the search for orders, and its memory (100 bytes each).
-const SEARCH: Duration = Duration::from_secs(120);
+/// For the search for an order of one register's operations, and its memory (100 bytes each).
+const SEARCH: Duration = Duration::from_secs(60);
 const CONFIGURATIONS: usize = 4_000_000;
 
 /// What is to be run.
@@ -321,16 +321,13 @@ fn judge(path: &Path, plan: &Plan, breakdown: Option<LabError>) -> Result<Finish
     let Histories::Run(history) = history::read(path)? else {
         return Err(RunError::Replay("not the history of a run".to_owned()));
     };
-    let began = Instant::now();
-    let limits = Limits {
-        configurations: CONFIGURATIONS,
-        give_up: &|| began.elapsed() >= SEARCH,
-    };
     let bounds = Bounds {
         allow_skip: plan.allow_skip,
         ..Bounds::default()
     };
-    let verdicts = checker::check(&history, &bounds, &limits);
+    let verdicts = check::within(CONFIGURATIONS, SEARCH, |limits| {
+        checker::check(&history, &bounds, limits)
+    });
     let page = plan.out.join(REPORT);
     fs::write(&page, report::page(&history, &verdicts))
         .map_err(|source| RunError::File { path: page, source })?;
