@@ -108,7 +108,7 @@ enum Command {
     },
     /// Names the workloads, the faults, the checkers and the defects.
     List,
-    /// Removes the namespaces of labs whose process was killed.
+    /// Removes what labs left whose process was killed: namespaces, disks, directories.
     Clean,
     /// Holds VIPs on a device without a cluster, until killed.
     #[command(hide = true)]
@@ -328,8 +328,8 @@ fn execute_command(command: Command) -> Result<ExitCode, Box<dyn std::error::Err
         } => return self_test(defect, program, out, output),
         Command::List => list(),
         Command::Clean => {
-            for name in lab::clean()? {
-                println!("removed namespace {name}");
+            for what in lab::clean()? {
+                println!("removed {what}");
             }
         }
         Command::Hold { device, addresses } => {

@@ -34,6 +34,7 @@ use super::{
     Lab, LabError,
     client::Client,
     disk::Disk,
+    faketime,
     namespace::{self, Namespace},
     network, program,
 };
@@ -121,9 +122,15 @@ impl Node {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.process.as_mut()?.try_wait().ok().flatten();
         if status.is_some() {
+            self.forget();
             self.process = None;
         }
         status
+    }
+
+    /// What a process that was killed has left outside of the node's directory.
+    fn forget(&self) {
+        self.pid().into_iter().for_each(faketime::forget);
     }
 
     pub fn is_running(&self) -> bool {
@@ -249,6 +256,7 @@ impl Drop for Node {
             let _ = process.kill(); // ended already: as well
             let _ = process.wait();
         }
+        self.forget();
     }
 }
 

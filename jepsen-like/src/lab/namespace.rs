@@ -121,6 +121,7 @@ pub(super) fn remove(name: &str) {
     });
     for pid in namespace.processes() {
         let _ = kill(pid, Signal::SIGKILL); // ended meanwhile: as well
+        super::faketime::forget(pid);
     }
     if let Err(error) = run("ip", &["netns", "delete", name]) {
         tracing::warn!(namespace = name, %error, "namespace could not be removed");
