@@ -137,7 +137,7 @@ struct RunArguments {
     /// Decides which faults come when; drawn and printed when absent.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Longest time from the last heal to the first write and VIP answer, in seconds.
+    /// Longest time from the last heal until writes and every service at every node and VIP are back, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     recovery_bound: u64,
     /// A new directory for the history, the report and the nodes' logs; default: runs/SEED-TIME.

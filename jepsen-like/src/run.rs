@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     arp, canary, check,
-    checker::{self, Bounds, Conclusion, Verdict},
+    checker::{self, Bounds, Conclusion, Verdict, planned::Trial},
     history::{
         self, Entry, FILE, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run,
         SelfTest, Skip,
@@ -43,7 +43,7 @@ use crate::{
 const REPORT: &str = "report.html";
 const THIEF: &str = "thief";
 const ECHO: u16 = 8081;
-/// After the cluster is whole again clients go on for so long: recovery is judged by what they get.
+/// After the cluster is whole and serves again clients go on for so long.
 const AFTERMATH: Duration = Duration::from_secs(2);
 /// For the final reads of every node, at most; no longer than what is allowed for recovery.
 const LAST_READS: Duration = Duration::from_secs(30);
@@ -68,7 +68,7 @@ pub struct Plan {
     /// How long faults are injected.
     pub time: Duration,
     pub seed: u64,
-    /// Allowed from the last heal to the first write and VIP answer.
+    /// Allowed from the last heal until writes and every service at every place are back.
     pub recovery_bound: Duration,
     /// New; for the history, the report and the nodes' logs.
     pub out: PathBuf,
@@ -387,7 +387,7 @@ fn record(
         &mut people.clients,
     )?;
     drop(inside);
-    let mut ended = follow(plan, &mut nemesis, course, is_over);
+    let mut ended = follow(plan, &mut nemesis, &mut people, course, is_over);
     people.stop_clients();
     let is_whole = matches!(ended, Ok(true));
     if let Err(error) = &ended {
@@ -416,20 +416,32 @@ fn record(
     Ok(ended.err().filter(|error| !error.is_of_cluster()))
 }
 
-/// Does the faults and gives the cluster the time to be whole again; says whether it is.
+/// Does the faults, and gives the cluster the time to be whole and to serve at every place again; says whether it is whole.
 fn follow(
     plan: &Plan,
     nemesis: &mut Nemesis<'_>,
+    people: &mut People,
     course: &Course<'_>,
     is_over: &dyn Fn() -> bool,
 ) -> Result<bool, LabError> {
     course(nemesis, is_over)?;
     tracing::info!("all faults are healed");
-    let healed = Instant::now();
-    let mut is_whole = false;
-    while healed.elapsed() < plan.recovery_bound && !is_over() && !is_whole {
+    let healed = people.recorder.now();
+    people.begin_anew(plan);
+    let run = plan.head();
+    let owed: Vec<Trial<'_>> = Trial::owed(&run)
+        .into_iter()
+        .filter(Trial::is_service)
+        .collect();
+    let served = |trial: &Trial<'_>| people.context.served.is_since(*trial, healed);
+    let (mut is_whole, mut is_served) = (false, false);
+    while people.recorder.now().since(healed) < plan.recovery_bound
+        && !is_over()
+        && !(is_whole && is_served)
+    {
         nemesis.rest(Duration::from_millis(500), is_over)?;
-        is_whole = nemesis.cluster().is_whole_now();
+        is_whole = is_whole || nemesis.cluster().is_whole_now();
+        is_served = owed.iter().all(served);
     }
     nemesis.rest(AFTERMATH, is_over)?;
     Ok(is_whole)
@@ -493,6 +505,7 @@ impl People {
             registers: workload::register::Keys::default(),
             elements: Mutex::default(),
             lists: workload::append::Epochs::default(),
+            served: workload::served::Served::default(),
             counter: AtomicU64::new(1),
         });
         let watches =
@@ -513,6 +526,14 @@ impl People {
             end_watch,
             witness,
         })
+    }
+
+    /// After the last fault: what is owed is to be asked for from now on.
+    fn begin_anew(&mut self, plan: &Plan) {
+        let _inside = self.runtime.enter();
+        if plan.workloads.contains(&Workload::Sessions) {
+            sessions::start_anew(&self.context, &mut self.clients);
+        }
     }
 
     fn stop_clients(&mut self) {

@@ -212,7 +212,7 @@ pub const ABOUT: [(&str, &str); 14] = [
     ),
     (
         "recovery",
-        "writes and VIPs are back, and every node has what was committed, within the bound after the last fault",
+        "writes, VIPs and every place that clients ask are back, and every node has what was committed, within the bound after the last fault",
     ),
     (
         "sessions",

@@ -16,6 +16,7 @@ use super::{
     register, zones,
 };
 use crate::{
+    checker::planned::Trial,
     history::{Call, Outcome, Reply},
     lab::{
         LabError,
@@ -161,6 +162,7 @@ pub(super) async fn look_up(
         false => query::TXT,
     };
     let before = is_stale(api).await;
+    let began = context.recorder.now();
     let id = context.recorder.invoke(process, node, call);
     let answer = asker.ask(key, rtype).await;
     // Taken before anything else may happen: a later completion would only weaken the finding.
@@ -177,9 +179,10 @@ pub(super) async fn look_up(
     let (outcome, reply) = match reason {
         Some(_) => (Outcome::Fail, None),
         None => {
-            let node = None;
+            let trial = Trial::of_lookup(key, Some(node));
+            context.served.note(trial, began);
             let reply = Reply::Dns {
-                node,
+                node: None,
                 value,
                 serial,
                 stale,

@@ -10,6 +10,7 @@ pub mod append;
 pub mod dns;
 pub mod query;
 pub mod register;
+pub mod served;
 pub mod sessions;
 pub mod set;
 pub mod zones;
@@ -46,6 +47,7 @@ use crate::{
     recorder::Recorder,
 };
 use api::{Failed, NodeApi};
+use served::Served;
 
 macro_rules! workloads {
     ($($name:ident = $text:literal, $doc:literal;)*) => {
@@ -195,6 +197,8 @@ pub struct Context {
     pub elements: Mutex<Vec<u64>>,
     /// Which lists are taken away next.
     pub lists: append::Epochs,
+    /// Where clients were served lately.
+    pub served: Served,
     pub counter: std::sync::atomic::AtomicU64,
 }
 
