@@ -1,6 +1,7 @@
 //! `check`: judges histories that were recorded before, and says so in words, as JSON and as an exit code.
 
 use std::{
+    cell::Cell,
     fmt::Write as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -19,7 +20,7 @@ use crate::{
 /// How to judge.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Longest time for the linearizability of one history.
+    /// Longest time for the linearizability of one register.
     pub time_limit: Duration,
     /// Most configurations that the search for an order holds.
     pub configurations: usize,
@@ -122,17 +123,22 @@ pub fn check(
     tally
 }
 
-/// Gives up once the time is over.
-fn within<T>(options: &Options, decide: impl FnOnce(&Limits<'_>) -> T) -> T {
-    let began = Instant::now();
+/// Decides with limits that count time for each register anew.
+pub fn within<T>(
+    configurations: usize,
+    time_limit: Duration,
+    decide: impl FnOnce(&Limits<'_>) -> T,
+) -> T {
+    let began = Cell::new(Instant::now());
     decide(&Limits {
-        configurations: options.configurations,
-        give_up: &|| began.elapsed() >= options.time_limit,
+        configurations,
+        begin: &|| began.set(Instant::now()),
+        give_up: &|| began.get().elapsed() >= time_limit,
     })
 }
 
 fn judge_run(run: &history::History, file: &Path, options: &Options) -> Judged {
-    let verdicts = within(options, |limits| {
+    let verdicts = within(options.configurations, options.time_limit, |limits| {
         checker::check(run, &options.bounds, limits)
     });
     Judged {
@@ -169,7 +175,9 @@ pub fn describe(verdict: &Verdict) -> String {
 }
 
 fn judge_register(history: &RegisterHistory, options: &Options) -> Judged {
-    let found = within(options, |limits| register::check(&history.steps, 0, limits));
+    let found = within(options.configurations, options.time_limit, |limits| {
+        register::check(&history.steps, 0, limits)
+    });
     let (conclusion, text) = match found {
         Linearizability::Linearizable => (Conclusion::Holds, String::new()),
         Linearizability::Undecided => (

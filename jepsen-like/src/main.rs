@@ -14,7 +14,7 @@ use jepsen_like::{
     check::{self, Judged},
     checker::{self, Bounds, Conclusion},
     failover,
-    history::{self, Histories, HistoryError},
+    history::{self, HistoryError},
     hold,
     lab::{
         self, LabError,
@@ -61,7 +61,7 @@ enum Command {
         /// History files, compressed with gzip or not, or directories of runs; `-` is standard input.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Seconds after which the search for an order in one history ends as undecided.
+        /// Seconds after which the search for an order of one register's operations ends as undecided.
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
         time_limit: u64,
         /// Most configurations that the search holds at once, each about 100 bytes of memory; beyond, a history is undecided.
@@ -108,7 +108,7 @@ enum Command {
     },
     /// Names the workloads, the faults, the checkers and the defects.
     List,
-    /// Removes the namespaces of labs whose process was killed.
+    /// Removes what labs left whose process was killed: namespaces, disks, directories.
     Clean,
     /// Holds VIPs on a device without a cluster, until killed.
     #[command(hide = true)]
@@ -137,7 +137,7 @@ struct RunArguments {
     /// Decides which faults come when; drawn and printed when absent.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Longest time from the last heal to the first write and VIP answer, in seconds.
+    /// Longest time from the last heal until writes and every service at every node and VIP are back, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     recovery_bound: u64,
     /// A new directory for the history, the report and the nodes' logs; default: runs/SEED-TIME.
@@ -224,7 +224,8 @@ Exit code:
 Whatever ends a run early, what happened until then is judged, and report.html is written.
 
 A fault that finds nothing to be done to (the process is down, nobody leads, a move is refused) is missed: it counts for nothing,
-and is listed with its reason. A run in which every fault was missed fails.";
+and is listed with its reason. A run in which every fault was missed fails; one in which a kind was tried three times or more and
+never done is undecided.";
 
 const REPLAY_HELP: &str = "\
 Examples:
@@ -327,8 +328,8 @@ fn execute_command(command: Command) -> Result<ExitCode, Box<dyn std::error::Err
         } => return self_test(defect, program, out, output),
         Command::List => list(),
         Command::Clean => {
-            for name in lab::clean()? {
-                println!("removed namespace {name}");
+            for what in lab::clean()? {
+                println!("removed {what}");
             }
         }
         Command::Hold { device, addresses } => {
@@ -410,11 +411,11 @@ fn replay(
     allow_skip: bool,
     output: Output,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let Histories::Run(history) = history::read(file)? else {
+    let Some(head) = history::read_head(file)? else {
         return Err(format!("{}: not the history of a run", file.display()).into());
     };
-    let out = out.unwrap_or_else(|| out_of(history.run.seed));
-    execute(&Plan::of(&history.run, out, allow_skip)?, output)
+    let out = out.unwrap_or_else(|| out_of(head.seed));
+    execute(&Plan::of(&head, out, allow_skip)?, output)
 }
 
 /// A line for each defect, as soon as it is known.
@@ -625,7 +626,7 @@ fn measure_failover(
     Ok(())
 }
 
-/// SIGINT and SIGTERM, as something to wait for: the lab is to be taken down by its owner, not by the end of the process.
+/// SIGINT, SIGTERM and SIGHUP, as something to wait for: the lab is to be taken down by its owner, not by the end of the process.
 struct Interruption(std::sync::mpsc::Receiver<()>);
 
 impl Interruption {
@@ -644,11 +645,12 @@ fn interruption() -> Result<Interruption, std::io::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hang_up) = {
         let _inside = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
         )
     };
     std::thread::spawn(move || {
@@ -656,6 +658,7 @@ fn interruption() -> Result<Interruption, std::io::Error> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hang_up.recv() => {}
             }
         });
         let _ = sender.send(());

@@ -2,7 +2,8 @@
 //! which node when, and who answered.
 //!
 //! An answer is charged to the node and the instant at which its request left the switch towards that node, by the kernel's own time of the
-//! frame: exact to microseconds however late this process runs.
+//! frame: exact to microseconds however late this process runs. It counts when it leaves its node, whatever becomes of it then: on its way it
+//! may be held up until its slot has asked anew.
 
 use std::{
     collections::BTreeMap,
@@ -96,7 +97,7 @@ impl Tracker {
                 self.asked.insert((is_six, slot, mac), at);
                 None
             }
-            (Told::Answers { is_six, slot }, Port::To(mac)) if mac == self.witness => {
+            (Told::Answers { is_six, slot }, port) if self.is_first_seen(port, frame.from) => {
                 let reached = self.asked.get(&(is_six, slot, frame.from));
                 let (earliest, latest) = match reached {
                     Some(reached) => (*reached, *reached),
@@ -122,6 +123,16 @@ impl Tracker {
                 Some(self.answer(mac, false, reached, reached, kind))
             }
             _ => None,
+        }
+    }
+
+    /// Whether an answer for the witness is seen at this port for the first time: a node's as it leaves the node, a stranger's, whose port is
+    /// not known, as it arrives.
+    fn is_first_seen(&self, port: Port, from: Mac) -> bool {
+        match (port, self.around.nodes.contains_key(&from)) {
+            (Port::From(mac), true) => mac == from,
+            (Port::To(mac), false) => mac == self.witness,
+            _ => false,
         }
     }
 
@@ -417,15 +428,34 @@ mod tests {
         asked(&mut tracker, 3, 100);
         asked(&mut tracker, 4, 200);
         let frame = answer_to(3, NODES[1]);
-        let at_the_node = tracker.see(Moment(300), Port::From(NODES[1]), &frame);
-        assert_eq!(at_the_node, None, "counted once, where it arrives");
-        let answer = tracker.see(Moment(301), Port::To(WITNESS), &frame).unwrap();
+        let answer = tracker.see(Moment(300), Port::From(NODES[1]), &frame);
+        let answer = answer.unwrap();
+        let arrived = tracker.see(Moment(301), Port::To(WITNESS), &frame);
+        assert_eq!(arrived, None, "counted once, where it leaves its node");
         assert_eq!(answer.by, Responder::Node("n2".into()));
         assert_eq!((answer.earliest, answer.latest), (Moment(102), Moment(102)));
         assert_eq!(
             (answer.vip.as_str(), answer.kind.as_str()),
             ("10.77.0.100", "arp")
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_late_on_its_way_counts_for_the_question_it_answers() {
+        let mut tracker = tracker();
+        asked(&mut tracker, 3, 100);
+        let frame = answer_to(3, NODES[0]);
+        let left = tracker.see(Moment(110), Port::From(NODES[0]), &frame);
+        // Its slot asks anew, and another node has the VIP by then.
+        asked(&mut tracker, 3, 900);
+        let other = answer_to(3, NODES[1]);
+        let next = tracker.see(Moment(910), Port::From(NODES[1]), &other);
+        let late = tracker.see(Moment(950), Port::To(WITNESS), &frame);
+        let told = |answer: Option<Answer>| answer.map(|answer| (answer.by, answer.latest));
+        let node = |name: &str| Responder::Node(name.to_owned());
+        assert_eq!(told(left), Some((node("n1"), Moment(101))));
+        assert_eq!(told(next), Some((node("n2"), Moment(902))));
+        assert_eq!(told(late), None);
     }
 
     #[test]

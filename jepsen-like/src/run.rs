@@ -15,8 +15,8 @@ use tokio::{runtime::Runtime, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arp, canary,
-    checker::{self, Bounds, Conclusion, Verdict, register::Limits},
+    arp, canary, check,
+    checker::{self, Bounds, Conclusion, Verdict, planned::Trial},
     history::{
         self, Entry, FILE, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run,
         SelfTest, Skip,
@@ -43,16 +43,19 @@ use crate::{
 const REPORT: &str = "report.html";
 const THIEF: &str = "thief";
 const ECHO: u16 = 8081;
-/// After the cluster is whole again clients go on for so long: recovery is judged by what they get.
+/// After the cluster is whole and serves again clients go on for so long.
 const AFTERMATH: Duration = Duration::from_secs(2);
 /// For the final reads of every node, at most; no longer than what is allowed for recovery.
 const LAST_READS: Duration = Duration::from_secs(30);
 /// The same where not every node came back.
 const HOPELESS: Duration = Duration::from_secs(5);
+/// Longest time of faults, and longest time for recovery, as the command line takes them.
+const LONGEST: Duration = Duration::from_secs(86_400);
+const LONGEST_RECOVERY: Duration = Duration::from_secs(600);
 /// In so long any fault comes.
 const ENOUGH: Duration = Duration::from_secs(600);
-/// For the search for orders, and its memory (100 bytes each).
-const SEARCH: Duration = Duration::from_secs(120);
+/// For the search for an order of one register's operations, and its memory (100 bytes each).
+const SEARCH: Duration = Duration::from_secs(60);
 const CONFIGURATIONS: usize = 4_000_000;
 
 /// What is to be run.
@@ -65,7 +68,7 @@ pub struct Plan {
     /// How long faults are injected.
     pub time: Duration,
     pub seed: u64,
-    /// Allowed from the last heal to the first write and VIP answer.
+    /// Allowed from the last heal until writes and every service at every place are back.
     pub recovery_bound: Duration,
     /// New; for the history, the report and the nodes' logs.
     pub out: PathBuf,
@@ -107,10 +110,29 @@ impl Plan {
             return Err(RunError::NoTime);
         }
         let unreadable = |problem: String| RunError::Replay(problem);
+        let nodes = match run.nodes.len() {
+            3 => 3,
+            5 => 5,
+            other => {
+                let problem = format!("its head names {other} nodes, and a run has 3 or 5");
+                return Err(unreadable(problem));
+            }
+        };
+        for (what, milliseconds, most) in [
+            ("time of faults", run.duration_ms, LONGEST),
+            ("recovery bound", run.recovery_bound_ms, LONGEST_RECOVERY),
+        ] {
+            if Duration::from_millis(milliseconds) > most {
+                let most = most.as_secs();
+                let problem =
+                    format!("its head has a {what} of {milliseconds} ms; at most {most} s is run");
+                return Err(unreadable(problem));
+            }
+        }
         let workloads = run.workloads.iter().map(|name| name.parse::<Workload>());
         let nemeses = run.nemeses.iter().map(|name| name.parse::<Kind>());
         Ok(Self {
-            nodes: u8::try_from(run.nodes.len()).map_err(|error| unreadable(error.to_string()))?,
+            nodes,
             workloads: workloads
                 .collect::<Result<_, _>>()
                 .map_err(|error| unreadable(error.to_string()))?,
@@ -299,16 +321,13 @@ fn judge(path: &Path, plan: &Plan, breakdown: Option<LabError>) -> Result<Finish
     let Histories::Run(history) = history::read(path)? else {
         return Err(RunError::Replay("not the history of a run".to_owned()));
     };
-    let began = Instant::now();
-    let limits = Limits {
-        configurations: CONFIGURATIONS,
-        give_up: &|| began.elapsed() >= SEARCH,
-    };
     let bounds = Bounds {
         allow_skip: plan.allow_skip,
         ..Bounds::default()
     };
-    let verdicts = checker::check(&history, &bounds, &limits);
+    let verdicts = check::within(CONFIGURATIONS, SEARCH, |limits| {
+        checker::check(&history, &bounds, limits)
+    });
     let page = plan.out.join(REPORT);
     fs::write(&page, report::page(&history, &verdicts))
         .map_err(|source| RunError::File { path: page, source })?;
@@ -368,7 +387,7 @@ fn record(
         &mut people.clients,
     )?;
     drop(inside);
-    let mut ended = follow(plan, &mut nemesis, course, is_over);
+    let mut ended = follow(plan, &mut nemesis, &mut people, course, is_over);
     people.stop_clients();
     let is_whole = matches!(ended, Ok(true));
     if let Err(error) = &ended {
@@ -397,20 +416,32 @@ fn record(
     Ok(ended.err().filter(|error| !error.is_of_cluster()))
 }
 
-/// Does the faults and gives the cluster the time to be whole again; says whether it is.
+/// Does the faults, and gives the cluster the time to be whole and to serve at every place again; says whether it is whole.
 fn follow(
     plan: &Plan,
     nemesis: &mut Nemesis<'_>,
+    people: &mut People,
     course: &Course<'_>,
     is_over: &dyn Fn() -> bool,
 ) -> Result<bool, LabError> {
     course(nemesis, is_over)?;
     tracing::info!("all faults are healed");
-    let healed = Instant::now();
-    let mut is_whole = false;
-    while healed.elapsed() < plan.recovery_bound && !is_over() && !is_whole {
+    let healed = people.recorder.now();
+    people.begin_anew(plan);
+    let run = plan.head();
+    let owed: Vec<Trial<'_>> = Trial::owed(&run)
+        .into_iter()
+        .filter(Trial::is_service)
+        .collect();
+    let served = |trial: &Trial<'_>| people.context.served.is_since(*trial, healed);
+    let (mut is_whole, mut is_served) = (false, false);
+    while people.recorder.now().since(healed) < plan.recovery_bound
+        && !is_over()
+        && !(is_whole && is_served)
+    {
         nemesis.rest(Duration::from_millis(500), is_over)?;
-        is_whole = nemesis.cluster().is_whole_now();
+        is_whole = is_whole || nemesis.cluster().is_whole_now();
+        is_served = owed.iter().all(served);
     }
     nemesis.rest(AFTERMATH, is_over)?;
     Ok(is_whole)
@@ -472,7 +503,9 @@ impl People {
             host: cluster.client().clone(),
             end: CancellationToken::new(),
             registers: workload::register::Keys::default(),
-            added: Mutex::default(),
+            elements: Mutex::default(),
+            lists: workload::append::Epochs::default(),
+            served: workload::served::Served::default(),
             counter: AtomicU64::new(1),
         });
         let watches =
@@ -493,6 +526,14 @@ impl People {
             end_watch,
             witness,
         })
+    }
+
+    /// After the last fault: what is owed is to be asked for from now on.
+    fn begin_anew(&mut self, plan: &Plan) {
+        let _inside = self.runtime.enter();
+        if plan.workloads.contains(&Workload::Sessions) {
+            sessions::start_anew(&self.context, &mut self.clients);
+        }
     }
 
     fn stop_clients(&mut self) {
@@ -766,6 +807,33 @@ mod tests {
         };
         let refused = Plan::of(&unknown, "here".into(), true).unwrap_err();
         assert!(refused.to_string().contains("flood"));
+    }
+
+    #[test]
+    fn a_head_that_no_run_can_have_written_is_not_run_again() {
+        let refused = |run: &Run| {
+            let refused = Plan::of(run, "here".into(), true).unwrap_err();
+            refused.to_string()
+        };
+        for count in [0, 1, 4, 255, 300] {
+            let nodes = (0..count).map(|number| format!("n{number}")).collect();
+            let run = Run {
+                nodes,
+                ..plan().head()
+            };
+            let said = refused(&run);
+            assert!(said.contains(&format!("{count} nodes")), "{said}");
+        }
+        let endless = Run {
+            duration_ms: u64::MAX,
+            ..plan().head()
+        };
+        assert!(refused(&endless).contains("time of faults"));
+        let patient = Run {
+            recovery_bound_ms: 600_001,
+            ..plan().head()
+        };
+        assert!(refused(&patient).contains("recovery bound"));
     }
 
     #[test]

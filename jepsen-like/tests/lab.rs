@@ -82,8 +82,11 @@ fn a_lab_leaves_nothing_behind_and_sweeps_what_a_killed_one_left() {
         .status()
         .unwrap();
     assert!(added.success());
+    let left = std::env::temp_dir().join(format!("pj{}x0AbCdEf", maker.id()));
+    std::fs::create_dir_all(left.join("n1")).unwrap();
     lab::clean().unwrap();
     assert!(!namespaces().contains(&abandoned));
+    assert!(!left.exists());
 }
 
 #[test]

@@ -2,9 +2,18 @@
 //!
 //! Needs root and nft; says `skipped` without, and fails where `CI=true`.
 
-use std::process::{Command, Output};
+use std::{
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
 
 use jepsen_like::lab;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 /// Of each family one that is quick: frames are dropped, rules are flushed, a disk stalls, an address is taken.
@@ -76,6 +85,49 @@ fn a_short_mix_of_faults_breaks_no_promise() {
     let history = out.join("history.jsonl");
     let checked = jepsen_like(&["check", history.to_str().unwrap()]);
     assert_eq!(checked.status.code(), Some(0));
+}
+
+/// What a history says by now.
+fn written(history: &Path) -> String {
+    std::fs::read_to_string(history).unwrap_or_default()
+}
+
+#[test]
+fn ctrl_c_ends_a_run_and_no_node_of_it() {
+    if !lab::available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("run");
+    let history = out.join("history.jsonl");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
+    command
+        .args(["run", "--workload", "set", "--nemesis", "none"])
+        .args(["--time", "600", "--seed", "7", "-o", "json", "--out"])
+        .arg(&out)
+        // As a terminal's foreground group.
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut running = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !written(&history).contains("\"outcome\":\"ok\"") {
+        let ended = running.try_wait().unwrap();
+        assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let group = Pid::from_raw(running.id().try_into().unwrap());
+    killpg(group, Signal::SIGINT).unwrap();
+    let ran = running.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout);
+    let errors = String::from_utf8_lossy(&ran.stderr);
+    let document: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{errors}"));
+    // Nothing is violated, and what was not shown is open.
+    assert_eq!(document["verdict"], "undecided", "{document:#}");
+    assert_eq!(ran.status.code(), Some(4));
+    assert!(out.join("report.html").is_file());
+    let told = written(&history);
+    assert!(told.contains("\"final\":true") && !told.contains("\"entry\":\"notice\""));
 }
 
 #[test]

@@ -1365,7 +1365,7 @@ async fn a_plan_is_as_fresh_as_is_asked_for() {
     let served = Served::start().await;
     let dir = tempfile::tempdir().expect("a directory");
     let site = dir.path().join("site.toml");
-    fs::write(&site, "").expect("written");
+    fs::write(&site, "[dns]\n").expect("written");
     let plan = ["plan", "-f", site.to_str().expect("plain")];
     run(&served, &plan).await.expect("planned");
     let asked = || served.group.catch_ups.load(Ordering::SeqCst);

@@ -9,6 +9,7 @@ use crate::{
 /// Limits that no test reaches.
 pub const PATIENT: Limits<'static> = Limits {
     configurations: 1_000_000,
+    begin: &|| {},
     give_up: &|| false,
 };
 

@@ -14,6 +14,8 @@ use crate::{
 };
 
 const NAME: &str = "linearizability";
+/// Registers that are named of those that are undecided.
+const NAMED: usize = 5;
 /// Those that write registers, or what is judged like one.
 const WORKLOADS: &[Workload] = &[Workload::Register, Workload::Zones, Workload::Acme];
 
@@ -28,6 +30,7 @@ pub fn check(history: &History, limits: &Limits<'_>) -> Verdict {
     let mut findings = vec![];
     let mut undecided = vec![];
     for (name, key) in &keys {
+        (limits.begin)();
         match register::check(&key.steps, 0, limits) {
             Linearizability::Linearizable => {}
             Linearizability::Violation(stuck) => findings.push(key.finding(name, &stuck)),
@@ -37,9 +40,18 @@ pub fn check(history: &History, limits: &Limits<'_>) -> Verdict {
     let operations: usize = keys.values().map(|key| key.steps.len()).sum();
     let summary = format!("{operations} operations on {} registers", keys.len());
     let undecided = (!undecided.is_empty())
-        .then(|| format!("undecided within the limits: {}", undecided.join(", ")))
+        .then(|| format!("undecided within the limits: {}", shortened(&undecided)))
         .or_else(|| planned::unjudged(&history.run, WORKLOADS, operations, "operations"));
     Verdict::of(NAME, summary, findings).unless_undecided(undecided)
+}
+
+/// The first of some names, and how many there are beyond.
+fn shortened(names: &[&str]) -> String {
+    let (named, more) = names.split_at(names.len().min(NAMED));
+    match more.len() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 fn register_key(call: &Call) -> Option<&str> {
@@ -224,10 +236,31 @@ mod tests {
         let limits = Limits {
             configurations: 0,
             give_up: &|| true,
+            ..PATIENT
         };
-        let history = history([ok(0, 0, 10, write("a", "1"), committed(1))]);
-        let verdict = check(&history, &limits);
+        let written = |key: &str| ok(0, 0, 10, write(key, "1"), committed(1));
+        let verdict = check(&history([written("a")]), &limits);
         assert_eq!(verdict.conclusion, Conclusion::Undecided, "{verdict:?}");
         assert!(verdict.summary.ends_with("limits: a"));
+        let many = ["a", "b", "c", "d", "e", "f", "g"].map(written);
+        let verdict = check(&history(many), &limits);
+        assert!(
+            verdict
+                .summary
+                .ends_with("limits: a, b, c, d, e and 2 more")
+        );
+    }
+
+    #[test]
+    fn each_register_has_a_time_of_its_own() {
+        let begun = std::cell::Cell::new(0);
+        let begin = || begun.set(begun.get() + 1);
+        let limits = Limits {
+            begin: &begin,
+            ..PATIENT
+        };
+        let written = |key: &str| ok(0, 0, 10, write(key, "1"), committed(1));
+        check(&history(["a", "b", "c"].map(written)), &limits);
+        assert_eq!(begun.get(), 3);
     }
 }

@@ -90,6 +90,13 @@ impl Verdict {
         }
     }
 
+    /// The same of so many findings, of which only the first were put into words.
+    #[must_use]
+    pub fn counting(mut self, found: usize) -> Self {
+        self.found = self.found.max(found);
+        self
+    }
+
     /// The same, undecided for this reason unless it is violated anyway.
     #[must_use]
     pub fn unless_undecided(mut self, reason: Option<String>) -> Self {
@@ -171,7 +178,7 @@ impl Default for Bounds {
 pub const ABOUT: [(&str, &str); 14] = [
     (
         "run",
-        "faults were injected, one hit a leader, every workload had successes of each kind, the run came to its end",
+        "faults were injected, one hit a leader if it could, every workload had successes of each kind, the run came to its end",
     ),
     (
         "linearizability",
@@ -205,13 +212,16 @@ pub const ABOUT: [(&str, &str); 14] = [
     ),
     (
         "recovery",
-        "writes and VIPs are back, and every node has what was committed, within the bound after the last fault",
+        "writes, VIPs and every place that clients ask are back, and every node has what was committed, within the bound after the last fault",
     ),
     (
         "sessions",
         "sessions that no fault touched live, and bring what was sent",
     ),
-    ("logs", "no panic, no process that ended by itself"),
+    (
+        "logs",
+        "no panic, no process that ended by itself or otherwise than it was told to",
+    ),
     ("growth", "descriptors and memory do not grow without bound"),
 ];
 

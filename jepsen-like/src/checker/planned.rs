@@ -70,15 +70,18 @@ impl<'a> Trial<'a> {
             Call::Remove { .. } => "removes",
             Call::Elements { .. } => "set reads",
             Call::Transaction { .. } => "transactions",
-            Call::Lookup { key } if zones::is_apex(key) => "lookups of zones",
-            Call::Lookup { key } if is_challenge(key) => "lookups of challenges",
-            Call::Lookup { .. } => {
-                return match operation.node.as_deref() {
-                    Some(at) => Self::Lookups { at },
-                    None => Self::Operations("lookups"),
-                };
-            }
+            Call::Lookup { key } => return Self::of_lookup(key, operation.node.as_deref()),
         })
+    }
+
+    /// Of a query for this key at this place.
+    pub fn of_lookup(key: &str, at: Option<&'a str>) -> Self {
+        match at {
+            _ if zones::is_apex(key) => Self::Operations("lookups of zones"),
+            _ if is_challenge(key) => Self::Operations("lookups of challenges"),
+            Some(at) => Self::Lookups { at },
+            None => Self::Operations("lookups"),
+        }
     }
 
     /// None for one of somebody who is no node.
@@ -94,6 +97,11 @@ impl<'a> Trial<'a> {
         let through = (!session.through_vip).then_some(session.node.as_str());
         let has_lived = matches!(session.end, SessionEnd::Closed | SessionEnd::Broken(_));
         (Self::Sessions { through }, has_lived)
+    }
+
+    /// Whether it is a service that a client asks for at a place: after the last fault each place owes it again.
+    pub fn is_service(&self) -> bool {
+        matches!(self, Self::Lookups { .. } | Self::Sessions { .. })
     }
 
     /// What the workloads of a run must have tried, with success.

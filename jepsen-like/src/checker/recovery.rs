@@ -1,11 +1,12 @@
-//! Recovery: after the last fault was healed, the cluster is as good as new within the run's bound. Writes succeed, VIPs answer, and every
-//! member has what had been committed by then: a node whose replication is stuck serves old answers for ever, and no client notices.
+//! Recovery: after the last fault was healed, the cluster is as good as new within the run's bound. Writes succeed, VIPs answer, every place
+//! that clients ask serves them, and every member has what had been committed by then: a node whose replication is stuck serves old answers
+//! for ever, and no client notices.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Conclusion, Finding, Verdict,
-    planned::{self, Part, WATCHED},
+    planned::{self, Part, Trial, WATCHED},
 };
 use crate::{
     history::{Call, Fault, History, Micro, Moment, Operation, Reply, Responder},
@@ -21,7 +22,7 @@ const WRITERS: &[Workload] = &[
     Workload::Acme,
 ];
 
-/// Writes succeed, VIPs answer again and every member catches up within the bound after the last fault was healed.
+/// Writes succeed, VIPs answer again, every place serves again and every member catches up within the bound after the last fault was healed.
 pub fn check_recovery(history: &History) -> Verdict {
     let name = "recovery";
     let bound = Duration::from_millis(history.run.recovery_bound_ms);
@@ -35,6 +36,7 @@ pub fn check_recovery(history: &History) -> Verdict {
     };
     let mut judged: Vec<_> = judge_writes(history, healed, bound).into_iter().collect();
     judged.extend(judge_vips(history, healed, bound));
+    judged.extend(judge_services(history, healed, bound));
     let nodes = judge_nodes(history, healed, bound);
 
     let mut texts = vec![format!("bound {bound:?} after {healed}")];
@@ -102,6 +104,46 @@ fn judge_vips(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclu
             judge(&what, *first, healed, bound, history.breakdown.is_none())
         })
         .collect()
+}
+
+/// What clients of the planned workloads ask for at each node and each VIP: a lookup that succeeded, a session that came to life, each begun
+/// after the last fault and within the bound.
+fn judge_services(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclusion, String)> {
+    let mut first: BTreeMap<Trial<'_>, Option<Moment>> = BTreeMap::new();
+    let lookups =
+        (history.operations.iter()).map(|one| (Trial::of_operation(one), one.is_ok(), one.invoked));
+    let sessions = history.sessions.iter().map(|session| {
+        let (trial, has_lived) = Trial::of_session(session);
+        (trial, has_lived, session.opened)
+    });
+    for (trial, is_ok, began) in lookups.chain(sessions) {
+        if trial.is_service() && began >= healed {
+            let first = first.entry(trial).or_default();
+            if is_ok {
+                *first = Some(first.map_or(began, |first| first.min(began)));
+            }
+        }
+    }
+    let is_long_enough = last_seen(history).since(healed) >= bound;
+    let owed = Trial::owed(&history.run).into_iter();
+    owed.filter(Trial::is_service)
+        .map(|trial| {
+            let tried = first.get(&trial);
+            let was_tried = tried.is_some() && is_long_enough;
+            let first = tried.copied().flatten();
+            judge(&trial.to_string(), first, healed, bound, was_tried)
+        })
+        .collect()
+}
+
+/// The last that any client or watcher wrote down.
+fn last_seen(history: &History) -> Moment {
+    let hashes = history.hashes.iter().map(|hash| hash.at);
+    let sessions = history.sessions.iter().map(|session| session.ended);
+    let operations = (history.operations.iter())
+        .map(|operation| operation.completed.unwrap_or(operation.invoked));
+    let last = hashes.chain(sessions).chain(operations).max();
+    last.unwrap_or_default()
 }
 
 /// What had been committed by a moment, and how that is known.
@@ -239,7 +281,7 @@ mod tests {
     use super::*;
     use crate::{
         checker::fixture::*,
-        history::{Answer, LeaderSeen, StateHash},
+        history::{Answer, LeaderSeen, Session, SessionEnd, StateHash},
     };
 
     /// Times in nanoseconds; the bound is a millisecond, and nobody asked for a VIP.
@@ -331,6 +373,9 @@ mod tests {
             kind: "arp".into(),
         };
         history.run.workloads = [Workload::Vip.to_string()].into();
+        let lookups = ["vip4", "vip6"].iter().zip(10..);
+        let lookups = lookups.map(|(place, id)| look_up(id, place, 1_000_100));
+        history.operations.extend(lookups);
         let silent = check_recovery(&history);
         assert_eq!(silent.conclusion, Conclusion::Undecided, "none is known");
         history.run.vips = ["10.77.0.100", "fd77::64"].map(str::to_owned).into();
@@ -342,7 +387,115 @@ mod tests {
         history.answers.push(answer("fd77::64", 1_000_600));
         assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
         // Without a workload that writes no write is owed.
-        history.operations.clear();
+        history.operations.retain(|one| !is_write(&one.call));
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
+    }
+
+    fn look_up(id: u64, place: &str, from: u64) -> Operation {
+        let call = Call::Lookup { key: "r".into() };
+        let reply = Reply::Dns {
+            node: None,
+            value: None,
+            serial: None,
+            stale: false,
+        };
+        at(place, ok(id, from, from + 10, call, reply))
+    }
+
+    fn session(node: &str, through_vip: bool, opened: u64, end: SessionEnd) -> Session {
+        Session {
+            id: 0,
+            node: node.into(),
+            through_vip,
+            opened: Moment(opened),
+            ended: Moment(2_500_000),
+            end,
+            longest_gap_us: 0,
+        }
+    }
+
+    /// A run of the workloads of DNS, the VIPs and sessions in which every place serves again.
+    fn served() -> History {
+        let places = ["n1", "n2", "vip4", "vip6"].iter().zip(10..);
+        let lookups = places.map(|(place, id)| look_up(id, place, 1_300_000));
+        let mut history = tried(1_000_000, lookups.collect());
+        history.run = planned(&[Workload::Dns, Workload::Vip, Workload::Sessions]);
+        history.run.recovery_bound_ms = 1;
+        history.answers = ["10.77.0.100", "fd77::64"].map(answered).into();
+        let closed = |node, through_vip| session(node, through_vip, 1_200_000, SessionEnd::Closed);
+        history.sessions = vec![closed("n1", true), closed("n1", false), closed("n2", false)];
+        history
+    }
+
+    fn answered(vip: &str) -> Answer {
+        Answer {
+            vip: vip.into(),
+            by: Responder::Node("n1".into()),
+            earliest: Moment(1_100_000),
+            latest: Moment(1_100_000),
+            kind: "arp".into(),
+        }
+    }
+
+    fn texts(history: &History) -> Vec<String> {
+        let verdict = check_recovery(history);
+        verdict.findings.into_iter().map(|one| one.text).collect()
+    }
+
+    #[test]
+    fn a_place_whose_service_never_comes_back_is_found() {
+        assert_eq!(check_recovery(&served()).conclusion, Conclusion::Holds);
+        // A proxy that refuses and a DNS server that is silent, after faults that they had lived before.
+        let mut history = served();
+        let refused = || SessionEnd::NotConnected("refused".into());
+        history.sessions[2] = session("n2", false, 900_000, SessionEnd::Closed);
+        (history.sessions).push(session("n2", false, 1_200_000, refused()));
+        for lookup in &mut history.operations {
+            if lookup.node.as_deref() == Some("vip6") {
+                (lookup.outcome, lookup.reply) = (crate::history::Outcome::Fail, None);
+            }
+        }
+        assert_eq!(
+            texts(&history),
+            [
+                "no sessions through n2 after the last fault",
+                "no lookups at vip6 after the last fault"
+            ]
+        );
+        // A health check that is down for ever takes what the VIP's connections bring.
+        let mut history = served();
+        let silent = SessionEnd::Stillborn("reset".into());
+        history.sessions[0] = session("n1", true, 1_200_000, silent);
+        assert_eq!(
+            texts(&history),
+            ["no sessions through the VIP after the last fault"]
+        );
+        // One that came back later than it may.
+        let mut history = served();
+        history.sessions[1].opened = Moment(2_100_000);
+        assert_eq!(
+            texts(&history),
+            ["first sessions through n1 1.1ms after the last fault"]
+        );
+    }
+
+    #[test]
+    fn a_place_that_nobody_asked_for_long_enough_decides_nothing() {
+        let mut history = served();
+        history.sessions.retain(|session| session.node != "n2");
+        let verdict = check_recovery(&history);
+        assert_eq!(verdict.conclusion, Conclusion::Undecided, "{verdict:?}");
+        let mut history = served();
+        history.sessions[2].end = SessionEnd::NotConnected("refused".into());
+        for session in &mut history.sessions {
+            session.ended = Moment(1_400_000);
+        }
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Undecided);
+        // Without these workloads nobody asks, and nothing is owed.
+        let mut history = served();
+        history.run.workloads = [Workload::Register.to_string()].into();
+        history.operations.extend(written_soon());
+        history.sessions.clear();
         assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
     }
 

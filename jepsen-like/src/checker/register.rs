@@ -69,6 +69,8 @@ impl Action {
 pub struct Limits<'a> {
     /// Most configurations held at once; each takes about 100 bytes and an eighth of a byte for each operation of unknown outcome.
     pub configurations: usize,
+    /// Called before each register: its time is its own.
+    pub begin: &'a dyn Fn(),
     /// Asked now and then.
     pub give_up: &'a dyn Fn() -> bool,
 }
@@ -430,6 +432,7 @@ impl<'a> Search<'a> {
         let mut open = BinaryHeap::new(); // what has most left first: it is the least likely to be forgotten
         let before = std::mem::take(&mut self.configurations);
         for configuration in &before {
+            self.account(next.count)?;
             if configuration.bits.has(2 * slot + 1) {
                 next.insert(without(configuration.clone(), slot), &self.exact);
             }
@@ -722,6 +725,7 @@ mod tests {
 
     const PATIENT: Limits<'static> = Limits {
         configurations: 1_000_000,
+        begin: &|| {},
         give_up: &|| false,
     };
 
@@ -895,6 +899,7 @@ mod tests {
         };
         let limits = Limits {
             configurations: 1_000_000,
+            begin: &|| {},
             give_up: &give_up,
         };
         // One chain of 300 swaps, all at once: each completion searches for its place.
@@ -904,6 +909,25 @@ mod tests {
         assert_eq!(check(&steps, 0, &limits), Linearizability::Undecided);
         assert!(asked.get() > 0);
         assert_eq!(check(&steps, 0, &PATIENT), Linearizability::Linearizable);
+    }
+
+    #[test]
+    fn a_search_ends_when_told_also_where_nothing_has_to_be_placed() {
+        let limits = Limits {
+            give_up: &|| true,
+            ..PATIENT
+        };
+        let steps = [step(0, 10, read(0))];
+        let mut search = Search::new(&steps, 0, Width::All, &limits);
+        search.invoke(0);
+        let one = search.configurations.remove(0);
+        // All have the read behind them: nothing of them is opened.
+        let many = (0..1000).map(|value| Configuration {
+            value,
+            ..one.clone()
+        });
+        search.configurations = many.collect();
+        assert!(search.complete(0, 10).is_err());
     }
 
     /// What a random history is made of: when an operation begins, how long it lasts, and what it does.

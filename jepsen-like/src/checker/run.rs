@@ -3,9 +3,16 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{Bounds, Finding, Verdict, planned::Trial};
-use crate::history::{Fault, History, Skip};
+use crate::{
+    history::{Fault, History, Skip},
+    nemesis::Kind,
+};
 
-/// A run in which nothing was injected, no leader was hit, or nothing succeeded shows nothing, and fails.
+/// A kind of fault that was tried so often and never done shows nothing of what it was to show.
+const TRIES: usize = 3;
+
+/// A run in which nothing was injected, no leader was hit (where a kind of its mix can hit one), or nothing succeeded shows nothing, and
+/// fails. One in which a kind was tried [`TRIES`] times or more and never done leaves open what that kind would have shown.
 ///
 /// Of each kind of thing that was tried one must have succeeded, and each workload that the head names must have tried its own: every node
 /// and every VIP answered DNS, every VIP ARP or neighbour discovery, and a session came to life through the VIP and through each node.
@@ -25,7 +32,12 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
             };
             findings.push(Finding::new("nothing injected", text));
         }
-        if !injected.is_empty() && !injected.iter().any(|fault| fault.hit_leader) {
+        // What this program does not know may be able to.
+        let can_hit = |name: &String| name.parse::<Kind>().map_or(true, Kind::can_hit_leader);
+        if !injected.is_empty()
+            && history.run.nemeses.iter().any(can_hit)
+            && !injected.iter().any(|fault| fault.hit_leader)
+        {
             let text = format!("none of {} faults touched a leader", injected.len());
             findings.push(Finding::new("leader never hit", text));
         }
@@ -53,13 +65,15 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
             "there are no operations and no sessions".to_owned(),
         ));
     }
-    let reason = match &history.breakdown {
+    let ended = match &history.breakdown {
         Some(breakdown) => Some(format!(
             "the laboratory failed at {}: {}",
             breakdown.at, breakdown.text
         )),
         None => (!history.is_complete).then(|| "the run did not come to its end".to_owned()),
     };
+    let reasons: Vec<_> = ended.into_iter().chain(never_done(history)).collect();
+    let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
     let mut summary = format!(
         "{} operations, {} faults, {} skipped",
         history.operations.len(),
@@ -81,6 +95,25 @@ fn why(fault: &Fault) -> String {
         Some(skip) => format!("{}: {skip}", fault.kind),
         None => fault.kind.clone(),
     }
+}
+
+/// The kinds of faults that were tried again and again and never done, each with why the last was not.
+fn never_done(history: &History) -> Vec<String> {
+    let mut missed: BTreeMap<&str, (usize, &Fault)> = BTreeMap::new();
+    for fault in &history.faults {
+        if let Some(Skip::Missed { .. }) = fault.skipped {
+            let (count, last) = missed.entry(&fault.kind).or_insert((0, fault));
+            (*count, *last) = (*count + 1, fault);
+        }
+    }
+    let is_done = |kind: &str| {
+        let mut faults = history.faults.iter();
+        faults.any(|fault| fault.kind == kind && fault.skipped.is_none())
+    };
+    (missed.iter())
+        .filter(|(kind, (count, _))| *count >= TRIES && !is_done(kind))
+        .map(|(_, (count, last))| format!("tried {count} times and never done: {}", why(last)))
+        .collect()
 }
 
 /// How many of each kind succeeded, and were tried.
@@ -166,6 +199,42 @@ mod tests {
             check_trial(&history, &Bounds::default()).conclusion,
             Conclusion::Undecided
         );
+    }
+
+    #[test]
+    fn a_leader_is_owed_a_hit_only_where_a_kind_of_the_mix_can_hit_one() {
+        let judged = |nemeses: &[&str]| {
+            let written = vec![ok(0, 0, 1, write("a", "1"), committed(1))];
+            let mut history = tried(vec![fault("join", "n4", 5, 6, false)], written);
+            history.run.nemeses = nemeses.iter().map(|name| (*name).to_owned()).collect();
+            kinds(&check_trial(&history, &Bounds::default()))
+        };
+        assert!(judged(&["join"]).is_empty());
+        assert_eq!(judged(&["join", "kill"]), ["leader never hit"]);
+        assert_eq!(judged(&["some-other"]), ["leader never hit"]);
+    }
+
+    #[test]
+    fn a_kind_that_was_never_done_leaves_the_run_open() {
+        let judged = |missed: usize, done: usize| {
+            let written = vec![ok(0, 0, 1, write("a", "1"), committed(1))];
+            let refused = Fault {
+                skipped: Some(Skip::Missed {
+                    missed: "n2 lags".into(),
+                }),
+                ..fault("vip-move", "n1", 5, 6, false)
+            };
+            let mut faults = vec![refused; missed];
+            faults.extend(vec![fault("vip-move", "n1", 7, 8, true); done]);
+            faults.push(fault("kill", "n1", 9, 10, true));
+            check_trial(&tried(faults, written), &Bounds::default())
+        };
+        assert_eq!(judged(2, 0).conclusion, Conclusion::Holds);
+        assert_eq!(judged(5, 1).conclusion, Conclusion::Holds);
+        let never = judged(3, 0);
+        assert_eq!(never.conclusion, Conclusion::Undecided);
+        let told = "tried 3 times and never done: vip-move: n2 lags";
+        assert!(never.summary.ends_with(told), "{}", never.summary);
     }
 
     fn look_up(id: u64, place: &str) -> Operation {

@@ -2,9 +2,9 @@
 //!
 //! Judged on the reads that may not be old: linearizable ones, and the final ones, which every node owes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use super::{Finding, Verdict, planned};
+use super::{Finding, LISTED, Verdict, planned};
 use crate::{
     history::{Call, History, Moment, Operation, Outcome, Reply},
     workload::Workload,
@@ -22,14 +22,15 @@ pub fn check(history: &History) -> Verdict {
             sets.entry(set).or_default().add(operation);
         }
     }
-    let mut findings = vec![];
+    let mut cases = Cases::default();
+    let mut differing = vec![];
     let mut missing = vec![];
     for (name, set) in &sets {
         for read in &set.reads {
-            set.judge(name, read, &mut findings);
+            set.judge(name, read, &mut cases);
         }
-        set.judge_absent(name, &mut findings);
-        set.compare_final(name, &mut findings);
+        set.judge_absent(name, &mut cases);
+        set.compare_final(name, &mut differing);
         missing.extend(
             set.owing(&history.run.nodes)
                 .map(|node| format!("{name} on {node}")),
@@ -49,7 +50,102 @@ pub fn check(history: &History) -> Verdict {
     let reason = (!missing.is_empty())
         .then(|| format!("no final read of {}", missing.join(", ")))
         .or_else(nothing);
-    Verdict::of(NAME, summary, findings).unless_undecided(reason)
+    let found = cases.found.len() + differing.len();
+    // Few, and they say what the others come to.
+    let findings = differing.into_iter().chain(cases.findings());
+    Verdict::of(NAME, summary, findings.take(LISTED).collect())
+        .counting(found)
+        .unless_undecided(reason)
+}
+
+/// What is wrong with elements. Each is named once, with the read that showed it first: one that is lost is lost in every later read.
+#[derive(Default)]
+struct Cases<'a> {
+    /// In the order in which they were found.
+    found: Vec<Case<'a>>,
+    /// By what is wrong, with which set and element.
+    places: HashMap<(&'static str, &'a str, u64), usize>,
+}
+
+struct Case<'a> {
+    set: &'a str,
+    element: u64,
+    wrong: Wrong<'a>,
+    read: &'a Operation,
+    /// Reads that showed the same after it.
+    further: usize,
+}
+
+/// What is wrong with an element that is, or is not, in a read.
+#[derive(Clone, Copy)]
+enum Wrong<'a> {
+    Twice,
+    Unknown,
+    Refused(&'a Operation),
+    BeforeItsAdd(&'a Operation),
+    AfterItsRemoval(&'a Operation),
+    Lost(&'a Operation),
+}
+
+impl Wrong<'_> {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Twice => "duplicate",
+            Self::Unknown | Self::BeforeItsAdd(_) => "never added",
+            Self::Refused(_) => "refused, yet there",
+            Self::AfterItsRemoval(_) => "resurrected",
+            Self::Lost(_) => "lost",
+        }
+    }
+}
+
+impl<'a> Cases<'a> {
+    fn add(&mut self, set: &'a str, element: u64, wrong: Wrong<'a>, read: &'a Operation) {
+        let next = self.found.len();
+        let place = *(self.places)
+            .entry((wrong.kind(), set, element))
+            .or_insert(next);
+        match self.found.get_mut(place) {
+            Some(case) => case.further += 1,
+            None => self.found.push(Case {
+                set,
+                element,
+                wrong,
+                read,
+                further: 0,
+            }),
+        }
+    }
+
+    fn findings(&self) -> impl Iterator<Item = Finding> {
+        self.found.iter().map(Case::finding)
+    }
+}
+
+impl Case<'_> {
+    fn finding(&self) -> Finding {
+        let (read, element) = (self.read, self.element);
+        let (how, operations) = match self.wrong {
+            Wrong::Twice => (format!("is there twice in {read}"), vec![read]),
+            Wrong::Unknown => (format!("is in {read}, and nobody added it"), vec![read]),
+            Wrong::Refused(add) => (
+                format!("is in {read}, and was refused in {add}"),
+                vec![add, read],
+            ),
+            Wrong::BeforeItsAdd(add) => (format!("is in {read}, before {add}"), vec![read, add]),
+            Wrong::AfterItsRemoval(remove) => {
+                (format!("is in {read}, after {remove}"), vec![remove, read])
+            }
+            Wrong::Lost(add) => (format!("is gone from {read}, after {add}"), vec![add, read]),
+        };
+        let further = match self.further {
+            0 => String::new(),
+            1 => "; and in 1 further read".to_owned(),
+            further => format!("; and in {further} further reads"),
+        };
+        let text = format!("{}: {element} {how}{further}", self.set);
+        Finding::about(self.wrong.kind(), text, operations)
+    }
 }
 
 /// A read with what it saw.
@@ -93,29 +189,24 @@ impl<'a> Set<'a> {
         }
     }
 
-    fn judge(&self, name: &str, read: &SetRead<'a>, findings: &mut Vec<Finding>) {
-        let seen: BTreeSet<u64> = read.elements.iter().copied().collect();
-        if seen.len() < read.elements.len() {
-            let text = format!("{name}: an element is there twice in {}", read.operation);
-            findings.push(Finding::about("duplicate", text, [read.operation]));
-        }
-        for element in &seen {
-            self.judge_present(name, read, *element, findings);
+    fn judge(&self, name: &'a str, read: &SetRead<'a>, cases: &mut Cases<'a>) {
+        let mut seen = BTreeSet::new();
+        for element in read.elements {
+            match seen.insert(*element) {
+                true => self.judge_present(name, read, *element, cases),
+                false => cases.add(name, *element, Wrong::Twice, read.operation),
+            }
         }
     }
 
     /// Whether each read has what it owes. One that may be old owes nothing.
-    fn judge_absent(&self, name: &str, findings: &mut Vec<Finding>) {
+    fn judge_absent(&self, name: &'a str, cases: &mut Cases<'a>) {
         let mut owed = Owed::of(self);
         for read in self.reads.iter().filter(|read| !read.is_local) {
             let seen: BTreeSet<u64> = read.elements.iter().copied().collect();
             for (element, add) in owed.by(read.operation) {
                 if !seen.contains(&element) {
-                    let text = format!(
-                        "{name}: {element} is gone from {}, after {add}",
-                        read.operation
-                    );
-                    findings.push(Finding::about("lost", text, [add, read.operation]));
+                    cases.add(name, element, Wrong::Lost(add), read.operation);
                 }
             }
         }
@@ -124,23 +215,19 @@ impl<'a> Set<'a> {
     /// Whether an element may be there.
     fn judge_present(
         &self,
-        name: &str,
+        name: &'a str,
         read: &SetRead<'a>,
         element: u64,
-        findings: &mut Vec<Finding>,
+        cases: &mut Cases<'a>,
     ) {
         let seen_by = read.operation;
         let Some(add) = self.adds.get(&element).copied() else {
-            let text = format!("{name}: {element} is in {seen_by}, and nobody added it");
-            findings.push(Finding::about("never added", text, [seen_by]));
-            return;
+            return cases.add(name, element, Wrong::Unknown, seen_by);
         };
         if add.outcome == Outcome::Fail {
-            let text = format!("{name}: {element} is in {seen_by}, and was refused in {add}");
-            findings.push(Finding::about("refused, yet there", text, [add, seen_by]));
+            cases.add(name, element, Wrong::Refused(add), seen_by);
         } else if seen_by.precedes(add) {
-            let text = format!("{name}: {element} is in {seen_by}, before {add}");
-            findings.push(Finding::about("never added", text, [seen_by, add]));
+            cases.add(name, element, Wrong::BeforeItsAdd(add), seen_by);
         }
         // An add of unknown outcome may come after any removal.
         let removed = self
@@ -152,8 +239,7 @@ impl<'a> Set<'a> {
                 remove.is_ok() && add.is_ok() && add.precedes(remove) && remove.precedes(seen_by)
             });
         if let Some(remove) = removed.filter(|_| !read.is_local) {
-            let text = format!("{name}: {element} is in {seen_by}, after {remove}");
-            findings.push(Finding::about("resurrected", text, [*remove, seen_by]));
+            cases.add(name, element, Wrong::AfterItsRemoval(remove), seen_by);
         }
     }
 
@@ -326,31 +412,21 @@ mod tests {
         let cases: [Case<'_>; 11] = [
             ("all there", vec![add1(), add2()], &[2, 1], vec![]),
             ("removed", vec![add1(), add2(), gone()], &[2], vec![]),
-            ("lost", vec![add1(), add2()], &[1], vec!["lost", "lost"]),
+            ("lost", vec![add1(), add2()], &[1], vec!["lost"]),
             (
                 "resurrected",
                 vec![add1(), gone()],
                 &[1],
-                vec!["resurrected", "resurrected"],
+                vec!["resurrected"],
             ),
-            (
-                "never added",
-                vec![],
-                &[7],
-                vec!["never added", "never added"],
-            ),
+            ("never added", vec![], &[7], vec!["never added"]),
             (
                 "refused",
                 vec![failed(1, 0, 10, add(1))],
                 &[1],
-                vec!["refused, yet there"; 2],
+                vec!["refused, yet there"],
             ),
-            (
-                "twice",
-                vec![add1()],
-                &[1, 1],
-                vec!["duplicate", "duplicate"],
-            ),
+            ("twice", vec![add1()], &[1, 1], vec!["duplicate"]),
             (
                 "unknown, there",
                 vec![unknown(1, 0, 10, add(1))],
@@ -379,6 +455,26 @@ mod tests {
         for (name, operations, seen, expected) in cases {
             assert_eq!(kinds(with_final(operations, seen)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn elements_that_are_lost_for_good_are_named_once_and_few_of_them() {
+        let lost: u64 = 1000;
+        let adds = (0..lost).map(|n| ok(n, 0, 10, add(n), committed(n)));
+        let reads = (0..300).map(|n| {
+            let from = 100 + 10 * n;
+            let (call, seen) = (elements(false, false), Reply::Elements(vec![]));
+            ok(lost + n, from, from + 5, call, seen)
+        });
+        let verdict = check(&history(adds.chain(reads)));
+        assert_eq!(verdict.found, 1000);
+        assert_eq!(verdict.findings.len(), LISTED);
+        let first = &verdict.findings[0];
+        assert_eq!(
+            (first.kind, &first.operations[..]),
+            ("lost", &[0, lost][..])
+        );
+        assert!(first.text.ends_with("; and in 299 further reads"));
     }
 
     /// A thousand elements, one after the other added, read and removed.

@@ -58,7 +58,7 @@ pub struct Run {
     /// Each must have had successes; empty where it is not known what ran.
     pub workloads: BTreeSet<String>,
     pub nemeses: BTreeSet<String>,
-    /// Allowed time from the last heal to the first successful write and VIP answer, in milliseconds.
+    /// Allowed time from the last heal until writes and every service at every place are back, in milliseconds.
     pub recovery_bound_ms: u64,
     /// How long faults were injected, in milliseconds.
     pub duration_ms: u64,

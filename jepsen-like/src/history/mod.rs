@@ -18,7 +18,7 @@ pub use entry::{
     Answer, Breakdown, Call, Entry, Fault, Lateness, LeaderSeen, Micro, Notice, NoticeKind, Reply,
     Responder, Run, SelfTest, Session, SessionEnd, Skip, StateHash, Unhealed, Usage,
 };
-pub use read::{FILE, Histories, HistoryError, read, read_from};
+pub use read::{FILE, Histories, HistoryError, read, read_from, read_head};
 pub use writer::HistoryWriter;
 
 /// Nanoseconds on the run's monotonic clock since the run began.

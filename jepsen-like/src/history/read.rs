@@ -10,7 +10,7 @@ use std::{
 use flate2::read::MultiGzDecoder;
 
 use super::{
-    Entry, History, Operation, Outcome,
+    Entry, History, Operation, Outcome, Run,
     registers::{self, RegisterHistory},
 };
 
@@ -66,38 +66,64 @@ pub enum Histories {
 
 /// Reads a file, or the history in the directory of a run; `-` is standard input.
 pub fn read(path: &Path) -> Result<Histories, HistoryError> {
-    let within;
-    let path = match path.is_dir() {
-        true => {
-            within = path.join(FILE);
-            within.as_path()
-        }
-        false => path,
-    };
-    let failed = |source| HistoryError::Io {
-        file: path.to_owned(),
-        source,
-    };
-    let input: Box<dyn Read> = match path.to_str() {
-        Some("-") => Box::new(io::stdin()),
-        _ => Box::new(File::open(path).map_err(failed)?),
-    };
-    read_from(input, path)
+    let path = file_of(path);
+    read_from(open(&path)?, &path)
 }
 
 /// Reads what `input` gives; `path` is its name in errors.
 pub fn read_from(input: impl Read, path: &Path) -> Result<Histories, HistoryError> {
-    let failed = |source| HistoryError::Io {
+    Lines::new(unpacked(input, path)?, path).histories()
+}
+
+/// Reads the head of a run's history, named as for [`read`], and nothing behind it. None: it is no run's.
+pub fn read_head(path: &Path) -> Result<Option<Run>, HistoryError> {
+    let path = file_of(path);
+    head_from(open(&path)?, &path)
+}
+
+/// As `read_head`, of what `input` gives.
+pub(super) fn head_from(input: impl Read, path: &Path) -> Result<Option<Run>, HistoryError> {
+    let mut lines = Lines::new(unpacked(input, path)?, path);
+    let Some(first) = lines.next()? else {
+        return Err(lines.empty());
+    };
+    if !is_entry(&first) {
+        return Ok(None);
+    }
+    let mut assembly = Assembly::default();
+    let entry = lines.entry(&first)?;
+    (assembly.add(entry)).map_err(|problem| lines.error(problem))?;
+    Ok(assembly.has_run.then_some(assembly.history.run))
+}
+
+fn file_of(path: &Path) -> PathBuf {
+    match path.is_dir() {
+        true => path.join(FILE),
+        false => path.to_owned(),
+    }
+}
+
+fn open(path: &Path) -> Result<Box<dyn Read>, HistoryError> {
+    Ok(match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => Box::new(File::open(path).map_err(|source| HistoryError::Io {
+            file: path.to_owned(),
+            source,
+        })?),
+    })
+}
+
+/// What is in a file, compressed or not.
+fn unpacked<'a>(input: impl Read + 'a, path: &Path) -> Result<Box<dyn BufRead + 'a>, HistoryError> {
+    let mut input = BufReader::new(input);
+    let begins = input.fill_buf().map_err(|source| HistoryError::Io {
         file: path.to_owned(),
         source,
-    };
-    let mut input = BufReader::new(input);
-    let is_gzip = input.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
-    if is_gzip {
-        Lines::new(BufReader::new(MultiGzDecoder::new(input)), path).histories()
-    } else {
-        Lines::new(input, path).histories()
-    }
+    })?;
+    Ok(match begins.starts_with(&[0x1f, 0x8b]) {
+        true => Box::new(BufReader::new(MultiGzDecoder::new(input))),
+        false => Box::new(input),
+    })
 }
 
 /// The lines of a file that are not blank.
@@ -119,28 +145,49 @@ impl<'a, R: BufRead> Lines<'a, R> {
         }
     }
 
-    fn next(&mut self) -> Result<Option<String>, HistoryError> {
+    /// The next line. After an error of a line the one behind it comes next; after [`HistoryError::Io`] nothing does.
+    fn next(&mut self) -> Result<Option<Vec<u8>>, HistoryError> {
         loop {
             self.number += 1;
+            let failed = |source| HistoryError::Io {
+                file: self.path.to_owned(),
+                source,
+            };
             let mut line = vec![];
             let length = (&mut self.input)
                 .take(LONGEST_LINE)
                 .read_until(b'\n', &mut line)
-                .map_err(|source| HistoryError::Io {
-                    file: self.path.to_owned(),
-                    source,
-                })?;
+                .map_err(failed)?;
             if length == 0 {
                 return Ok(None);
             }
             self.is_torn = line.last() != Some(&b'\n');
             if length as u64 == LONGEST_LINE && self.is_torn {
+                self.input.skip_until(b'\n').map_err(failed)?;
                 return Err(self.error("a line of more than 256 MiB"));
             }
-            let line = String::from_utf8(line).map_err(|_| self.error("not UTF-8"))?;
-            if !line.trim().is_empty() {
+            if !line.trim_ascii().is_empty() {
                 return Ok(Some(line));
             }
+        }
+    }
+
+    fn text<'b>(&self, line: &'b [u8]) -> Result<&'b str, HistoryError> {
+        std::str::from_utf8(line).map_err(|_| self.error("not UTF-8"))
+    }
+
+    fn entry(&self, line: &[u8]) -> Result<Entry, HistoryError> {
+        let entry = serde_json::from_str(self.text(line)?);
+        entry.map_err(|error| self.error(format!("not an entry of a history: {error}")))
+    }
+
+    fn register(&self, line: &[u8]) -> Result<RegisterHistory, HistoryError> {
+        registers::parse(self.text(line)?).map_err(|problem| self.error(problem))
+    }
+
+    fn empty(&self) -> HistoryError {
+        HistoryError::Empty {
+            file: self.path.to_owned(),
         }
     }
 
@@ -153,32 +200,39 @@ impl<'a, R: BufRead> Lines<'a, R> {
     }
 
     fn histories(mut self) -> Result<Histories, HistoryError> {
-        let Some(first) = self.next()? else {
-            return Err(HistoryError::Empty {
-                file: self.path.to_owned(),
-            });
+        let mut line = match self.next() {
+            Ok(None) => return Err(self.empty()),
+            Ok(Some(first)) if is_entry(&first) => {
+                return self.run(first).map(|run| Histories::Run(Box::new(run)));
+            }
+            Err(error @ HistoryError::Io { .. }) => return Err(error),
+            other => other,
         };
-        if is_entry(&first) {
-            return self.run(first).map(|run| Histories::Run(Box::new(run)));
-        }
         let mut read = vec![];
-        let mut line = Some(first);
-        while let Some(text) = line {
-            read.push(registers::parse(&text).map_err(|problem| self.error(problem)));
-            line = self.next()?;
+        loop {
+            match line {
+                Ok(None) => return Ok(Histories::Registers(read)),
+                Ok(Some(text)) => read.push(self.register(&text)),
+                // What was read before it is judged all the same.
+                Err(error @ HistoryError::Io { .. }) => {
+                    read.push(Err(error));
+                    return Ok(Histories::Registers(read));
+                }
+                Err(error) => read.push(Err(error)),
+            }
+            line = self.next();
         }
-        Ok(Histories::Registers(read))
     }
 
-    fn run(mut self, first: String) -> Result<History, HistoryError> {
+    fn run(mut self, first: Vec<u8>) -> Result<History, HistoryError> {
         let mut assembly = Assembly::default();
         let mut line = Some(first);
         while let Some(text) = line {
-            match serde_json::from_str::<Entry>(&text) {
+            match self.entry(&text) {
                 Ok(entry) => assembly.add(entry).map_err(|problem| self.error(problem))?,
                 // The run was killed in the middle of a write; the entry it would have been was not complete either.
                 Err(_) if self.is_torn => break,
-                Err(error) => return Err(self.error(format!("not an entry of a history: {error}"))),
+                Err(error) => return Err(error),
             }
             line = self.next()?;
         }
@@ -187,8 +241,9 @@ impl<'a, R: BufRead> Lines<'a, R> {
 }
 
 /// Whether this first line says that the file is the history of a run.
-fn is_entry(line: &str) -> bool {
-    serde_json::from_str::<serde_json::Value>(line).is_ok_and(|value| value.get("entry").is_some())
+fn is_entry(line: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(line)
+        .is_ok_and(|value| value.get("entry").is_some())
 }
 
 /// A history in the making.

@@ -230,6 +230,68 @@ fn a_bad_line_among_registers_leaves_the_others() {
 }
 
 #[test]
+fn bytes_that_are_no_text_leave_the_lines_beside_them() {
+    let good = REGISTER.replace('\n', "");
+    let text = [good.as_bytes(), b"\n\xff\xfe\n", good.as_bytes(), b"\n"].concat();
+    let histories = parsed_registers(&text);
+    let [Ok(_), Err(error), Ok(_)] = histories.as_slice() else {
+        panic!("three lines: {histories:?}");
+    };
+    assert_eq!(error.to_string(), "file:2: not UTF-8");
+    let first = [&b"\xff\n"[..], good.as_bytes()].concat();
+    assert!(matches!(
+        parsed_registers(&first).as_slice(),
+        [Err(_), Ok(_)]
+    ));
+}
+
+#[test]
+fn a_compressed_file_that_was_cut_off_gives_what_came_before() {
+    // Two members: the second one is cut.
+    let pack = |text: &str| {
+        let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        packed.write_all(text.as_bytes()).unwrap();
+        packed.finish().unwrap()
+    };
+    let line = REGISTER.replace('\n', "") + "\n";
+    let mut text = pack(&line);
+    let second = pack(&line);
+    text.extend_from_slice(&second[..second.len() / 2]);
+    let histories = parsed_registers(&text);
+    let [Ok(_), Err(HistoryError::Io { .. })] = histories.as_slice() else {
+        panic!("a line and the end: {histories:?}");
+    };
+}
+
+#[test]
+fn a_line_that_was_cut_within_a_letter_is_left_out_too() {
+    let whole = lines(&[run(), invoke(0, 10)]);
+    let torn = [
+        whole.as_bytes(),
+        b"{\"entry\":\"notice\",\"text\":\"\xe2\x82",
+    ]
+    .concat();
+    let Ok(Histories::Run(history)) = parsed(&torn) else {
+        panic!("a torn last line is left out");
+    };
+    assert_eq!(history.operations.len(), 1);
+}
+
+#[test]
+fn the_head_of_a_run_is_read_without_what_follows() {
+    let head = |text: &[u8]| read::head_from(text, Path::new("file"));
+    let text = [lines(&[run()]).as_bytes(), b"no entry at all\n"].concat();
+    assert_eq!(head(&text).unwrap().unwrap().seed, 7);
+    assert!(
+        head(REGISTER.replace('\n', "").as_bytes())
+            .unwrap()
+            .is_none()
+    );
+    assert!(head(lines(&[invoke(0, 1)]).as_bytes()).unwrap().is_none());
+    assert!(matches!(head(b""), Err(HistoryError::Empty { .. })));
+}
+
+#[test]
 fn bytes_that_only_look_compressed_are_an_error() {
     let error = parsed(&[0x1f, 0x8b, 8, 0, 1, 2, 3]).unwrap_err();
     assert!(matches!(error, HistoryError::Io { .. }), "{error}");

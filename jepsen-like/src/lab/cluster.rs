@@ -34,6 +34,7 @@ use super::{
     Lab, LabError,
     client::Client,
     disk::Disk,
+    faketime,
     namespace::{self, Namespace},
     network, program,
 };
@@ -50,6 +51,8 @@ const PAGE_PORT: u16 = 80;
 const SHORT: Duration = Duration::from_secs(5);
 /// A start waits 5 s for recovery through a leader, and a machine under load is slow.
 const LONG: Duration = Duration::from_secs(60);
+/// SIGKILL needs no leave of the process: only a machine that does not get on takes so long.
+const KILLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The IPv4 VIP of the lab.
 pub fn vip4() -> IpAddr {
@@ -115,24 +118,31 @@ impl Node {
         self.disk.as_ref()
     }
 
-    /// The process has ended by itself since it was started; how.
+    /// The process has ended since it was started; how. Told once.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.process.as_mut()?.try_wait().ok().flatten();
         if status.is_some() {
+            self.forget();
             self.process = None;
         }
         status
+    }
+
+    /// What a process that was killed has left outside of the node's directory.
+    fn forget(&self) {
+        self.pid().into_iter().for_each(faketime::forget);
     }
 
     pub fn is_running(&self) -> bool {
         self.process.is_some()
     }
 
-    /// Waits for a process that is about to end by itself.
-    pub fn wait_end(&mut self) -> Result<(), LabError> {
+    /// Waits for a process that is about to end by itself; how it did. None: none was there.
+    pub fn wait_end(&mut self) -> Result<Option<ExitStatus>, LabError> {
         let name = self.name.clone();
         wait_for(&format!("the end of {name}"), LONG, || {
-            Ok((self.ended().is_some() || !self.is_running()).then_some(()))
+            let ended = self.ended();
+            Ok((ended.is_some() || !self.is_running()).then_some(ended))
         })
     }
 
@@ -194,13 +204,23 @@ impl Node {
         Ok(())
     }
 
-    /// SIGKILL, and waits for the end.
-    pub fn kill(&mut self) -> Result<(), LabError> {
-        self.end_with(Signal::SIGKILL, SHORT)
+    /// SIGKILL, and waits for the end. How it ended: one that had ended by itself just before did not end by this signal.
+    ///
+    /// # Errors
+    /// [`LabError::NotEnded`], which is the machine's fault and not the cluster's.
+    pub fn kill(&mut self) -> Result<ExitStatus, LabError> {
+        self.end_with(Signal::SIGKILL, KILLED_WITHIN)
+            .map_err(|error| match error {
+                LabError::Waited { seconds, .. } => LabError::NotEnded {
+                    node: self.name.clone(),
+                    seconds,
+                },
+                other => other,
+            })
     }
 
-    /// SIGTERM, and waits for the end.
-    pub fn stop(&mut self) -> Result<(), LabError> {
+    /// SIGTERM, and waits for the end. How it ended.
+    pub fn stop(&mut self) -> Result<ExitStatus, LabError> {
         self.end_with(Signal::SIGTERM, LONG)
     }
 
@@ -214,16 +234,10 @@ impl Node {
         self.signal(Signal::SIGCONT)
     }
 
-    fn end_with(&mut self, signal: Signal, within: Duration) -> Result<(), LabError> {
+    fn end_with(&mut self, signal: Signal, within: Duration) -> Result<ExitStatus, LabError> {
         self.signal(signal)?;
-        let name = self.name.clone();
-        let process = self.process.as_mut();
-        let process = process.ok_or_else(|| LabError::NotRunning(name.clone()))?;
-        wait_for(&format!("the end of {name} by {signal}"), within, || {
-            Ok(matches!(process.try_wait(), Ok(Some(_))).then_some(()))
-        })?;
-        self.process = None;
-        Ok(())
+        let what = format!("the end of {} by {signal}", self.name);
+        wait_for(&what, within, || Ok(self.ended()))
     }
 
     fn signal(&self, signal: Signal) -> Result<(), LabError> {
@@ -242,6 +256,7 @@ impl Drop for Node {
             let _ = process.kill(); // ended already: as well
             let _ = process.wait();
         }
+        self.forget();
     }
 }
 
@@ -543,7 +558,7 @@ impl Cluster {
     /// Applies a fault to a node.
     pub fn inject(&mut self, fault: Fault, node: &str) -> Result<(), LabError> {
         match fault {
-            Fault::Kill => self.node_mut(node)?.kill(),
+            Fault::Kill => self.node_mut(node)?.kill().map(drop),
             Fault::Cut => self.lab.network().cut(node),
             Fault::Pause => self.node_mut(node)?.pause(),
         }

@@ -1,12 +1,13 @@
 //! The lab: hosts in network namespaces on a bridge, with real links to cut and real processes to kill.
 //!
-//! A lab owns everything it makes: namespaces (and with them devices and the processes inside), and a directory for data.
+//! A lab owns everything it makes: namespaces (and with them devices and the processes inside), disks, and a directory for data.
 //! Dropping it removes all of it, also when a test panics. What a killed lab leaves behind is removed by the next one, or by
-//! `jepsen-like clean`: its name holds the id of the process that made it.
+//! `jepsen-like clean`: its name holds the id of the process that made it. A directory that was to be kept stays.
 
 pub mod client;
 pub mod cluster;
 pub mod disk;
+mod faketime;
 pub mod freeze;
 pub mod namespace;
 pub mod network;
@@ -15,6 +16,7 @@ pub mod switch;
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, Write as _},
     path::Path,
     process::ExitStatus,
@@ -30,6 +32,10 @@ use self::{namespace::Namespace, network::Network};
 
 /// Namespaces whose names begin like this are ours.
 const PREFIX: &str = "pj";
+/// The file that says of a lab's directory that it is to be kept.
+const KEPT: &str = "kept";
+/// What `tempfile` puts behind the lab's name.
+const RANDOM: usize = 6;
 
 /// Something in the lab did not work: a fault of the harness, and no finding, unless [`LabError::is_of_cluster`].
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +75,10 @@ pub enum LabError {
     WithLogs { error: Box<LabError>, logs: String },
     #[error("{0} is not running")]
     NotRunning(String),
+    #[error(
+        "the process of {node} had not ended {seconds} s after SIGKILL: the machine does not get on (its disk, or too much at once)"
+    )]
+    NotEnded { node: String, seconds: u64 },
     #[error("cannot make sense of what {command} printed: {problem}")]
     Output { command: String, problem: String },
 }
@@ -152,20 +162,72 @@ fn maker_of(namespace: &str) -> Option<Pid> {
     process.parse().ok().map(Pid::from_raw)
 }
 
-/// Removes what labs left behind whose process has ended. Returns the namespaces.
+/// Whether a name is one of ours, and the process that made it has ended.
+fn is_abandoned(name: &str) -> bool {
+    maker_of(name).is_some_and(|pid| kill(pid, None) == Err(Errno::ESRCH))
+}
+
+/// Whether a name is as those of labs' directories are: the lab's name, and what makes it one of its own.
+fn is_directory_of_lab(name: &str) -> bool {
+    let Some((_, rest)) = name
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('x'))
+    else {
+        return false;
+    };
+    let split = rest.len().checked_sub(RANDOM);
+    let Some((number, random)) = split.and_then(|at| rest.split_at_checked(at)) else {
+        return false;
+    };
+    let is_number = !number.is_empty() && number.bytes().all(|octet| octet.is_ascii_digit());
+    is_number && random.bytes().all(|octet| octet.is_ascii_alphanumeric())
+}
+
+/// Removes what labs left behind whose process has ended: namespaces with their processes, mounted disks, directories. Says what went.
 pub fn clean() -> Result<Vec<String>, LabError> {
     let listed = namespace::run("ip", &["netns", "list"])?;
-    let abandoned: Vec<_> = listed
+    let names = listed
         .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| maker_of(name).is_some_and(|pid| kill(pid, None) == Err(Errno::ESRCH)))
-        .map(ToOwned::to_owned)
-        .collect();
-    for name in &abandoned {
+        .filter_map(|line| line.split_whitespace().next());
+    let mut gone = vec![];
+    for name in names.filter(|name| is_abandoned(name)) {
         namespace::remove(name);
+        gone.push(format!("namespace {name}"));
     }
-    disk::clean(|name| maker_of(name).is_some_and(|pid| kill(pid, None) == Err(Errno::ESRCH)));
-    Ok(abandoned)
+    disk::clean(is_abandoned);
+    let directories = clean_directories(&std::env::temp_dir(), is_abandoned);
+    gone.extend(directories.map_err(LabError::Directory)?);
+    Ok(gone)
+}
+
+/// Removes the abandoned directories of labs in this one, but for those that are to be kept.
+fn clean_directories(
+    within: &Path,
+    is_abandoned: impl Fn(&str) -> bool,
+) -> io::Result<Vec<String>> {
+    let mut gone = vec![];
+    for entry in fs::read_dir(within)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(is_directory_of_lab);
+        if !is_ours || !name.to_str().is_some_and(&is_abandoned) {
+            continue;
+        }
+        let path = entry.path();
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_directory || path.join(KEPT).exists() {
+            continue;
+        }
+        match fs::remove_dir_all(&path) {
+            Ok(()) => gone.push(format!("directory {}", path.display())),
+            // Two labs may begin at once, and both look.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(directory = %path.display(), %error, "directory could not be removed");
+            }
+        }
+    }
+    Ok(gone)
 }
 
 /// Hosts on one network segment.
@@ -218,9 +280,13 @@ impl Lab {
         self.directory.path()
     }
 
-    /// Keeps data and logs when the lab goes; returns where they are.
+    /// Keeps data and logs when the lab goes, and says so for those who clean up; returns where they are.
     pub fn keep_directory(&mut self) -> &Path {
         self.directory.disable_cleanup(true);
+        let mark = self.directory.path().join(KEPT);
+        if let Err(error) = fs::write(&mark, "") {
+            tracing::warn!(file = %mark.display(), %error, "the next lab will remove this directory");
+        }
         self.directory.path()
     }
 }
@@ -230,10 +296,53 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_machine_that_does_not_get_on_is_no_fault_of_the_cluster() {
+        let waited = LabError::Waited {
+            what: "a join".into(),
+            seconds: 60,
+        };
+        assert!(waited.is_of_cluster());
+        let stuck = LabError::NotEnded {
+            node: "n1".into(),
+            seconds: 60,
+        };
+        assert!(!stuck.is_of_cluster());
+    }
+
+    #[test]
     fn only_our_namespaces_are_cleaned() {
         assert_eq!(maker_of("pj123x0-n1"), Some(Pid::from_raw(123)));
         for other in ["pj-n1", "pjx0", "pj12a3x0-n1", "web", "", "p123x0"] {
             assert_eq!(maker_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn only_abandoned_directories_of_labs_go_and_those_that_are_kept_stay() {
+        let within = tempfile::tempdir().unwrap();
+        let names = [
+            "pj12x0AbC123", // a dead lab's
+            "pj12x10kept00",
+            "pj34x0AbC123", // a living one's
+            "pj12x0",
+            "pj12xAbC123",
+            "pj12x0-AbC12",
+            "pj12x0AbC.23",
+            "web",
+        ];
+        for name in names {
+            let directory = within.path().join(name);
+            fs::create_dir_all(directory.join("n1/data")).unwrap();
+            fs::write(directory.join("n1/data/log"), "x").unwrap();
+        }
+        fs::write(within.path().join("pj12x10kept00").join(KEPT), "").unwrap();
+        fs::write(within.path().join("pj12x0AAAAAA"), "a file").unwrap();
+        let is_dead = |name: &str| maker_of(name) == Some(Pid::from_raw(12));
+        let gone = clean_directories(within.path(), is_dead).unwrap();
+        let expected = format!("directory {}", within.path().join(names[0]).display());
+        assert_eq!(gone, [expected]);
+        let is_there = names.map(|name| within.path().join(name).exists());
+        assert_eq!(is_there, [false, true, true, true, true, true, true, true]);
+        assert!(within.path().join("pj12x0AAAAAA").exists());
     }
 }

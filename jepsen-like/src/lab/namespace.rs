@@ -39,10 +39,12 @@ impl Namespace {
         run("ip", &[&["-n", &self.name], arguments].concat())
     }
 
-    /// A command that will run in the namespace.
+    /// A command that will run in the namespace, in a process group of its own: Ctrl-C in a terminal is for the laboratory, which ends what
+    /// it started in order.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, LabError> {
         let handle = self.open()?;
         let mut command = Command::new(program);
+        command.process_group(0);
         let enter =
             move || setns(handle.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
         #[expect(unsafe_code, reason = "only a hook before exec can enter a namespace")]
@@ -119,6 +121,7 @@ pub(super) fn remove(name: &str) {
     });
     for pid in namespace.processes() {
         let _ = kill(pid, Signal::SIGKILL); // ended meanwhile: as well
+        super::faketime::forget(pid);
     }
     if let Err(error) = run("ip", &["netns", "delete", name]) {
         tracing::warn!(namespace = name, %error, "namespace could not be removed");
@@ -138,8 +141,10 @@ pub(crate) fn finish(
     arguments: &[&str],
 ) -> Result<String, LabError> {
     let line = || format!("{program} {}", arguments.join(" "));
+    // A group of its own, as in `Namespace::command`.
     let output = command
         .stdin(Stdio::null())
+        .process_group(0)
         .output()
         .map_err(|source| LabError::Start {
             command: line(),
@@ -153,4 +158,17 @@ pub(crate) fn finish(
         status: output.status,
         stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_started_is_in_a_process_group_of_its_own() {
+        let script = "read -r pid name state parent group rest < /proc/$$/stat; echo $$ $group";
+        let told = run("sh", &["-c", script]).unwrap();
+        let (process, group) = told.trim().split_once(' ').unwrap();
+        assert_eq!(process, group);
+    }
 }

@@ -8,13 +8,14 @@ use std::{
     fs,
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    process::ExitStatus,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{Kind, Lane, done::Done, schedule::Planned, targets};
+use super::{Kind, Lane, done::Done, ending::Ending, schedule::Planned, targets};
 use crate::{
     arp::{self, Mac},
     history::{Breakdown, Entry, Fault, Moment, Notice, NoticeKind, Skip, Unhealed},
@@ -135,6 +136,8 @@ pub struct Nemesis<'a> {
     /// Faults that are open and not undone by this nemesis, but by who began them.
     scripted: Vec<Fault>,
     not_before: BTreeMap<String, Instant>,
+    /// Nodes whose files were damaged: however they end is the fault's doing.
+    damaged: BTreeSet<String>,
     /// When the last fault was healed.
     healed: Option<Instant>,
 }
@@ -166,6 +169,7 @@ impl<'a> Nemesis<'a> {
             at_work: None,
             scripted: vec![],
             not_before: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             healed: None,
         };
         nemesis.publish_processes();
@@ -359,10 +363,10 @@ impl<'a> Nemesis<'a> {
             {
                 (not_running(&one), Undo::Nothing)
             }
-            Kind::Kill => {
-                self.cluster.node_mut(&one)?.kill()?;
-                (only, Undo::Start(vec![one]))
-            }
+            Kind::Kill => match self.kill(&one)? {
+                true => (only, Undo::Start(vec![one])),
+                false => (not_running(&one), Undo::Nothing),
+            },
             Kind::KillAll => {
                 let touched = self.kill_all()?;
                 (Done::Whole { touched }, Undo::Start(names))
@@ -371,10 +375,10 @@ impl<'a> Nemesis<'a> {
                 self.cluster.node(&one)?.pause()?;
                 (only, Undo::Resume(one))
             }
-            Kind::Restart => {
-                self.cluster.node_mut(&one)?.stop()?;
-                (only, Undo::Start(vec![one]))
-            }
+            Kind::Restart => match self.stop(&one)? {
+                true => (only, Undo::Start(vec![one])),
+                false => (not_running(&one), Undo::Nothing),
+            },
             Kind::RollingRestart => {
                 for name in targets::upgrade_order(planned, &names, leader) {
                     self.upgrade(&name)?;
@@ -382,10 +386,7 @@ impl<'a> Nemesis<'a> {
                 (all, Undo::Nothing)
             }
             Kind::PowerLoss => {
-                let node = self.cluster.node_mut(&one)?;
-                if node.is_running() {
-                    node.kill()?;
-                }
+                self.kill(&one)?;
                 self.disk(&one)?.lose_power()?;
                 (only, Undo::Start(vec![one]))
             }
@@ -488,12 +489,11 @@ impl<'a> Nemesis<'a> {
                 let hit = targets::minority(planned, &names, leader);
                 for name in &hit {
                     self.note_brief(Kind::Kill, name);
-                    let node = self.cluster.node_mut(name)?;
-                    if node.is_running() {
-                        node.kill()?;
-                    }
+                    self.kill(name)?;
+                    self.damaged.insert(name.clone());
                     // Where there is no large file it was killed all the same.
-                    flip_bits(&node.data(), planned.draw).map_err(LabError::Directory)?;
+                    let data = self.cluster.node(name)?.data();
+                    flip_bits(&data, planned.draw).map_err(LabError::Directory)?;
                 }
                 let done = Done::To(hit.iter().cloned().collect());
                 (done, Undo::Revive(hit))
@@ -615,11 +615,8 @@ impl<'a> Nemesis<'a> {
     /// SIGTERM, end and start; done when the node is a member that keeps up.
     fn upgrade(&mut self, name: &str) -> Result<(), LabError> {
         let began = self.recorder.now();
-        let node = self.cluster.node_mut(name)?;
-        if node.ended().is_none() && node.is_running() {
-            node.stop()?;
-        }
-        node.start()?;
+        self.stop(name)?;
+        self.cluster.node_mut(name)?.start()?;
         self.publish_processes();
         self.cluster.wait_for_member(name, PATIENCE)?;
         self.note_fault(Kind::Restart, name, began, self.recorder.now());
@@ -705,13 +702,55 @@ impl<'a> Nemesis<'a> {
     fn kill_all(&mut self) -> Result<BTreeSet<String>, LabError> {
         let mut killed = BTreeSet::new();
         for name in self.names() {
-            let node = self.cluster.node_mut(&name)?;
-            if node.is_running() {
-                node.kill()?;
+            if self.kill(&name)? {
                 killed.insert(name);
             }
         }
         Ok(killed)
+    }
+
+    /// SIGKILL to a node's process, and its end. False: none ran, or it had just ended by itself.
+    fn kill(&mut self, name: &str) -> Result<bool, LabError> {
+        self.end(name, Node::kill, Ending::Killed)
+    }
+
+    /// The same by SIGTERM.
+    fn stop(&mut self, name: &str) -> Result<bool, LabError> {
+        self.end(name, Node::stop, Ending::Asked)
+    }
+
+    fn end(
+        &mut self,
+        name: &str,
+        end: fn(&mut Node) -> Result<ExitStatus, LabError>,
+        by: Ending,
+    ) -> Result<bool, LabError> {
+        let node = self.cluster.node_mut(name)?;
+        if let Some(status) = node.ended() {
+            self.note_end(name, Ending::Alone, status);
+            return Ok(false);
+        }
+        if !node.is_running() {
+            return Ok(false);
+        }
+        let status = end(node)?;
+        self.note_end(name, by, status);
+        Ok(true)
+    }
+
+    /// Every end of a process comes by here. One that nothing explains is a finding.
+    fn note_end(&self, name: &str, by: Ending, status: ExitStatus) {
+        self.board.set_pid(name, None);
+        if let Some(text) = by.unexpected(status)
+            && !self.damaged.contains(name)
+        {
+            self.recorder.append(&Entry::Notice(Notice {
+                at: self.recorder.now(),
+                node: name.to_owned(),
+                kind: NoticeKind::UnexpectedExit,
+                text,
+            }));
+        }
     }
 
     fn partition(
@@ -776,9 +815,12 @@ impl<'a> Nemesis<'a> {
 
     /// By its own will; again and again while it is refused.
     fn leave(&mut self, name: &str) -> Result<(), LabError> {
+        let mut ended = None;
         wait_for(&format!("the leave of {name}"), PATIENCE, || {
             let node = self.cluster.node_mut(name)?;
-            if node.ended().is_some() || !node.is_running() {
+            // One whose answer was lost ends all the same.
+            ended = node.ended();
+            if ended.is_some() || !node.is_running() {
                 return Ok(Some(()));
             }
             Ok(match node.client().leave(Duration::from_secs(20)) {
@@ -790,15 +832,19 @@ impl<'a> Nemesis<'a> {
                 }
             })
         })?;
-        self.cluster.node_mut(name)?.wait_end()
+        let status = match ended {
+            Some(status) => Some(status),
+            None => self.cluster.node_mut(name)?.wait_end()?,
+        };
+        if let Some(status) = status {
+            self.note_end(name, Ending::Asked, status);
+        }
+        Ok(())
     }
 
     /// Ends a node for ever, and removes it by one that is not among the `damaged`.
     fn discard(&mut self, name: &str, damaged: &[String]) -> Result<(), LabError> {
-        let node = self.cluster.node_mut(name)?;
-        if node.ended().is_none() && node.is_running() {
-            node.kill()?;
-        }
+        self.kill(name)?;
         self.publish_processes();
         let by = self.other(&[damaged, &[name.to_owned()]].concat())?;
         self.cluster.remove_member(name, &by)?;
@@ -818,6 +864,7 @@ impl<'a> Nemesis<'a> {
         }
         for name in names {
             self.recover_or_replace(name, names)?;
+            self.damaged.remove(name);
         }
         Ok(())
     }
@@ -838,11 +885,8 @@ impl<'a> Nemesis<'a> {
     /// A storage error is for the life of the process: after one it is started anew.
     fn restart(&mut self, name: &str) -> Result<(), LabError> {
         self.note_brief(Kind::Restart, name);
-        let node = self.cluster.node_mut(name)?;
-        if node.ended().is_none() && node.is_running() {
-            node.stop()?;
-        }
-        node.start()
+        self.stop(name)?;
+        self.cluster.node_mut(name)?.start()
     }
 
     /// What one fault does to sessions beyond its name.
@@ -870,22 +914,13 @@ impl<'a> Nemesis<'a> {
     /// Notes processes that ended by themselves, and starts them again.
     fn watch_processes(&mut self, restarts: bool) -> Result<(), LabError> {
         for name in self.names() {
-            let owner = self.open.iter().find(|open| open.undo.owns(&name));
-            let is_excused = owner.is_some();
+            let is_owned = self.open.iter().any(|open| open.undo.owns(&name));
             let node = self.cluster.node_mut(&name)?;
             if let Some(status) = node.ended() {
-                self.board.set_pid(&name, None);
                 self.not_before
                     .insert(name.clone(), Instant::now() + RESTART_PAUSE);
-                if !is_excused {
-                    self.recorder.append(&Entry::Notice(Notice {
-                        at: self.recorder.now(),
-                        node: name.clone(),
-                        kind: NoticeKind::UnexpectedExit,
-                        text: status.to_string(),
-                    }));
-                }
-            } else if !node.is_running() && !is_excused && restarts {
+                self.note_end(&name, Ending::Alone, status);
+            } else if !node.is_running() && !is_owned && restarts {
                 let is_due = (self.not_before.get(&name)).is_none_or(|at| Instant::now() >= *at);
                 if is_due {
                     node.start()?;
@@ -906,11 +941,12 @@ impl<'a> Nemesis<'a> {
 }
 
 impl Undo {
-    /// Whether a process of this node that is not there is the fault's doing, to be started when it is healed.
+    /// Whether a process of this node that is not there is the fault's doing, to be started when it is healed. A full disk ends none:
+    /// the node leaves consensus and goes on serving.
     fn owns(&self, node: &str) -> bool {
         match self {
             Self::Start(names) | Self::Revive(names) => names.iter().any(|name| name == node),
-            Self::Admit(name) | Self::EmptyDisk(name) => name == node,
+            Self::Admit(name) => name == node,
             _ => false,
         }
     }
@@ -967,6 +1003,19 @@ fn files_below(directory: &Path) -> Vec<(PathBuf, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_whose_disk_is_full_is_not_expected_to_end() {
+        let name = || "n1".to_owned();
+        for undo in [
+            Undo::Start(vec![name()]),
+            Undo::Revive(vec![name()]),
+            Undo::Admit(name()),
+        ] {
+            assert!(undo.owns("n1") && !undo.owns("n2"), "{undo:?}");
+        }
+        assert!(!Undo::EmptyDisk(name()).owns("n1"));
+    }
 
     #[test]
     fn bits_flip_as_drawn_and_only_in_large_files() {

@@ -1,7 +1,8 @@
 //! Faults: what kinds there are, when each comes ([`schedule`], pure), which nodes it hits ([`targets`], pure), how it is done
-//! ([`inject`]) and what counts as done ([`done`], pure).
+//! ([`inject`]), what counts as done ([`done`], pure) and which ends of processes it explains ([`ending`], pure).
 
 pub mod done;
+pub mod ending;
 pub mod inject;
 pub mod schedule;
 pub mod targets;
@@ -94,6 +95,11 @@ impl Kind {
             self,
             Self::DiskFull | Self::SlowDisk | Self::PowerLoss | Self::PowerLossAll
         )
+    }
+
+    /// Whether it can hit whoever leads. A node that joins does not lead yet.
+    pub fn can_hit_leader(self) -> bool {
+        self != Self::Join
     }
 
     /// The nodes' wall clocks must be ours to set.

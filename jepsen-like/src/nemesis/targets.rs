@@ -39,7 +39,7 @@ pub fn minority(planned: &Planned, nodes: &[String], leader: Option<&str>) -> Ve
 
 /// Who drops whose frames in a partition; `clients` are the hosts outside the cluster. Empty for other kinds.
 pub fn deaf(planned: &Planned, nodes: &[String], leader: Option<&str>, clients: &[String]) -> Deaf {
-    let shuffled = shuffled(nodes, planned.draw);
+    let shuffled = with_leader_placed(planned, shuffled(nodes, planned.draw), leader);
     let chosen = leader
         .or_else(|| shuffled.first().copied())
         .map(str::to_owned);
@@ -73,6 +73,28 @@ pub fn deaf(planned: &Planned, nodes: &[String], leader: Option<&str>, clients: 
         Kind::PartitionClient => [(chosen, clients.iter().cloned().collect())].into(),
         _ => Deaf::new(),
     }
+}
+
+/// The nodes in the drawn order, with the leader where the fault touches it, or spares it where it is not aimed at: in the smaller half or the
+/// larger, at the side or in the middle, from where everybody is heard.
+fn with_leader_placed<'a>(
+    planned: &Planned,
+    mut order: Vec<&'a str>,
+    leader: Option<&str>,
+) -> Vec<&'a str> {
+    let Some(at) = order.iter().position(|node| Some(*node) == leader) else {
+        return order;
+    };
+    let middle = order.len() / 2;
+    let place = match (planned.kind, planned.at_leader) {
+        (Kind::PartitionHalves, true) if at >= middle => 0,
+        (Kind::PartitionHalves, false) if at < middle => order.len() - 1,
+        (Kind::PartitionRing | Kind::PartitionBridge, true) if at == middle => 0,
+        (Kind::PartitionRing | Kind::PartitionBridge, false) => middle,
+        _ => at,
+    };
+    order.swap(at, place);
+    order
 }
 
 /// The nodes whose sessions a partition may end; empty: all.
@@ -283,6 +305,30 @@ mod tests {
                 let client = cut(Kind::PartitionClient, draw);
                 assert_eq!(client["n1"], ["client".to_owned()].into());
                 assert_eq!(links(&client), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_partition_hits_the_leader_that_it_is_aimed_at_and_no_other() {
+        for count in [3, 5] {
+            let nodes = nodes(count);
+            for (kind, draw, at_leader) in [
+                Kind::PartitionHalves,
+                Kind::PartitionRing,
+                Kind::PartitionBridge,
+            ]
+            .into_iter()
+            .flat_map(|kind| (0..40).map(move |draw| (kind, draw)))
+            .flat_map(|(kind, draw)| [true, false].map(|at| (kind, draw, at)))
+            {
+                let planned = planned(kind, at_leader, draw);
+                let deaf = deaf(&planned, &nodes, Some("n2"), &clients());
+                let cut = cut_off(&planned, &deaf);
+                let hit = if cut.is_empty() { touched(&deaf) } else { cut };
+                // In a ring of five each hears two of the others only.
+                let expected = at_leader || (kind == Kind::PartitionRing && count == 5);
+                assert_eq!(hit.contains("n2"), expected, "{kind} of {count}: {deaf:?}");
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     workload::Workload,
 };
 
-/// Allowed from the last heal to the first write and VIP answer.
+/// Allowed from the last heal until writes and every service at every place are back.
 pub const RECOVERY: Duration = Duration::from_secs(20);
 
 const fn ms(milliseconds: u64) -> Duration {

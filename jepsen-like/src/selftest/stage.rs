@@ -181,7 +181,8 @@ impl<'a, 'b> Stage<'a, 'b> {
     }
 
     pub fn kill(&mut self, node: &str) -> Result<(), LabError> {
-        self.nemesis.cluster_mut().node_mut(node)?.kill()
+        let node = self.nemesis.cluster_mut().node_mut(node)?;
+        node.kill().map(drop)
     }
 
     pub fn pause(&self, node: &str) -> Result<(), LabError> {

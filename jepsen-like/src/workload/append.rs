@@ -1,14 +1,24 @@
 //! Lists, a TXT set each with a character string for each element: a transaction reads several and appends to some of them, as one batch
 //! that is committed only if none of them has changed since it was read.
+//!
+//! All lists are read at once, as the zone that they are: so those of former epochs are taken away. A transaction that may have met that is
+//! none: it has failed if it had only read, and is unknown if it had asked for anything.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use pontoon_proto::v1::{Consistency, OwnedRrset};
 use rand::RngExt;
 
 use super::{
     Client, Context,
-    api::{Failed, NodeApi, Strings, expect_txt, set_txt, strings},
+    api::{Failed, NodeApi, Strings, delete_txt, expect_txt, set_txt, strings},
 };
 use crate::history::{Call, Micro, Reply};
 
@@ -18,24 +28,69 @@ pub const ZONE: &str = "append.test.";
 const KEYS: u64 = 4;
 /// Elements of the run's counter before other lists take their place: a list stays far below what a record can hold.
 const EPOCH: u64 = 1500;
+/// Epochs whose lists stay: the one in use and some before it, for transactions that take their time.
+const KEPT: u64 = 4;
 const PAUSE: Duration = Duration::from_millis(60);
 
 type Lists = BTreeMap<String, Strings>;
 
+const TOO_LATE: &str = "its lists may have been taken away meanwhile";
+
+/// Which lists there may be.
+#[derive(Debug, Default)]
+pub struct Epochs {
+    /// The oldest whose lists were not given to anybody to take away.
+    oldest: AtomicU64,
+}
+
+impl Epochs {
+    /// The next epoch whose lists are to be taken away, given to one who asks. `counted`: how far the run's counter is.
+    fn take(&self, counted: u64) -> Option<u64> {
+        let next = |oldest| is_former(oldest, counted).then_some(oldest + 1);
+        let taken = (self.oldest).fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        taken.ok()
+    }
+}
+
+/// Whether the lists of an epoch may be gone by now.
+fn is_former(epoch: u64, counted: u64) -> bool {
+    counted / EPOCH >= epoch + KEPT
+}
+
 /// One client, until the run ends.
 pub async fn run(mut client: Client, context: Arc<Context>) {
     while !context.is_over() {
-        let members = draw(context.unique(), || context.unique());
+        let number = context.unique();
+        let members = draw(number, || context.unique());
         let call = Call::Transaction {
             members: members.clone(),
         };
+        let is_late = || is_former(number / EPOCH, context.counted());
         let work = async |api: &NodeApi| {
-            let lists = transact(api, &members).await?;
+            let lists = transact(api, &members, is_late).await?;
             Ok(((), Some(Reply::Lists(lists))))
         };
         client.perform(call, work).await;
+        if let Some(epoch) = context.lists.take(context.counted()) {
+            take_away(&client.api, epoch, &context).await;
+        }
         context.think(PAUSE).await;
     }
+}
+
+/// Deletes the lists of an epoch; nobody uses them, so it is no operation of the history.
+async fn take_away(api: &NodeApi, epoch: u64, context: &Context) {
+    let changes = || (0..KEYS).map(|key| delete_txt(ZONE, &named(epoch, key)));
+    while !context.is_over() {
+        if api.propose(vec![], changes().collect()).await.is_ok() {
+            return;
+        }
+        context.think(PAUSE).await;
+    }
+}
+
+fn named(epoch: u64, key: u64) -> String {
+    format!("k{epoch}-{key}.{ZONE}")
 }
 
 /// Two to four members on different lists, each read before it is appended to.
@@ -45,7 +100,7 @@ fn draw(number: u64, unique: impl Fn() -> u64) -> Vec<Micro> {
     let is_read_only = rng.random_bool(0.25);
     let first = rng.random_range(0..KEYS);
     for at in 0..rng.random_range(2..=3) {
-        let key = format!("k{}-{}.{ZONE}", number / EPOCH, (first + at) % KEYS);
+        let key = named(number / EPOCH, (first + at) % KEYS);
         members.push(Micro::Read { key: key.clone() });
         if !is_read_only && rng.random_bool(0.7) {
             let element = unique();
@@ -55,10 +110,18 @@ fn draw(number: u64, unique: impl Fn() -> u64) -> Vec<Micro> {
     members
 }
 
-async fn transact(api: &NodeApi, members: &[Micro]) -> Result<Vec<Option<Vec<u64>>>, Failed> {
+/// `is_late`: whether its lists may have been taken away by now.
+async fn transact(
+    api: &NodeApi,
+    members: &[Micro],
+    is_late: impl Fn() -> bool,
+) -> Result<Vec<Option<Vec<u64>>>, Failed> {
     // Nothing has been asked for yet that could take effect.
     let read = api.read(ZONE, None, Consistency::Linearizable).await;
     let lists = lists(&read.map_err(|failed| Failed::Nothing(failed.to_string()))?);
+    if is_late() {
+        return Err(Failed::Nothing(TOO_LATE.to_owned()));
+    }
     let appended: Vec<(&String, u64)> = (members.iter())
         .filter_map(|member| match member {
             Micro::Append { key, element } => Some((key, *element)),
@@ -78,6 +141,9 @@ async fn transact(api: &NodeApi, members: &[Micro]) -> Result<Vec<Option<Vec<u64
             set_txt(ZONE, key, &list)
         });
         api.propose(preconditions, changes.collect()).await?;
+        if is_late() {
+            return Err(Failed::Perhaps(TOO_LATE.to_owned()));
+        }
     }
     Ok(members.iter().map(|member| seen(&lists, member)).collect())
 }
@@ -117,6 +183,19 @@ mod tests {
             }
             assert!((2..=3).contains(&read.len()));
         }
+    }
+
+    #[test]
+    fn lists_are_taken_away_once_and_never_those_in_use() {
+        let epochs = Epochs::default();
+        assert_eq!(epochs.take(KEPT * EPOCH - 1), None);
+        let now = (KEPT + 2) * EPOCH;
+        let taken: Vec<_> = std::iter::from_fn(|| epochs.take(now)).collect();
+        assert_eq!(taken, [0, 1, 2]);
+        // Whoever drew of one of these and comes back now is too late, and nobody else.
+        assert!(taken.iter().all(|epoch| is_former(*epoch, now)));
+        assert!(!is_former(3, now));
+        assert_eq!(epochs.take(now + EPOCH), Some(3));
     }
 
     #[test]

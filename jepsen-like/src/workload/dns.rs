@@ -16,6 +16,7 @@ use super::{
     register, zones,
 };
 use crate::{
+    checker::planned::Trial,
     history::{Call, Outcome, Reply},
     lab::{
         LabError,
@@ -77,21 +78,20 @@ pub(super) struct Asker {
 impl Asker {
     /// None: no usable answer in time.
     pub(super) async fn ask(&self, name: &str, rtype: u16) -> Option<Answer> {
-        let id = rand::rng().random();
-        // Not connected, so that a port that was closed for a while breaks nothing; another sender's answer is none.
-        self.socket
-            .send_to(&query::query(id, name, rtype), self.server)
-            .await
-            .ok()?;
-        let deadline = Instant::now() + PATIENCE;
+        let query = query::query(rand::rng().random(), name, rtype);
         let mut buffer = [0; 1500];
+        // What came too late for the query before.
+        while self.socket.try_recv_from(&mut buffer).is_ok() {}
+        // Not connected, so that a port that was closed for a while breaks nothing; another sender's answer is none.
+        self.socket.send_to(&query, self.server).await.ok()?;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let received = tokio::time::timeout(left, self.socket.recv_from(&mut buffer)).await;
             let Ok((length, from)) = received.ok()? else {
                 continue;
             };
-            let answer = query::read(buffer.get(..length)?, id);
+            let answer = query::read(buffer.get(..length)?, &query);
             if from == self.server && answer.is_some() {
                 return answer;
             }
@@ -162,6 +162,7 @@ pub(super) async fn look_up(
         false => query::TXT,
     };
     let before = is_stale(api).await;
+    let began = context.recorder.now();
     let id = context.recorder.invoke(process, node, call);
     let answer = asker.ask(key, rtype).await;
     // Taken before anything else may happen: a later completion would only weaken the finding.
@@ -178,9 +179,10 @@ pub(super) async fn look_up(
     let (outcome, reply) = match reason {
         Some(_) => (Outcome::Fail, None),
         None => {
-            let node = None;
+            let trial = Trial::of_lookup(key, Some(node));
+            context.served.note(trial, began);
             let reply = Reply::Dns {
-                node,
+                node: None,
                 value,
                 serial,
                 stale,

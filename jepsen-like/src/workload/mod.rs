@@ -10,6 +10,7 @@ pub mod append;
 pub mod dns;
 pub mod query;
 pub mod register;
+pub mod served;
 pub mod sessions;
 pub mod set;
 pub mod zones;
@@ -46,6 +47,7 @@ use crate::{
     recorder::Recorder,
 };
 use api::{Failed, NodeApi};
+use served::Served;
 
 macro_rules! workloads {
     ($($name:ident = $text:literal, $doc:literal;)*) => {
@@ -191,8 +193,12 @@ pub struct Context {
     pub end: CancellationToken,
     /// The registers in use, for those who look them up.
     pub registers: register::Keys,
-    /// Elements whose addition was acknowledged.
-    pub added: Mutex<Vec<u64>>,
+    /// Elements that are in the set, or may be.
+    pub elements: Mutex<Vec<u64>>,
+    /// Which lists are taken away next.
+    pub lists: append::Epochs,
+    /// Where clients were served lately.
+    pub served: Served,
     pub counter: std::sync::atomic::AtomicU64,
 }
 
@@ -219,8 +225,13 @@ impl Context {
         }
     }
 
-    pub(crate) fn added(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
-        self.added.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How far [`Context::unique`] is.
+    fn counted(&self) -> u64 {
+        self.counter.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(crate) fn elements(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
+        self.elements.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

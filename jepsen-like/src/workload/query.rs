@@ -4,6 +4,9 @@
 pub const SOA: u16 = 6;
 pub const TXT: u16 = 16;
 
+/// Octets before the question.
+const HEADER: usize = 12;
+
 /// What a response says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -30,26 +33,27 @@ pub fn query(id: u16, name: &str, rtype: u16) -> Vec<u8> {
     message
 }
 
-/// Reads the response to the query with this id; none if it is none, or is malformed.
-pub fn read(message: &[u8], id: u16) -> Option<Answer> {
-    let mut reader = Reader { message, at: 0 };
-    let is_ours = reader.number()? == id;
+/// Reads the response to a query; none if it is none, or is malformed. It repeats the question: the id alone is also that of one query in
+/// 65,536 before, whose response may be late.
+pub fn read(message: &[u8], query: &[u8]) -> Option<Answer> {
+    let mut reader = Reader { message, at: 2 };
     let flags = reader.number()?;
-    if !is_ours || flags & 0x8000 == 0 {
+    if message.get(..2)? != query.get(..2)? || flags & 0x8000 == 0 {
         return None;
     }
-    let counts = [reader.number()?, reader.number()?];
-    reader.at += 4;
-    let [questions, answers] = counts;
-    match (flags & 0x0f) as u8 {
-        0 => {}
-        3 => return Some(Answer::Nothing),
-        code => return Some(Answer::Error(code)),
+    let [questions, answers] = [reader.number()?, reader.number()?];
+    let asked = query.get(HEADER..)?;
+    let repeated = message.get(HEADER..HEADER + asked.len());
+    let is_ours = repeated.is_some_and(|repeated| repeated.eq_ignore_ascii_case(asked));
+    match (questions, (flags & 0x0f) as u8) {
+        (0, code @ (1 | 2 | 4..)) => return Some(Answer::Error(code)),
+        (1, _) if !is_ours => return None,
+        (1, 0) => {}
+        (1, 3) => return Some(Answer::Nothing),
+        (1, code) => return Some(Answer::Error(code)),
+        _ => return None,
     }
-    for _ in 0..questions {
-        reader.skip_name()?;
-        reader.at += 4;
-    }
+    reader.at = HEADER + asked.len();
     for _ in 0..answers {
         reader.skip_name()?;
         let rtype = reader.number()?;
@@ -122,22 +126,44 @@ mod tests {
     #[test]
     fn responses_are_read() {
         let text = response(0, TXT, &[2, b'4', b'2']);
-        assert_eq!(read(&text, 9), Some(Answer::Text("42".to_owned())));
-        assert_eq!(read(&text, 8), None, "another query's");
-        assert_eq!(read(&query(9, "a.", TXT), 9), None, "a query");
+        let (txt, soa_query) = (query(9, "a.test.", TXT), query(9, "a.test.", SOA));
+        assert_eq!(read(&text, &txt), Some(Answer::Text("42".to_owned())));
+        let other = query(8, "a.test.", TXT);
+        assert_eq!(read(&text, &other), None, "another query's");
+        assert_eq!(read(&txt, &txt), None, "a query");
         let soa = [&[0xc0, 12, 1, b'a', 0][..], &[0, 1, 0, 2], &[0; 16]].concat();
         assert_eq!(
-            read(&response(0, SOA, &soa), 9),
+            read(&response(0, SOA, &soa), &soa_query),
             Some(Answer::Serial(65538))
         );
-        assert_eq!(read(&response(3, TXT, &[]), 9), Some(Answer::Nothing));
-        assert_eq!(read(&response(0, TXT, &[]), 9), Some(Answer::Nothing));
-        assert_eq!(read(&response(2, TXT, &[]), 9), Some(Answer::Error(2)));
+        assert_eq!(read(&response(3, TXT, &[]), &txt), Some(Answer::Nothing));
+        assert_eq!(read(&response(0, TXT, &[]), &txt), Some(Answer::Nothing));
+        assert_eq!(read(&response(2, TXT, &[]), &txt), Some(Answer::Error(2)));
         for length in 0..text.len() {
             assert_ne!(
-                read(&text[..length], 9),
+                read(&text[..length], &txt),
                 Some(Answer::Text("42".to_owned()))
             );
         }
+    }
+
+    #[test]
+    fn a_late_response_to_another_question_with_the_same_id_is_none() {
+        let text = response(0, TXT, &[2, b'4', b'2']);
+        for asked in [
+            query(9, "b.test.", TXT),
+            query(9, "a.test.", SOA),
+            query(9, "a.test.a.", TXT),
+        ] {
+            assert_eq!(read(&text, &asked), None);
+        }
+        // Names are compared without regard to case (RFC 4343).
+        let shouted = query(9, "A.TEST.", TXT);
+        assert_eq!(read(&text, &shouted), Some(Answer::Text("42".to_owned())));
+        // What could not be read is refused without its question.
+        let refused = [0, 9, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(read(&refused, &shouted), Some(Answer::Error(1)));
+        let empty = [0, 9, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(read(&empty, &shouted), None);
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ECHO_PORT};
 use crate::{
+    checker::planned::Trial,
     history::{Entry, Session, SessionEnd},
     lab::{LabError, cluster::vip4, namespace::Namespace},
 };
@@ -69,9 +70,15 @@ pub async fn serve_echo(listener: std::net::TcpListener, end: CancellationToken)
 
 /// Clients that open one session after the other.
 pub fn start(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    for _ in 0..THROUGH_VIP {
+    for _ in 1..THROUGH_VIP {
         tasks.spawn(run(None, context.clone()));
     }
+    start_anew(context, tasks);
+}
+
+/// One client through the VIP and one through each node, that open a session now: others may be in the midst of theirs.
+pub fn start_anew(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(run(None, context.clone()));
     for target in &context.targets {
         let place = (target.name.clone(), target.address);
         tasks.spawn(run(Some(place), context.clone()));
@@ -89,8 +96,15 @@ async fn run(place: Option<(String, std::net::Ipv4Addr)>, context: Arc<Context>)
         let connected = connect(&context.host, SocketAddr::new(address, ECHO_PORT)).await;
         let holder = || context.board.holder().unwrap_or_default();
         let node = place.as_ref().map_or_else(holder, |(name, _)| name.clone());
+        let trial = Trial::Sessions {
+            through: place.as_ref().map(|(name, _)| name.as_str()),
+        };
         let (opened, (end, longest_gap)) = match connected {
-            Ok(stream) => (context.recorder.now(), converse(stream, &context).await),
+            Ok(stream) => {
+                let opened = context.recorder.now();
+                let lived = || context.served.note(trial, opened);
+                (opened, converse(stream, &context, lived).await)
+            }
             // That one was not made is no fault by itself, for a fault may forbid it; that none ever was is one of the run.
             Err(error) => {
                 let end = SessionEnd::NotConnected(error.to_string());
@@ -121,10 +135,17 @@ async fn connect(host: &Namespace, to: SocketAddr) -> io::Result<TcpStream> {
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// A session from its first octets; the end, and the longest wait for an answer.
-async fn converse(mut stream: TcpStream, context: &Context) -> (SessionEnd, Duration) {
+/// A session from its first octets; the end, and the longest wait for an answer. `lived` is called once anything came back.
+async fn converse(
+    mut stream: TcpStream,
+    context: &Context,
+    lived: impl FnOnce(),
+) -> (SessionEnd, Duration) {
     match exchange(&mut stream).await {
-        Ok(_) => live(stream, context).await,
+        Ok(_) => {
+            lived();
+            live(stream, context).await
+        }
         Err((SessionEnd::Broken(how), took)) => (SessionEnd::Stillborn(how), took),
         Err(other) => other,
     }
