@@ -19,6 +19,7 @@ use jepsen_like::{
     traffic::{self, Traffic},
 };
 use nix::sys::signal::{Signal, kill};
+use pontoon::model::timing::Timing;
 
 /// Far above what is measured: a test is no benchmark, and CI's machine is busy.
 const BOUND: Duration = Duration::from_secs(10);
@@ -137,6 +138,34 @@ fn expect_a_move_loses_nothing(vip: IpAddr) {
     service.expect_alive("from before", old);
     service.expect_alive("from after", new);
     assert!(gap < BOUND, "{gap:?}");
+}
+
+/// In `wan` a lease lasts more than two seconds: who waits for its end is told from who does not, however slow the machine.
+#[test]
+fn a_holder_that_is_stopped_gives_the_vips_away_before_its_lease_is_over() {
+    let Some(mut service) = Service::start(vip4(), "") else {
+        return;
+    };
+    let first = service.holder();
+    let leader = service.cluster.leader().unwrap();
+    let changed = leader.client().set_profile("wan", BOUND);
+    changed.unwrap_or_else(|error| panic!("{error}"));
+    service.cluster.wait_until_whole().unwrap();
+    let every = Duration::from_millis(2);
+    let prober = Prober::dns(&service.client, dns_at(vip4()), NAME, every).unwrap();
+    prober.wait_until_live("DNS from the VIP", BOUND).unwrap();
+
+    let from = Instant::now();
+    let pid = service.cluster.node(&first).unwrap().pid().unwrap();
+    kill(pid, Signal::SIGTERM).unwrap();
+    let next = service.wait_for_holder_after(&first);
+    prober.wait_until_live("DNS from the VIP", BOUND).unwrap();
+    let (_, gap) = prober.longest_gap_since(from);
+    println!("given away by {first} to {next}, longest gap {gap:?}");
+    let stopped = service.cluster.node_mut(&first).unwrap().wait_end();
+    stopped.unwrap();
+    let lease = Timing::WAN.lease();
+    assert!(gap < lease / 2, "{gap:?} of a lease of {lease:?}");
 }
 
 /// Whoever of the three nodes holds the VIP: the connections made at each of the others live on there. `makes`: at which holders

@@ -424,6 +424,9 @@ impl Node {
         self.tasks.spawn(told);
         let told = tell_fitness(consensus.clone(), services.fitness());
         self.tasks.spawn(told);
+        // Also while the node stops: its hand-over waits for it.
+        let told = report_releases(consensus.clone(), services.released());
+        self.tasks.spawn(told);
         self.control.serving(Some(services.observed()));
         tracing::info!("serving DNS and listeners");
         Ok(services)
@@ -431,7 +434,6 @@ impl Node {
 
     async fn serve_while_allowed(&self, services: Services, consensus: &Consensus) {
         let mut recovery = consensus.recovery();
-        let releases = report_releases(consensus.clone(), services.released());
         tokio::select! {
             // Each of these only watches; nothing is lost when one ends the others.
             ended = recovery.wait_for(|recovery| !recovery.serves()) => {
@@ -447,7 +449,6 @@ impl Node {
                 }
             }
             () = self.stop.cancelled() => tracing::info!("stopping"),
-            () = releases => {}
         }
         let hands_over = self.stop.is_cancelled() && !self.all_stop.is_cancelled();
         if hands_over && consensus.present_leader() == Some(consensus.id()) {
@@ -706,7 +707,7 @@ async fn report_releases(consensus: Consensus, mut released: watch::Receiver<u64
         let term = *released.borrow_and_update();
         consensus.acknowledge_release(term);
         if released.changed().await.is_err() {
-            return std::future::pending().await;
+            return;
         }
     }
 }
