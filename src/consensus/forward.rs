@@ -207,7 +207,7 @@ impl Session<'_> {
                     return Some(error);
                 },
                 room = room_and_one(&requests, waiting), if has_room => match room {
-                    Room::Ended => return Some(self.leader.no_answer("it ended the stream".into())),
+                    Room::Ended => return Some(self.last_words(answers).await),
                     Room::NobodyWaits => is_open = false,
                     Room::For(permit, first) => match self.message(first, waiting) {
                         Ok(Some(message)) => permit.send(message),
@@ -218,6 +218,20 @@ impl Session<'_> {
             }
         }
         None
+    }
+
+    /// Why the connection takes no message any more: the leader may have said so, behind the last of its answers.
+    async fn last_words(&mut self, mut answers: Streaming<RaftMessage>) -> CallError {
+        let silent = tokio::time::Instant::now() + OPENING;
+        loop {
+            match tokio::time::timeout_at(silent, answers.message()).await {
+                Ok(answer) => match self.take(answer) {
+                    Ok(()) => {}
+                    Err(error) => return error,
+                },
+                Err(_) => return self.leader.no_answer("it ended the stream".into()),
+            }
+        }
     }
 
     /// A message of the first command and those that wait behind it; none when nobody waits for any of them any more.
