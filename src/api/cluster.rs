@@ -11,7 +11,12 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Api, Proposal, admin::vip_statuses, caller::Caller, deadline_of, group::random_request, now,
+    Api, Proposal,
+    admin::vip_statuses,
+    caller::Caller,
+    deadline_of,
+    group::{Standing, random_request},
+    now,
 };
 use crate::{
     model::{
@@ -270,9 +275,8 @@ impl Api {
             .iter()
             .filter_map(|r| Some((r.node.as_ref()?.id, r)))
             .collect();
-        let leader_applied = standing
-            .leader
-            .and_then(|id| by_id.get(&id.0)?.node.as_ref()?.applied);
+        let (leader, term) = leader_of(&standing, &by_id);
+        let leader_applied = leader.and_then(|id| by_id.get(&id.0)?.node.as_ref()?.applied);
         let nodes = state.members().values().map(|member| {
             let heard = by_id.get(&member.id.0).and_then(|r| r.node.clone());
             let mut node = heard.unwrap_or_else(|| v1::NodeSummary {
@@ -300,8 +304,8 @@ impl Api {
         alarms.extend(differing_hashes(&nodes));
         v1::StatusReply {
             cluster_id: state.cluster().map(|id| id.0.clone()).unwrap_or_default(),
-            leader: standing.leader.map(|id| id.0),
-            term: standing.term,
+            leader: leader.map(|id| id.0),
+            term,
             revision: state.revision(),
             vips: vip_statuses(&state, &reports),
             nodes,
@@ -311,6 +315,24 @@ impl Api {
             timing: Some(state.profile().timing().into()),
             preference: state.preference().map(Into::into),
         }
+    }
+}
+
+/// Who leads, and in which term. A node that takes no part does not know: of the others that say they lead, the one of the newest
+/// term.
+fn leader_of(
+    own: &Standing,
+    reports: &BTreeMap<u64, &v1::NodeStatusReply>,
+) -> (Option<NodeId>, u64) {
+    let leads = |report: &v1::NodeStatusReply| {
+        let node = report.node.as_ref();
+        node.is_some_and(|node| node.state == "leader")
+    };
+    let leaders = reports.iter().filter(|(_, report)| leads(report));
+    let newest = leaders.max_by_key(|(_, report)| report.term);
+    match newest {
+        Some((id, report)) if own.role == "failed" => (Some(NodeId(*id)), report.term),
+        _ => (own.leader, own.term),
     }
 }
 
@@ -441,6 +463,43 @@ mod tests {
             state_hash: vec![hash; 16].into(),
             ..v1::NodeSummary::default()
         }
+    }
+
+    #[test]
+    fn a_node_that_takes_no_part_names_the_leader_of_the_others() {
+        let report = |id, state: &str, term| v1::NodeStatusReply {
+            node: Some(v1::NodeSummary {
+                state: state.into(),
+                ..node(id, 7, 1)
+            }),
+            term,
+            ..v1::NodeStatusReply::default()
+        };
+        let all = [
+            report(1, "leader", 4),
+            report(2, "leader", 5),
+            report(3, "failed", 3),
+        ];
+        let by_id: BTreeMap<u64, &v1::NodeStatusReply> = (1..).zip(&all).collect();
+        let own = |role, leader: Option<u64>| Standing {
+            id: NodeId(3),
+            role,
+            leader: leader.map(NodeId),
+            term: 3,
+            ..Standing::default()
+        };
+        for (role, leader, expected) in [
+            ("failed", None, (Some(NodeId(2)), 5)),
+            // What it knew when it left.
+            ("failed", Some(1), (Some(NodeId(2)), 5)),
+            // One that takes part goes by what it hears itself.
+            ("candidate", None, (None, 3)),
+            ("follower", Some(1), (Some(NodeId(1)), 3)),
+        ] {
+            assert_eq!(leader_of(&own(role, leader), &by_id), expected, "{role}");
+        }
+        let nobody = leader_of(&own("failed", None), &BTreeMap::new());
+        assert_eq!(nobody, (None, 3));
     }
 
     #[test]

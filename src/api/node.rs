@@ -56,7 +56,10 @@ impl Node for Api {
         let (stale, revision) = match self.0.node.group() {
             Some(group) => (group.standing().stale, group.state().revision()),
             None => {
-                problems.push("it belongs to no cluster yet".to_owned());
+                // The node says why by itself.
+                if problems.is_empty() {
+                    problems.push("it belongs to no cluster yet".to_owned());
+                }
                 (false, 0)
             }
         };

@@ -187,7 +187,7 @@ impl Client {
             if !again {
                 // Only the state machine can tell what became of the attempt whose answer was lost.
                 return Err(match lost {
-                    Some(lost) if !is_verdict(failure.code) => lost,
+                    Some(lost) if !failure.code.is_verdict() => lost,
                     _ => failure,
                 });
             }
@@ -316,19 +316,6 @@ impl Client {
     fn is_late(&self) -> bool {
         Instant::now() >= self.deadline
     }
-}
-
-/// Whether the state machine itself decided, under the request id.
-fn is_verdict(code: FailureCode) -> bool {
-    matches!(
-        code,
-        FailureCode::Invalid
-            | FailureCode::NotFound
-            | FailureCode::AlreadyExists
-            | FailureCode::PreconditionFailed
-            | FailureCode::Conflict
-            | FailureCode::FeatureLevel
-    )
 }
 
 /// The time of one attempt: all there is, or two thirds when other endpoints are there for the rest.

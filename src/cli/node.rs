@@ -107,7 +107,7 @@ struct Checked<'a> {
 }
 
 /// How a node whose data is lost becomes a member again.
-const JOIN_ANEW: &str = "remove it on a member (`pontoon cluster remove NODE`), empty its data directory, and join anew: \
+const JOIN_ANEW: &str = "remove it on a member (`pontoon cluster remove NODE`), empty its data directory (`find DIR -mindepth 1 -delete`), and join anew: \
     `pontoon cluster token create` on the member, `pontoon cluster join --token TOKEN --peer MEMBER --config FILE` here; it gets a new id";
 
 impl Run {
@@ -121,7 +121,9 @@ impl Run {
                 let hint = format!("it must not take part under its id again: {JOIN_ANEW}");
                 return exit::invalid("node", problem, hint);
             }
-            if let NodeError::Identity(IdentityError::Malformed { .. })
+            if let NodeError::Identity(
+                IdentityError::Malformed { .. } | IdentityError::Missing { .. },
+            )
             | NodeError::Credentials { .. }
             | NodeError::NoCertificate { .. } = &error
             {

@@ -4,7 +4,8 @@
 //! message, and what the leader has to answer comes back as one. Large commands have calls of their own, so that the others
 //! need not wait behind them.
 //!
-//! A command that was on the stream when it ended may be in the log; one that still waited for it is certainly not.
+//! A command that was on the stream when it ended may be in the log, unless the leader says that it has taken none; one that
+//! still waited for it is certainly not.
 
 use std::{
     collections::HashMap,
@@ -24,12 +25,12 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, metadata::MetadataValue};
 
 use super::{
     core::lock,
     messages::{ForwardedCommand, ForwardedOutcome, ProposeRequest, Proposed},
-    network::{CallError, Lane, PeerLinks, Target},
+    network::{CallError, Lane, NOTHING_TAKEN_KEY, PeerLinks, Target},
 };
 
 /// Largest command that goes over the stream, in bytes.
@@ -138,6 +139,7 @@ async fn run(links: &PeerLinks, leader: Target, mut waiting: mpsc::Receiver<Wait
         leader,
         under_way: HashMap::new(),
         next: 0,
+        nothing_taken: false,
     };
     let error = match session.open().await {
         Ok((requests, answers)) => session.exchange(&mut waiting, requests, answers).await,
@@ -145,12 +147,15 @@ async fn run(links: &PeerLinks, leader: Target, mut waiting: mpsc::Receiver<Wait
     };
     // Nobody waits any more for a stream that ended because nobody did.
     let Some(error) = error else { return };
-    let may_have_arrived = match &error {
+    let of_those_sent = match &error {
+        CallError::Refused { .. } if session.nothing_taken => error.clone(),
         CallError::NoAnswer { .. } => error.clone(),
-        other => leader.no_answer(other.to_string()),
+        CallError::Refused { problem, .. } | CallError::Unreached { problem, .. } => {
+            leader.no_answer(format!("the stream to it ended: {problem}"))
+        }
     };
     for (_, answer) in session.under_way.drain() {
-        let _ = answer.send(Err(may_have_arrived.clone()));
+        let _ = answer.send(Err(of_those_sent.clone()));
     }
     waiting.close();
     let unsent = match error {
@@ -169,6 +174,8 @@ struct Session<'a> {
     under_way: HashMap<u64, oneshot::Sender<Answer>>,
     /// Number of the next command.
     next: u64,
+    /// The leader has said so of the whole stream.
+    nothing_taken: bool,
 }
 
 impl Session<'_> {
@@ -200,7 +207,7 @@ impl Session<'_> {
                     return Some(error);
                 },
                 room = room_and_one(&requests, waiting), if has_room => match room {
-                    Room::Ended => return Some(self.leader.no_answer("it ended the stream".into())),
+                    Room::Ended => return Some(self.last_words(answers).await),
                     Room::NobodyWaits => is_open = false,
                     Room::For(permit, first) => match self.message(first, waiting) {
                         Ok(Some(message)) => permit.send(message),
@@ -211,6 +218,20 @@ impl Session<'_> {
             }
         }
         None
+    }
+
+    /// Why the connection takes no message any more: the leader may have said so, behind the last of its answers.
+    async fn last_words(&mut self, mut answers: Streaming<RaftMessage>) -> CallError {
+        let silent = tokio::time::Instant::now() + OPENING;
+        loop {
+            match tokio::time::timeout_at(silent, answers.message()).await {
+                Ok(answer) => match self.take(answer) {
+                    Ok(()) => {}
+                    Err(error) => return error,
+                },
+                Err(_) => return self.leader.no_answer("it ended the stream".into()),
+            }
+        }
     }
 
     /// A message of the first command and those that wait behind it; none when nobody waits for any of them any more.
@@ -247,7 +268,10 @@ impl Session<'_> {
     /// Tells those whose commands are answered.
     fn take(&mut self, answer: Result<Option<RaftMessage>, Status>) -> Result<(), CallError> {
         let message = answer
-            .map_err(|status| self.leader.failed(&status))?
+            .map_err(|status| {
+                self.nothing_taken = status.metadata().contains_key(NOTHING_TAKEN_KEY);
+                self.leader.failed(&status)
+            })?
             .ok_or_else(|| self.leader.no_answer("it ended the stream".into()))?;
         let outcomes: Vec<ForwardedOutcome> = self.leader.decode(&message.payload)?;
         for ForwardedOutcome { number, proposed } in outcomes {
@@ -282,7 +306,7 @@ async fn room_and_one<'a>(
 }
 
 /// The leader's side: takes what comes in `messages` as `propose` does, and yields the outcomes as they are there. A message
-/// that `read` refuses ends it, and what is under way loses its answers with it.
+/// that `read` refuses ends it, and what is under way loses its answers with it; the first one says that nothing was taken.
 pub(super) fn answers<P, F>(
     messages: Streaming<RaftMessage>,
     read: impl Fn(&RaftMessage) -> Result<Vec<ForwardedCommand>, Status> + Send + 'static,
@@ -295,20 +319,27 @@ where
     struct Taking<R, P> {
         messages: Option<Streaming<RaftMessage>>,
         running: FuturesUnordered<BoxFuture<'static, ForwardedOutcome>>,
+        /// Whether a command was proposed, ever.
+        has_taken: bool,
         read: R,
         propose: P,
     }
     impl<R, P> Taking<R, P> {
-        /// Nothing more is taken or answered.
-        fn over(mut self) -> Self {
+        /// The end: nothing more is taken or answered.
+        fn refuse<T>(mut self, mut status: Status) -> (Result<T, Status>, Self) {
+            if !self.has_taken {
+                let yes = MetadataValue::from_static("1");
+                status.metadata_mut().insert(NOTHING_TAKEN_KEY, yes);
+            }
             self.messages = None;
             self.running.clear();
-            self
+            (Err(status), self)
         }
     }
     let start = Taking {
         messages: Some(messages),
         running: FuturesUnordered::new(),
+        has_taken: false,
         read,
         propose,
     };
@@ -328,14 +359,15 @@ where
                     match commands {
                         Ok(commands) if taking.running.len() + commands.len() > UNDER_WAY => {
                             let status = Status::resource_exhausted("more commands at a time than a stream may carry");
-                            return Some((Err(status), taking.over()));
+                            return Some(taking.refuse(status));
                         }
                         Ok(commands) => for ForwardedCommand { number, request } in commands {
+                            taking.has_taken = true;
                             let proposed = (taking.propose)(request);
                             let outcome = proposed.map(move |proposed| ForwardedOutcome { number, proposed });
                             taking.running.push(outcome.boxed());
                         },
-                        Err(status) => return Some((Err(status), taking.over())),
+                        Err(status) => return Some(taking.refuse(status)),
                     }
                 }
                 Some(first) = taking.running.next() => {

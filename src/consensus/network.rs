@@ -195,6 +195,9 @@ pub enum CallError {
 /// Metadata key with which a peer says that the caller was removed from the cluster.
 pub const REMOVED_KEY: &str = "pontoon-removed";
 
+/// Metadata key with which a peer that ends a stream says that it has taken nothing of all that was on it.
+pub const NOTHING_TAKEN_KEY: &str = "pontoon-nothing-taken";
+
 /// The channels to all peers.
 pub struct PeerLinks {
     pub me: Identity,

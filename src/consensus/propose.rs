@@ -109,7 +109,15 @@ impl Core {
                     None => ProposeError::Ended { problem: ended },
                 });
             }
-            match self.propose_once(&command, deadline).await {
+            let proposed = match self.propose_once(&command, deadline).await {
+                Ok(proposed) => proposed,
+                Err(error) if is_certain(&error) => {
+                    problem = error.to_string();
+                    Proposed::NotTaken { leader: None }
+                }
+                Err(error) => Proposed::Perhaps(error.to_string()),
+            };
+            match proposed {
                 Proposed::Done { index, outcome } => {
                     let applied = self.wait_applied(index, deadline).await;
                     return applied
@@ -142,28 +150,29 @@ impl Core {
     }
 
     /// One attempt, here or at the leader. It ends early when another node comes to lead.
-    async fn propose_once(&self, command: &EncodedCommand, deadline: Instant) -> Proposed {
+    async fn propose_once(
+        &self,
+        command: &EncodedCommand,
+        deadline: Instant,
+    ) -> Result<Proposed, CallError> {
         let Some(leader) = self.leader() else {
-            return Proposed::NotTaken { leader: None };
+            return Ok(Proposed::NotTaken { leader: None });
         };
         let attempt = async {
             if leader == self.id {
-                return self.propose_here(command.clone(), deadline).await;
+                return Ok(self.propose_here(command.clone(), deadline).await);
             }
             let request = ProposeRequest {
                 command: command.clone(),
                 wait_ms: wait_ms(deadline),
             };
-            match self.ask_to_propose(leader, request, deadline).await {
-                Ok(proposed) => proposed,
-                Err(error) => unanswered(leader, &error),
-            }
+            self.ask_to_propose(leader, request, deadline).await
         };
         tokio::select! {
             proposed = attempt => proposed,
             // Dropping the attempt loses no more than its answer; the retry carries the same request id.
             () = self.leader_other_than(leader) => {
-                Proposed::Perhaps(format!("node {leader} led no longer before it answered"))
+                Ok(Proposed::Perhaps(format!("node {leader} led no longer before it answered")))
             }
         }
     }
@@ -314,12 +323,11 @@ fn is_large(command: &Command) -> bool {
     command.changes.iter().map(sets).sum::<usize>() > RECORD_SETS
 }
 
-fn unanswered(leader: NodeId, error: &CallError) -> Proposed {
+/// Whether the leader has certainly not taken what it was asked.
+fn is_certain(error: &CallError) -> bool {
     match error {
-        CallError::Unreached { .. } | CallError::Refused { .. } => Proposed::NotTaken {
-            leader: Some(leader),
-        },
-        CallError::NoAnswer { .. } => Proposed::Perhaps(error.to_string()),
+        CallError::Unreached { .. } | CallError::Refused { .. } => true,
+        CallError::NoAnswer { .. } => false,
     }
 }
 
@@ -357,14 +365,7 @@ mod tests {
             problem,
             removed: false,
         };
-        assert!(matches!(
-            unanswered(to, &unreached),
-            Proposed::NotTaken { .. }
-        ));
-        assert!(matches!(
-            unanswered(to, &refused),
-            Proposed::NotTaken { .. }
-        ));
-        assert!(matches!(unanswered(to, &silent), Proposed::Perhaps(_)));
+        assert!(is_certain(&unreached) && is_certain(&refused));
+        assert!(!is_certain(&silent));
     }
 }

@@ -1746,6 +1746,35 @@ async fn status_tells_every_node_and_a_silent_one() {
     cluster.stop().await;
 }
 
+/// A leader of another cluster has the address where the leader of ours is believed to be.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_foreign_leader_refuses_is_certainly_not_written() {
+    let (ours, mut foreign) = (Cluster::of(1).await, Cluster::new());
+    foreign.id = ClusterId("decaf".into());
+    foreign.grow(1).await;
+    let target = network::Target {
+        id: NodeId(1),
+        address: foreign.disks[&1].address,
+    };
+    let forwarder = &ours.node(1).core.forwarder;
+    let many = (0..50).map(|n| {
+        let command = make_once(&format!("w{n}"));
+        let request = messages::ProposeRequest {
+            command: types::EncodedCommand(crate::wire::command::encode(&command)),
+            wait_ms: 1000,
+        };
+        forwarder.forward(target, request, LONG)
+    });
+    for answer in futures::future::join_all(many).await {
+        let Err(network::CallError::Refused { problem, .. }) = answer else {
+            panic!("{answer:?}")
+        };
+        assert!(problem.contains("belongs to cluster"), "{problem}");
+    }
+    foreign.stop().await;
+    ours.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_and_strangers_are_refused() {
     use pontoon_proto::v1::{RaftMessage, raft_client::RaftClient};

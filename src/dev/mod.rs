@@ -31,6 +31,7 @@ use crate::{
     enrol::{
         identity_file::{IdentityError, IdentityFile, StoredIdentity},
         init::new_cluster,
+        vacancy::Vacancy,
     },
     model::node::NodeId,
     pki::PkiError,
@@ -411,16 +412,23 @@ impl Dev {
     /// The nodes that know who they are. Of an existing cluster one may have been emptied, to be admitted anew.
     fn members(&self) -> Result<Vec<u16>, DevError> {
         let all: Vec<u16> = self.layout.numbers().collect();
-        let known = |node: &u16| {
-            let data = self.layout.node_dir(*node).join("data");
-            IdentityFile::in_dir(&data).path().exists()
+        // One whose identity alone is gone ends at once, and is told of then.
+        let waits = |node: &u16| match Vacancy::of(&self.layout.node_dir(*node).join("data")) {
+            Ok(Some(vacancy @ (Vacancy::Unused | Vacancy::Left { .. }))) => Some((*node, vacancy)),
+            Ok(None | Some(Vacancy::Lost { .. })) | Err(_) => None,
         };
-        let members: Vec<u16> = all.iter().copied().filter(known).collect();
+        let waiting: HashMap<u16, Vacancy> = all.iter().filter_map(waits).collect();
+        let is_member = |node: &u16| !waiting.contains_key(node);
+        let members: Vec<u16> = all.iter().copied().filter(is_member).collect();
         if !self.seeded || !self.is_majority(&members) {
             return Ok(all);
         }
-        for node in all.iter().filter(|node| !members.contains(node)) {
-            self.say_lost(*node)?;
+        for node in all {
+            match waiting.get(&node) {
+                Some(Vacancy::Left { .. }) => self.say_left(node)?,
+                Some(_) => self.say_lost(node)?,
+                None => {}
+            }
         }
         Ok(members)
     }
@@ -509,4 +517,40 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             _ = hangup.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{enrol::vacancy, model::node::ClusterId};
+
+    #[test]
+    fn a_node_that_was_emptied_or_left_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout {
+            dir: dir.path().to_owned(),
+            nodes: 5,
+            port_base: DEFAULT_PORT_BASE,
+        };
+        let data = |node| layout.node_dir(node).join("data");
+        for node in 1..=4 {
+            let identity =
+                StoredIdentity::new(ClusterId("c".into()), NodeId(node.into()), "n".into());
+            let stored = IdentityFile::in_dir(&data(node)).store(&identity);
+            stored.expect("stored");
+            fs::create_dir_all(data(node).join("log/log")).expect("made");
+        }
+        // The fourth left, the fifth is empty. The third will not start, and says why when it ends.
+        vacancy::retire(&data(4)).expect("set aside");
+        fs::remove_file(data(3).join("identity.toml")).expect("removed");
+        let mut dev = Dev {
+            layout,
+            seeded: true,
+            empty: true,
+        };
+        assert_eq!(dev.members().expect("told"), [1, 2, 3]);
+        // Of a new cluster every node has to start.
+        dev.seeded = false;
+        assert_eq!(dev.members().expect("told"), [1, 2, 3, 4, 5]);
+    }
 }

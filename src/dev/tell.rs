@@ -26,6 +26,18 @@ impl Dev {
         say(format_args!("  {}", self.joining(node)))
     }
 
+    /// A node that left the cluster, and how it may come back. Its data is emptied while it does not run.
+    pub(super) fn say_left(&self, node: u16) -> Result<(), DevError> {
+        let dir = self.layout.node_dir(node);
+        say(format_args!(
+            "node {node} has left the cluster; to admit it anew, end this command, and"
+        ))?;
+        say(format_args!(
+            "  rm -r {}/data    # then start `pontoon dev` again, which says how to go on",
+            dir.display()
+        ))
+    }
+
     /// `: ` and why a node ended, if it chose to and said so.
     pub(super) fn last_words_of(&self, end: &End) -> Option<String> {
         let log = self.layout.node_dir(end.node).join("log");

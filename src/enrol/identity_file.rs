@@ -36,6 +36,8 @@ pub enum IdentityError {
     },
     #[error("identity {}: {problem}", path.display())]
     Malformed { path: PathBuf, problem: String },
+    #[error("identity {}: it is missing, and the log of a node is in {}: which node that is cannot be told", path.display(), log.display())]
+    Missing { path: PathBuf, log: PathBuf },
     #[error("identity {}: written by a newer version ({found}; this program reads {FORMAT}): upgrade the program", path.display())]
     Version { path: PathBuf, found: u32 },
 }
@@ -225,7 +227,7 @@ impl IdentityFile {
         write_secret(&self.0, seal(&text)).map_err(|source| self.io("cannot be written", source))
     }
 
-    fn io(&self, action: &'static str, source: io::Error) -> IdentityError {
+    pub(crate) fn io(&self, action: &'static str, source: io::Error) -> IdentityError {
         IdentityError::Io {
             path: self.0.clone(),
             action,

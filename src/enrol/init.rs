@@ -1,11 +1,15 @@
 //! `cluster init`: a new cluster of this one node.
 
 use std::{
+    fs::{self, File},
+    io,
     net::IpAddr,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use nix::fcntl::{Flock, FlockArg};
 use rand::RngExt;
 
 use super::{
@@ -30,15 +34,16 @@ use crate::{
 pub enum InitError {
     #[error("{} holds the log of a cluster but no identity, as after `cluster leave`: empty it, and make the new cluster then", data_dir.display())]
     OldData { data_dir: PathBuf },
-    #[error("{}: it cannot be looked into: {source}", data_dir.display())]
+    #[error("data directory {}: {action}: {source}", data_dir.display())]
     DataDir {
         data_dir: PathBuf,
-        source: std::io::Error,
+        action: &'static str,
+        source: io::Error,
     },
     #[error("{}: it cannot be given to its owner: {source}", data_dir.display())]
     Owner {
         data_dir: PathBuf,
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -68,7 +73,7 @@ pub enum Initialised {
     Already { cluster: ClusterId, node: NodeId },
 }
 
-/// Makes a cluster whose first member is this node. Running it again changes nothing.
+/// Makes a cluster whose first member is this node. Running it again, or several at once, changes nothing more.
 ///
 /// `admin_dir` receives `admin.pem`, `admin.key` and `ca.pem` for the administrator `admin_name`, mode 0600. Those of another
 /// cluster that are there are kept in a directory below.
@@ -82,6 +87,7 @@ pub fn init(
     admin_name: &str,
     now: SystemTime,
 ) -> Result<Initialised, InitError> {
+    let _alone = alone_in(&config.data_dir)?;
     let file = IdentityFile::in_dir(&config.data_dir);
     if let Some(existing) = file.load()? {
         return Ok(Initialised::Already {
@@ -95,7 +101,29 @@ pub fn init(
         Ok(false) => establish(config, admin_dir, admin_name, now),
         // A new cluster cannot begin on the log of another one.
         Ok(true) => Err(InitError::OldData { data_dir }),
-        Err(source) => Err(InitError::DataDir { data_dir, source }),
+        Err(source) => Err(failed(&data_dir, "it cannot be looked into")(source)),
+    }
+}
+
+/// The right to make an identity in `data_dir`, which is made (mode 0700) when it is absent; given back when dropped. Who comes
+/// second waits, and finds what the first has made. The lock is on the directory itself: the file `lock` in it belongs to the
+/// node, which may run already and wait for its identity.
+fn alone_in(data_dir: &Path) -> Result<Flock<File>, InitError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .map_err(failed(data_dir, "it cannot be made"))?;
+    let directory = File::open(data_dir).map_err(failed(data_dir, "it cannot be opened"))?;
+    Flock::lock(directory, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| failed(data_dir, "it cannot be locked")(errno.into()))
+}
+
+fn failed<'a>(data_dir: &'a Path, action: &'static str) -> impl Fn(io::Error) -> InitError + 'a {
+    move |source| InitError::DataDir {
+        data_dir: data_dir.to_owned(),
+        action,
+        source,
     }
 }
 
@@ -213,7 +241,7 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("absent"), &nowhere).expect("made");
         let refused = init(&config_of(&nowhere), &admin, "admin", SystemTime::now());
         assert!(
-            matches!(refused, Err(InitError::Identity(_))),
+            matches!(refused, Err(InitError::DataDir { .. })),
             "{refused:?}"
         );
         assert_eq!(read(), before);
@@ -246,6 +274,42 @@ mod tests {
         );
         let file = IdentityFile::in_dir(&config.data_dir);
         assert!(file.load().expect("readable").is_none() && !admin.exists());
+    }
+
+    #[test]
+    fn of_many_at_once_one_makes_the_cluster() {
+        const MANY: usize = 6;
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = config_of(&dir.path().join("data"));
+        let admin = dir.path().join("admin");
+        let together = std::sync::Barrier::new(MANY);
+        let once = || {
+            together.wait();
+            init(&config, &admin, "admin", SystemTime::now()).expect("made")
+        };
+        let made: Vec<Initialised> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..MANY).map(|_| scope.spawn(once)).collect();
+            all.into_iter()
+                .map(|one| one.join().expect("no panic"))
+                .collect()
+        });
+        let stored = IdentityFile::in_dir(&config.data_dir).load();
+        let stored = stored.expect("readable").expect("there").cluster;
+        let mut new = 0;
+        for made in made {
+            let told = match made {
+                Initialised::New { cluster, kept, .. } => {
+                    new += 1;
+                    assert_eq!(kept, None);
+                    cluster
+                }
+                Initialised::Already { cluster, .. } => cluster,
+            };
+            assert_eq!(told, stored);
+        }
+        assert_eq!(new, 1);
+        // No certificate of a cluster that does not exist was there to be kept.
+        assert_eq!(fs::read_dir(&admin).expect("listed").count(), 3);
     }
 
     #[test]

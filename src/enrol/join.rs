@@ -1,8 +1,9 @@
 //! `cluster join`: this machine becomes a member of an existing cluster, by a token.
 //!
 //! The authority is believed by the fingerprint in the token during the TLS handshake itself, so the secret is sent only
-//! to a member (in a development cluster, which speaks plaintext, to a loopback address alone). Key and request id are kept in `joining.toml` until the identity is written: a join that was cut off and
-//! is run again is the same join, and gets the same node id.
+//! to a member (in a development cluster, which speaks plaintext, to a loopback address alone). Key and request id are kept in
+//! `joining.toml` until the identity is written: a join that was cut off and is run again is the same join, and gets the same
+//! node id. One that asks for something else, or was refused, is judged anew.
 
 use std::{
     net::SocketAddr,
@@ -64,6 +65,35 @@ struct Joining {
     request: String,
     key: String,
     csr: String,
+    asked: Asked,
+    /// It was begun by an earlier call, which may know its outcome already.
+    #[serde(skip)]
+    is_resumed: bool,
+}
+
+/// What this machine asks to be. A member remembers what it said to a request, so another question is another request.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Asked {
+    name: String,
+    raft_address: SocketAddr,
+    api_address: SocketAddr,
+}
+
+impl Asked {
+    fn of(config: &NodeConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            raft_address: config.addresses.raft,
+            api_address: config.addresses.api,
+        }
+    }
+}
+
+impl JoinError {
+    /// Whether the cluster decided against this join: asked again, it says the same.
+    fn is_verdict(&self) -> bool {
+        matches!(self, Self::Refused { failure, .. } if failure.code.is_verdict())
+    }
 }
 
 /// What became of a join.
@@ -106,10 +136,16 @@ pub async fn join(
             data_dir: config.data_dir.clone(),
         });
     }
-    let joining = begin(&config.data_dir, token)?;
+    let mut joining = resume_or_begin(config, token)?;
     let (mut unreachable, mut foreign) = (Vec::new(), Vec::new());
     for peer in peers {
-        match tokio::time::timeout(timeout, ask(config, token, &joining, *peer)).await {
+        let mut answer = tokio::time::timeout(timeout, ask(config, token, &joining, *peer)).await;
+        // Perhaps what was said to the call before, and what was in the way then is gone.
+        if joining.is_resumed && matches!(&answer, Ok(Err(error)) if error.is_verdict()) {
+            joining = begin(config, token)?;
+            answer = tokio::time::timeout(timeout, ask(config, token, &joining, *peer)).await;
+        }
+        match answer {
             Ok(Ok(identity)) => {
                 file.store(&identity)?;
                 let path = joining_path(&config.data_dir);
@@ -162,9 +198,9 @@ async fn ask(
     let request = AdmitRequest {
         token_id: token.id.clone(),
         secret: token.secret.clone(),
-        name: config.name.clone(),
-        raft_address: config.addresses.raft.to_string(),
-        api_address: config.addresses.api.to_string(),
+        name: joining.asked.name.clone(),
+        raft_address: joining.asked.raft_address.to_string(),
+        api_address: joining.asked.api_address.to_string(),
         csr_pem: joining.csr.clone(),
         request_id: request_id.into(),
     };
@@ -239,21 +275,32 @@ fn refusal(peer: SocketAddr, status: &tonic::Status) -> JoinError {
     }
 }
 
-/// The join that was cut off, when it was by this token; else a new one.
-fn begin(data_dir: &Path, token: &Token) -> Result<Joining, JoinError> {
-    let path = joining_path(data_dir);
-    if let Ok(text) = std::fs::read_to_string(&path)
+/// The join of an earlier call, when it was by this token and asked for the same; else a new one.
+fn resume_or_begin(config: &NodeConfig, token: &Token) -> Result<Joining, JoinError> {
+    if let Ok(text) = std::fs::read_to_string(joining_path(&config.data_dir))
         && let Ok(joining) = toml::from_str::<Joining>(&text)
         && joining.token == token.id
+        && joining.asked == Asked::of(config)
     {
-        return Ok(joining);
+        return Ok(Joining {
+            is_resumed: true,
+            ..joining
+        });
     }
+    begin(config, token)
+}
+
+/// A new join, under a request id of its own.
+fn begin(config: &NodeConfig, token: &Token) -> Result<Joining, JoinError> {
+    let path = joining_path(&config.data_dir);
     let request = authority::request()?;
     let joining = Joining {
         token: token.id.clone(),
         request: format!("{:032x}", rand::rng().random::<u128>()),
         key: request.key_pem,
         csr: request.csr_pem,
+        asked: Asked::of(config),
+        is_resumed: false,
     };
     let text = toml::to_string(&joining).map_err(|e| JoinError::File {
         path: path.clone(),
@@ -272,6 +319,131 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::{
+        api::{group::Group, testing::Served},
+        state::command::{Change, Command, JoinToken, NewMember, RequestId, Secret, UnixMillis},
+    };
+
+    /// A cluster of node 1, and node 2 that is a member by name; and a machine that wants to be the third.
+    struct Joins {
+        served: Served,
+        dir: tempfile::TempDir,
+        token: Token,
+    }
+
+    impl Joins {
+        async fn new() -> Self {
+            let served = Served::start().await;
+            let joins = Self {
+                served,
+                dir: tempfile::tempdir().expect("a directory"),
+                token: Token::draw("f".repeat(64)),
+            };
+            let other = Token::draw("f".repeat(64));
+            joins.create(&other).await;
+            joins.create(&joins.token).await;
+            let member = NewMember {
+                name: "n2".into(),
+                raft_address: "127.0.0.1:20".parse().expect("an address"),
+                api_address: "127.0.0.1:21".parse().expect("an address"),
+            };
+            let token = other.id;
+            joins.change(Change::AddMember { token, member }).await;
+            joins
+        }
+
+        async fn create(&self, token: &Token) {
+            let token = JoinToken {
+                id: token.id.clone(),
+                secret_hash: Secret(token.secret_hash()),
+                expires_at: UnixMillis(u64::MAX),
+                used_by: None,
+            };
+            self.change(Change::CreateToken { token }).await;
+        }
+
+        async fn change(&self, change: Change) {
+            let command = Command {
+                request: RequestId(rand::rng().random()),
+                born: self.served.group.state().revision(),
+                proposed_at: UnixMillis(0),
+                author: "ann".into(),
+                preconditions: vec![],
+                changes: vec![change],
+            };
+            let proposed = self
+                .served
+                .group
+                .propose(command, std::time::Instant::now());
+            let outcome = proposed.await.expect("decided");
+            assert!(
+                matches!(outcome, crate::state::outcome::Outcome::Applied(_)),
+                "{outcome:?}"
+            );
+        }
+
+        /// Joins as `name` with a Raft address of this port.
+        async fn join(&self, name: &str, port: u16) -> Result<Joined, JoinError> {
+            let data = self.dir.path().join("data");
+            let data = data.display();
+            let text = format!(
+                "dev = true\nname = \"{name}\"\ndata_dir = \"{data}\"\n[addresses]\nservice = [\"127.0.0.1\"]\nraft = \"127.0.0.1:{port}\"\napi = \"127.0.0.1:31\"\n"
+            );
+            let config = NodeConfig::parse(&text).expect("valid");
+            let peers = [self.served.address];
+            join(&config, &self.token, &peers, Duration::from_secs(30)).await
+        }
+    }
+
+    fn code(joined: Result<Joined, JoinError>) -> FailureCode {
+        match joined {
+            Err(JoinError::Refused { failure, .. }) => failure.code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_join_that_was_refused_is_judged_anew_when_it_asks_for_something_else() {
+        let joins = Joins::new().await;
+        for _ in 0..2 {
+            assert_eq!(code(joins.join("n3", 20).await), FailureCode::AlreadyExists);
+        }
+        let joined = joins.join("n3", 30).await.expect("admitted");
+        assert_eq!((joined.node, joined.news), (NodeId(3), true));
+    }
+
+    #[tokio::test]
+    async fn a_join_that_was_refused_is_judged_anew_when_nothing_is_in_the_way_any_more() {
+        let joins = Joins::new().await;
+        assert_eq!(code(joins.join("n2", 30).await), FailureCode::AlreadyExists);
+        joins.change(Change::RetireMember { id: NodeId(2) }).await;
+        let joined = joins.join("n2", 30).await.expect("admitted");
+        assert_eq!((joined.node, joined.news), (NodeId(3), true));
+    }
+
+    #[tokio::test]
+    async fn a_join_that_was_cut_off_is_the_same_join_and_no_other_one() {
+        use std::sync::atomic::Ordering;
+        let joins = Joins::new().await;
+        joins.served.group.lossy.store(1, Ordering::SeqCst);
+        assert_eq!(
+            code(joins.join("n3", 30).await),
+            FailureCode::UnknownOutcome
+        );
+        let joined = joins.join("n3", 30).await.expect("admitted");
+        assert_eq!((joined.node, joined.news), (NodeId(3), true));
+        assert_eq!(joins.served.group.state().members().len(), 3);
+
+        let joins = Joins::new().await;
+        joins.served.group.lossy.store(1, Ordering::SeqCst);
+        assert_eq!(
+            code(joins.join("n3", 30).await),
+            FailureCode::UnknownOutcome
+        );
+        // It is not the member that was admitted: it has another address.
+        assert_eq!(code(joins.join("n3", 40).await), FailureCode::Conflict);
+        assert_eq!(joins.served.group.state().members().len(), 3);
+    }
 
     #[test]
     fn a_raft_port_is_named_as_such() {

@@ -7,5 +7,6 @@ pub mod identity_file;
 pub mod init;
 pub mod join;
 pub mod ownership;
+pub mod vacancy;
 
 pub use identity_file::{IdentityError, IdentityFile, StoredIdentity};

@@ -151,7 +151,7 @@ impl Control {
 
     fn not_serving(&self) -> Vec<String> {
         let Some(consensus) = self.consensus() else {
-            return vec!["this node belongs to no cluster yet".into()];
+            return vec![super::membership::why_outside(&self.config.data_dir)];
         };
         let mut problems = match *consensus.recovery().borrow() {
             Recovery::Recovering => vec!["the state is being recovered".into()],
@@ -467,7 +467,7 @@ impl Readiness for Control {
 
     fn quorum_problem(&self) -> Option<String> {
         let Some(consensus) = self.consensus() else {
-            return Some("this node belongs to no cluster yet".into());
+            return Some(super::membership::why_outside(&self.config.data_dir));
         };
         match *consensus.recovery().borrow() {
             Recovery::Current if consensus.present_leader().is_some() => None,

@@ -149,7 +149,11 @@ fn is_change(change: Change) -> bool {
 fn propose_failure(error: ProposeError) -> Failure {
     let code = match &error {
         ProposeError::NoLeader { .. } => FailureCode::NoLeader,
-        ProposeError::Unknown { .. } => FailureCode::UnknownOutcome,
+        // The code says that the outcome is unknown, and whoever shows it puts that in front.
+        ProposeError::Unknown { problem } => {
+            let hint = "ask again with the same request id, or read what is there";
+            return Failure::new(FailureCode::UnknownOutcome, "cluster", problem, hint);
+        }
         ProposeError::Refused(
             ProposalRefused::TooLarge { .. } | ProposalRefused::LowSpace { .. },
         ) => FailureCode::LimitExceeded,
@@ -186,4 +190,21 @@ fn failure(code: FailureCode, object: impl Into<String>, text: &str) -> Failure 
         .or_else(|| text.rsplit_once(": "))
         .unwrap_or((text, ""));
     Failure::new(code, object.into(), problem, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_outcome_is_called_so_once() {
+        let problem = String::from("node 1 at 10.0.0.1:7400 did not answer: nothing within 5s");
+        let failure = propose_failure(ProposeError::Unknown {
+            problem: problem.clone(),
+        });
+        assert_eq!(failure.code, FailureCode::UnknownOutcome);
+        // The command line puts the words in front.
+        assert_eq!(failure.problem, problem);
+        assert!(failure.hint.contains("same request id"), "{failure:?}");
+    }
 }

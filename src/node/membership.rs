@@ -1,10 +1,15 @@
 //! Coming to be a member: waiting for an identity, and the first entry of a new cluster's log.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use crate::{
     consensus::{Consensus, InitError},
-    enrol::{IdentityError, IdentityFile, StoredIdentity, identity_file::Bootstrap},
+    enrol::{
+        IdentityError, IdentityFile, StoredIdentity, identity_file::Bootstrap, vacancy::Vacancy,
+    },
     model::node::ClusterId,
     pki::token::hash_secret,
     state::{
@@ -31,22 +36,43 @@ pub enum BootstrapError {
     Identity(#[from] IdentityError),
 }
 
+/// Why a node without an identity serves nothing, and what is to be done.
+pub(super) fn why_outside(data_dir: &Path) -> String {
+    match Vacancy::of(data_dir) {
+        Ok(Some(Vacancy::Left { identity })) => format!(
+            "this node has left its cluster ({}): to join one again, stop it, run `find {} -mindepth 1 -delete`, start it and run `pontoon cluster join`",
+            identity.display(),
+            data_dir.display()
+        ),
+        // One that cannot be looked into has ended, or ends.
+        _ => "this node belongs to no cluster yet".into(),
+    }
+}
+
 /// Waits until this machine has an identity.
 ///
 /// # Errors
-/// When the file is there and cannot be used.
-pub(super) async fn wait_for_identity(
-    file: &IdentityFile,
-) -> Result<StoredIdentity, IdentityError> {
+/// When the file is there and cannot be used, or is missing though the log of a node is there.
+pub(super) async fn wait_for_identity(data_dir: &Path) -> Result<StoredIdentity, IdentityError> {
+    let file = IdentityFile::in_dir(data_dir);
     let mut told = false;
     loop {
         if let Some(identity) = file.load()? {
             return Ok(identity);
         }
         if !told {
-            tracing::info!(
-                "this node belongs to no cluster yet; it waits for `pontoon cluster init` or `pontoon cluster join`"
-            );
+            let vacancy = Vacancy::of(data_dir);
+            match vacancy.map_err(|source| file.io("cannot be looked for", source))? {
+                Some(Vacancy::Lost { log }) => {
+                    let path = file.path().to_owned();
+                    return Err(IdentityError::Missing { path, log });
+                }
+                Some(Vacancy::Left { .. }) => tracing::warn!("{}", why_outside(data_dir)),
+                // Written at this moment, it is found at the next look.
+                Some(Vacancy::Unused) | None => tracing::info!(
+                    "this node belongs to no cluster yet; it waits for `pontoon cluster init` or `pontoon cluster join`"
+                ),
+            }
             told = true;
         }
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -125,4 +151,48 @@ fn admit_directly(number: usize, member: NewMember) -> [Change; 2] {
         Change::CreateToken { token },
         Change::AddMember { token: id, member },
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::node::NodeId;
+
+    #[tokio::test]
+    async fn a_node_whose_identity_is_gone_does_not_wait_for_another() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("log");
+        std::fs::create_dir_all(log.join("log")).expect("made");
+        let refused = wait_for_identity(dir.path()).await.err();
+        let told = refused.expect("it must not wait").to_string();
+        let file = IdentityFile::in_dir(dir.path());
+        for named in [file.path(), &log] {
+            assert!(told.contains(&*named.to_string_lossy()), "{told}");
+        }
+        // With it, it is a node again.
+        let identity = StoredIdentity::new(ClusterId("c".into()), NodeId(3), "n3".into());
+        file.store(&identity).expect("stored");
+        let found = wait_for_identity(dir.path()).await.expect("there");
+        assert_eq!(found.node, NodeId(3));
+    }
+
+    #[test]
+    fn a_node_that_left_says_so_and_what_to_do() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(why_outside(dir.path()).contains("belongs to no cluster yet"));
+        let identity = StoredIdentity::new(ClusterId("c".into()), NodeId(3), "n3".into());
+        IdentityFile::in_dir(dir.path())
+            .store(&identity)
+            .expect("stored");
+        crate::enrol::vacancy::retire(dir.path()).expect("set aside");
+        let told = why_outside(dir.path());
+        for text in [
+            "has left its cluster",
+            "identity.left.toml",
+            "-delete",
+            "cluster join",
+        ] {
+            assert!(told.contains(text), "{text}: {told}");
+        }
+    }
 }

@@ -52,7 +52,7 @@ use crate::{
         types,
     },
     dns::DnsServer,
-    enrol::{IdentityError, IdentityFile, StoredIdentity},
+    enrol::{IdentityError, IdentityFile, StoredIdentity, vacancy},
     model::{snapshot::Snapshot, vip::VipFacts},
     pki::verify::ClientAuth,
     priority,
@@ -253,7 +253,7 @@ impl Node {
         let stop = self.stop.clone();
         let identity_file = IdentityFile::in_dir(&self.config.data_dir);
         let identity = tokio::select! {
-            identity = membership::wait_for_identity(&identity_file) => Some(identity?),
+            identity = membership::wait_for_identity(&self.config.data_dir) => Some(identity?),
             // Nothing was begun: dropping the wait loses nothing.
             () = stop.cancelled() => None,
         };
@@ -298,7 +298,7 @@ impl Node {
             false => consensus.shutdown(Instant::now() + CONSENSUS_STOP).await,
         }
         if self.control.has_left() {
-            retire(&file);
+            retire(&self.config.data_dir);
         }
         Ok(())
     }
@@ -767,12 +767,9 @@ async fn feed(
 }
 
 /// After leaving: the identity must not be used again, and a restart must not try.
-fn retire(file: &IdentityFile) {
-    let retired = file.path().with_extension("left.toml");
-    match std::fs::rename(file.path(), &retired) {
-        Ok(()) => tracing::info!(
-            "this node has left its cluster; empty its data directory before it joins one again"
-        ),
+fn retire(data_dir: &Path) {
+    match vacancy::retire(data_dir) {
+        Ok(()) => tracing::info!("{}", membership::why_outside(data_dir)),
         Err(error) => {
             tracing::error!(%error, "the identity of the node that left could not be set aside")
         }

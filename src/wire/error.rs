@@ -85,6 +85,21 @@ failure_codes! {
     Usage = "usage",
 }
 
+impl FailureCode {
+    /// Whether the state machine itself decided, under the request id: asked again under it, it says the same.
+    pub fn is_verdict(self) -> bool {
+        matches!(
+            self,
+            Self::Invalid
+                | Self::NotFound
+                | Self::AlreadyExists
+                | Self::PreconditionFailed
+                | Self::Conflict
+                | Self::FeatureLevel
+        )
+    }
+}
+
 impl Failure {
     pub fn new(
         code: FailureCode,
