@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    ConfigError, Fault,
+    ConfigError, Fault, defaults,
     reader::Section,
     reserved::covers,
     units::{parse_duration, parse_size},
@@ -618,14 +618,26 @@ fn read_logging(mut section: Section<'_>) -> Logging {
 fn read_dns(mut section: Section<'_>, name: &str) -> DnsLimits {
     let limits = DnsLimits {
         workers: section.number("workers", 0, 0..=256),
-        cache_size: section.text("cache_size", 64 << 20, size_within(1 << 20, 1 << 40)),
-        tcp_connections: section.number("tcp_connections", 2_000, 1..=1_000_000),
-        tcp_connections_per_client: section.number(
-            "tcp_connections_per_client",
-            100,
+        cache_size: section.text(
+            "cache_size",
+            defaults::dns::CACHE_SIZE,
+            size_within(1 << 20, 1 << 40),
+        ),
+        tcp_connections: section.number(
+            "tcp_connections",
+            defaults::dns::TCP_CONNECTIONS,
             1..=1_000_000,
         ),
-        upstream_queries: section.number("upstream_queries", 4_000, 1..=60_000),
+        tcp_connections_per_client: section.number(
+            "tcp_connections_per_client",
+            defaults::dns::TCP_CONNECTIONS_PER_CLIENT,
+            1..=1_000_000,
+        ),
+        upstream_queries: section.number(
+            "upstream_queries",
+            defaults::dns::UPSTREAM_QUERIES,
+            1..=60_000,
+        ),
         version: section.text("version", "Pontoon".to_owned(), txt_string),
         identity: section.text("identity", name.to_owned(), txt_string),
     };
@@ -636,15 +648,15 @@ fn read_dns(mut section: Section<'_>, name: &str) -> DnsLimits {
 fn read_proxy(mut section: Section<'_>) -> ProxyLimits {
     let limits = ProxyLimits {
         workers: section.number("workers", 0, 0..=256),
-        connections: section.number("connections", 50_000, 1..=2_000_000),
+        connections: section.number("connections", defaults::proxy::CONNECTIONS, 1..=2_000_000),
         drain: section.text("drain", secs(10), duration_within(secs(0), secs(3600))),
         drain_removed: section.text(
             "drain_removed",
-            secs(600),
+            defaults::proxy::DRAIN_REMOVED,
             duration_within(secs(0), days(1)),
         ),
-        pipes: section.number("pipes", 256, 0..=100_000),
-        probes: section.number("probes", 512, 1..=100_000),
+        pipes: section.number("pipes", defaults::proxy::PIPES, 0..=100_000),
+        probes: section.number("probes", defaults::proxy::PROBES, 1..=100_000),
     };
     section.finish();
     limits
