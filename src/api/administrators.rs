@@ -93,7 +93,7 @@ impl Api {
         Ok((made.certificate, made.key))
     }
 
-    fn speaks_tls(&self) -> bool {
+    pub(super) fn speaks_tls(&self) -> bool {
         self.0.node.authority_fingerprint().is_some()
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     },
     state::{
         State,
-        check::balancing::listener_object,
+        check::balancing::{listener_object, vip_object},
         command::{Change, Command},
         limits,
         outcome::Applied,
@@ -119,6 +119,9 @@ impl Api {
         if intent.is_empty() {
             return Ok(Vec::new());
         }
+        if self.speaks_tls() {
+            loopback_is_no_vip(&intent)?;
+        }
         let own = self.node().report().service_addresses;
         let services = match intent.needs_services(&own) {
             true => self.services(state, deadline).await,
@@ -178,6 +181,21 @@ fn judge(
         None => Ok(warnings),
         Some(failure) => Err(failure),
     }
+}
+
+/// Every host has the loopback addresses for itself: behind the fence of a VIP it would not hear itself. Only the VIPs of a
+/// local cluster, which has no fence, are loopback addresses.
+fn loopback_is_no_vip(intent: &Intent<'_>) -> Result<(), Failure> {
+    let own = intent.new_vips.iter().filter(|vip| vip.is_loopback());
+    let refused = own.map(|vip| {
+        Failure::new(
+            FailureCode::Invalid,
+            vip_object(*vip),
+            format!("{vip} is a loopback address, which every host has for itself alone"),
+            "take a free address of the clients' network",
+        )
+    });
+    together(refused.collect()).map_or(Ok(()), Err)
 }
 
 /// One failure as it is; several as one, a line each.
@@ -503,6 +521,26 @@ mod tests {
             assert_eq!(failure.problem, problem);
         }
         assert_eq!(judged(&[vip("10.0.0.100")], &known), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_loopback_address_is_no_vip() {
+        let state = super::super::testing::MemoryGroup::new().state();
+        let judged = |vips: &[&str]| {
+            let changes: Vec<Change> = vips.iter().map(|address| vip(address)).collect();
+            loopback_is_no_vip(&Intent::of(&state, &changes))
+        };
+        for address in ["127.0.0.1", "127.9.9.9", "::1"] {
+            let failure = judged(&[address, "10.0.0.9"]).expect_err(address);
+            assert_eq!(failure.object, format!("vip {address}"));
+            assert!(
+                failure.problem.contains("is a loopback address"),
+                "{failure}"
+            );
+        }
+        let both = judged(&["127.0.0.1", "::1"]).expect_err("two");
+        assert_eq!(both.object, "2 listeners or VIPs");
+        assert_eq!(judged(&["10.0.0.9", "fd00::9"]), Ok(()));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
         plan::{self, Action, Difference, Plan, WantedZones},
     },
     state::{
-        State,
+        State, check,
         command::{Precondition, RequestId},
         outcome::{Applied, Outcome},
     },
@@ -85,7 +85,8 @@ impl Api {
             differences,
             changes,
         } = plan;
-        // What apply refuses for the sake of addresses that nodes need, plan refuses too.
+        // What apply refuses for the sake of addresses, plan refuses too.
+        changes.iter().try_for_each(check::addresses::change)?;
         let mut warnings = self.advise_on(&state, &changes, deadline).await?;
         let changes = differences.into_iter().map(difference).collect();
         let pages = pages::cut(changes, |change: &v1::SiteChange| {

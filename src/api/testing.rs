@@ -240,6 +240,17 @@ impl Group for MemoryGroup {
 /// A node around a group, and how its API is secured.
 pub struct MemoryNode(pub Arc<MemoryGroup>, pub Security);
 
+impl MemoryNode {
+    /// With a certificate of its own cluster's authority.
+    pub fn with_certificate() -> Self {
+        let group = MemoryGroup::new();
+        let own = Identity::node(group.cluster(), NodeId(1));
+        let credentials = group.certificate(&own, SystemTime::now()).credentials();
+        let security = Security::Tls(SharedCredentials::new(credentials.expect("sound")));
+        Self(group, security)
+    }
+}
+
 #[tonic::async_trait]
 impl NodeControl for MemoryNode {
     fn group(&self) -> Option<Arc<dyn Group>> {
@@ -354,11 +365,8 @@ impl Served {
 
     /// A node with a certificate of its own cluster's authority.
     pub async fn start_with_certificate() -> Self {
-        let group = MemoryGroup::new();
+        let MemoryNode(group, security) = MemoryNode::with_certificate();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let own = Identity::node(group.cluster(), NodeId(1));
-        let credentials = group.certificate(&own, SystemTime::now()).credentials();
-        let security = Security::Tls(SharedCredentials::new(credentials.expect("sound")));
         Self::start_of(group, anywhere, security).await
     }
 

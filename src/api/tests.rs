@@ -377,6 +377,27 @@ async fn a_leave_goes_on_when_its_caller_goes_away() {
 }
 
 #[tokio::test]
+async fn a_loopback_vip_is_taken_only_by_a_cluster_in_plaintext() {
+    let plain = testing::MemoryNode(
+        testing::MemoryGroup::new(),
+        crate::transport::Security::Plain,
+    );
+    let secured = testing::MemoryNode::with_certificate();
+    for (node, is_taken) in [(plain, true), (secured, false)] {
+        let state = node.0.state();
+        let api = Api::new(Arc::new(node));
+        let vip = crate::model::vip::Vip {
+            address: "127.0.0.9".parse().expect("an address"),
+            interface: "vip".parse().expect("a label"),
+        };
+        let put = Change::PutVip { vip, create: true };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let advised = api.advise_on(&state, &[put], deadline).await;
+        assert_eq!(advised.is_ok(), is_taken, "{advised:?}");
+    }
+}
+
+#[tokio::test]
 async fn only_what_can_be_signed_becomes_an_administrator() {
     let served = testing::Served::start_with_certificate().await;
     let own = served.group.certificate(

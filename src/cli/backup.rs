@@ -1,9 +1,8 @@
 //! `pontoon backup`, `restore` and `recover`.
 
 use std::{
-    fs::{self, File},
-    io::{BufReader, Write},
-    os::unix::fs::PermissionsExt,
+    fs::File,
+    io::BufReader,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +15,7 @@ use super::{
     cluster::{NODE_TOML, kept_text, load_config},
     endpoint::admin_dir,
     exit,
+    whole_file::{Place, Readers, WholeFile},
 };
 use crate::{
     config::node::NodeConfig,
@@ -196,7 +196,7 @@ impl Backup {
         let path = &target(&self.file)?;
         let mut client = Client::connect(context).await?;
         let consistency = client.consistency();
-        let mut file = beside(path)?;
+        let mut file = WholeFile::begin(path.clone(), Readers::Owner)?;
         let mut chunks = client
             .open("backup", async |channel| {
                 AdminClient::new(channel)
@@ -207,15 +207,11 @@ impl Backup {
         let mut bytes = 0;
         let silence = context.global.timeout;
         while let Some(chunk) = client.next("backup", &mut chunks, silence).await? {
-            file.write_all(&chunk.data)
-                .map_err(|e| exit::file(path, &e))?;
+            file.write(&chunk.data)?;
             bytes += chunk.data.len() as u64;
         }
-        file.as_file()
-            .sync_all()
-            .map_err(|e| exit::file(path, &e))?;
         // Read back before it gets its name: a backup that cannot be read is none.
-        let reader = File::open(file.path()).map_err(|e| exit::file(path, &e))?;
+        let reader = File::open(file.synced()?).map_err(|e| exit::file(path, &e))?;
         let state = crate::wire::backup::read(BufReader::new(reader)).map_err(|e| {
             exit::unusable(
                 path,
@@ -223,7 +219,7 @@ impl Backup {
                 "what was written cannot be read back: check the disk",
             )
         })?;
-        file.persist(path).map_err(|e| exit::file(path, &e.error))?;
+        file.complete()?;
         let written = Written {
             file: path.display().to_string(),
             bytes,
@@ -238,28 +234,11 @@ impl Backup {
     }
 }
 
-/// Where a backup gets its name: a link is followed, and nothing but a file is replaced.
-fn target(path: &Path) -> Result<std::path::PathBuf, Failure> {
+/// Where a backup gets its name: nothing but a file is replaced.
+fn target(path: &Path) -> Result<PathBuf, Failure> {
     let hint = "name a file: a backup is read back before it gets its name, which a stream or a device cannot be";
-    if path == Path::new("-") {
-        return Err(exit::unusable(path, "it is no file", hint));
+    match Place::of(path)? {
+        Place::File(path) => Ok(path),
+        Place::Stream => Err(exit::unusable(path, "it is no file", hint)),
     }
-    match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => Err(exit::unusable(path, "it is no file", hint)),
-        Ok(_) => path.canonicalize().map_err(|e| exit::file(path, &e)),
-        // A new one, or what the write will tell of.
-        Err(_) => Ok(path.to_owned()),
-    }
-}
-
-/// A new file beside `path`, for its owner only.
-fn beside(path: &Path) -> Result<tempfile::NamedTempFile, Failure> {
-    let dir = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    tempfile::Builder::new()
-        .permissions(fs::Permissions::from_mode(0o600))
-        .tempfile_in(dir)
-        .map_err(|e| exit::file(path, &e))
 }

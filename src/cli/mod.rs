@@ -31,6 +31,7 @@ mod site;
 mod tests;
 mod vip;
 mod watch;
+mod whole_file;
 mod write;
 mod zone;
 

@@ -11,6 +11,7 @@ use super::{
     client::Client,
     exit,
     input::Input,
+    whole_file,
     write::{CHUNK, LEVEL, Written, warn},
 };
 use crate::{
@@ -55,7 +56,7 @@ pub struct Apply {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon export -f site.toml")]
 pub struct Export {
-    /// Write to this file; - is stdout
+    /// Write to this file, which is replaced when the new one is complete; - is stdout
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     file: PathBuf,
     /// Write secrets in place of references to them
@@ -220,7 +221,7 @@ impl Export {
         let text = String::from_utf8(data).map_err(|e| exit::internal("site", e))?;
         let to_stdout = self.file == Path::new("-");
         if !to_stdout {
-            std::fs::write(&self.file, &text).map_err(|e| exit::file(&self.file, &e))?;
+            whole_file::write(&self.file, &text)?;
         }
         let exported = Exported {
             revision: header.revision,

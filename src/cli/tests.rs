@@ -613,6 +613,13 @@ async fn a_site_is_planned_applied_and_exported() {
         run(&served, &["apply", "-f", file_arg, "--if-revision", "1"]).await,
         Err((1, "precondition_failed"))
     );
+    for no_vip in ["0.1.2.3", "240.0.0.1"] {
+        fs::write(&file, format!("[[vip]]\naddress = \"{no_vip}\"\n")).expect("written");
+        for command in ["plan", "apply"] {
+            let refused = run(&served, &[command, "-f", file_arg]).await;
+            assert_eq!(refused, Err((1, "invalid")), "{command} {no_vip}");
+        }
+    }
     fs::write(&file, "[[vip]]\naddress = 1\n[frob]\n").expect("written");
     assert_eq!(
         run(&served, &["apply", "-f", file_arg]).await,

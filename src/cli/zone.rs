@@ -15,6 +15,7 @@ use super::{
         self, RecordSet, completed, mailbox, parse_data, read_zone, received, received_as_json,
         ttl, zone_name,
     },
+    whole_file,
     write::{Guards, commit, sound},
 };
 use crate::{
@@ -120,7 +121,7 @@ pub struct Export {
     /// Apex of the zone
     #[arg(value_parser = zone_name)]
     name: Name,
-    /// Write to this file; - is stdout
+    /// Write to this file, which is replaced when the new one is complete; - is stdout
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     file: PathBuf,
 }
@@ -461,7 +462,7 @@ impl Export {
         let text = zonefile::write(&self.name, sets);
         let to_stdout = self.file == Path::new("-");
         if !to_stdout {
-            std::fs::write(&self.file, &text).map_err(|e| exit::file(&self.file, &e))?;
+            whole_file::write(&self.file, &text)?;
         }
         let exported = Exported {
             revision: read.header.revision,

@@ -3,6 +3,7 @@
 //! Two types: the text as written (read by `reader`) and the checked value (`node::NodeConfig`). All faults are reported
 //! together, each naming its key; unknown keys are refused; nothing is bound before the file passes.
 
+pub mod defaults;
 pub mod node;
 pub(crate) mod reader;
 pub mod reserved;

@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    ConfigError, Fault,
+    ConfigError, Fault, defaults,
     reader::Section,
+    reserved::covers,
     units::{parse_duration, parse_size},
 };
 use crate::model::{
@@ -468,7 +469,7 @@ fn read_addresses(mut section: Section<'_>, data_dir: &Path) -> Addresses {
         SocketAddr::from(([127, 0, 0, 1], 7402)),
         socket_address,
     );
-    let socket = section.text("socket", data_dir.join("pontoon.sock"), absolute_path);
+    let socket = section.text("socket", data_dir.join(SOCKET_NAME), absolute_path);
     section.finish();
     Addresses {
         service,
@@ -617,14 +618,26 @@ fn read_logging(mut section: Section<'_>) -> Logging {
 fn read_dns(mut section: Section<'_>, name: &str) -> DnsLimits {
     let limits = DnsLimits {
         workers: section.number("workers", 0, 0..=256),
-        cache_size: section.text("cache_size", 64 << 20, size_within(1 << 20, 1 << 40)),
-        tcp_connections: section.number("tcp_connections", 2_000, 1..=1_000_000),
-        tcp_connections_per_client: section.number(
-            "tcp_connections_per_client",
-            100,
+        cache_size: section.text(
+            "cache_size",
+            defaults::dns::CACHE_SIZE,
+            size_within(1 << 20, 1 << 40),
+        ),
+        tcp_connections: section.number(
+            "tcp_connections",
+            defaults::dns::TCP_CONNECTIONS,
             1..=1_000_000,
         ),
-        upstream_queries: section.number("upstream_queries", 4_000, 1..=60_000),
+        tcp_connections_per_client: section.number(
+            "tcp_connections_per_client",
+            defaults::dns::TCP_CONNECTIONS_PER_CLIENT,
+            1..=1_000_000,
+        ),
+        upstream_queries: section.number(
+            "upstream_queries",
+            defaults::dns::UPSTREAM_QUERIES,
+            1..=60_000,
+        ),
         version: section.text("version", "Pontoon".to_owned(), txt_string),
         identity: section.text("identity", name.to_owned(), txt_string),
     };
@@ -635,15 +648,15 @@ fn read_dns(mut section: Section<'_>, name: &str) -> DnsLimits {
 fn read_proxy(mut section: Section<'_>) -> ProxyLimits {
     let limits = ProxyLimits {
         workers: section.number("workers", 0, 0..=256),
-        connections: section.number("connections", 50_000, 1..=2_000_000),
+        connections: section.number("connections", defaults::proxy::CONNECTIONS, 1..=2_000_000),
         drain: section.text("drain", secs(10), duration_within(secs(0), secs(3600))),
         drain_removed: section.text(
             "drain_removed",
-            secs(600),
+            defaults::proxy::DRAIN_REMOVED,
             duration_within(secs(0), days(1)),
         ),
-        pipes: section.number("pipes", 256, 0..=100_000),
-        probes: section.number("probes", 512, 1..=100_000),
+        pipes: section.number("pipes", defaults::proxy::PIPES, 0..=100_000),
+        probes: section.number("probes", defaults::proxy::PROBES, 1..=100_000),
     };
     section.finish();
     limits
@@ -662,6 +675,11 @@ fn read_storage(mut section: Section<'_>) -> StorageLimits {
     limits
 }
 
+/// The socket's name where it lies by default.
+const SOCKET_NAME: &str = "pontoon.sock";
+/// What the kernel allows for the path of a unix socket, without the octet that ends it.
+const SOCKET_PATH: usize = 107;
+
 /// Faults that only several keys together make.
 fn check_together(config: &NodeConfig, faults: &mut Vec<Fault>) {
     let addresses = &config.addresses;
@@ -670,18 +688,33 @@ fn check_together(config: &NodeConfig, faults: &mut Vec<Fault>) {
         ("addresses.api", addresses.api),
         ("addresses.http", addresses.http),
     ];
-    for (at, (key, address)) in listening.iter().enumerate() {
-        if let Some((other, _)) = listening[..at]
-            .iter()
-            .find(|(_, a)| a == address && a.port() != 0)
-        {
-            faults.push(Fault::new(*key, format!("{address} is also {other}")));
+    let dns = addresses.dns.iter();
+    let dns = dns.map(|ip| {
+        (
+            "addresses.dns_port",
+            SocketAddr::new(*ip, addresses.dns_port),
+        )
+    });
+    let all: Vec<(&str, SocketAddr)> = listening.into_iter().chain(dns).collect();
+    for (at, (key, address)) in all.iter().enumerate() {
+        let mut before = all[..at].iter().filter(|(other, _)| other != key);
+        if let Some((other, theirs)) = before.find(|(_, theirs)| collide(*theirs, *address)) {
+            let problem = match theirs == address {
+                true => format!("{address} is also {other}; give each a port of its own"),
+                false => format!(
+                    "{address} and {other}, {theirs}, cannot both be listened on: one covers the other; give each a port of its own"
+                ),
+            };
+            faults.push(Fault::new(*key, problem));
         }
+    }
+    faults.extend(socket_path(config));
+    for (key, address) in listening {
         if config.dev && !address.ip().is_loopback() {
             let problem = format!(
                 "{address} is not a loopback address; dev = true speaks plaintext and must not leave this machine"
             );
-            faults.push(Fault::new(*key, problem));
+            faults.push(Fault::new(key, problem));
         }
     }
     for (key, address) in [
@@ -701,6 +734,28 @@ fn check_together(config: &NodeConfig, faults: &mut Vec<Fault>) {
             faults.push(Fault::new(key, problem));
         }
     }
+}
+
+/// Whether two sockets cannot be bound beside each other. Port 0 is any free one.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() != 0 && (covers(one, other) || covers(other, one))
+}
+
+fn socket_path(config: &NodeConfig) -> Option<Fault> {
+    let path = &config.addresses.socket;
+    let octets = path.as_os_str().len();
+    if octets <= SOCKET_PATH {
+        return None;
+    }
+    let whose = match *path == config.data_dir.join(SOCKET_NAME) {
+        true => " (it lies in data_dir unless this key says otherwise)",
+        false => "",
+    };
+    let problem = format!(
+        "{path}{whose} has {octets} octets, and the path of a unix socket at most {SOCKET_PATH}: name a shorter one",
+        path = quoted(&path.to_string_lossy())
+    );
+    Some(Fault::new("addresses.socket", problem))
 }
 
 fn node_name(text: &str) -> Result<String, String> {
@@ -979,6 +1034,58 @@ mod tests {
         }
         let once = MINIMAL.replace("[\"10.0.0.1\"]", "[\"10.0.0.1\", \"10.0.0.1\"]");
         assert_eq!(NodeConfig::parse(&once).expect_err("faulty").len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_listened_on_beside_each_other_is_refused() {
+        let text = |dns_port: u16, http: &str| {
+            format!("{MINIMAL}\nhttp = \"{http}\"\ndns_port = {dns_port}")
+        };
+        let cases = [
+            (53, "127.0.0.1:7402", None),
+            (53, "10.0.0.2:7401", None),
+            (53, "127.0.0.1:53", None),
+            (53, "10.0.0.1:0", None),
+            (7400, "127.0.0.1:7402", Some("addresses.dns_port")),
+            (7401, "127.0.0.1:7402", Some("addresses.dns_port")),
+            (7402, "0.0.0.0:7402", Some("addresses.dns_port")),
+            (53, "[::]:53", Some("addresses.dns_port")),
+            (53, "10.0.0.1:7401", Some("addresses.http")),
+            (53, "0.0.0.0:7401", Some("addresses.http")),
+            (53, "[::]:7400", Some("addresses.http")),
+        ];
+        for (dns_port, http, key) in cases {
+            let faults = NodeConfig::parse(&text(dns_port, http))
+                .err()
+                .unwrap_or_default();
+            let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
+            assert_eq!(keys, Vec::from_iter(key), "{dns_port} {http}: {faults:?}");
+            let says = |fault: &Fault| fault.to_string().contains("give each a port of its own");
+            assert!(faults.iter().all(says), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_socket_lies_where_the_kernel_can_name_it() {
+        let at = |path: &str| {
+            let text = format!("{MINIMAL}\nsocket = \"{path}\"");
+            NodeConfig::parse(&text).err().unwrap_or_default()
+        };
+        assert_eq!(at(&format!("/{}", "s".repeat(106))), []);
+        let faults = at(&format!("/{}", "s".repeat(107)));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].key, "addresses.socket");
+        assert!(
+            faults[0].to_string().contains("has 108 octets"),
+            "{faults:?}"
+        );
+        // By default it lies in the data directory.
+        let long = format!("/{}", "d".repeat(100));
+        let text = MINIMAL.replace("/var/lib/pontoon", &long);
+        let faults = NodeConfig::parse(&text).expect_err("too long");
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].to_string().contains("data_dir"), "{faults:?}");
+        assert!(NodeConfig::parse(&format!("{text}\nsocket = \"/s\"")).is_ok());
     }
 
     #[test]

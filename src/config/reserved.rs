@@ -74,7 +74,7 @@ impl Reserved {
 }
 
 /// Whether a socket on `bound` takes what is sent to `address`. One on `[::]` takes IPv4 too.
-fn covers(bound: SocketAddr, address: SocketAddr) -> bool {
+pub(super) fn covers(bound: SocketAddr, address: SocketAddr) -> bool {
     let every = match bound.ip() {
         IpAddr::V4(ip) => ip.is_unspecified() && address.is_ipv4(),
         IpAddr::V6(ip) => ip.is_unspecified(),

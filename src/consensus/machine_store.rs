@@ -15,6 +15,7 @@ use openraft::{
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
+    features::expect_known,
     health::StorageHealth,
     publication::{Answer, AppliedState, Publication},
     snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
@@ -47,6 +48,8 @@ pub struct MachineStore {
     publication: Publication,
     due: SnapshotDue,
     health: watch::Receiver<StorageHealth>,
+    /// The highest feature level that this program knows.
+    known_level: u32,
     /// Those that free replaced states.
     freeing: JoinSet<io::Result<()>>,
 }
@@ -153,6 +156,7 @@ impl MachineStore {
         publication: Publication,
         due: SnapshotDue,
         health: watch::Receiver<StorageHealth>,
+        known_level: u32,
     ) -> Self {
         Self {
             applied: loaded.map(Applied::from).unwrap_or_default(),
@@ -160,6 +164,7 @@ impl MachineStore {
             publication,
             due,
             health,
+            known_level,
             freeing: JoinSet::new(),
         }
     }
@@ -193,6 +198,9 @@ impl MachineStore {
                 Some(outcome)
             }
         };
+        // From here on it may not know what it is to apply: what it had before stays published.
+        expect_known(self.applied.state.feature_level(), self.known_level)
+            .map_err(io::Error::other)?;
         self.applied.last = Some(id);
         let (old, new) = (before.totals().records, self.applied.state.totals().records);
         if large || new.saturating_add(MANY) < old {
@@ -293,6 +301,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             let problem = format!("the snapshot holds {}, not {meta}", loaded.meta);
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
+        expect_known(loaded.state.feature_level(), self.known_level).map_err(io::Error::other)?;
         self.applied = loaded.into();
         self.due.begun();
         self.publication

@@ -209,6 +209,8 @@ pub struct PeerReport {
     pub pid: u32,
     /// Version of the program.
     pub version: String,
+    /// The highest feature level that the program knows.
+    pub feature_level: u32,
     /// Why it is not well.
     pub problem: Option<String>,
     pub low_space: Option<LowSpace>,

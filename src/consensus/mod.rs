@@ -15,6 +15,7 @@ pub mod election;
 pub mod engine;
 pub mod engine_memory;
 pub mod engine_sled;
+pub mod features;
 mod forward;
 pub mod gate;
 pub mod health;
@@ -211,6 +212,7 @@ impl Consensus {
             patience: config.patience,
             certificates: config.certificates,
             started,
+            feature_level: handles.feature_level,
             gate,
             raft: raft.clone(),
             log_end,

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::{
     engine::{Engine, EngineError, Fault},
     engine_sled::{Barrier, SledEngine},
+    features::{TooOld, expect_known},
     health::{self, Ballast, HealthReport, Monitor, StorageHealth},
     heard_file::HeardFile,
     log_store::{CorruptLog, LogStore, View, lock},
@@ -29,7 +30,9 @@ use super::{
     watermark::{self, Watermark, WatermarkFile},
     writer::{LogFigures, Queue, Writer, give_up},
 };
-use crate::{model::snapshot::Snapshot, priority::prefer_this_thread};
+use crate::{
+    model::snapshot::Snapshot, priority::prefer_this_thread, state::cluster::FEATURE_LEVEL,
+};
 
 /// An opened data directory: what openraft is given, and what the rest of the node holds.
 pub type Opened = (LogStore, MachineStore, StorageHandles);
@@ -54,6 +57,8 @@ pub struct StorageOptions {
     pub recent_bytes: usize,
     /// Bytes of entries that may wait to be written.
     pub queue_bytes: usize,
+    /// The highest feature level that this program knows.
+    pub feature_level: u32,
 }
 
 impl Default for StorageOptions {
@@ -65,6 +70,7 @@ impl Default for StorageOptions {
             snapshot_log_entries: 50_000,
             recent_bytes: 16 << 20,
             queue_bytes: 64 << 20,
+            feature_level: FEATURE_LEVEL,
         }
     }
 }
@@ -85,6 +91,8 @@ pub struct StorageHandles {
     pub recovered: Recovered,
     /// When a leader was last heard.
     pub heard: HeardFile,
+    /// The highest feature level that this program knows.
+    pub feature_level: u32,
     queue: Arc<Queue>,
     report: HealthReport,
     _monitor: Monitor,
@@ -137,6 +145,8 @@ pub enum OpenError {
     Engine(EngineError),
     #[error("{0}")]
     Snapshot(#[from] SnapshotError),
+    #[error("{0}")]
+    TooOld(#[from] TooOld),
 }
 
 impl Storage {
@@ -233,6 +243,10 @@ impl Storage {
             failure,
         } = found;
         let (files, loaded) = SnapshotFiles::open(&directory.join("snapshots"))?;
+        let known = options.feature_level;
+        if let Some(loaded) = &loaded {
+            expect_known(loaded.state.feature_level(), known)?;
+        }
         let corrupt = |problem: String| OpenError::Corrupt {
             place: engine.place(),
             problem,
@@ -321,11 +335,13 @@ impl Storage {
             publication: publication.clone(),
             recovered,
             heard: HeardFile::in_dir(directory),
+            feature_level: options.feature_level,
             queue,
             report: health.clone(),
             _monitor: monitor.map_err(spawning)?,
         };
-        let machine = MachineStore::new(loaded, files, publication, due, health.subscribe());
+        let health = health.subscribe();
+        let machine = MachineStore::new(loaded, files, publication, due, health, known);
         Ok((log, machine, handles))
     }
 }

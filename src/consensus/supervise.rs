@@ -2,7 +2,7 @@
 //! state wants it, snapshots. All end with the stop token and are waited for by `Consensus::shutdown`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
@@ -13,17 +13,21 @@ use tokio::sync::watch;
 
 use super::{
     administer::{NotDone, has_begun, lag_of},
-    core::{Core, Metrics, lock},
+    core::{Core, Heard, Metrics, lock},
     election::{self, Attempts, Seen},
+    features,
     heard_file::{HeardFile, WRITE_EVERY, absence},
-    membership::Readiness,
+    membership::{Group, Readiness},
     messages::PeerReport,
     network::{CallError, Rpc, Target},
     recovery::{Evidence, Recovery, Reminder, StopReason, judge},
     succession::{Mover, Why},
     types::Vote,
 };
-use crate::{model::node::NodeId, state::command::Change as StateChange};
+use crate::{
+    model::node::NodeId,
+    state::{command::Change as StateChange, outcome::Outcome},
+};
 
 /// How often peers are asked how they are.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -505,6 +509,9 @@ async fn keep_group(core: &Core) {
             give_away(core, to, why).await;
             continue;
         }
+        if let Some(level) = level_to_raise_to(core, &group) {
+            raise_level(core, level).await;
+        }
         let ready = ready_learners(&metrics, &group.learners, &group.alive);
         group.ready_since = readiness.observe(&ready, now).clone();
         let Some(step) = group.next_step(core.id, now) else {
@@ -543,6 +550,38 @@ async fn settle_release(core: &Core) {
         .await
     {
         tracing::debug!(%problem, "the hand-over is not settled yet");
+    }
+}
+
+/// The feature level that all members know: those of the state, and those that are in the group still.
+fn level_to_raise_to(core: &Core, group: &Group) -> Option<u32> {
+    let named = group.members.as_ref().filter(|named| !named.is_empty())?;
+    let members: BTreeSet<NodeId> = named.keys().copied().chain(group.nodes()).collect();
+    let mut known: BTreeMap<NodeId, u32> = {
+        let peers = lock(&core.peers);
+        let reports = peers.reports.values().filter_map(Heard::fresh_report);
+        reports
+            .map(|report| (report.id, report.feature_level))
+            .collect()
+    };
+    known.insert(core.id, core.feature_level);
+    let present = core.publication.state().state.feature_level();
+    features::level_to_raise_to(present, &members, &known)
+}
+
+/// Lets the cluster use what every member knows. What keeps it from being committed now is tried again.
+async fn raise_level(core: &Core, level: u32) {
+    let change = StateChange::SetFeatureLevel { level };
+    let deadline = Instant::now() + STEP_LIMIT;
+    match core.commit_change(change, deadline).await {
+        Ok((_, Outcome::Applied(_))) => {
+            tracing::info!(
+                level,
+                "every member knows this feature level: the cluster uses it"
+            )
+        }
+        Ok((_, outcome)) => tracing::debug!(level, ?outcome, "the feature level is not raised yet"),
+        Err(problem) => tracing::debug!(level, %problem, "the feature level is not raised yet"),
     }
 }
 

@@ -1209,6 +1209,31 @@ async fn five_vote_and_a_sixth_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_feature_level_rises_when_every_program_knows_more() {
+    let mut cluster = Cluster::of(3).await;
+    let level = |cluster: &Cluster, id| cluster.node(id).state().feature_level();
+    cluster.options.feature_level = 2;
+    for id in [3, 2, 1] {
+        // Until the last of them is another program, they keep to what it knows.
+        assert_eq!(level(&cluster, id), 1);
+        cluster.crash(id).await;
+        cluster.boot(id).await;
+        cluster.leader().await;
+        let outcome = cluster
+            .node(id)
+            .propose(make_once(&format!("by {id}")), soon());
+        applied(outcome.await.unwrap());
+    }
+    eventually("level 2", || {
+        [1, 2, 3].iter().all(|id| level(&cluster, *id) == 2)
+    })
+    .await;
+    let fourth = cluster.join().await;
+    eventually("the newcomer's", || level(&cluster, fourth) == 2).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_restart_and_nothing_acknowledged_is_lost() {
     let mut cluster = Cluster::of(3).await;
     for n in 0..20 {

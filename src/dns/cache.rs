@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::model::rrset::RecordType;
+use crate::{config::defaults::dns as defaults, model::rrset::RecordType};
 
 use super::{
     message::{
@@ -36,7 +36,7 @@ pub struct CacheLimits {
 impl Default for CacheLimits {
     fn default() -> Self {
         Self {
-            bytes: 64 << 20,
+            bytes: usize::try_from(defaults::CACHE_SIZE).unwrap_or(usize::MAX),
             max_ttl: Duration::from_secs(86_400),
             max_negative_ttl: Duration::from_secs(10_800),
             failure_ttl: Duration::from_secs(5),

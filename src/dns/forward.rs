@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use tokio::{net::UdpSocket, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::model::snapshot::Snapshot;
+use crate::{config::defaults::dns as defaults, model::snapshot::Snapshot};
 
 use super::{
     answer::forwarder_for,
@@ -60,7 +60,7 @@ impl Default for ForwardLimits {
     fn default() -> Self {
         Self {
             cache: CacheLimits::default(),
-            max_outstanding: 2_000,
+            max_outstanding: defaults::UPSTREAM_QUERIES as usize,
             max_waiting: 10_000,
             max_waiting_per_client: 1_000,
             // Clients give up after about as long.

@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
-use crate::model::snapshot::Snapshot;
+use crate::{config::defaults::dns as defaults, model::snapshot::Snapshot};
 
 use super::{
     cache::Entry,
@@ -162,8 +162,8 @@ pub struct TcpLimits {
 impl Default for TcpLimits {
     fn default() -> Self {
         Self {
-            max_connections: 2_000,
-            max_connections_per_client: 200,
+            max_connections: defaults::TCP_CONNECTIONS as usize,
+            max_connections_per_client: defaults::TCP_CONNECTIONS_PER_CLIENT as usize,
             max_pipelined: 64,
             idle: Duration::from_secs(20),
             read: Duration::from_secs(5),

@@ -12,6 +12,22 @@ pub fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
+/// Why no host can have the address on a network, to follow the address in a sentence; none when one can, be it a loopback one.
+pub fn no_address_of_a_host(address: IpAddr) -> Option<&'static str> {
+    match address {
+        _ if address.is_multicast() => Some("is a multicast address"),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => {
+            Some("is of 0.0.0.0/8, which means this network (RFC 1122 section 3.2.1.3)")
+        }
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("is the broadcast address"),
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => {
+            Some("is of 240.0.0.0/4, which is reserved (RFC 1112 section 4)")
+        }
+        _ if address.is_unspecified() => Some("is the unspecified address"),
+        _ => None,
+    }
+}
+
 /// The address and port alone, without a scope id (`fe80::1%2`: the number of a device on one node) or a flow label.
 pub fn without_scope(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), address.port())
@@ -114,6 +130,36 @@ impl fmt::Debug for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_addresses_are_no_hosts() {
+        let none = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "224.0.0.1",
+            "239.1.1.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "ff02::1",
+        ];
+        for text in none {
+            assert!(
+                no_address_of_a_host(text.parse().unwrap()).is_some(),
+                "{text}"
+            );
+        }
+        for text in [
+            "1.0.0.0",
+            "127.0.0.1",
+            "192.0.2.1",
+            "223.255.255.255",
+            "::1",
+            "2001:db8::1",
+        ] {
+            assert_eq!(no_address_of_a_host(text.parse().unwrap()), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_scope_is_told_from_an_address() {

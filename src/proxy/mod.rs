@@ -55,7 +55,10 @@ pub use self::{
     health::Verdict,
     status::{BackendStatus, ListenerStatus, PoolStatus, ProxyStatus, SocketState},
 };
-use crate::{config::reserved::Reserved, model::snapshot::Snapshot};
+use crate::{
+    config::{defaults::proxy as defaults, reserved::Reserved},
+    model::snapshot::Snapshot,
+};
 
 /// What a node's proxy is made from.
 #[derive(Clone, Debug)]
@@ -111,11 +114,11 @@ pub struct ProxyLimits {
 impl Default for ProxyLimits {
     fn default() -> Self {
         Self {
-            connections: 50_000,
-            pipes: 256, // all that an unprivileged user gets at this size (pipe-user-pages-soft)
+            connections: defaults::CONNECTIONS,
+            pipes: defaults::PIPES,
             sockets: 65_536,
-            probes: 512,
-            drain: Duration::from_secs(600),
+            probes: defaults::PROBES as usize,
+            drain: defaults::DRAIN_REMOVED,
         }
     }
 }

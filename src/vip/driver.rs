@@ -580,14 +580,15 @@ impl Driver {
         }
     }
 
-    /// The VIPs of the state but for those that this node cannot do without.
+    /// The VIPs of the state but for those that this node cannot do without, or that are every host's own.
     fn take_configured(
         &mut self,
         snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     ) -> BTreeSet<Target> {
         let snapshot = snapshots.borrow_and_update().clone();
+        let is_own = |ip: IpAddr| self.needed.contains(&ip) || self.hands.is_the_hosts(ip);
         let (own, vips): (Vec<_>, Vec<_>) =
-            (snapshot.vips.values()).partition(|vip| self.needed.contains(&vip.address));
+            (snapshot.vips.values()).partition(|vip| is_own(vip.address));
         let own: BTreeSet<IpAddr> = own.into_iter().map(|vip| vip.address).collect();
         for vip in own.difference(&self.refused) {
             error!(%vip, "this node needs this address itself and takes it for no VIP: remove the VIP");

@@ -126,6 +126,14 @@ impl Hands {
         Self::Kernel(Box::new(Kernel::new(interfaces, Guard::new(fence, owned))))
     }
 
+    /// Whether the host has the address for itself, so that it is neither fenced nor added nor removed, whatever the state says.
+    pub fn is_the_hosts(&self, address: IpAddr) -> bool {
+        match self {
+            Hands::Kernel(_) => address.is_loopback(),
+            Hands::StandIn => false,
+        }
+    }
+
     /// When to call `keep_fence` again though nothing happened.
     pub fn fence_due(&self) -> Option<Instant> {
         match self {
@@ -437,6 +445,13 @@ impl Kernel {
 
     async fn serve(&mut self, target: &Target, peers: &VipPeers) -> Result<bool, Problem> {
         let device = self.look_up(&target.interface).await?;
+        if !self.served.contains(target) {
+            // Renewed, it would be taken for ours, and taken away at the end.
+            let interfaces = self.interfaces()?;
+            interfaces
+                .expect_not_foreign(target.address, &loopback())
+                .await?;
+        }
         let first = self.served.insert(target.clone());
         if first {
             // While a VIP is on `lo`, the host neither answers ARP for it on the device nor names it as sender.

@@ -301,6 +301,24 @@ impl Interfaces {
         }
     }
 
+    /// That nobody else has put the address on the device.
+    pub async fn expect_not_foreign(
+        &self,
+        address: IpAddr,
+        device: &Device,
+    ) -> Result<(), InterfaceError> {
+        let is_foreign = |other: &Assigned| {
+            other.address == address && !other.ours && other.device_index == device.index
+        };
+        match self.assigned().await?.iter().any(is_foreign) {
+            true => Err(InterfaceError::Taken {
+                address,
+                device_index: device.index,
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// As `add`, without looking for somebody else's address first.
     pub async fn renew(&self, address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
         let attempt = || format!("add {address} to {}", device.name);
@@ -572,6 +590,30 @@ mod tests {
         let mut info = CacheInfo::default();
         (info.ifa_preferred, info.ifa_valid) = (preferred, valid);
         Some(info)
+    }
+
+    #[test]
+    fn an_address_that_the_host_has_on_lo_is_foreign_there() {
+        use crate::vip::namespace::{in_namespace, sh};
+        in_namespace(|| {
+            sh("ip link set lo up && ip addr add 10.77.0.9/32 dev lo");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let interfaces = Interfaces::open().unwrap();
+                let lo = interfaces.device("lo").await.unwrap();
+                for (address, is_free) in [("10.77.0.9", false), ("10.77.0.10", true)] {
+                    let address = address.parse().unwrap();
+                    let found = interfaces.expect_not_foreign(address, &lo).await;
+                    assert_eq!(found.is_ok(), is_free, "{found:?}");
+                }
+                let ours = "10.77.0.10".parse().unwrap();
+                interfaces.renew(ours, &lo).await.unwrap();
+                assert!(interfaces.expect_not_foreign(ours, &lo).await.is_ok());
+            });
+        });
     }
 
     #[test]

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use openraft::{
+    RaftSnapshotBuilder,
     entry::RaftEntry,
     storage::{RaftLogStorage, RaftStateMachine},
 };
 
 use super::{all_entries, append, entry, log_id, vote};
-use crate::consensus::{
-    engine_memory::MemoryEngine,
-    storage::{Storage, StorageOptions},
-    types::Entry,
+use crate::{
+    consensus::{
+        engine_memory::MemoryEngine,
+        storage::{OpenError, Storage, StorageOptions},
+        types::{EncodedCommand, Entry},
+    },
+    state::command::{Change, Command, RequestId, UnixMillis},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,6 +90,59 @@ async fn state_is_shown_only_once_it_is_durable_and_recovery_has_ended() {
     apply(&mut machine, [blank(2)]).await;
     assert_eq!(shown(), Some(log_id(1, 1)), "never durable, never shown");
     assert!(handles.snapshots.borrow().is_some(), "the servers go on");
+}
+
+fn level(index: u64, level: u32) -> Entry {
+    let command = Command {
+        request: RequestId(u128::from(index)),
+        born: 0,
+        proposed_at: UnixMillis(0),
+        author: "t".into(),
+        preconditions: vec![],
+        changes: vec![Change::SetFeatureLevel { level }],
+    };
+    let encoded = EncodedCommand(crate::wire::command::encode(&command));
+    Entry::new(log_id(1, index), openraft::EntryPayload::Normal(encoded))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_takes_no_part_where_it_knows_too_little() {
+    let knows = |feature_level| StorageOptions {
+        feature_level,
+        ..StorageOptions::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Arc::new(MemoryEngine::new());
+    {
+        let (mut log, mut machine, handles) =
+            Storage::open_on(dir.path(), knows(2), engine.clone()).unwrap();
+        append(&mut log, vec![level(0, 2)]).await.unwrap();
+        apply(&mut machine, [level(0, 2)]).await;
+        assert_eq!(handles.publication.state().state.feature_level(), 2);
+        let next = machine.apply(futures::stream::iter([Ok((level(1, 3), None))]));
+        let refused = next.await.expect_err("unknown").to_string();
+        assert!(refused.contains("at feature level 3"), "{refused}");
+        assert_eq!(handles.publication.state().log_id, Some(log_id(1, 0)));
+    }
+    let (_log, mut machine, _handles) =
+        Storage::open_on(dir.path(), knows(2), engine.clone()).unwrap();
+    apply(&mut machine, [level(0, 2)]).await;
+    let mut builder = machine.get_snapshot_builder().await;
+    let made = builder.build_snapshot().await.unwrap();
+
+    // By a snapshot from the leader, and by one's own.
+    let other = tempfile::tempdir().unwrap();
+    let (_log, mut machine, _handles) =
+        Storage::open_on(other.path(), knows(1), Arc::new(MemoryEngine::new())).unwrap();
+    let refused = machine.install_snapshot(&made.meta, made.snapshot).await;
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("install the release")
+    );
+    let opened = Storage::open_on(dir.path(), knows(1), engine);
+    assert!(matches!(opened, Err(OpenError::TooOld(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

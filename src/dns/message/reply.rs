@@ -10,6 +10,8 @@ const OPTION_EXTENDED_ERROR: u16 = 15;
 const MAX_POINTER: usize = 0x3fff;
 /// Names remembered as targets of compression in one message; later ones are written out.
 const MAX_KNOWN: usize = 64;
+/// Pointers that a reader follows for one name at most: some resolvers take a name with more than 16 for an attack.
+const MAX_JUMPS: u8 = 10;
 
 /// A section that records go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +55,8 @@ struct Known {
     at: u16,
     /// Octets of the whole name, uncompressed.
     length: u8,
+    /// Pointers that are followed to read it.
+    jumps: u8,
 }
 
 /// What stands in the header of a reply.
@@ -95,7 +99,7 @@ impl<'b> ReplyWriter<'b> {
             writer.out.extend_from_slice(question);
             writer.counts[0] = 1;
             let name = &question[..question.len().saturating_sub(4)];
-            writer.remember_new(HEADER, name, name.len());
+            writer.remember_new(HEADER, name, name.len(), 0);
         }
         writer
     }
@@ -176,15 +180,15 @@ impl<'b> ReplyWriter<'b> {
         self.out.extend_from_slice(rest);
     }
 
-    /// Writes a name, pointing at the longest tail of it that is in the message already.
+    /// Writes a name, pointing at the longest tail of it that is in the message already and within `MAX_JUMPS`.
     fn write_name(&mut self, name: &[u8]) {
         let mut rest = name;
         while let Some(&length) = rest.first().filter(|length| **length > 0) {
-            if let Some(at) = self.find(rest) {
+            if let Some(known) = self.find(rest) {
                 let front = name.len() - rest.len();
-                self.remember_new(self.out.len(), name, front);
+                self.remember_new(self.out.len(), name, front, known.jumps + 1);
                 self.out.extend_from_slice(&name[..front]);
-                self.put_u16(0xc000 | at);
+                self.put_u16(0xc000 | known.at);
                 return;
             }
             let Some(after) = rest.get(1 + usize::from(length)..) else {
@@ -192,16 +196,19 @@ impl<'b> ReplyWriter<'b> {
             };
             rest = after;
         }
-        self.remember_new(self.out.len(), name, name.len());
+        self.remember_new(self.out.len(), name, name.len(), 0);
         self.out.extend_from_slice(name);
     }
 
-    fn find(&self, name: &[u8]) -> Option<u16> {
+    /// Where the name stands, so that a pointer at it is followed by fewer than `MAX_JUMPS` more.
+    fn find(&self, name: &[u8]) -> Option<Known> {
         let known = &self.known[..self.known_count];
         let found = known.iter().find(|known| {
-            usize::from(known.length) == name.len() && self.stands_at(usize::from(known.at), name)
+            usize::from(known.length) == name.len()
+                && known.jumps < MAX_JUMPS
+                && self.stands_at(usize::from(known.at), name)
         });
-        found.map(|known| known.at)
+        found.copied()
     }
 
     /// Whether the name at `at` in the message is `name`, without regard to case.
@@ -231,8 +238,9 @@ impl<'b> ReplyWriter<'b> {
         }
     }
 
-    /// Remembers the tails of `name`, which will stand at `at`, that start within its first `front` octets.
-    fn remember_new(&mut self, at: usize, name: &[u8], front: usize) {
+    /// Remembers the tails of `name`, which will stand at `at`, that start within its first `front` octets. `jumps` pointers are
+    /// followed to read them.
+    fn remember_new(&mut self, at: usize, name: &[u8], front: usize, jumps: u8) {
         let mut offset = 0;
         while let Some(&length) = name.get(offset).filter(|length| **length > 0) {
             if offset >= front || at + offset > MAX_POINTER || self.known_count == MAX_KNOWN {
@@ -241,6 +249,7 @@ impl<'b> ReplyWriter<'b> {
             self.known[self.known_count] = Known {
                 at: (at + offset) as u16,
                 length: (name.len() - offset) as u8,
+                jumps,
             };
             self.known_count += 1;
             offset += 1 + usize::from(length);
@@ -299,5 +308,97 @@ impl<'b> ReplyWriter<'b> {
 
     fn put_u16(&mut self, value: u16) {
         self.out.extend_from_slice(&value.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dns::message::{record_at, u16_at};
+
+    /// The name at `at`, and how many pointers were followed to read it.
+    fn read(message: &[u8], at: usize) -> (Vec<u8>, u8) {
+        let (mut at, mut name, mut jumps) = (at, vec![], 0);
+        loop {
+            match message[at] {
+                0 => {
+                    name.push(0);
+                    return (name, jumps);
+                }
+                length @ 1..=63 => {
+                    let end = at + 1 + usize::from(length);
+                    name.extend_from_slice(&message[at..end]);
+                    at = end;
+                }
+                _ => {
+                    at = usize::from(u16_at(message, at).unwrap()) & MAX_POINTER;
+                    jumps += 1;
+                }
+            }
+        }
+    }
+
+    /// Aliases from name to name, as the message has them, and the deepest chain of pointers in it.
+    fn aliases(names: &[Vec<u8>]) -> (Vec<[Vec<u8>; 2]>, u8) {
+        let mut message = vec![];
+        let question = [&names[0][..], &[0, 5, 0, 1]].concat();
+        let mut writer = ReplyWriter::new(&mut message, 65_535, Some(&question), None);
+        for pair in names.windows(2) {
+            let data = std::iter::once(&pair[1][..]);
+            let fit = writer.write_set(Section::Answer, &pair[0], RecordType::CNAME, 5, data);
+            assert_eq!(fit, Fit::Written);
+        }
+        writer.finish(Head {
+            id: 1,
+            flags: 0,
+            rcode: Rcode::NO_ERROR,
+        });
+        let (mut at, mut deepest, mut found) = (HEADER + question.len(), 0, vec![]);
+        for _ in 1..names.len() {
+            let record = record_at(&message, at).expect("a record");
+            let (owner, to_owner) = read(&message, record.owner);
+            let (target, to_target) = read(&message, record.data.start);
+            deepest = deepest.max(to_owner).max(to_target);
+            found.push([owner, target]);
+            at = record.data.end;
+        }
+        assert_eq!(at, message.len());
+        (found, deepest)
+    }
+
+    fn expect_readable(names: &[Vec<u8>]) {
+        let (found, deepest) = aliases(names);
+        let given = names
+            .windows(2)
+            .map(|pair| [pair[0].clone(), pair[1].clone()]);
+        assert_eq!(found, given.collect::<Vec<_>>());
+        assert!(deepest <= MAX_JUMPS, "{deepest} pointers for one name");
+    }
+
+    #[test]
+    fn names_that_grow_at_the_front_are_read_with_few_pointers() {
+        let mut names = vec![b"\x06dnself\x04test\0".to_vec()];
+        while names.len() < 60 {
+            let longer = [b"\x01x", &names[names.len() - 1][..]].concat();
+            names.push(longer);
+        }
+        expect_readable(&names);
+        let (_, deepest) = aliases(&names);
+        assert_eq!(deepest, MAX_JUMPS, "compressed as far as may be");
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_is_read_with_few_pointers(steps in prop::collection::vec((0usize..8, 0u8..3), 1..80)) {
+            let mut names = vec![b"\x04test\0".to_vec()];
+            for (back, letter) in steps {
+                let parent = &names[names.len().saturating_sub(1 + back)];
+                let longer = [&[1, b'a' + letter], &parent[..]].concat();
+                names.push(if longer.len() > 255 { b"\0".to_vec() } else { longer });
+            }
+            expect_readable(&names);
+        }
     }
 }

@@ -4,8 +4,8 @@
 //! which trusts nothing. Both must come to the same verdict on every node: no rule here depends on the program's release.
 //! What only new commands must keep to, since logs may hold others, is in [`proposal`], which apply does not ask.
 
+pub mod addresses;
 pub mod balancing;
-mod link_local;
 pub mod members;
 pub mod zones;
 
@@ -50,13 +50,13 @@ pub fn command(command: &Command) -> Result<(), Refusal> {
 /// Checks the form of a command that is to be proposed. The first fault is the answer.
 pub fn proposal(command: &Command) -> Result<(), Refusal> {
     self::command(command)?;
-    command.changes.iter().try_for_each(link_local::change)
+    command.changes.iter().try_for_each(addresses::change)
 }
 
 /// Checks the form of one change that is to be proposed.
 pub fn proposed_change(change: &Change) -> Result<(), Refusal> {
     self::change(change)?;
-    link_local::change(change)
+    addresses::change(change)
 }
 
 fn precondition(precondition: &Precondition) -> Result<(), Refusal> {

@@ -368,6 +368,46 @@ fn new_link_local_addresses_are_refused_and_those_in_a_log_are_not() {
 }
 
 #[test]
+fn new_ipv4_mapped_addresses_are_refused_and_those_in_a_log_are_not() {
+    use crate::state::check;
+    let mapped = "[::ffff:10.0.0.1]:80";
+    let cases = [
+        (
+            "backend b of pool web",
+            vec![put_pool(pool("web", vec![backend("b", mapped)]))],
+        ),
+        ("backend b of pool web", vec![add_backend("b", mapped)]),
+        ("forwarder up.test.", vec![forwarder(&[mapped])]),
+    ];
+    for (object, changes) in cases {
+        let proposed = command(1, changes.clone());
+        let refusal = check::proposal(&proposed).expect_err("mapped");
+        assert_eq!(refusal.kind, RefusalKind::Invalid, "{refusal}");
+        assert_eq!(refusal.object, object);
+        assert!(refusal.problem.contains("IPv4-mapped"), "{refusal}");
+        assert_eq!(refusal.hint, "write 10.0.0.1");
+        // A log of an earlier release comes to the same state as ever.
+        Machine::with(vec![put_pool(pool("web", vec![]))]).applied(changes);
+    }
+}
+
+#[test]
+fn a_new_vip_is_an_address_that_a_host_can_have() {
+    use crate::state::check;
+    for address in ["0.1.2.3", "240.0.0.1", "254.1.2.3"] {
+        let changes = vec![vip(address)];
+        let refusal = check::proposal(&command(1, changes.clone())).expect_err(address);
+        assert_eq!(refusal.kind, RefusalKind::Invalid, "{refusal}");
+        assert_eq!(refusal.object, format!("vip {address}"));
+        Machine::with(vec![]).applied(changes);
+    }
+    // Those of documentation are for trying, those of the own host for the local cluster.
+    for address in ["192.0.2.10", "2001:db8::10", "127.0.0.9", "::1"] {
+        assert_eq!(check::proposal(&command(1, vec![vip(address)])), Ok(()));
+    }
+}
+
+#[test]
 fn the_dns_policy_is_put() {
     let mut machine = sample();
     let policy = DnsPolicy {

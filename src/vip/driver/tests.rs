@@ -181,6 +181,15 @@ async fn dropping_the_driver_withdraws_too() {
 }
 
 #[tokio::test]
+async fn a_loopback_address_is_taken_for_no_vip_but_by_the_stand_in() {
+    let node = Fixture::start(Mode::Kernel, &[], &["::1", "10.77.0.100", "127.0.0.1"]);
+    node.problem("interface vip is mapped to no device").await;
+    let status = node.driver.status();
+    let known: Vec<IpAddr> = status.borrow().iter().map(|vip| vip.address).collect();
+    assert_eq!(known, ["10.77.0.100".parse::<IpAddr>().unwrap()]);
+}
+
+#[tokio::test]
 async fn what_keeps_a_vip_from_being_held_is_said() {
     let node = Fixture::start(Mode::LoopbackStandIn, &[], &["10.77.0.100", VIP]);
     node.lead(1, LONG);
