@@ -106,7 +106,7 @@ impl Client {
             };
             let late = Instant::now() + RETRY_PAUSE >= deadline;
             if late || !worth_waiting(&dialer, &missed) {
-                return Err(nobody(missed.into_iter().map(|m| m.failure).collect()));
+                return Err(nobody(missed));
             }
             if !told {
                 told = true;
@@ -331,6 +331,8 @@ fn share(left: Duration, endpoints: usize) -> Duration {
 struct Missed {
     failure: Failure,
     prospect: Prospect,
+    /// The failure's hint goes by this very cause.
+    explained: bool,
 }
 
 /// Whether asking an endpoint again may end otherwise.
@@ -390,6 +392,7 @@ async fn probe(
             FailureCode::Unreachable => Prospect::Lasting,
             _ => Prospect::Denied,
         },
+        explained: false,
         failure,
     })?;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -401,20 +404,24 @@ async fn probe(
             Err(Missed {
                 failure: no_api(&object),
                 prospect: Prospect::Denied,
+                explained: true,
             })
         }
         Ok(Err(status)) => {
             let failure = failure_of(&status, &object, false);
             let overloaded = failure.code == FailureCode::Overloaded;
+            let usual = failure.hint.clone();
+            let failure = match failure.code {
+                FailureCode::Unreachable => dialer.explained(endpoint, failure),
+                _ => failure,
+            };
             Err(Missed {
                 prospect: match may_pass(&status) || overloaded {
                     true => Prospect::Passing,
                     false => Prospect::Denied,
                 },
-                failure: match failure.code {
-                    FailureCode::Unreachable => dialer.explained(endpoint, failure),
-                    _ => failure,
-                },
+                explained: failure.hint != usual,
+                failure,
             })
         }
         Err(_) => Err(Missed {
@@ -424,6 +431,7 @@ async fn probe(
                 FailureCode::Unreachable,
             ),
             prospect: Prospect::Passing,
+            explained: false,
         }),
     }
 }
@@ -444,21 +452,34 @@ fn humane(time: Duration) -> String {
 }
 
 /// The one failure that says most of several endpoints.
-fn nobody(problems: Vec<Failure>) -> Failure {
+fn nobody(missed: Vec<Missed>) -> Failure {
     let mut unreachable: Vec<String> = Vec::new();
-    let single = problems.len() == 1;
-    for failure in problems {
+    let mut hints: Vec<String> = Vec::new();
+    let single = missed.len() == 1;
+    for Missed {
+        failure, explained, ..
+    } in missed
+    {
         let says_more = single && !failure.hint.is_empty();
         if failure.code != FailureCode::Unreachable || says_more {
             return failure;
         }
         unreachable.push(failure.to_string());
+        if explained && !hints.contains(&failure.hint) {
+            hints.push(failure.hint);
+        }
+    }
+    if hints.is_empty() {
+        hints.push(
+            "give --endpoints (or PONTOON_ENDPOINTS), or start a local cluster by `pontoon dev`"
+                .to_owned(),
+        );
     }
     Failure::new(
         FailureCode::Unreachable,
         "cluster",
         format!("no node answers: {}", unreachable.join("; ")),
-        "give --endpoints (or PONTOON_ENDPOINTS), or start a local cluster by `pontoon dev`",
+        hints.join("; "),
     )
 }
 
@@ -476,13 +497,24 @@ mod tests {
 
     #[test]
     fn a_refusal_says_more_than_silence() {
-        let silent = Failure::new(FailureCode::Unreachable, "endpoint a", "refused", "");
+        let missed = |failure: &Failure, explained| Missed {
+            failure: failure.clone(),
+            prospect: Prospect::Denied,
+            explained,
+        };
+        let silent = Failure::new(FailureCode::Unreachable, "endpoint a", "refused", "run it");
         let denied = Failure::new(FailureCode::PermissionDenied, "node 2", "no", "");
-        let both = nobody(vec![silent.clone(), denied.clone()]);
+        let both = nobody(vec![missed(&silent, false), missed(&denied, false)]);
         assert_eq!(both, denied);
-        let none = nobody(vec![silent.clone(), silent]);
+        let none = nobody(vec![missed(&silent, false), missed(&silent, false)]);
         assert_eq!(none.code, FailureCode::Unreachable);
         assert!(none.problem.contains("endpoint a"));
+        assert!(none.hint.contains("--endpoints"), "{none:?}");
+        // What is known of the cause is said of several too, and once.
+        let plain = Failure::new(FailureCode::Unreachable, "endpoint b", "x", "give http://b");
+        let three = [(&plain, true), (&silent, false), (&plain, true)];
+        let three = nobody(three.map(|(failure, known)| missed(failure, known)).into());
+        assert_eq!(three.hint, "give http://b");
     }
 
     #[tokio::test]

@@ -19,7 +19,8 @@ use crate::{
 #[command(after_help = "\
 Examples:
   pontoon dev
-  pontoon dev --nodes 5 --dir /tmp/five --port-base 6300")]
+  pontoon dev --nodes 5 --dir /tmp/five --port-base 6300
+  pontoon --endpoints http://127.0.0.1:6401 cluster status")]
 pub struct Dev {
     /// Number of nodes [default: 3]
     #[arg(long, value_name = "N")]
@@ -49,20 +50,12 @@ impl Dev {
             port_base,
             empty,
         };
-        dev::run(&options).map_err(|error| match error {
-            dev::DevError::Nodes(_) | dev::DevError::PortBase(_) => {
-                exit::wrong_argument("dev", error, "`pontoon dev --help` shows the options")
+        dev::run(&options).map_err(|error| {
+            let hint = error.hint();
+            match error.is_usage() {
+                true => exit::wrong_argument("dev", error, hint),
+                false => exit::invalid("dev", error, hint),
             }
-            dev::DevError::Ended { .. } => exit::invalid(
-                "dev",
-                error,
-                "mend what it says; another --dir begins with new nodes",
-            ),
-            other => exit::invalid(
-                "dev",
-                other,
-                "give another --port-base when its ports are taken, or another --dir",
-            ),
         })
     }
 }

@@ -44,8 +44,8 @@ pub enum Endpoint {
     },
 }
 
-/// Nodes separated by commas. An empty text, such as an environment variable set to nothing, names none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Nodes separated by commas, at least one: a list that a script left empty must not mean another cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints(Vec<Endpoint>);
 
 impl FromStr for Endpoints {
@@ -56,7 +56,14 @@ impl FromStr for Endpoints {
             .split(',')
             .map(str::trim)
             .filter(|part| !part.is_empty());
-        parts.map(str::parse).collect::<Result<_, _>>().map(Self)
+        let named: Vec<Endpoint> = parts.map(str::parse).collect::<Result<_, _>>()?;
+        match named.is_empty() {
+            true => Err(format!(
+                "{text} names no node: expected HOST:PORT, http://HOST:PORT or unix:PATH, several separated by commas",
+                text = quoted(text)
+            )),
+            false => Ok(Self(named)),
+        }
     }
 }
 
@@ -138,19 +145,19 @@ impl Dialer {
         let named = global.endpoints.as_ref().map(|Endpoints(named)| named);
         let own = own_socket(Path::new(NODE_TOML), SOCKETS);
         match (named, own) {
-            (Some(named), _) if !named.is_empty() => Self {
+            (Some(named), _) => Self {
                 endpoints: named.clone(),
                 expected: true,
                 own_node: false,
                 certificate,
             },
-            (_, Some(socket)) => Self {
+            (None, Some(socket)) => Self {
                 endpoints: vec![Endpoint::Unix(socket)],
                 expected: true,
                 own_node: true,
                 certificate,
             },
-            (_, None) => Self {
+            (None, None) => Self {
                 endpoints: dev_endpoints(),
                 expected: false,
                 own_node: false,
@@ -184,26 +191,38 @@ impl Dialer {
                 ..failure
             };
         }
-        let refused =
-            failure.problem.contains("refused") || failure.problem.contains("No such file");
+        match self.advice(endpoint, &failure) {
+            Some(hint) => Failure { hint, ..failure },
+            None => failure,
+        }
+    }
+
+    /// What may be behind a failure to speak with a node that is there.
+    fn advice(&self, endpoint: &Endpoint, failure: &Failure) -> Option<String> {
+        let problem = failure.problem.as_str();
         let Endpoint::Secure { host, .. } = endpoint else {
-            return failure;
+            return None;
         };
-        let found = self.certificate.found();
-        let ended = self.ending(endpoint, SystemTime::now());
-        let hint = match found {
-            _ if refused => return failure,
-            Ok(Found::Nothing { why }) => format!(
+        if problem.contains("refused") || problem.contains("No such file") {
+            return None;
+        }
+        if let Ok(Found::Nothing { why }) = self.certificate.found() {
+            return Some(format!(
                 "without a client certificate a loopback address is spoken to in plaintext; if the node speaks TLS, give --cert, --key and --ca{}",
                 and_why(why)
-            ),
-            _ if ended.is_some() => ended.unwrap_or_default(),
-            _ if is_loopback(host) => {
-                "a node of `pontoon dev` speaks plaintext: give http://HOST:PORT".to_owned()
-            }
-            _ => return failure,
-        };
-        Failure { hint, ..failure }
+            ));
+        }
+        if let Some(ending) = self.ending(endpoint, SystemTime::now()) {
+            return Some(ending);
+        }
+        if speaks_tls(problem) {
+            return Some(
+                "the certificates of the node and of this client are of different clusters or not valid now: give --cert, --key and --ca of the node's cluster"
+                    .to_owned(),
+            );
+        }
+        is_loopback(host)
+            .then(|| "a node of `pontoon dev` speaks plaintext: give http://HOST:PORT".to_owned())
     }
 
     /// What to say of the certificate that `endpoint` is spoken to with, when it ends soon or has ended.
@@ -234,6 +253,12 @@ impl Dialer {
         let address = resolve(endpoint, host, port).await?;
         Ok(connect::channel(address, &security, Expected::AnyNode))
     }
+}
+
+/// Whether what was found wrong shows that the other side speaks TLS, as `rustls` words it: a certificate that was not
+/// believed, here or there.
+fn speaks_tls(problem: &str) -> bool {
+    problem.contains("certificate") || problem.contains("fatal alert")
 }
 
 async fn resolve(endpoint: &Endpoint, host: &str, port: u16) -> Result<SocketAddr, Failure> {
@@ -447,6 +472,42 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_speaks_tls_is_not_taken_for_a_development_cluster() {
+        use crate::pki::{authority::Authority, authority::request, identity::Identity};
+        use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        let cluster = crate::model::node::ClusterId("c1".into());
+        let now = SystemTime::now();
+        let authority = Authority::create(&cluster, now).expect("authority");
+        let asked = request().expect("request");
+        let admin = Identity::admin(cluster, "ann");
+        let certificate = authority.sign(&asked.csr_pem, &admin, &[], now);
+        for (name, text) in [
+            ("admin.pem", certificate.expect("signed").as_str()),
+            ("admin.key", asked.key_pem.as_str()),
+            ("ca.pem", authority.certificate_pem()),
+        ] {
+            fs::write(at(name), text).expect("written");
+        }
+        let dialer = dialer(Source::Usual(vec![dir.path().to_owned()]));
+        let loopback: Endpoint = "127.0.0.1:1".parse().expect("an endpoint");
+        for (error, is_tls) in [
+            (Error::from(CertificateError::UnknownIssuer), true),
+            (Error::AlertReceived(AlertDescription::UnknownCA), true),
+            (
+                Error::InvalidMessage(InvalidMessage::InvalidContentType),
+                false,
+            ),
+        ] {
+            let failure = Failure::new(FailureCode::Unreachable, "endpoint", &error, "");
+            let hint = dialer.explained(&loopback, failure).hint;
+            assert_eq!(hint.contains("http://"), !is_tls, "{error}: {hint}");
+            assert_eq!(hint.contains("--ca"), is_tls, "{error}: {hint}");
+        }
+    }
+
+    #[test]
     fn an_administrator_is_told_that_the_certificate_ends() {
         use std::time::{Duration, UNIX_EPOCH};
         let end = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -521,7 +582,10 @@ mod tests {
         assert_eq!(secure("::1", 1).to_string(), "[::1]:1");
         let two = Endpoints(vec![secure("a", 1), secure("b", 2)]);
         assert_eq!("a:1, b:2,".parse(), Ok(two));
-        assert_eq!("".parse(), Ok(Endpoints::default()));
+        for none in ["", ",", " , "] {
+            let wrong = none.parse::<Endpoints>().expect_err(none);
+            assert!(wrong.contains("names no node"), "{wrong}");
+        }
         assert!("a:1,b".parse::<Endpoints>().is_err());
     }
 }

@@ -238,6 +238,16 @@ fn shows(kind: &str) -> String {
     format!("`pontoon {command}` shows what is there")
 }
 
+/// A result that could not be written to stdout.
+pub fn unwritten(error: &io::Error) -> Failure {
+    Failure::new(
+        FailureCode::Internal,
+        "output",
+        format!("it could not be written: {error}"),
+        "make room where it goes, or send it elsewhere; what the command did is done",
+    )
+}
+
 /// A fault of this program or machine.
 pub fn internal(object: impl ToString, error: impl ToString) -> Failure {
     Failure::new(FailureCode::Internal, object, error, "")
@@ -271,6 +281,17 @@ mod tests {
         }
         let kept = Failure::new(FailureCode::Invalid, "x", "y", "do this");
         assert_eq!(advised(kept.clone()), kept);
+    }
+
+    #[test]
+    fn output_that_cannot_be_written_is_no_fault_of_the_program() {
+        let failure = advised(unwritten(&io::ErrorKind::StorageFull.into()));
+        assert!(
+            failure.problem.contains("could not be written"),
+            "{failure:?}"
+        );
+        assert!(failure.hint.contains("make room"), "{failure:?}");
+        assert_eq!(code_of(&failure), Exit(1));
     }
 
     #[test]

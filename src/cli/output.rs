@@ -111,7 +111,7 @@ impl Out {
         match written {
             // Whoever read our output has read enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-            other => other.map_err(|e| exit::internal("output", e)),
+            other => other.map_err(|e| exit::unwritten(&e)),
         }
     }
 

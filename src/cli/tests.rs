@@ -172,6 +172,8 @@ fn wrong_usage_is_told_apart() {
         "zone list --timeout 0s",
         "zone list -o yaml",
         "zone list --endpoints nohost",
+        "zone list --endpoints ,",
+        "zone list --endpoints=",
         "zone list --endpoints http://192.0.2.1:1",
         "zone history example.com --limit 0",
         "dns flush --subtree",
@@ -901,6 +903,7 @@ fn the_environment_stands_in_for_options() {
     assert!(global("pontoon zone list", &all).is_ok());
     for (line, environment) in [
         ("pontoon zone list", &[("PONTOON_ENDPOINTS", "nohost")][..]),
+        ("pontoon zone list", &[("PONTOON_ENDPOINTS", ",")]),
         ("pontoon zone list", &all[..2]),
         ("pontoon zone list --cert c.pem", &[]),
     ] {

@@ -549,6 +549,7 @@ impl Core {
     pub(super) fn candidates(&self, metrics: &Metrics, group: &Group) -> Vec<Candidate> {
         // One that missed several heartbeats may have died just now.
         let slack = (4 * self.timing().heartbeat).as_millis().max(1);
+        let now = Instant::now();
         let peers = lock(&self.peers);
         let others = group.voters.iter().filter(|id| **id != self.id);
         let candidate = |id: &NodeId| {
@@ -558,6 +559,7 @@ impl Core {
                 id: *id,
                 ready: group.alive.contains(id) && lag.is_some() && silence.is_some(),
                 fit: peers.is_fit(*id),
+                damped: peers.damping.is_damped(*id, now),
                 missed: silence.map_or(u64::MAX, |s| u64::try_from(s).unwrap_or(u64::MAX)),
                 lag: lag.unwrap_or(u64::MAX),
             }

@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Timing,
+    damping::Damping,
     forward::Forwarder,
     gate::VoteGate,
     health::StorageHealth,
@@ -134,6 +135,8 @@ pub struct Peers {
     pub own_hashes: std::collections::VecDeque<(u64, [u8; 16])>,
     /// Nodes whose state differed from ours at the same index, and that index.
     pub diverged: BTreeMap<NodeId, u64>,
+    /// How often the others became unfit to hold VIPs.
+    pub damping: Damping,
     /// When a lease was granted to this node last.
     pub granted: Option<Instant>,
 }
@@ -736,6 +739,7 @@ impl Peers {
                 tracing::error!(node = %id, index, "the state of this node differs from ours at the same log index");
             }
         }
+        self.damping.observe(id, report.unfit.is_none(), now);
         let heard = Heard {
             report: Some(report),
             at: Some(now),

@@ -11,6 +11,7 @@
 pub mod administer;
 mod append_stream;
 pub mod core;
+pub mod damping;
 pub mod election;
 pub mod engine;
 pub mod engine_memory;

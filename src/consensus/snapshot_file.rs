@@ -64,6 +64,14 @@ struct Kept {
     path: PathBuf,
 }
 
+/// What becomes of it that the newest of these is garbled.
+fn instead_of_newest(kept: &[Kept]) -> &'static str {
+    match kept.len() {
+        0 | 1 => "there is none before it",
+        _ => "the one before is used",
+    }
+}
+
 /// A snapshot that was read and checked.
 #[derive(Debug)]
 pub struct Loaded {
@@ -87,11 +95,8 @@ impl SnapshotFiles {
                     break;
                 }
                 Err(SnapshotError::Garbled { name, problem }) => {
-                    tracing::error!(
-                        snapshot = name,
-                        problem,
-                        "set aside; the one before is used"
-                    );
+                    let instead = instead_of_newest(&kept);
+                    tracing::error!(snapshot = name, problem, "set aside; {instead}");
                     set_aside(&newest.path)?;
                     kept.pop();
                 }
@@ -344,5 +349,27 @@ fn file_error(verb: &'static str, path: &Path, source: io::Error) -> SnapshotErr
         verb,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_garbled_snapshot_is_said_to_have_one_before_it_only_if_there_is_one() {
+        let kept = |sequence| Kept {
+            index: Some(sequence),
+            sequence,
+            path: PathBuf::new(),
+        };
+        for (count, told) in [
+            (1, "there is none before it"),
+            (2, "the one before is used"),
+            (3, "the one before is used"),
+        ] {
+            let kept: Vec<Kept> = (0..count).map(kept).collect();
+            assert_eq!(instead_of_newest(&kept), told);
+        }
     }
 }

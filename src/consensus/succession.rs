@@ -1,6 +1,8 @@
 //! Decides to whom leadership goes, and when a leader gives it away of its own accord: to a fit voter when it is unfit to hold the
 //! VIPs, and to the preferred one when that has been fit and caught up for the cool-down.
 //!
+//! Where the VIPs would only go round, since each voter becomes unfit as soon as it holds them, the moves get rarer (`damping`).
+//!
 //! Leading and holding go together, so a node that cannot serve should not lead. It does all the same when no voter is fit: VIPs
 //! that answer badly are better than none, and an alarm says so.
 
@@ -22,6 +24,8 @@ pub struct Candidate {
     pub ready: bool,
     /// It said lately that it is fit to hold VIPs.
     pub fit: bool,
+    /// It became unfit several times of late, and was not fit for long enough since: see `damping`.
+    pub damped: bool,
     /// Heartbeats that it seems to have missed, in units that a healthy voter never fills.
     pub missed: u64,
     /// Log entries it is behind.
@@ -80,12 +84,15 @@ impl Mover {
         if lately || !seen.leased {
             return None;
         }
-        let unfit = best(seen.candidates).filter(|id| !seen.fit && is_fit(seen, *id));
-        let chosen = match (unfit, ripe) {
-            (Some(_), Some(preferred)) => (preferred, Why::Unfit),
-            (Some(any), None) => (any, Why::Unfit),
-            (None, Some(preferred)) => (preferred, Why::Preferred),
-            (None, None) => return None,
+        let chosen = match seen.fit {
+            true => (ripe?, Why::Preferred),
+            false => {
+                // What makes this node unfit may make each of the others so once it holds the VIPs.
+                let steady = seen.candidates.iter().filter(|c| c.fit && !c.damped);
+                let steady: Vec<Candidate> = steady.copied().collect();
+                let ripe = ripe.filter(|id| steady.iter().any(|c| c.id == *id));
+                (ripe.or_else(|| best(&steady))?, Why::Unfit)
+            }
         };
         self.tried = Some(now);
         Some(chosen)
@@ -132,6 +139,7 @@ mod tests {
             id: NodeId(id),
             ready: true,
             fit: true,
+            damped: false,
             missed: 0,
             lag: 0,
         }
@@ -191,6 +199,10 @@ mod tests {
             fit: false,
             ..voter(2)
         };
+        let damped = Candidate {
+            damped: true,
+            ..voter(2)
+        };
         // (this one fit, leased, candidates, goes to)
         let cases = [
             (true, true, vec![voter(2)], None),
@@ -199,6 +211,8 @@ mod tests {
             (false, true, vec![unfit], None),
             (false, true, vec![unfit, voter(3)], Some(3)),
             (false, true, vec![], None),
+            (false, true, vec![damped], None),
+            (false, true, vec![damped, voter(3)], Some(3)),
         ];
         for (fit, leased, candidates, expected) in cases {
             let seen = Seen {

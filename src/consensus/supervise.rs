@@ -472,6 +472,7 @@ fn forget(core: &Core, targets: &[Target]) {
     let mut peers = lock(&core.peers);
     peers.reports.retain(|id, _| known.contains(id));
     peers.diverged.retain(|id, _| known.contains(id));
+    peers.damping.retain(|id| known.contains(&id));
     drop(peers);
     core.links.retain(|id| known.contains(&id));
 }

@@ -2,7 +2,8 @@
 //! `docs/cli.md` promises these to scripts.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
 };
 
@@ -16,12 +17,68 @@ pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 53, 53));
 const LISTENER: u16 = 400;
 const UPSTREAM: u16 = 490;
 const BACKENDS: [u16; 2] = [491, 492];
-/// What the demo upstream is called among the addresses; it speaks UDP alone.
-pub(super) const DEMO_UPSTREAM: &str = "the demo upstream";
 /// The highest offset in use.
 const LAST: u16 = 499;
 /// Largest port base for which every port exists.
 pub const MAX_PORT_BASE: u16 = u16::MAX - LAST;
+/// Longest path of a unix socket that Linux takes, in octets.
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// By what an address is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// An address that a node or a demo service will bind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub address: SocketAddr,
+    pub transport: Transport,
+    /// What it is for.
+    pub what: String,
+}
+
+impl Place {
+    fn tcp(address: SocketAddr, what: impl Into<String>) -> Self {
+        let (transport, what) = (Transport::Tcp, what.into());
+        Self {
+            address,
+            transport,
+            what,
+        }
+    }
+
+    fn udp(address: SocketAddr, what: impl Into<String>) -> Self {
+        let (transport, what) = (Transport::Udp, what.into());
+        Self {
+            address,
+            transport,
+            what,
+        }
+    }
+
+    /// Both, as DNS is served.
+    fn dns(address: SocketAddr, what: &str) -> [Self; 2] {
+        [
+            Self::udp(address, format!("{what} over UDP")),
+            Self::tcp(address, format!("{what} over TCP")),
+        ]
+    }
+
+    /// Whether it can be bound now.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn check_free(&self) -> io::Result<()> {
+        match self.transport {
+            Transport::Udp => UdpSocket::bind(self.address).map(drop),
+            // Binding a listener also finds a socket of another `dev` that shares its port.
+            Transport::Tcp => TcpListener::bind(self.address).map(drop),
+        }
+    }
+}
 
 /// A development cluster's addresses and files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +135,10 @@ impl Layout {
         self.dir.join(format!("n{node}"))
     }
 
+    pub fn node_data(&self, node: u16) -> PathBuf {
+        self.node_dir(node).join("data")
+    }
+
     pub fn node_config(&self, node: u16) -> PathBuf {
         self.node_dir(node).join("node.toml")
     }
@@ -91,31 +152,37 @@ impl Layout {
         self.numbers().map(member).collect()
     }
 
-    /// Every address that a node or a demo service will bind, with what it is for.
-    pub fn all_addresses(&self) -> Vec<(SocketAddr, String)> {
-        let mut all = vec![(self.vip_dns(), "DNS on the VIP".to_owned())];
+    pub fn socket(&self, node: u16) -> PathBuf {
+        self.node_dir(node).join("sock")
+    }
+
+    /// Every address that a node or a demo service will bind.
+    pub fn all_places(&self) -> Vec<Place> {
+        let mut all = Place::dns(self.vip_dns(), "DNS on the VIP").to_vec();
         for node in self.numbers() {
+            all.extend(Place::dns(self.dns(node), &format!("DNS of node {node}")));
             let kinds = [
-                ("DNS", self.dns(node)),
                 ("API", self.api(node)),
                 ("HTTP", self.http(node)),
                 ("Raft", self.raft(node)),
             ];
-            all.extend(kinds.map(|(kind, address)| (address, format!("{kind} of node {node}"))));
+            all.extend(
+                kinds.map(|(kind, address)| Place::tcp(address, format!("{kind} of node {node}"))),
+            );
         }
-        all.push((self.demo_upstream(), DEMO_UPSTREAM.to_owned()));
+        all.push(Place::udp(self.demo_upstream(), "the demo upstream"));
         let backends = self.demo_backends();
-        all.extend(backends.map(|address| (address, "a demo backend".to_owned())));
+        all.extend(backends.map(|address| Place::tcp(address, "a demo backend")));
         all
     }
 
     /// Where the sample site's listener will be: the cluster's own addresses on its port.
-    pub fn sample_listener(&self) -> Vec<(SocketAddr, String)> {
+    pub fn sample_listener(&self) -> Vec<Place> {
         let nodes = self.numbers().map(|node| self.service(node));
         let addresses = nodes.chain([VIP]);
         addresses
             .map(|ip| SocketAddr::new(ip, self.listener_port()))
-            .map(|address| (address, "the sample listener".to_owned()))
+            .map(|address| Place::tcp(address, "the sample listener"))
             .collect()
     }
 
@@ -137,14 +204,14 @@ impl Layout {
              api = \"{api}\"\n\
              http = \"{http}\"\n\
              socket = {socket}\n",
-            data = quoted(&self.node_dir(node).join("data")),
+            data = quoted(&self.node_data(node)),
             service = self.service(node),
             dns_port = self.dns(node).port(),
             vip_dns_port = self.port_base,
             raft = self.raft(node),
             api = self.api(node),
             http = self.http(node),
-            socket = quoted(&self.node_dir(node).join("sock")),
+            socket = quoted(&self.socket(node)),
         )
     }
 
@@ -185,15 +252,39 @@ mod tests {
             nodes: MAX_NODES,
             port_base: MAX_PORT_BASE,
         };
-        let mut all: Vec<_> = layout
-            .all_addresses()
-            .into_iter()
-            .map(|(address, _)| address)
-            .collect();
-        let count = all.len();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), count);
+        let places = layout.all_places();
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let of_it = places.iter().filter(|place| place.transport == transport);
+            let mut all: Vec<_> = of_it.map(|place| place.address).collect();
+            let count = all.len();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), count, "{transport:?}");
+        }
         assert!(layout.demo_backends()[1].port() >= layout.port_base);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_by_udp_or_tcp_is_found() {
+        let layout = Layout {
+            dir: "/d".into(),
+            nodes: 2,
+            port_base: 5300,
+        };
+        let places = layout.all_places();
+        for address in [layout.vip_dns(), layout.dns(1), layout.dns(2)] {
+            for transport in [Transport::Udp, Transport::Tcp] {
+                let found = |p: &&Place| (p.address, p.transport) == (address, transport);
+                assert_eq!(places.iter().filter(found).count(), 1, "{address}");
+            }
+        }
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let place = Place::udp(udp.local_addr().expect("bound"), "x");
+        let error = place.check_free().expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let place = Place::tcp(tcp.local_addr().expect("bound"), "x");
+        let error = place.check_free().expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

@@ -5,16 +5,18 @@
 
 mod children;
 mod demo;
+mod error;
 pub mod layout;
 mod probe;
 mod progress;
 mod seed;
+mod standing;
 mod tell;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs, io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -24,21 +26,21 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 
 use crate::{
     enrol::{
-        identity_file::{IdentityError, IdentityFile, StoredIdentity},
+        identity_file::{IdentityFile, StoredIdentity},
         init::new_cluster,
-        vacancy::Vacancy,
     },
     model::node::NodeId,
-    pki::PkiError,
 };
 use children::{End, NodeProcess, RESTART_PAUSE};
-use layout::{Layout, MAX_NODES, MAX_PORT_BASE};
+pub use error::DevError;
+use layout::{Layout, MAX_NODES, MAX_PORT_BASE, MAX_SOCKET_PATH};
 use progress::Progress;
+use standing::Standing;
 use tell::say;
 
 /// Port base unless one is given.
@@ -47,6 +49,8 @@ pub const DEFAULT_PORT_BASE: u16 = 5300;
 pub const DEFAULT_NODES: u16 = 3;
 /// Longest wait for every node to answer.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks whether a node without an identity was admitted anew.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What `pontoon dev` was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,55 +63,6 @@ pub struct DevOptions {
     pub port_base: Option<u16>,
     /// Load nothing but the VIP.
     pub empty: bool,
-}
-
-/// Why the cluster did not run.
-#[derive(Debug, thiserror::Error)]
-pub enum DevError {
-    #[error("--nodes {0}: expected 1 to {MAX_NODES}")]
-    Nodes(u16),
-    #[error("--port-base {0}: expected 1 to {MAX_PORT_BASE}")]
-    PortBase(u16),
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("cannot write to standard output: {0}")]
-    Output(#[source] io::Error),
-    #[error("{} holds a cluster of {nodes} nodes on port base {port_base}; give those or another --dir", dir.display())]
-    OtherLayout {
-        dir: PathBuf,
-        nodes: u16,
-        port_base: u16,
-    },
-    #[error("{}: {problem}; give another --dir, or remove it", path.display())]
-    Damaged { path: PathBuf, problem: String },
-    #[error(
-        "{address} ({what}) is in use: {source}; is another `pontoon dev` running? Give another --port-base"
-    )]
-    Address {
-        address: SocketAddr,
-        what: String,
-        source: io::Error,
-    },
-    #[error("node {node} does not start: {source}")]
-    Start { node: u16, source: io::Error },
-    #[error("not every node answered within {READY_TIMEOUT:?}: {problem}; see the logs in {}", dir.display())]
-    NotReady { problem: String, dir: PathBuf },
-    #[error("node {node} ended before it served ({how}); {last}its log is {}", log.display())]
-    Ended {
-        node: u16,
-        how: String,
-        /// The last line it wrote, as part of a sentence; may be empty.
-        last: String,
-        log: PathBuf,
-    },
-    #[error("the sample site was not loaded: {0}")]
-    Seed(String),
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    #[error("the runtime does not start: {0}")]
-    Runtime(io::Error),
 }
 
 /// `dev.toml`: what was laid out in a directory.
@@ -148,6 +103,7 @@ pub fn run(options: &DevOptions) -> Result<(), DevError> {
             layout,
             seeded,
             empty: options.empty,
+            absent: BTreeSet::new(),
         }
         .run(),
     )
@@ -158,7 +114,7 @@ fn temporary_dir() -> Result<tempfile::TempDir, DevError> {
     tempfile::Builder::new()
         .prefix("pontoon-dev-")
         .tempdir()
-        .map_err(|source| DevError::Io { path, source })
+        .map_err(|source| DevError::Temporary { path, source })
 }
 
 /// Lays the cluster out in `dir`, or finds what is there. The flag says whether the first content is in.
@@ -184,6 +140,7 @@ fn prepare(options: &DevOptions, dir: &Path) -> Result<(Layout, bool), DevError>
         nodes,
         port_base,
     };
+    check_socket_paths(&layout)?;
     match stored {
         Some(found) if (found.nodes, found.port_base) != (nodes, port_base) => {
             let Stored {
@@ -204,6 +161,16 @@ fn prepare(options: &DevOptions, dir: &Path) -> Result<(Layout, bool), DevError>
             store(&layout, false)?;
             Ok((layout, false))
         }
+    }
+}
+
+/// A node would find that its socket cannot be bound only after others were started.
+fn check_socket_paths(layout: &Layout) -> Result<(), DevError> {
+    let path = layout.socket(layout.nodes);
+    let length = path.as_os_str().as_bytes().len();
+    match length <= MAX_SOCKET_PATH {
+        true => Ok(()),
+        false => Err(DevError::LongPath { path, length }),
     }
 }
 
@@ -258,7 +225,7 @@ fn lay_out(layout: &Layout) -> Result<(), DevError> {
         .numbers()
         .zip(std::iter::once(first.clone()).chain(others))
     {
-        IdentityFile::in_dir(&layout.node_dir(node).join("data")).store(&identity)?;
+        IdentityFile::in_dir(&layout.node_data(node)).store(&identity)?;
     }
     Ok(())
 }
@@ -281,6 +248,8 @@ struct Dev {
     layout: Layout,
     seeded: bool,
     empty: bool,
+    /// Nodes without an identity: they are started when they have one.
+    absent: BTreeSet<u16>,
 }
 
 impl Dev {
@@ -288,13 +257,14 @@ impl Dev {
         let stop = stop_signal().map_err(DevError::Runtime)?;
         tokio::pin!(stop);
         self.check_addresses()?;
+        let members = self.members()?;
         let _demo = self.start_demo();
         let mut nodes = HashMap::new();
-        for node in self.layout.numbers() {
-            nodes.insert(node, self.start(node)?);
+        for node in &members {
+            nodes.insert(*node, self.start(*node)?);
         }
         let outcome = tokio::select! {
-            outcome = self.supervise(&mut nodes) => outcome,
+            outcome = self.supervise(&mut nodes, members) => outcome,
             // The supervised processes stay in `nodes`; they are stopped below.
             () = &mut stop => Ok(()),
         };
@@ -304,19 +274,14 @@ impl Dev {
 
     /// Fails early, and in words, when something else has our ports.
     fn check_addresses(&self) -> Result<(), DevError> {
-        let mut addresses = self.layout.all_addresses();
+        let mut places = self.layout.all_places();
         if !self.seeded && !self.empty {
-            addresses.extend(self.layout.sample_listener());
+            places.extend(self.layout.sample_listener());
         }
-        for (address, what) in addresses {
-            let is_free = match what.as_str() {
-                layout::DEMO_UPSTREAM => UdpSocket::bind(address).map(drop),
-                // Binding a listener also finds a socket of another `dev` that shares its port.
-                _ => TcpListener::bind(address).map(drop),
-            };
-            is_free.map_err(|source| DevError::Address {
-                address,
-                what,
+        for place in places {
+            place.check_free().map_err(|source| DevError::Address {
+                address: place.address,
+                what: place.what,
                 source,
             })?;
         }
@@ -338,19 +303,29 @@ impl Dev {
     }
 
     /// Makes the cluster ready, then keeps it so, until dropped.
-    async fn supervise(&mut self, nodes: &mut HashMap<u16, NodeProcess>) -> Result<(), DevError> {
-        let sound = self.become_ready(nodes).await?;
+    async fn supervise(
+        &mut self,
+        nodes: &mut HashMap<u16, NodeProcess>,
+        members: Vec<u16>,
+    ) -> Result<(), DevError> {
+        let sound = self.become_ready(nodes, members).await?;
         self.announce(nodes, &sound)?;
         // Nodes that died, each waiting for its own restart.
         let mut restarts = JoinSet::new();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // An ended process is found again, and a finished pause stays in its set: neither wait loses anything.
+                // An ended process is found again, a finished pause stays in its set, and a look is made again: no wait loses
+                // anything.
                 end = first_end(nodes) => {
+                    nodes.remove(&end.node);
+                    if self.is_no_member(end.node)? {
+                        continue;
+                    }
                     let why = self.last_words_of(&end).unwrap_or_default();
                     let End { node, how, .. } = end;
                     say(format_args!("node {node} ended ({how}){why}; it is started again in {} s", RESTART_PAUSE.as_secs()))?;
-                    nodes.remove(&node);
                     restarts.spawn(async move {
                         tokio::time::sleep(RESTART_PAUSE).await;
                         node
@@ -358,6 +333,11 @@ impl Dev {
                 }
                 Some(Ok(node)) = restarts.join_next() => {
                     self.start_again(node, nodes)?;
+                }
+                _ = look.tick(), if !self.absent.is_empty() => {
+                    for node in self.admitted() {
+                        self.start_again(node, nodes)?;
+                    }
                 }
             }
         }
@@ -379,9 +359,9 @@ impl Dev {
     async fn become_ready(
         &mut self,
         nodes: &mut HashMap<u16, NodeProcess>,
+        mut sound: Vec<u16>,
     ) -> Result<Vec<u16>, DevError> {
         let mut progress = Progress::new(Instant::now(), READY_TIMEOUT);
-        let mut sound = self.members()?;
         // The first time, every node has to start.
         let is_first = !self.seeded;
         loop {
@@ -391,7 +371,8 @@ impl Dev {
                 end = first_end(nodes) => end,
             };
             nodes.remove(&end.node);
-            if !end.by_itself {
+            let is_gone = !is_first && self.is_no_member(end.node)?;
+            if !end.by_itself && !is_gone {
                 let End { node, how, .. } = end;
                 say(format_args!(
                     "node {node} ended ({how}); it is started again in {} s",
@@ -405,36 +386,62 @@ impl Dev {
             if is_first || !self.is_majority(&sound) {
                 return Err(self.ended(end));
             }
-            self.say_broken(&end)?;
+            if !is_gone {
+                self.say_broken(&end)?;
+            }
         }
     }
 
-    /// The nodes that know who they are. Of an existing cluster one may have been emptied, to be admitted anew.
-    fn members(&self) -> Result<Vec<u16>, DevError> {
-        let all: Vec<u16> = self.layout.numbers().collect();
-        // One whose identity alone is gone ends at once, and is told of then.
-        let waits = |node: &u16| match Vacancy::of(&self.layout.node_dir(*node).join("data")) {
-            Ok(Some(vacancy @ (Vacancy::Unused | Vacancy::Left { .. }))) => Some((*node, vacancy)),
-            Ok(None | Some(Vacancy::Lost { .. })) | Err(_) => None,
-        };
-        let waiting: HashMap<u16, Vacancy> = all.iter().filter_map(waits).collect();
-        let is_member = |node: &u16| !waiting.contains_key(node);
-        let members: Vec<u16> = all.iter().copied().filter(is_member).collect();
-        if !self.seeded || !self.is_majority(&members) {
-            return Ok(all);
+    /// The nodes that are to be started: of an existing cluster those that have an identity. The others are told of.
+    fn members(&mut self) -> Result<Vec<u16>, DevError> {
+        let all = self.layout.numbers();
+        if !self.seeded {
+            return Ok(all.collect());
         }
-        for node in all {
-            match waiting.get(&node) {
-                Some(Vacancy::Left { .. }) => self.say_left(node)?,
-                Some(_) => self.say_lost(node)?,
-                None => {}
-            }
+        let (members, others): (Vec<u16>, Vec<u16>) =
+            all.partition(|node| self.standing(*node) == Standing::Member);
+        if !self.is_majority(&members) {
+            return Err(DevError::NoMajority {
+                dir: self.layout.dir.clone(),
+                nodes: self.layout.nodes,
+                members: members.len(),
+            });
+        }
+        self.absent.extend(&others);
+        for node in others {
+            self.is_no_member(node)?;
         }
         Ok(members)
     }
 
+    fn standing(&self, node: u16) -> Standing {
+        Standing::of(&self.layout.node_data(node))
+    }
+
+    /// Whether a node has no identity, so that it could do nothing but wait. If so it is told of and not started.
+    fn is_no_member(&mut self, node: u16) -> Result<bool, DevError> {
+        let standing = self.standing(node);
+        if standing == Standing::Member {
+            return Ok(false);
+        }
+        self.absent.insert(node);
+        self.say_absent(node, standing)?;
+        Ok(true)
+    }
+
+    /// Those of the absent nodes that were admitted meanwhile; they are absent no more.
+    fn admitted(&mut self) -> BTreeSet<u16> {
+        let absent = std::mem::take(&mut self.absent).into_iter();
+        let (admitted, absent) = absent.partition(|node| self.standing(*node) == Standing::Member);
+        self.absent = absent;
+        admitted
+    }
+
+    /// Of those that did not leave.
     fn is_majority(&self, nodes: &[u16]) -> bool {
-        nodes.len() * 2 > usize::from(self.layout.nodes)
+        let all = self.layout.numbers();
+        let all = all.filter(|node| self.standing(*node) != Standing::Left);
+        nodes.len() * 2 > all.count()
     }
 
     fn ended(&self, end: End) -> DevError {
@@ -522,35 +529,81 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{enrol::vacancy, model::node::ClusterId};
+
+    fn options(nodes: Option<u16>) -> DevOptions {
+        DevOptions {
+            nodes,
+            ..DevOptions::default()
+        }
+    }
 
     #[test]
-    fn a_node_that_was_emptied_or_left_is_not_waited_for() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let layout = Layout {
-            dir: dir.path().to_owned(),
-            nodes: 5,
-            port_base: DEFAULT_PORT_BASE,
+    fn a_path_too_long_for_a_socket_is_refused_before_anything_is_written() {
+        let base = tempfile::tempdir().expect("a directory");
+        let dir = base.path().join("d".repeat(MAX_SOCKET_PATH));
+        let error = prepare(&options(None), &dir).expect_err("refused");
+        assert!(matches!(error, DevError::LongPath { .. }), "{error}");
+        assert!(error.hint().contains("shorter"), "{}", error.hint());
+        assert!(!dir.exists());
+        // As long as may be.
+        let most = |length: usize| Layout {
+            dir: format!("/{}", "d".repeat(length - 1)).into(),
+            nodes: 10,
+            port_base: 1,
         };
-        let data = |node| layout.node_dir(node).join("data");
-        for node in 1..=4 {
-            let identity =
-                StoredIdentity::new(ClusterId("c".into()), NodeId(node.into()), "n".into());
-            let stored = IdentityFile::in_dir(&data(node)).store(&identity);
-            stored.expect("stored");
-            fs::create_dir_all(data(node).join("log/log")).expect("made");
-        }
-        // The fourth left, the fifth is empty. The third will not start, and says why when it ends.
-        vacancy::retire(&data(4)).expect("set aside");
-        fs::remove_file(data(3).join("identity.toml")).expect("removed");
+        let rest = "/n10/sock".len();
+        assert!(check_socket_paths(&most(MAX_SOCKET_PATH - rest)).is_ok());
+        assert!(check_socket_paths(&most(MAX_SOCKET_PATH - rest + 1)).is_err());
+    }
+
+    #[test]
+    fn each_cause_has_its_own_hint() {
+        let base = tempfile::tempdir().expect("a directory");
+        let dir = base.path().join("d");
+        prepare(&options(Some(2)), &dir).expect("laid out");
+        let other = prepare(&options(Some(3)), &dir).expect_err("another size");
+        assert!(other.hint().contains("leave --nodes"), "{}", other.hint());
+        let file = base.path().join("file");
+        fs::write(&file, "").expect("written");
+        let unwritten = prepare(&options(None), &file.join("d")).expect_err("no directory");
+        assert!(unwritten.hint().contains("--dir"), "{}", unwritten.hint());
+        assert!(!unwritten.hint().contains("port"), "{}", unwritten.hint());
+    }
+
+    #[test]
+    fn a_node_that_left_is_not_started_and_counts_no_more() {
+        let base = tempfile::tempdir().expect("a directory");
+        let dir = base.path().join("d");
+        let (layout, _) = prepare(&options(Some(3)), &dir).expect("laid out");
         let mut dev = Dev {
             layout,
             seeded: true,
             empty: true,
+            absent: BTreeSet::new(),
         };
-        assert_eq!(dev.members().expect("told"), [1, 2, 3]);
-        // Of a new cluster every node has to start.
-        dev.seeded = false;
-        assert_eq!(dev.members().expect("told"), [1, 2, 3, 4, 5]);
+        assert_eq!(dev.members().expect("all"), [1, 2, 3]);
+        let identity = |node| {
+            IdentityFile::in_dir(&dev.layout.node_data(node))
+                .path()
+                .to_owned()
+        };
+        let (first, second) = (identity(1), identity(2));
+        fs::rename(&first, first.with_extension("left.toml")).expect("set aside");
+        assert_eq!(dev.members().expect("both"), [2, 3]);
+        assert_eq!(dev.absent, BTreeSet::from([1]));
+        assert!(dev.admitted().is_empty());
+        // Of two members one is no majority.
+        let kept = fs::read(&second).expect("read");
+        fs::remove_file(&second).expect("removed");
+        let error = dev.members().expect_err("no majority");
+        assert!(
+            matches!(error, DevError::NoMajority { members: 1, .. }),
+            "{error}"
+        );
+        fs::write(&second, kept).expect("written");
+        // It was admitted anew.
+        fs::copy(&second, &first).expect("written");
+        assert_eq!(dev.admitted(), BTreeSet::from([1]));
+        assert!(dev.absent.is_empty());
     }
 }

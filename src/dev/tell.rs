@@ -11,31 +11,35 @@ use super::{
     DEFAULT_PORT_BASE, Dev, DevError,
     children::{End, NodeProcess},
     layout::VIP,
+    standing::Standing,
 };
 
 impl Dev {
-    /// A node without data, and how it is admitted anew.
-    pub(super) fn say_lost(&self, node: u16) -> Result<(), DevError> {
-        let endpoints = self.endpoints();
-        say(format_args!(
-            "node {node} has lost its data and waits to be admitted anew:"
-        ))?;
-        say(format_args!(
-            "  pontoon{endpoints} cluster remove n{node}    # unless that was done"
-        ))?;
-        say(format_args!("  {}", self.joining(node)))
+    /// A node without an identity, and how a member is made of it again.
+    pub(super) fn say_absent(&self, node: u16, standing: Standing) -> Result<(), DevError> {
+        let mut lines = self.absence(node, standing).into_iter();
+        lines.try_for_each(|line| say(format_args!("{line}")))
     }
 
-    /// A node that left the cluster, and how it may come back. Its data is emptied while it does not run.
-    pub(super) fn say_left(&self, node: u16) -> Result<(), DevError> {
-        let dir = self.layout.node_dir(node);
-        say(format_args!(
-            "node {node} has left the cluster; to admit it anew, end this command, and"
-        ))?;
-        say(format_args!(
-            "  rm -r {}/data    # then start `pontoon dev` again, which says how to go on",
-            dir.display()
-        ))
+    /// The lines of `say_absent`. The commands begin with two blanks, and work as they stand.
+    fn absence(&self, node: u16, standing: Standing) -> Vec<String> {
+        let became = match standing {
+            Standing::Left => "has left the cluster",
+            Standing::Member | Standing::Lost => "has lost its data",
+        };
+        let first = format!(
+            "node {node} {became}; it is started again once it is admitted as a new member:"
+        );
+        let remove = format!(
+            "  pontoon{} cluster remove n{node}    # unless that was done",
+            self.endpoints_but(node)
+        );
+        let empty = format!("  rm -rf {}", quoted(&self.layout.node_data(node)));
+        let join = format!("  {}", self.joining(node));
+        match standing {
+            Standing::Left => vec![first, empty, join],
+            Standing::Member | Standing::Lost => vec![first, remove, empty, join],
+        }
     }
 
     /// `: ` and why a node ended, if it chose to and said so.
@@ -50,14 +54,14 @@ impl Dev {
         let why = self.last_words_of(end).unwrap_or_default();
         let End { node, how, .. } = end;
         let dir = self.layout.node_dir(*node);
-        let dir = dir.display();
+        let (data, dir) = (quoted(&self.layout.node_data(*node)), dir.display());
         say(format_args!("node {node} does not start ({how}){why}"))?;
         say(format_args!(
             "  its log is {dir}/log; the others go on without it. To replace it:"
         ))?;
         say(format_args!(
-            "  pontoon{} cluster remove n{node} && rm -r {dir}/data",
-            self.endpoints()
+            "  pontoon{} cluster remove n{node} && rm -r {data}",
+            self.endpoints_but(*node)
         ))?;
         say(format_args!("  {}", self.joining(*node)))?;
         say(format_args!("  and start `pontoon dev` again"))
@@ -65,27 +69,35 @@ impl Dev {
 
     /// The command that makes a member of a node whose directory holds no data.
     fn joining(&self, node: u16) -> String {
-        let endpoints = self.endpoints();
-        let peers: Vec<String> = (self.layout.numbers())
-            .filter(|peer| *peer != node)
-            .map(|peer| self.layout.api(peer).to_string())
-            .collect();
+        let peers = self.others(node);
+        let peers = peers.map(|peer| self.layout.api(peer).to_string());
         format!(
-            "pontoon cluster join --token \"$(pontoon{endpoints} cluster token create)\" --peer {} --config {}",
-            peers.join(","),
-            self.layout.node_config(node).display()
+            "pontoon cluster join --token \"$(pontoon{} cluster token create)\" --peer {} --config {}",
+            self.endpoints_but(node),
+            peers.collect::<Vec<_>>().join(","),
+            quoted(&self.layout.node_config(node))
         )
+    }
+
+    /// The members other than `node`.
+    fn others(&self, node: u16) -> impl Iterator<Item = u16> {
+        let all = self.layout.numbers();
+        all.filter(move |other| *other != node && !self.absent.contains(other))
+    }
+
+    /// The option by which `pontoon` asks the members other than `node`, whatever the machine and the environment name.
+    fn endpoints_but(&self, node: u16) -> String {
+        // Without `http://` a client certificate in the usual place would make it speak TLS.
+        let others = self.others(node);
+        let apis = others.map(|other| format!("http://{}", self.layout.api(other)));
+        format!(" --endpoints {}", apis.collect::<Vec<_>>().join(","))
     }
 
     /// The option by which `pontoon` finds this cluster; none for the ports where it looks by itself.
     fn endpoints(&self) -> String {
-        let apis = self
-            .layout
-            .numbers()
-            .map(|n| self.layout.api(n).to_string());
         match self.layout.port_base {
             DEFAULT_PORT_BASE => String::new(),
-            _ => format!(" --endpoints {}", apis.collect::<Vec<_>>().join(",")),
+            _ => self.endpoints_but(0),
         }
     }
 
@@ -108,7 +120,11 @@ impl Dev {
         ))?;
         for node in layout.numbers() {
             let Some(process) = nodes.get(&node).filter(|_| sound.contains(&node)) else {
-                say(format_args!("  node {node}: does not serve"))?;
+                let why = match self.absent.contains(&node) {
+                    true => "is no member",
+                    false => "does not serve",
+                };
+                say(format_args!("  node {node}: {why}"))?;
                 continue;
             };
             let pid = process.pid().unwrap_or_default();
@@ -152,6 +168,16 @@ pub(super) fn say(line: fmt::Arguments<'_>) -> Result<(), DevError> {
     }
 }
 
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// What a log says last of why the node ended, cut to a readable length: its error, or else its last line.
 fn last_words(log: &Path) -> Option<String> {
     const MOST: usize = 400;
@@ -167,4 +193,58 @@ fn last_words(log: &Path) -> Option<String> {
     let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
     let line = error.or_else(|| lines.next())?;
     Some(line.trim().chars().take(MOST).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::layout::Layout;
+
+    fn dev(port_base: u16) -> Dev {
+        Dev {
+            layout: Layout {
+                dir: "/tmp/it's".into(),
+                nodes: 3,
+                port_base,
+            },
+            seeded: true,
+            empty: true,
+            absent: [1].into(),
+        }
+    }
+
+    /// With a client certificate in the usual place, bare loopback addresses would be spoken to by TLS.
+    #[test]
+    fn the_commands_speak_plaintext_to_the_members() {
+        let others = " --endpoints http://127.0.0.1:12102,http://127.0.0.1:12103";
+        assert_eq!(dev(12_000).endpoints(), others);
+        assert_eq!(dev(DEFAULT_PORT_BASE).endpoints(), "");
+        let peers = "127.0.0.1:12102,127.0.0.1:12103";
+        let join = format!(
+            r#"  pontoon cluster join --token "$(pontoon{others} cluster token create)" --peer {peers} --config '/tmp/it'\''s/n1/node.toml'"#
+        );
+        let empty = r"  rm -rf '/tmp/it'\''s/n1/data'";
+        let left = dev(12_000).absence(1, Standing::Left);
+        assert!(left[0].contains("has left the cluster"), "{left:?}");
+        assert_eq!(left[1..], [empty, &join]);
+        let lost = dev(12_000).absence(1, Standing::Lost);
+        assert!(lost[0].contains("has lost its data"), "{lost:?}");
+        let remove = format!("  pontoon{others} cluster remove n1    # unless that was done");
+        assert_eq!(lost[1..], [remove.as_str(), empty, &join]);
+        // What destroys something never goes to another cluster that the environment names.
+        let lost = dev(DEFAULT_PORT_BASE).absence(1, Standing::Lost);
+        let named = "--endpoints http://127.0.0.1:5402,";
+        assert!(lost[1].contains(named), "{lost:?}");
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        for (path, word) in [
+            ("/tmp/d-1/n1", "/tmp/d-1/n1"),
+            ("/tmp/a b", "'/tmp/a b'"),
+            ("/tmp/$x", "'/tmp/$x'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), word);
+        }
+    }
 }

@@ -272,6 +272,45 @@ fn one_bad_node_does_not_keep_the_others_from_starting_and_is_replaced() {
     dev.stop();
 }
 
+/// What it says to do makes a member of a node that left, which is started then and not before.
+#[test]
+fn a_node_that_left_is_started_again_when_it_is_admitted_anew() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a directory");
+    let dev = Dev::start(&dir.path().join("it's a dir"), 3, &["--empty"]);
+    let left = crate::support::run(&dev.api(3).to_string(), &["cluster", "leave"]);
+    assert_eq!(left.code, 0, "{}", left.stderr);
+    assert!(
+        dev.wait_for("node 3 has left the cluster"),
+        "{}",
+        dev.heard()
+    );
+    assert!(dev.wait_for("cluster join"), "{}", dev.heard());
+    let heard = dev.heard();
+    let (before, commands) = heard
+        .split_once("node 3 has left")
+        .expect("it was waited for");
+    assert!(!before.contains("node 3 is started again"), "{heard}");
+    let commands: Vec<&str> = commands.lines().skip(1).collect();
+    let program = std::path::Path::new(crate::support::PONTOON);
+    let programs = program.parent().expect("a directory").display();
+    let path = std::env::var("PATH").expect("a search path");
+    let ended = std::process::Command::new("sh")
+        .args(["-ec", &commands.join("\n")])
+        .env("PATH", format!("{programs}:{path}"))
+        .output()
+        .expect("a shell");
+    assert!(ended.status.success(), "{commands:?}: {ended:?}");
+    assert!(dev.wait_for("node 3 is started again"), "{}", dev.heard());
+    eventually("the new member", || {
+        let status = dev.json(&["cluster", "status"]);
+        let nodes = status["nodes"].as_array()?;
+        let ids: Vec<_> = nodes.iter().map(|node| node["id"].as_u64()).collect();
+        (ids == [Some(1), Some(2), Some(4)]).then_some(())
+    });
+    dev.stop();
+}
+
 /// With fewer than a majority nothing could be changed: it says what is wrong, and ends.
 #[test]
 fn a_minority_of_sound_nodes_does_not_start() {
