@@ -265,7 +265,7 @@ Exit code:
   0  every history is linearizable (a run: every checker holds)
   1  at least one violation
   2  no violation, but a file or line could not be read (or the arguments)
-  4  no violation, but a history is undecided within the limits";
+  4  no violation, but a history is undecided: within the limits, or because it was cut off";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Output {

@@ -42,6 +42,10 @@ pub enum Entry {
     End {
         at: Moment,
     },
+    /// The last line of a run that was told to end early, and did so in order.
+    Interrupted {
+        at: Moment,
+    },
 }
 
 /// What was run.
