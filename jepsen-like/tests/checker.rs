@@ -90,6 +90,19 @@ fn every_known_verdict_is_reached() {
     assert_eq!(explained.matches("no place for ").count(), violations);
 }
 
+/// A compare-and-set that fails although the register holds what it expects.
+fn refused(id: &str) -> String {
+    let events = json!([
+        [0, "invoke", "write", "1"],
+        [0, "ok", "write", "1"],
+        [0, "invoke", "cas", "[1 3]"],
+        [0, "fail", "cas", "[1 3]"],
+        [1, "invoke", "read", "nil"],
+        [1, "ok", "read", "1"],
+    ]);
+    json!({"id": id, "events": events}).to_string() + "\n"
+}
+
 fn register(id: &str, seen: &str) -> String {
     let events = json!([
         [0, "invoke", "write", "1"],
@@ -120,6 +133,7 @@ fn the_exit_code_tells_violations_from_what_is_not_known() {
             1,
             vec!["violation"],
         ),
+        ("refused", refused("refused"), 1, vec!["violation"]),
         ("empty", String::new(), 2, vec![]),
         (
             "unreadable without a head",

@@ -199,12 +199,16 @@ fn recorded_registers_are_read_plain_or_compressed() {
             expected: 1,
             new: 3,
         };
+        let refused = Action::Refused {
+            expected: 1,
+            new: 2,
+        };
         assert_eq!(
             history.steps,
             [
                 step(0, 0, Some(2), Action::Read(Some(0))),
                 step(1, 1, None, Action::Write(1)),
-                step(2, 4, None, Action::Nothing),
+                step(2, 4, Some(5), refused),
                 step(3, 6, Some(7), swap),
                 step(4, 8, None, Action::Read(None)),
             ]
