@@ -349,3 +349,31 @@ fn every_beginning_of_a_sound_history_is_undecided() {
         assert_eq!(check(&[], &file).status.code(), Some(1));
     }
 }
+
+#[test]
+fn a_list_is_read_as_far_as_its_reader_likes() {
+    let list = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
+        command.arg("list").args(arguments);
+        command
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = list(&[]).stdout(writer).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+
+    let json = list(&["-o", "json"]).output().unwrap().stdout;
+    let listed: Value = serde_json::from_slice(&json).unwrap();
+    let text = String::from_utf8(list(&[]).output().unwrap().stdout).unwrap();
+    let mut count = 4; // the titles
+    for kind in ["workloads", "faults", "checkers", "defects"] {
+        for named in listed[kind].as_array().unwrap() {
+            let name = named["name"].as_str().unwrap();
+            assert!(text.contains(&format!("\n  {name}")), "{name}");
+            assert!(text.contains(named["about"].as_str().unwrap()), "{name}");
+            count += 1;
+        }
+    }
+    assert_eq!(text.lines().count(), count);
+}
