@@ -228,6 +228,9 @@ fn operation(history: &RegisterHistory, step: usize) -> String {
         Action::CompareAndSet { expected, new } => {
             format!("cas [{} {}]", value(expected), value(new))
         }
+        Action::Refused { expected, new } => {
+            format!("cas [{} {}] failed", value(expected), value(new))
+        }
         Action::Nothing => "failed".to_owned(),
     };
     let until = match completed {

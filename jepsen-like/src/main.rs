@@ -27,6 +27,7 @@ use jepsen_like::{
     workload::Workload,
 };
 use pontoon::defect::Defect;
+use serde::Serialize;
 
 /// The fault laboratory of Pontoon: network namespaces, real nodes, real links to cut.
 #[derive(Debug, Parser)]
@@ -107,7 +108,10 @@ enum Command {
         output: Output,
     },
     /// Names the workloads, the faults, the checkers and the defects.
-    List,
+    List {
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
     /// Removes what labs left whose process was killed: namespaces, disks, directories.
     Clean,
     /// Holds VIPs on a device without a cluster, until killed.
@@ -197,7 +201,7 @@ Examples:
   jepsen-like run --time 300 --seed 7
       every workload and every fault on three nodes, then every checker
   jepsen-like list
-      what workloads, faults, checkers and defects there are
+      what workloads, faults, checkers and defects there are; one JSON document with -o json
   jepsen-like check runs/7-1763800000
       judges the history of a run once more
   jepsen-like lab up
@@ -265,7 +269,7 @@ Exit code:
   0  every history is linearizable (a run: every checker holds)
   1  at least one violation
   2  no violation, but a file or line could not be read (or the arguments)
-  4  no violation, but a history is undecided within the limits";
+  4  no violation, but a history is undecided: within the limits, or because it was cut off";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
@@ -326,7 +330,7 @@ fn execute_command(command: Command) -> Result<ExitCode, Box<dyn std::error::Err
             out,
             output,
         } => return self_test(defect, program, out, output),
-        Command::List => list(),
+        Command::List { output } => list(output)?,
         Command::Clean => {
             for what in lab::clean()? {
                 println!("removed {what}");
@@ -355,16 +359,18 @@ fn check_files(
         Ok(_) => {}
         Err(error) => print_unreadable(error, output),
     });
-    written?;
-    if output == Output::Table {
-        writeln!(
+    if written.is_ok() && output == Output::Table {
+        written = writeln!(
             out,
             "{} hold, {} violated, {} undecided, {} unreadable",
             tally.holding, tally.violated, tally.undecided, tally.unreadable
-        )?;
+        );
     }
-    out.flush()?;
-    Ok(ExitCode::from(tally.exit_code()))
+    match written.and_then(|()| out.flush()) {
+        // Whoever reads it has read enough; the exit code is that of the histories all the same.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(ExitCode::from(tally.exit_code())),
+    }
 }
 
 fn print_judged(out: &mut impl Write, judged: &Judged, output: Output) -> io::Result<()> {
@@ -538,22 +544,63 @@ fn print_finished(finished: &Finished, plan: &Plan) {
     );
 }
 
-fn list() {
-    println!("Workloads:");
-    for workload in Workload::ALL {
-        println!("  {:<18}{}", workload.name(), workload.about());
+/// One of the things that a command can be told by name.
+#[derive(Serialize)]
+struct Named {
+    name: &'static str,
+    about: &'static str,
+}
+
+/// What `list` prints.
+#[derive(Serialize)]
+struct Listed {
+    workloads: Vec<Named>,
+    faults: Vec<Named>,
+    checkers: Vec<Named>,
+    defects: Vec<Named>,
+}
+
+impl Listed {
+    fn all() -> Self {
+        let named = |(name, about)| Named { name, about };
+        let workloads = Workload::ALL.iter().map(|one| (one.name(), one.about()));
+        let faults = Kind::ALL.iter().map(|one| (one.name(), one.about()));
+        let defects = Defect::ALL.iter().map(|one| (one.name(), one.about()));
+        Self {
+            workloads: workloads.map(named).collect(),
+            faults: faults.map(named).collect(),
+            checkers: checker::ABOUT.into_iter().map(named).collect(),
+            defects: defects.map(named).collect(),
+        }
     }
-    println!("Faults:");
-    for kind in Kind::ALL {
-        println!("  {:<18}{}", kind.name(), kind.about());
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        for (title, width, listed) in [
+            ("Workloads", 18, &self.workloads),
+            ("Faults", 18, &self.faults),
+            ("Checkers", 18, &self.checkers),
+            ("Defects (self-test)", 26, &self.defects),
+        ] {
+            writeln!(out, "{title}:")?;
+            for Named { name, about } in listed {
+                writeln!(out, "  {name:<width$}{about}")?;
+            }
+        }
+        Ok(())
     }
-    println!("Checkers:");
-    for (name, about) in checker::ABOUT {
-        println!("  {name:<18}{about}");
-    }
-    println!("Defects (self-test):");
-    for defect in Defect::ALL {
-        println!("  {:<26}{}", defect.name(), defect.about());
+}
+
+fn list(output: Output) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let listed = Listed::all();
+    let written = match output {
+        Output::Table => listed.write(&mut out),
+        Output::Json => writeln!(out, "{}", serde_json::to_string(&listed)?),
+    };
+    match written.and_then(|()| out.flush()) {
+        // Whoever reads it has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
     }
 }
 

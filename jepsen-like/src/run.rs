@@ -406,8 +406,12 @@ fn record(
     }
     note_panics(nemesis.cluster(), &recorder);
     people.stop_watching();
-    if ended.is_ok() && !was_interrupted {
-        recorder.append(&Entry::End { at: recorder.now() });
+    if ended.is_ok() {
+        let at = recorder.now();
+        recorder.append(&match was_interrupted {
+            true => Entry::Interrupted { at },
+            false => Entry::End { at },
+        });
     }
     recorder.finish().map_err(|source| RunError::File {
         path: path.to_owned(),

@@ -5,8 +5,13 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
+use jepsen_like::{
+    check,
+    checker::{Bounds, Conclusion},
+};
 use serde_json::{Value, json};
 
 fn check(arguments: &[&str], file: &Path) -> Output {
@@ -85,6 +90,19 @@ fn every_known_verdict_is_reached() {
     assert_eq!(explained.matches("no place for ").count(), violations);
 }
 
+/// A compare-and-set that fails although the register holds what it expects.
+fn refused(id: &str) -> String {
+    let events = json!([
+        [0, "invoke", "write", "1"],
+        [0, "ok", "write", "1"],
+        [0, "invoke", "cas", "[1 3]"],
+        [0, "fail", "cas", "[1 3]"],
+        [1, "invoke", "read", "nil"],
+        [1, "ok", "read", "1"],
+    ]);
+    json!({"id": id, "events": events}).to_string() + "\n"
+}
+
 fn register(id: &str, seen: &str) -> String {
     let events = json!([
         [0, "invoke", "write", "1"],
@@ -115,7 +133,14 @@ fn the_exit_code_tells_violations_from_what_is_not_known() {
             1,
             vec!["violation"],
         ),
+        ("refused", refused("refused"), 1, vec!["violation"]),
         ("empty", String::new(), 2, vec![]),
+        (
+            "unreadable without a head",
+            json!({"entry": "end", "at": 60}).to_string() + "\n",
+            2,
+            vec![],
+        ),
     ] {
         let file = directory.path().join(name);
         std::fs::write(&file, text).unwrap();
@@ -227,4 +252,128 @@ fn the_history_of_a_run_is_judged_by_every_checker() {
             "{name}: {text}"
         );
     }
+}
+
+/// The lines of a run in which all holds: a session is broken and a stranger answers, and the faults that did it are written when they are
+/// healed; a node lags behind, and catches up in time.
+fn sound() -> Vec<String> {
+    const MS: u64 = 1_000_000;
+    let session = |id: u64, node: &str, through_vip: bool, from: u64, to: u64, end: Value| {
+        json!({"entry": "session", "id": id, "node": node, "through_vip": through_vip, "opened": from * MS, "ended": to * MS,
+            "end": end, "longest_gap_us": 100})
+    };
+    let fault = |kind: &str, node: &str, from: u64, to: u64| {
+        json!({"entry": "fault", "kind": kind, "nodes": [node], "began": from * MS, "healed": to * MS, "hit_leader": kind == "kill",
+            "skipped": null})
+    };
+    let answer = |vip: &str, by: Value, at: u64, kind: &str| json!({"entry": "answer", "vip": vip, "by": by, "earliest": at * MS, "latest": at * MS, "kind": kind});
+    let hash = |node: &str, at: u64, index: u64, last: bool| {
+        let hash = format!("{index:02x}");
+        json!({"entry": "hash", "at": at * MS, "node": node, "index": index, "hash": hash, "final": last})
+    };
+    let invoke = |id: u64, at: u64, call: Value| json!({"entry": "invoke", "id": id, "process": 0, "node": "n1", "at": at * MS, "call": call});
+    let complete = |id: u64, at: u64, reply: Value| json!({"entry": "complete", "id": id, "at": at * MS, "outcome": "ok", "reply": reply});
+    let usage = |at: u64| json!({"entry": "usage", "at": at * MS, "node": "n1", "pid": 7, "descriptors": 40, "resident_kib": 9000});
+    let write = || json!({"do": "write", "key": "r", "value": "1"});
+    let read = || json!({"do": "read", "key": "r"});
+    let (four, six) = ("10.77.0.100", "fd77::64");
+    let (node, stranger) = (|| json!({"node": "n1"}), json!({"stranger": "02:00"}));
+    let closed = || json!("closed");
+    let lines = [
+        json!({"entry": "run", "format": 1, "seed": 7, "nodes": ["n1", "n2"], "vips": [four, six], "workloads": ["register", "sessions"],
+            "nemeses": ["kill", "address-stolen"], "recovery_bound_ms": 1000}),
+        invoke(1, 10, write()),
+        complete(1, 20, json!({"committed": {"revision": 3}})),
+        answer(four, node(), 30, "arp"),
+        answer(six, node(), 30, "nd"),
+        usage(100),
+        hash("n2", 900, 40, false),
+        session(1, "n2", false, 500, 1500, json!({"broken": "reset"})),
+        fault("kill", "n2", 1000, 2000),
+        usage(2100),
+        hash("n1", 2500, 50, false),
+        answer(four, stranger, 3000, "arp"),
+        hash("n2", 3200, 40, false),
+        fault("address-stolen", "n1", 2900, 3500),
+        usage(3550),
+        invoke(2, 3600, read()),
+        complete(2, 3610, json!({"value": "1"})),
+        invoke(3, 3600, write()),
+        complete(3, 3620, json!({"committed": {"revision": 60}})),
+        answer(four, node(), 3700, "arp"),
+        answer(six, node(), 3700, "nd"),
+        hash("n2", 4000, 60, false),
+        usage(4100),
+        session(2, "n1", false, 3700, 4800, closed()),
+        session(3, "n2", false, 3700, 4800, closed()),
+        session(4, "n1", true, 3700, 4800, closed()),
+        hash("n1", 4900, 60, true),
+        hash("n2", 4900, 60, true),
+        json!({"entry": "end", "at": 5000 * MS}),
+    ];
+    lines.map(|line| line.to_string() + "\n").into()
+}
+
+#[test]
+fn every_beginning_of_a_sound_history_is_undecided() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("history.jsonl");
+    let lines = sound();
+    let options = check::Options {
+        time_limit: Duration::from_secs(60),
+        configurations: 1000,
+        bounds: Bounds::default(),
+    };
+    for count in 1..=lines.len() {
+        std::fs::write(&file, lines[..count].concat()).unwrap();
+        let expected = match count == lines.len() {
+            true => Conclusion::Holds,
+            false => Conclusion::Undecided,
+        };
+        let mut judged = vec![];
+        check::check(std::slice::from_ref(&file), &options, |found| {
+            judged.push(found.unwrap().clone());
+        });
+        let conclusions: Vec<_> = judged.iter().map(|one| one.conclusion).collect();
+        assert_eq!(conclusions, [expected], "{count} lines: {judged:?}");
+    }
+    // What is proven by what is there stays a violation, and so does the whole where a fault is absent.
+    let lost = json!({"entry": "complete", "id": 2, "at": 3_610_000_000_u64, "outcome": "ok", "reply": {"value": "9"}});
+    let mut wrong = lines.clone();
+    wrong[16] = lost.to_string() + "\n";
+    let mut unexplained = lines.clone();
+    unexplained.remove(13);
+    assert!(lines[13].contains("address-stolen"));
+    for text in [wrong[..20].concat(), unexplained.concat()] {
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(check(&[], &file).status.code(), Some(1));
+    }
+}
+
+#[test]
+fn a_list_is_read_as_far_as_its_reader_likes() {
+    let list = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
+        command.arg("list").args(arguments);
+        command
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = list(&[]).stdout(writer).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+
+    let json = list(&["-o", "json"]).output().unwrap().stdout;
+    let listed: Value = serde_json::from_slice(&json).unwrap();
+    let text = String::from_utf8(list(&[]).output().unwrap().stdout).unwrap();
+    let mut count = 4; // the titles
+    for kind in ["workloads", "faults", "checkers", "defects"] {
+        for named in listed[kind].as_array().unwrap() {
+            let name = named["name"].as_str().unwrap();
+            assert!(text.contains(&format!("\n  {name}")), "{name}");
+            assert!(text.contains(named["about"].as_str().unwrap()), "{name}");
+            count += 1;
+        }
+    }
+    assert_eq!(text.lines().count(), count);
 }

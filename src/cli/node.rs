@@ -28,7 +28,7 @@ pub struct Node {
     /// Configuration of this machine's node, without a command: run it [default: /etc/pontoon/node.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Without a command: only check the configuration; every fault is named, nothing is started
+    /// Without a command: only check the configuration, and that the executables it names can be run; every fault is named, nothing is started
     #[arg(long)]
     check: bool,
     #[command(subcommand)]
@@ -52,7 +52,7 @@ pub struct Run {
     /// Its configuration
     #[arg(long, default_value = NODE_TOML, value_name = "FILE")]
     config: PathBuf,
-    /// Only check the configuration: every fault is named, nothing is started
+    /// Only check the configuration, and that the executables it names can be run: every fault is named, nothing is started
     #[arg(long)]
     check: bool,
 }

@@ -5,6 +5,7 @@
 //! served, DNS, listeners and VIPs. Going down: VIPs are withdrawn, leadership is handed over, listeners and DNS drain, the
 //! API ends, consensus ends, and the last lines of the log are written.
 
+mod commands;
 mod connector;
 mod control;
 mod fitness;
@@ -127,13 +128,19 @@ pub enum NodeError {
     Runtime(io::Error),
 }
 
-/// Checks a configuration without running it.
+/// Checks a configuration without running it, and whether this process's user can run the executables that it names.
 ///
 /// # Errors
-/// Every fault in the file.
+/// Every fault in the file; where there is none, every executable that cannot be run.
 pub fn check(config: &Path) -> Result<(), NodeError> {
-    NodeConfig::load(config)?;
-    Ok(())
+    let faults = commands::faults(&NodeConfig::load(config)?);
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(NodeError::Config(ConfigError::Faults {
+            path: config.to_owned(),
+            faults,
+        })),
+    }
 }
 
 /// Runs a node until it is told to stop (SIGTERM, SIGINT; SIGQUIT when the others stop too) or has left its cluster. A second such
@@ -144,6 +151,9 @@ pub fn check(config: &Path) -> Result<(), NodeError> {
 pub fn run(config_path: &Path) -> Result<(), NodeError> {
     let config = NodeConfig::load(config_path)?;
     let log = Log::start(&config.logging)?;
+    for fault in commands::faults(&config) {
+        tracing::warn!(%fault, "an executable that the configuration names cannot be run now");
+    }
     raise_file_limit();
     // Each has threads of its own: a flood of questions must not delay a heartbeat, nor a large import an answer.
     let main = runtime("main", Threads::OnePerCore)?;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     Bounds, Finding, Verdict,
     planned::{self, WATCHED},
+    set_aside,
     witnessed::Witnessed,
 };
 use crate::history::{Answer, Fault, History, Moment, Responder};
@@ -40,8 +41,11 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
     }
     let summary = format!("{judged} hand-overs of a VIP owed within {within:?}");
     let answers = history.answers.len();
+    // Another fault may have been open at the same time.
+    let aside = set_aside(history, &mut findings, |_| false);
     let nothing = || planned::unjudged(&history.run, WATCHED, answers, "answers");
-    Verdict::of("hand-over", summary, findings).unless_undecided((owed > 0).then(nothing).flatten())
+    let reason = aside.or_else(|| (owed > 0).then(nothing).flatten());
+    Verdict::of("hand-over", summary, findings).unless_undecided(reason)
 }
 
 /// It hit a leader, nothing else was wrong meanwhile, and it lasted longer than a hand-over may take.

@@ -61,6 +61,25 @@ fn register_key(call: &Call) -> Option<&str> {
     }
 }
 
+/// Whether a compare-and-set failed because the register held another value than the expected one. One that was refused for any other reason
+/// saw nothing of it.
+///
+/// The words are those of the state machine (`hold` in src/state/apply/mod.rs of the node), which decides it in the order of the log.
+fn has_seen_another(operation: &Operation, expected: Option<&String>) -> bool {
+    let reason = operation.reason.as_deref().unwrap_or_default();
+    let Some((object, problem)) = reason.rsplit_once(": ") else {
+        return false;
+    };
+    let is_of_rrset = object.starts_with("record ") || object.contains(": record ");
+    is_of_rrset
+        && match problem {
+            "it is not the set that was expected" => true,
+            "it does not exist" => expected.is_some(),
+            "it exists" => expected.is_none(),
+            _ => false,
+        }
+}
+
 /// The operations on one register.
 struct Key<'a> {
     operations: Vec<&'a Operation>,
@@ -93,6 +112,16 @@ impl<'a> Key<'a> {
 
     fn add(&mut self, operation: &'a Operation) {
         let action = match (&operation.call, &operation.reply, operation.outcome) {
+            (
+                Call::CompareAndSet {
+                    expected, value, ..
+                },
+                _,
+                Outcome::Fail,
+            ) if has_seen_another(operation, expected.as_ref()) => Action::Refused {
+                expected: self.value(expected),
+                new: self.value(value),
+            },
             (_, _, Outcome::Fail) => Action::Nothing,
             (Call::Read { .. }, Some(Reply::Value(value)), Outcome::Ok) => {
                 Action::Read(Some(self.value(value)))
@@ -110,7 +139,8 @@ impl<'a> Key<'a> {
             },
             _ => Action::Read(None),
         };
-        let completed = operation.completed.filter(|_| operation.is_ok());
+        let has_looked = operation.is_ok() || matches!(action, Action::Refused { .. });
+        let completed = operation.completed.filter(|_| has_looked);
         self.steps.push(Step {
             operation: self.operations.len(),
             invoked: operation.invoked.0,
@@ -229,6 +259,68 @@ mod tests {
         assert_eq!(judged(&unknown).conclusion, Conclusion::Holds);
         let failed = late(failed(0, 0, 10, write("a", "1")));
         assert_eq!(judged(&failed).conclusion, Conclusion::Violated);
+    }
+
+    #[test]
+    fn a_compare_and_set_that_was_refused_for_the_value_saw_another() {
+        let judged = |expected: Option<&str>, reason: &str| {
+            let mut refused = failed(1, 11, 20, compare_and_set("a", "", "3"));
+            if let Call::CompareAndSet { expected: of, .. } = &mut refused.call {
+                *of = expected.map(str::to_owned);
+            }
+            refused.reason = Some(reason.to_owned());
+            let written = ok(0, 0, 10, write("a", "1"), committed(1));
+            let seen = ok(2, 21, 30, read("a"), value("1"));
+            judged(&history([written, refused, seen])).conclusion
+        };
+        let other = "record a TXT: it is not the set that was expected";
+        for (expected, reason, conclusion) in [
+            (Some("1"), other, Conclusion::Violated),
+            (Some("2"), other, Conclusion::Holds),
+            (
+                Some("1"),
+                "asked again under the same request id: record a TXT: it is not the set that was expected",
+                Conclusion::Violated,
+            ),
+            (
+                Some("1"),
+                "record a TXT: it does not exist",
+                Conclusion::Violated,
+            ),
+            (None, "record a TXT: it exists", Conclusion::Holds),
+            // It says nothing of the register.
+            (
+                Some("1"),
+                "zone test.: it does not exist",
+                Conclusion::Holds,
+            ),
+            (
+                Some("1"),
+                "cluster: no leader took the command in time",
+                Conclusion::Holds,
+            ),
+            (Some("1"), "no answer", Conclusion::Holds),
+        ] {
+            assert_eq!(
+                judged(expected, reason),
+                conclusion,
+                "{expected:?}: {reason}"
+            );
+        }
+        let absent = |reason: &str| {
+            let mut refused = failed(0, 0, 10, compare_and_set("a", "", "3"));
+            if let Call::CompareAndSet { expected, .. } = &mut refused.call {
+                *expected = None;
+            }
+            refused.reason = Some(reason.to_owned());
+            judged_alone(refused)
+        };
+        assert_eq!(absent("record a TXT: it exists"), Conclusion::Violated);
+        assert_eq!(absent("record a TXT: no"), Conclusion::Holds);
+    }
+
+    fn judged_alone(operation: Operation) -> Conclusion {
+        judged(&history([operation])).conclusion
     }
 
     #[test]

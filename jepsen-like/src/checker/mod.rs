@@ -139,6 +139,22 @@ impl Finding {
     }
 }
 
+/// Takes out what is no proof in a history that was cut off: what excuses it may have been written later. Says how much that is.
+fn set_aside(
+    history: &History,
+    findings: &mut Vec<Finding>,
+    is_proof: impl Fn(&Finding) -> bool,
+) -> Option<String> {
+    let before = findings.len();
+    if history.is_cut_off {
+        findings.retain(is_proof);
+    }
+    let count = before - findings.len();
+    (count > 0).then(|| {
+        format!("{count} findings that the rest of the run may explain: the history is cut off")
+    })
+}
+
 /// How much later than it was elected a leader is seen: nodes are asked five times a second, and may be slow to answer.
 const LEADER_SEEN_WITHIN: Duration = Duration::from_secs(1);
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Bounds, Finding, Verdict};
+use super::{Bounds, Finding, Verdict, set_aside};
 use crate::history::{History, NoticeKind, StateHash, Usage};
 
 /// Samples of a process, about a second apart, below which its own beginning is no measure: it may still be starting.
@@ -128,8 +128,11 @@ pub fn check_growth(history: &History, bounds: &Bounds) -> Verdict {
         processes.len(),
         count(Length::TooShort)
     );
-    let nothing = (long + short == 0).then(|| "no process was sampled for long enough".to_owned());
-    Verdict::of("growth", summary, findings).unless_undecided(nothing)
+    let nothing = || "no process was sampled for long enough".to_owned();
+    // What a process uses now it may have given back later.
+    let reason =
+        set_aside(history, &mut findings, |_| false).or_else(|| (long + short == 0).then(nothing));
+    Verdict::of("growth", summary, findings).unless_undecided(reason)
 }
 
 /// What a sample says of one resource.

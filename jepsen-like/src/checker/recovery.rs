@@ -31,6 +31,11 @@ pub fn check_recovery(history: &History) -> Verdict {
         return Verdict::of(name, format!("bound {bound:?}"), vec![])
             .unless_undecided(Some(reason));
     }
+    if history.is_cut_off {
+        let reason = "the history is cut off: whether its last fault was the last is not known";
+        return Verdict::of(name, format!("bound {bound:?}"), vec![])
+            .unless_undecided(Some(reason.to_owned()));
+    }
     let Some(healed) = injected(history).filter_map(|fault| fault.healed).max() else {
         return Verdict::of(name, "no fault to recover from".to_owned(), vec![]);
     };
@@ -77,7 +82,7 @@ fn judge_writes(
         .filter_map(|operation| operation.completed)
         .min();
     let was_tried =
-        history.breakdown.is_none() && history.operations.iter().any(|one| is_after(&one));
+        is_observed(history, healed, bound) && history.operations.iter().any(|one| is_after(&one));
     Some(judge("write", written, healed, bound, was_tried))
 }
 
@@ -98,12 +103,19 @@ fn judge_vips(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclu
         let text = "no VIP ever answered, and the head names none".to_owned();
         return vec![(Conclusion::Undecided, text)];
     }
+    let is_observed = is_observed(history, healed, bound);
     vips.iter()
         .map(|(vip, first)| {
             let what = format!("answer for {vip}");
-            judge(&what, *first, healed, bound, history.breakdown.is_none())
+            judge(&what, *first, healed, bound, is_observed)
         })
         .collect()
+}
+
+/// Whether clients and watchers went on for so long that what they did not see did not come back in its time.
+fn is_observed(history: &History, healed: Moment, bound: Duration) -> bool {
+    let is_long_enough = || last_seen(history).since(healed) >= bound;
+    history.breakdown.is_none() && (history.is_complete || is_long_enough())
 }
 
 /// What clients of the planned workloads ask for at each node and each VIP: a lookup that succeeded, a session that came to life, each begun

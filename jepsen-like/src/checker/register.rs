@@ -7,14 +7,15 @@
 //! place, and what can be placed before it is searched then. No configuration left: no such order exists.
 //!
 //! Configurations that can do no more than another one are forgotten, which keeps the set small:
-//! - A read (or any operation that leaves the register as it is) is placed at once when its value is there. To have it behind
-//!   is never worse.
+//! - A read (or any operation that leaves the register as it is) is placed at once when a value that it can have seen is there. To have it
+//!   behind is never worse. A refused compare-and-set is one: it can have seen every value but the one it expected.
 //! - A write that is overwritten before anyone looks needs no place of its own: it fits just before the write that
 //!   overwrites it. So whenever a write is placed, the other writes under way become *optional*: each may be taken as done, or
 //!   be placed later. That is never worse than either.
 //! - An operation of unknown outcome is optional from the start and stays so. Those with the same effect are told apart by nothing:
 //!   only how many are left counts, and more is never worse.
 //! - An optional operation, and a write before its completion, is placed only where an operation waits for its value.
+//! - Values of operations of unknown outcome that nobody names otherwise are told apart by nothing: they are one value.
 //!
 //! What is left is exponential where many unknown operations have few values. Two searches that are never exponential in those come first,
 //! each with half of an answer: one that keeps only the most promising configurations ([`Width::Best`]; an order that it finds is one), and
@@ -49,6 +50,11 @@ pub enum Action {
         expected: u32,
         new: u32,
     },
+    /// A compare-and-set that changed nothing because the register held another value than the expected one: it saw that.
+    Refused {
+        expected: u32,
+        new: u32,
+    },
     /// Failed: never had an effect.
     Nothing,
 }
@@ -59,7 +65,7 @@ impl Action {
         match self {
             Self::Read(_) => "read",
             Self::Write(_) => "write",
-            Self::CompareAndSet { .. } | Self::Nothing => "cas",
+            Self::CompareAndSet { .. } | Self::Refused { .. } | Self::Nothing => "cas",
         }
     }
 }
@@ -138,9 +144,14 @@ enum Width {
 enum Effect {
     /// Leaves the register as it is, and needs this value.
     Observe(u32),
+    /// Leaves the register as it is, and needs any other value than this one.
+    Differ(u32),
     Set(u32),
     Swap(u32, u32),
 }
+
+/// Stands for all values that operations of unknown outcome leave and nobody speaks of otherwise.
+const ANONYMOUS: u32 = u32::MAX; // a file has far fewer values
 
 impl Effect {
     fn of(action: Action) -> Option<Self> {
@@ -151,21 +162,46 @@ impl Effect {
                 Some(Self::Observe(expected))
             }
             Action::CompareAndSet { expected, new } => Some(Self::Swap(expected, new)),
+            Action::Refused { expected, .. } => Some(Self::Differ(expected)),
             Action::Nothing => None,
         }
     }
 
+    /// The one value that it needs.
     fn needs(self) -> Option<u32> {
         match self {
             Self::Observe(value) | Self::Swap(value, _) => Some(value),
-            Self::Set(_) => None,
+            Self::Differ(_) | Self::Set(_) => None,
         }
+    }
+
+    /// Whether it cannot have a place before the register holds a value such as this one.
+    fn waits_for(self, value: u32) -> bool {
+        match self {
+            Self::Observe(needed) | Self::Swap(needed, _) => needed == value,
+            Self::Differ(other) => other != value,
+            Self::Set(_) => false,
+        }
+    }
+
+    /// Whether it leaves the register as it is, and can have seen this value.
+    fn sees(self, value: u32) -> bool {
+        self.leaves().is_none() && self.waits_for(value)
     }
 
     fn leaves(self) -> Option<u32> {
         match self {
-            Self::Observe(_) => None,
+            Self::Observe(_) | Self::Differ(_) => None,
             Self::Set(value) | Self::Swap(_, value) => Some(value),
+        }
+    }
+
+    /// The same with another value that it leaves.
+    fn leaving(self, value: u32) -> Self {
+        match self {
+            Self::Set(_) => Self::Set(value),
+            Self::Swap(expected, _) => Self::Swap(expected, value),
+            Self::Observe(_) | Self::Differ(_) => self,
         }
     }
 }
@@ -303,12 +339,12 @@ struct Search<'a> {
     width: Width,
     limits: &'a Limits<'a>,
     events: Vec<(u64, Phase, usize)>,
+    actions: Vec<Action>,
     effects: Vec<Option<Effect>>,
     is_known: Vec<bool>,
     classes: Vec<Class>,
     class_of: HashMap<Effect, usize>,
-    /// The end of the last operation that needs the value; none: never.
-    needed_until: HashMap<u32, u64>,
+    needed: Needed,
     slots: Vec<Option<Live>>,
     slot_of: HashMap<usize, usize>,
     /// The bits of operations that are done or not, and neither is better.
@@ -323,7 +359,7 @@ struct GaveUp;
 
 impl<'a> Search<'a> {
     fn new(steps: &[Step], initial: u32, width: Width, limits: &'a Limits<'a>) -> Self {
-        let effects: Vec<_> = steps.iter().map(|step| Effect::of(step.action)).collect();
+        let effects = effects_of(steps, initial);
         let kept = useful(steps, &effects, initial);
         let mut events = vec![];
         for index in &kept {
@@ -336,22 +372,20 @@ impl<'a> Search<'a> {
         let slots = most_at_once(&events, steps);
         let (classes, class_of, bits) = classes(steps, &effects, &kept, 2 * slots);
         let none = Bits(vec![0; bits.div_ceil(64).max(1)].into());
-        let mut needed_until: HashMap<u32, u64> = HashMap::new();
-        for index in &kept {
-            if let Some(value) = effects[*index].and_then(Effect::needs) {
-                let until = needed_until.entry(value).or_default();
-                *until = (*until).max(steps[*index].completed.unwrap_or(u64::MAX));
-            }
-        }
+        let needed = Needed::by(kept.iter().filter_map(|index| {
+            let until = steps[*index].completed.unwrap_or(u64::MAX);
+            effects[*index].map(|effect| (effect, until))
+        }));
         Self {
             width,
             limits,
             events,
+            actions: steps.iter().map(|step| step.action).collect(),
             effects,
             is_known: steps.iter().map(|step| step.completed.is_some()).collect(),
             classes,
             class_of,
-            needed_until,
+            needed,
             slots: vec![None; slots],
             slot_of: HashMap::new(),
             configurations: vec![Configuration {
@@ -399,7 +433,7 @@ impl<'a> Search<'a> {
             self.exact.set(2 * slot);
         }
         for configuration in &mut self.configurations {
-            let is_seen = effect == Effect::Observe(configuration.value);
+            let is_seen = effect.sees(configuration.value);
             configuration.bits.set(2 * slot + usize::from(is_seen));
         }
     }
@@ -504,9 +538,9 @@ impl<'a> Search<'a> {
     fn is_worth_placing(&self, configuration: &Configuration, slot: usize, now: u64) -> bool {
         let is_optional = configuration.bits.has(2 * slot + 1);
         let leaves = self.slots[slot].and_then(|live| live.effect.leaves());
-        let needed = leaves.and_then(|value| self.needed_until.get(&value));
+        let needed = leaves.and_then(|value| self.needed.until(value));
         // Not only later: what completes at the same time may still be waiting for its turn.
-        !is_optional || needed.is_some_and(|until| *until >= now)
+        !is_optional || needed.is_some_and(|until| until >= now)
     }
 
     fn account(&mut self, held: usize) -> Result<(), GaveUp> {
@@ -526,7 +560,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             let fits = match live.effect {
-                Effect::Observe(_) => false, // placed as soon as the value is there
+                Effect::Observe(_) | Effect::Differ(_) => false, // placed as soon as such a value is there
                 Effect::Set(value) => slot == target || self.is_awaited(from, value),
                 Effect::Swap(expected, new) => {
                     expected == from.value
@@ -565,12 +599,13 @@ impl<'a> Search<'a> {
     /// Whether something that can be placed waits for the value.
     fn is_awaited(&self, configuration: &Configuration, value: u32) -> bool {
         let live = self.slots.iter().enumerate().any(|(slot, live)| {
-            live.is_some_and(|live| live.effect.needs() == Some(value))
+            live.is_some_and(|live| live.effect.waits_for(value))
                 && configuration.bits.has(2 * slot)
         });
-        live || self.classes.iter().any(|class| {
-            class.effect.needs() == Some(value) && configuration.bits.has(class.first_bit)
-        })
+        live || self
+            .classes
+            .iter()
+            .any(|class| class.effect.waits_for(value) && configuration.bits.has(class.first_bit))
     }
 
     /// The configuration after an effect: what can be seen now is seen, and writes that were overwritten have become optional.
@@ -582,7 +617,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             match live.effect {
-                Effect::Observe(seen) if seen == value => {
+                effect if effect.sees(value) => {
                     bits.clear(2 * slot);
                     bits.set(2 * slot + 1);
                 }
@@ -600,10 +635,11 @@ impl<'a> Search<'a> {
     fn stuck(&self, step: usize) -> Stuck {
         let possible: BTreeSet<_> = (self.configurations.iter())
             .map(|configuration| {
-                (
-                    configuration.value,
-                    configuration.writer.map(|at| at as usize),
-                )
+                let writer = configuration.writer.map(|at| at as usize);
+                // The step's own, where it stands for many.
+                let action = writer.and_then(|step| self.actions.get(step).copied());
+                let left = action.and_then(Effect::of).and_then(Effect::leaves);
+                (left.unwrap_or(configuration.value), writer)
             })
             .collect();
         let live = self.slots.iter().flatten().map(|live| live.step);
@@ -620,6 +656,72 @@ impl<'a> Search<'a> {
     }
 }
 
+/// Until when each value is needed by some operation.
+struct Needed {
+    /// The end of the last operation that needs exactly this value.
+    exactly: HashMap<u32, u64>,
+    /// Of the refused compare-and-sets that end last, the value that is none for them and their end; and of the last with another one.
+    other_than: [Option<(u32, u64)>; 2],
+}
+
+impl Needed {
+    fn by(effects: impl Iterator<Item = (Effect, u64)>) -> Self {
+        let mut exactly: HashMap<u32, u64> = HashMap::new();
+        let mut differ: HashMap<u32, u64> = HashMap::new();
+        for (effect, end) in effects {
+            let (ends, value) = match (effect, effect.needs()) {
+                (Effect::Differ(value), _) => (&mut differ, value),
+                (_, Some(value)) => (&mut exactly, value),
+                (_, None) => continue,
+            };
+            let until = ends.entry(value).or_default();
+            *until = (*until).max(end);
+        }
+        let last = |than: Option<u32>| {
+            let others = (differ.iter()).filter(|(value, _)| Some(**value) != than);
+            others
+                .max_by_key(|(value, end)| (**end, **value))
+                .map(|(value, end)| (*value, *end))
+        };
+        let first = last(None);
+        let second = first.and_then(|(value, _)| last(Some(value)));
+        Self {
+            exactly,
+            other_than: [first, second],
+        }
+    }
+
+    /// None: never.
+    fn until(&self, value: u32) -> Option<u64> {
+        let other_than = self.other_than.iter().flatten();
+        let differing = other_than.filter(|(other, _)| *other != value);
+        let ends = differing.map(|(_, end)| *end);
+        ends.chain(self.exactly.get(&value).copied()).max()
+    }
+}
+
+/// What each step does, with [`ANONYMOUS`] for what an operation of unknown outcome leaves and nobody else speaks of.
+fn effects_of(steps: &[Step], initial: u32) -> Vec<Option<Effect>> {
+    let effects = steps.iter().map(|step| Effect::of(step.action));
+    let mut effects: Vec<_> = effects.collect();
+    let named: HashSet<u32> = (effects.iter().flatten())
+        .filter_map(|effect| match effect {
+            Effect::Differ(other) => Some(*other),
+            effect => effect.needs(),
+        })
+        .chain([initial])
+        .collect();
+    for (step, effect) in steps.iter().zip(&mut effects) {
+        if let Some(some) = effect
+            && step.completed.is_none()
+            && some.leaves().is_some_and(|value| !named.contains(&value))
+        {
+            *effect = Some(some.leaving(ANONYMOUS));
+        }
+    }
+    effects
+}
+
 /// The configuration once the operation in this slot has completed.
 fn without(mut configuration: Configuration, slot: usize) -> Configuration {
     configuration.bits.clear(2 * slot);
@@ -634,10 +736,18 @@ fn useful(steps: &[Step], effects: &[Option<Effect>], initial: u32) -> Vec<usize
     let mut kept: Vec<usize> = (0..steps.len())
         .filter(|index| match effects[*index] {
             None => false,
-            Some(Effect::Observe(_)) => is_known(*index),
+            Some(Effect::Observe(_) | Effect::Differ(_)) => is_known(*index),
             Some(_) => true,
         })
         .collect();
+    let refused: HashSet<u32> = (kept.iter())
+        .filter_map(|index| match effects[*index] {
+            Some(Effect::Differ(other)) => Some(other),
+            _ => None,
+        })
+        .collect();
+    // Whether some refused compare-and-set can have seen it.
+    let is_seen = |value: &u32| refused.len() > usize::from(refused.contains(value));
     loop {
         let effect = |index: &usize| effects[*index];
         let needed: HashSet<u32> = kept
@@ -655,7 +765,8 @@ fn useful(steps: &[Step], effects: &[Option<Effect>], initial: u32) -> Vec<usize
         kept.retain(|index| {
             is_known(*index)
                 || effects[*index].is_some_and(|effect| {
-                    effect.leaves().is_some_and(|value| needed.contains(&value))
+                    (effect.leaves())
+                        .is_some_and(|value| needed.contains(&value) || is_seen(&value))
                         && effect.needs().is_none_or(|value| left.contains(&value))
                 })
         });
@@ -746,6 +857,10 @@ mod tests {
         Action::CompareAndSet { expected, new }
     }
 
+    fn refused(expected: u32, new: u32) -> Action {
+        Action::Refused { expected, new }
+    }
+
     /// The definition, by trying every order.
     fn is_linearizable(steps: &[Step], initial: u32) -> bool {
         fn extend(steps: &[Step], placed: u64, value: u32) -> bool {
@@ -765,6 +880,7 @@ mod tests {
                     Action::Read(Some(seen)) => (seen == value).then_some(value),
                     Action::Write(new) => Some(new),
                     Action::CompareAndSet { expected, new } => (expected == value).then_some(new),
+                    Action::Refused { expected, .. } => (expected != value).then_some(value),
                     Action::Nothing => None,
                 };
                 is_free && after.is_some_and(|value| extend(steps, placed | 1 << at, value))
@@ -779,7 +895,7 @@ mod tests {
 
     #[test]
     fn small_histories_are_judged_as_defined() {
-        let cases: [(&str, Vec<Step>, bool); 13] = [
+        let cases: [(&str, Vec<Step>, bool); 17] = [
             (
                 "seen by what completes at the same time",
                 vec![
@@ -859,6 +975,45 @@ mod tests {
                 vec![step(0, None, Action::Nothing), step(1, 2, read(0))],
                 true,
             ),
+            (
+                "refused, and the value was there",
+                vec![
+                    step(0, 1, Action::Write(1)),
+                    step(2, 3, refused(1, 3)),
+                    step(4, 5, read(1)),
+                ],
+                false,
+            ),
+            (
+                "refused, and another value was there",
+                vec![
+                    step(0, 1, Action::Write(1)),
+                    step(2, 3, refused(0, 3)),
+                    step(4, 5, read(1)),
+                ],
+                true,
+            ),
+            (
+                "refused in the time of a write that is overwritten",
+                vec![
+                    step(0, 9, Action::Write(2)),
+                    step(0, 9, Action::Write(0)),
+                    step(1, 2, refused(0, 3)),
+                    step(10, 11, read(0)),
+                ],
+                true,
+            ),
+            (
+                "refused after an unknown write that nobody saw",
+                vec![
+                    step(0, None, Action::Write(7)),
+                    step(1, 2, refused(0, 3)),
+                    step(3, 4, refused(0, 3)),
+                    step(5, 6, Action::Write(0)),
+                    step(7, 8, read(0)),
+                ],
+                true,
+            ),
         ];
         for (name, steps, expected) in cases {
             assert_eq!(
@@ -936,6 +1091,7 @@ mod tests {
             4 => (0..values).prop_map(|value| Action::Read(Some(value))),
             3 => (0..values).prop_map(Action::Write),
             3 => (0..values, 0..values).prop_map(|(expected, new)| cas(expected, new)),
+            2 => (0..values, 0..values).prop_map(|(expected, new)| refused(expected, new)),
             1 => Just(Action::Nothing),
         ];
         let one =
@@ -948,7 +1104,7 @@ mod tests {
     /// A linearizable history: operations take effect one after the other, with what came back from a real register, and each
     /// begins before and ends after its instant. Of those of unknown outcome some take effect and some do not.
     fn executed(most: usize) -> impl Strategy<Value = Vec<Step>> {
-        let one = (0..8_u8, 0..5_u32, 0..5_u32, 0..60_u64, 0..60_u64, 0..6_u8);
+        let one = (0..10_u8, 0..5_u32, 0..5_u32, 0..60_u64, 0..60_u64, 0..6_u8);
         prop::collection::vec(one, 0..=most).prop_map(|drawn| {
             let mut register = 0;
             let mut steps = vec![];
@@ -966,6 +1122,7 @@ mod tests {
                         cas(register, b)
                     }
                     _ if a == register => Action::Nothing,
+                    7..=8 => refused(a, b),
                     _ => {
                         completed = None; // its value was another: it never has an effect, and nobody knows
                         cas(a, b)
@@ -1007,13 +1164,14 @@ mod tests {
 
         /// A stale read, a lost write, another value: a small change to a history that held.
         #[test]
-        fn changed_histories_are_judged_as_defined(steps in executed(8), at in 0..8_usize, other in 0..5_u32, how in 0..3_u8) {
+        fn changed_histories_are_judged_as_defined(steps in executed(8), at in 0..8_usize, other in 0..5_u32, how in 0..4_u8) {
             let mut steps = steps;
             prop_assert!(is_linearizable(&steps, 0));
             if let Some(changed) = steps.get_mut(at) {
                 match how {
                     0 => changed.action = read(other),
                     1 => changed.action = Action::Nothing,
+                    2 => changed.action = refused(other, 0),
                     _ => changed.completed = Some(changed.completed.unwrap_or(changed.invoked + 500)),
                 }
             }

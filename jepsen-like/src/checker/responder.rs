@@ -13,10 +13,13 @@ use std::collections::{BTreeMap, VecDeque};
 use super::{
     Bounds, Finding, LEADER_SEEN_WITHIN, Verdict,
     planned::{self, Part, WATCHED},
+    set_aside,
 };
 use crate::history::{Answer, History, LeaderSeen, Responder};
 
 const NAME: &str = "one responder";
+/// The finding that needs nothing beside the answers.
+const AT_ONCE: &str = "two responders at once";
 
 /// Judges every VIP's answers.
 pub fn check(history: &History, bounds: &Bounds) -> Verdict {
@@ -31,9 +34,11 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
         judge_strangers(vip, answers, history, &mut findings);
     }
     let summary = format!("{} answers for {} VIPs", history.answers.len(), vips.len());
-    let nothing = planned::unjudged(&history.run, WATCHED, history.answers.len(), "answers");
-    Verdict::of(NAME, summary, findings)
-        .unless_undecided(nothing.or_else(|| silent(history, &vips)))
+    // Who leads is seen later than who answers, and a fault that puts a stranger there is written when it is healed.
+    let reason = set_aside(history, &mut findings, |finding| finding.kind == AT_ONCE)
+        .or_else(|| planned::unjudged(&history.run, WATCHED, history.answers.len(), "answers"))
+        .or_else(|| silent(history, &vips));
+    Verdict::of(NAME, summary, findings).unless_undecided(reason)
 }
 
 /// Which VIPs were asked for and never answered: of those nothing is known.
@@ -73,7 +78,7 @@ fn judge(
         });
         if let Some(other) = at_once {
             let text = format!("{vip}: {} and {}", shown(other), shown(answer));
-            findings.push(Finding::new("two responders at once", text).at(answer.latest));
+            findings.push(Finding::new(AT_ONCE, text).at(answer.latest));
         } else if let Some((first, between)) = returned(&recent, answer)
             && !leads_again(leaders, first, answer)
         {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{Bounds, Finding, Verdict, planned::Trial};
+use super::{Bounds, Finding, Verdict, planned::Trial, set_aside};
 use crate::{
     history::{Fault, History, Skip},
     nemesis::Kind,
@@ -65,6 +65,8 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
             "there are no operations and no sessions".to_owned(),
         ));
     }
+    // What has not come yet may have come later.
+    let absent = set_aside(history, &mut findings, |finding| finding.kind == "skipped");
     let ended = match &history.breakdown {
         Some(breakdown) => Some(format!(
             "the laboratory failed at {}: {}",
@@ -72,7 +74,8 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
         )),
         None => (!history.is_complete).then(|| "the run did not come to its end".to_owned()),
     };
-    let reasons: Vec<_> = ended.into_iter().chain(never_done(history)).collect();
+    let reasons = ended.into_iter().chain(absent);
+    let reasons: Vec<_> = reasons.chain(never_done(history)).collect();
     let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
     let mut summary = format!(
         "{} operations, {} faults, {} skipped",

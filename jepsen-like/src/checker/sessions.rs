@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
-use super::{Finding, Verdict, planned, witnessed::Witnessed};
+use super::{Finding, Verdict, planned, set_aside, witnessed::Witnessed};
 use crate::{
     history::{Answer, Fault, History, Moment, Responder, Session, SessionEnd},
     workload::Workload,
@@ -106,8 +106,10 @@ pub fn check(history: &History) -> Verdict {
             ", {starved} not judged: the VIP was silent while the machine did not keep up"
         );
     }
-    let nothing = planned::unjudged(&history.run, &[Workload::Sessions], made, "sessions");
-    Verdict::of("sessions", summary, findings).unless_undecided(nothing)
+    // The fault that ended a session may have been open still.
+    let reason = set_aside(history, &mut findings, |finding| finding.kind == "corrupt")
+        .or_else(|| planned::unjudged(&history.run, &[Workload::Sessions], made, "sessions"));
+    Verdict::of("sessions", summary, findings).unless_undecided(reason)
 }
 
 /// A node looks for a backend that was down every few seconds, and a client's first octets are sent again as late.

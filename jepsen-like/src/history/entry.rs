@@ -42,6 +42,10 @@ pub enum Entry {
     End {
         at: Moment,
     },
+    /// The last line of a run that was told to end early, and did so in order.
+    Interrupted {
+        at: Moment,
+    },
 }
 
 /// What was run.
@@ -85,7 +89,8 @@ pub enum Call {
     Read { key: String },
     /// Sets a register; no value deletes the rrset. Reply: [`Reply::Committed`].
     Write { key: String, value: Option<String> },
-    /// Sets a register only if it holds what is expected. Failed means that nothing was changed. Reply: [`Reply::Committed`].
+    /// Sets a register only if it holds what is expected. Failed means that nothing was changed; where the reason is that it held something
+    /// else, that was seen. Reply: [`Reply::Committed`].
     CompareAndSet {
         key: String,
         expected: Option<String>,

@@ -137,6 +137,9 @@ pub struct History {
     pub breakdown: Option<Breakdown>,
     /// The run wrote that it had come to its end.
     pub is_complete: bool,
+    /// No line says why it ends: the file is a part of one, or the laboratory was killed. What is written late may be absent, such as a fault,
+    /// which is written when it is healed: only what is there proves anything.
+    pub is_cut_off: bool,
 }
 
 #[cfg(test)]

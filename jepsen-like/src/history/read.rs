@@ -18,6 +18,9 @@ use super::{
 pub const FILE: &str = "history.jsonl";
 /// Longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 256 << 20;
+/// Without it neither the nodes nor the bounds are known.
+const NO_HEAD: &str =
+    "it has no line \"entry\": \"run\", which says what was run: give the whole file";
 
 /// Why a file cannot be read as a history.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,8 @@ pub enum HistoryError {
     Io { file: PathBuf, source: io::Error },
     #[error("{}: holds no history: it is empty", file.display())]
     Empty { file: PathBuf },
+    #[error("{}: {}", file.display(), NO_HEAD)]
+    Headless { file: PathBuf },
     #[error("{}:{line}: {problem}", file.display())]
     Line {
         file: PathBuf,
@@ -40,6 +45,7 @@ impl HistoryError {
         let (object, problem) = match self {
             Self::Io { file, source } => (file.display().to_string(), source.to_string()),
             Self::Empty { file } => (file.display().to_string(), "it is empty".to_owned()),
+            Self::Headless { file } => (file.display().to_string(), NO_HEAD.to_owned()),
             Self::Line {
                 file,
                 line,
@@ -236,7 +242,12 @@ impl<'a, R: BufRead> Lines<'a, R> {
             }
             line = self.next()?;
         }
-        Ok(assembly.finish())
+        match assembly.has_run {
+            true => Ok(assembly.finish()),
+            false => Err(HistoryError::Headless {
+                file: self.path.to_owned(),
+            }),
+        }
     }
 }
 
@@ -252,6 +263,7 @@ struct Assembly {
     history: History,
     operations: BTreeMap<u64, Operation>,
     has_run: bool,
+    was_interrupted: bool,
 }
 
 impl Assembly {
@@ -284,6 +296,7 @@ impl Assembly {
             Entry::Unhealed(unhealed) => history.unhealed.push(unhealed),
             Entry::Breakdown(breakdown) => history.breakdown = Some(breakdown),
             Entry::End { .. } => history.is_complete = true,
+            Entry::Interrupted { .. } => self.was_interrupted = true,
         }
         Ok(())
     }
@@ -352,6 +365,11 @@ impl Assembly {
         self.history.answers.sort_by_key(|answer| answer.earliest);
         self.history.faults.sort_by_key(|fault| fault.began);
         self.history.usages.sort_by_key(|usage| usage.at);
+        let history = &mut self.history;
+        history.is_cut_off = !history.is_complete
+            && !self.was_interrupted
+            && history.breakdown.is_none()
+            && history.unhealed.is_empty();
         self.history
     }
 }

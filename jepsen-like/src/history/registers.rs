@@ -2,7 +2,7 @@
 //! `[process, kind, function, value]` in real-time order.
 //!
 //! `kind` is `invoke`, `ok`, `fail` or `info`; `function` is `read`, `write` or `cas`; a value is text as recorded (`nil`, `3`,
-//! `[2 4]`) or the same as JSON. The register starts as nil. Other fields, such as the known verdict, are not looked at.
+//! `[2 4]`) or the same as JSON. The register starts as nil. A `cas` that fails saw another value than it expected. Other fields, such as the known verdict, are not looked at.
 
 use std::collections::HashMap;
 
@@ -167,7 +167,13 @@ impl Reading {
         }
         match kind {
             "ok" => step.completed = Some(event.number),
-            "fail" => step.action = Action::Nothing,
+            "fail" => match step.action {
+                Action::CompareAndSet { expected, new } => {
+                    step.action = Action::Refused { expected, new };
+                    step.completed = Some(event.number);
+                }
+                _ => step.action = Action::Nothing,
+            },
             _ => {}
         }
         if let Some(value) = read {

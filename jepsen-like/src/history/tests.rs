@@ -96,6 +96,35 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn a_history_that_does_not_say_why_it_ends_is_cut_off() {
+    let at = Moment(30);
+    let text = "no mac".to_owned();
+    let unhealed = Unhealed {
+        at,
+        text: text.clone(),
+        fault: None,
+    };
+    for (last, is_cut_off, is_complete) in [
+        (invoke(0, 10), true, false),
+        (Entry::End { at }, false, true),
+        (Entry::Interrupted { at }, false, false),
+        (Entry::Breakdown(Breakdown { at, text }), false, false),
+        (Entry::Unhealed(unhealed), false, false),
+    ] {
+        let history = parsed_run(&lines(&[run(), last.clone()]));
+        let found = (history.is_cut_off, history.is_complete);
+        assert_eq!(found, (is_cut_off, is_complete), "{last:?}");
+    }
+}
+
+#[test]
+fn a_history_without_a_head_is_not_judged() {
+    let error = parsed(lines(&[invoke(0, 10), complete(0, 15)]).as_bytes()).unwrap_err();
+    assert!(matches!(error, HistoryError::Headless { .. }), "{error}");
+    assert!(error.to_string().starts_with("file: it has no line"));
+}
+
+#[test]
 fn a_torn_last_line_is_left_out_and_any_other_named() {
     let whole = lines(&[run(), invoke(0, 10), complete(0, 15)]);
     let torn = &whole[..whole.len() - 9];
@@ -170,12 +199,16 @@ fn recorded_registers_are_read_plain_or_compressed() {
             expected: 1,
             new: 3,
         };
+        let refused = Action::Refused {
+            expected: 1,
+            new: 2,
+        };
         assert_eq!(
             history.steps,
             [
                 step(0, 0, Some(2), Action::Read(Some(0))),
                 step(1, 1, None, Action::Write(1)),
-                step(2, 4, None, Action::Nothing),
+                step(2, 4, Some(5), refused),
                 step(3, 6, Some(7), swap),
                 step(4, 8, None, Action::Read(None)),
             ]
