@@ -101,6 +101,17 @@ impl Consensus {
         })
     }
 
+    /// As `transfer` to whom is best off, but to nobody that says of itself that it is unfit to hold the VIPs.
+    ///
+    /// # Errors
+    /// When all others are, as far as this node heard.
+    pub async fn move_on(&self, deadline: Instant) -> Result<NodeId, AdministerError> {
+        match self.core.nobody_fit() {
+            Some(problems) => Err(ChangeRefused::NobodyFit { problems }.into()),
+            None => self.transfer(None, deadline).await,
+        }
+    }
+
     /// Lets a node follow the log, without a vote. A node that the state names as a member is added without this.
     ///
     /// # Errors
@@ -534,6 +545,28 @@ impl Core {
                 lag: lag.or(metrics.last_log_index).unwrap_or(0),
             }),
         }
+    }
+
+    /// Why nobody but the leader is fit to hold the VIPs; none: somebody is, or nobody says that it is not.
+    fn nobody_fit(&self) -> Option<String> {
+        let leader = self.leader()?;
+        let own = self.unfit();
+        let voters = self.group(&self.metrics()).voters;
+        let peers = lock(&self.peers);
+        let mut problems = vec![];
+        for id in voters {
+            let (is_fit, problem) = match id == self.id {
+                true => (own.is_none(), own.clone()),
+                false => (peers.is_fit(id), peers.unfit(id)),
+            };
+            if id != leader && is_fit {
+                return None;
+            }
+            if let Some(problem) = problem.filter(|_| id != leader) {
+                problems.push(format!("node {id}: {problem}"));
+            }
+        }
+        (!problems.is_empty()).then(|| problems.join("; "))
     }
 
     /// The best of the other voters: see `succession`.

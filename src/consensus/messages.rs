@@ -178,6 +178,8 @@ pub enum ChangeRefused {
     OtherAddress { id: NodeId },
     #[error(transparent)]
     Quorum(#[from] RemovalRefused),
+    #[error("no other voter is fit to hold the VIPs ({problems}): mend one, then move them")]
+    NobodyFit { problems: String },
 }
 
 impl ChangeRefused {

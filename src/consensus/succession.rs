@@ -71,6 +71,8 @@ impl fmt::Display for Why {
 /// Follows what a leader sees, from its election on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mover {
+    /// In which this node leads.
+    term: Option<u64>,
     /// Since when the preferred node has been fit and caught up, as far as this leader saw.
     preferred: Option<(Preference, Instant)>,
     tried: Option<Instant>,
@@ -96,6 +98,16 @@ impl Mover {
         };
         self.tried = Some(now);
         Some(chosen)
+    }
+
+    /// This node leads in `term`. In a new one the cool-down begins anew, though nobody looked while another node led.
+    pub fn lead_in(&mut self, term: u64) {
+        if self.term != Some(term) {
+            *self = Self {
+                term: Some(term),
+                ..Self::default()
+            };
+        }
     }
 
     /// This node does not lead, or does no more: what it saw says nothing about the next time.
@@ -280,6 +292,30 @@ mod tests {
             ..seen(&ready)
         };
         assert_eq!(mover.decide(&own, start + ms(60_000)), None);
+    }
+
+    #[test]
+    fn the_cool_down_begins_anew_with_every_term() {
+        let start = Instant::now();
+        let ready = [voter(2), voter(3)];
+        let seen = Seen {
+            me: NodeId(1),
+            fit: true,
+            leased: true,
+            preference: prefer(2),
+            candidates: &ready,
+        };
+        let mut mover = Mover::default();
+        // The other node leads in terms 2 and 4, too briefly for this one to look meanwhile. (term, from, to)
+        for (term, from, to) in [(1, 0, 10_000), (3, 10_200, 20_200), (5, 20_400, 30_400)] {
+            for at in (from..to).step_by(200) {
+                mover.lead_in(term);
+                assert_eq!(mover.decide(&seen, start + ms(at)), None, "{term}, at {at}");
+            }
+            mover.lead_in(term);
+            let ripe = Some((NodeId(2), Why::Preferred));
+            assert_eq!(mover.decide(&seen, start + ms(to)), ripe);
+        }
     }
 
     proptest! {

@@ -497,6 +497,7 @@ async fn keep_group(core: &Core) {
             mover.clear();
             continue;
         }
+        mover.lead_in(metrics.current_term);
         settle_release(core).await;
         let now = Instant::now();
         let lately = made_way.is_some_and(|at| now < at + MAKE_WAY_EVERY);

@@ -930,6 +930,47 @@ async fn leadership_moves_to_where_it_is_sent() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_on_to_nobody_that_is_unfit() {
+    let cluster = Cluster::of(3).await;
+    let followers = cluster.followers().await;
+    let leader = cluster.leader().await;
+    let telling = followers.iter().map(|id| {
+        let consensus = cluster.node(*id).clone();
+        tokio::spawn(async move {
+            loop {
+                consensus.tell_fitness(Some("no carrier".into()));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    });
+    let telling: Vec<JoinHandle<()>> = telling.collect();
+    for asked in [leader, followers[0]] {
+        let node = &cluster.node(asked).core;
+        let unfit =
+            |id: u64| id == asked || super::core::lock(&node.peers).unfit(NodeId(id)).is_some();
+        eventually("it is heard", || followers.iter().all(|id| unfit(*id))).await;
+        let refused = cluster.node(asked).move_on(soon()).await;
+        let words = refused.unwrap_err().to_string();
+        for id in &followers {
+            assert!(words.contains(&format!("node {id}: no carrier")), "{words}");
+        }
+    }
+    assert_eq!(cluster.leader().await, leader);
+    for task in telling {
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+    cluster.node(followers[0]).tell_fitness(None);
+    let fit = NodeId(followers[0]);
+    eventually("it is heard", || {
+        super::core::lock(&cluster.node(leader).core.peers).is_fit(fit)
+    })
+    .await;
+    assert_eq!(cluster.node(leader).move_on(soon()).await, Ok(fit));
+    cluster.stop().await;
+}
+
 /// A command line that was interrupted, or a follower that was asked and crashed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_over_goes_on_though_nobody_waits_for_it_any_more() {

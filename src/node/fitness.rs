@@ -5,7 +5,7 @@
 //! this task itself hangs, consensus hears nothing and counts the node as unfit. Ends when it is dropped.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::process::ExitStatusExt,
@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     config::node::{CheckScript, NodeConfig},
+    model::label::Label,
     proxy::{ProxyObserver, SocketState},
     vip::{
         VipStatus,
@@ -99,14 +100,17 @@ pub(super) async fn run(config: NodeConfig, subjects: Subjects, report: watch::S
             Some(one) = found.recv() => vec![one],
             _ = tick.tick() => {
                 let cut_off = subjects.outlook.borrow().cut_off.clone();
-                look(&subjects.vips.borrow(), cut_off)
+                look(&subjects.vips.borrow(), &cut_off)
             }
         };
         let vips = subjects.vips.borrow().clone();
         let interfaces: BTreeSet<_> = vips.iter().map(|vip| &vip.interface).collect();
         let addresses: BTreeSet<_> = vips.iter().map(|vip| vip.address).collect();
         fitness.retain(|check| match check {
-            Check::Interface(label) | Check::Fence(label) => interfaces.contains(label),
+            Check::Interface(label)
+            | Check::Fence(label)
+            | Check::Announce(label)
+            | Check::Segment(label) => interfaces.contains(label),
             Check::Vip(address) => addresses.contains(address),
             _ => true,
         });
@@ -133,11 +137,12 @@ fn log(turn: Option<Turn>) {
     }
 }
 
-/// What is known without asking. `cut_off`: why the clients' side counts as such.
-fn look(vips: &[VipStatus], cut_off: Option<String>) -> Vec<Found> {
+/// What is known without asking. `cut_off`: why the clients' side of an interface counts as such.
+fn look(vips: &[VipStatus], cut_off: &BTreeMap<Label, String>) -> Vec<Found> {
     let mut found = vec![];
     for vip in vips {
         let failed = |problem: &Option<String>| problem.clone().map_or(Ok(()), Err);
+        let silent = cut_off.get(&vip.interface).cloned();
         let (interface, address) = (|| vip.interface.clone(), vip.address);
         found.extend([
             (
@@ -150,13 +155,18 @@ fn look(vips: &[VipStatus], cut_off: Option<String>) -> Vec<Found> {
                 DEVICE,
                 failed(&vip.fence_problem),
             ),
+            (
+                Check::Announce(interface()),
+                DEVICE,
+                failed(&vip.announce_problem),
+            ),
             (Check::Vip(address), DEVICE, failed(&vip.add_problem)),
+            (Check::Segment(interface()), SEGMENT, failed(&silent)),
         ]);
     }
     // Several VIPs on one interface say the same; it counts once.
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found.dedup_by(|a, b| a.0 == b.0);
-    found.push((Check::Segment, SEGMENT, cut_off.map_or(Ok(()), Err)));
     found
 }
 
@@ -429,10 +439,12 @@ mod tests {
             problem: None,
             device_problem: None,
             fence_problem: Some("no fence".to_owned()),
+            announce_problem: Some("no CAP_NET_RAW".to_owned()),
             add_problem: add_problem.map(str::to_owned),
             conflict: None,
         };
-        let found = look(&[vip(100, None), vip(101, Some("taken"))], None);
+        let cut_off = [("lan".parse().unwrap(), "silence".to_owned())].into();
+        let found = look(&[vip(100, None), vip(101, Some("taken"))], &cut_off);
         let told: Vec<_> = found
             .into_iter()
             .map(|(check, _, finding)| (check.name(), finding.err()))
@@ -440,9 +452,10 @@ mod tests {
         let expected = [
             ("interface lan", None),
             ("fence lan", Some("no fence")),
+            ("announce lan", Some("no CAP_NET_RAW")),
             ("vip 10.77.0.100", None),
             ("vip 10.77.0.101", Some("taken")),
-            ("segment", None),
+            ("segment lan", Some("silence")),
         ];
         let expected = expected.map(|(name, why)| (name.to_owned(), why.map(str::to_owned)));
         assert_eq!(told, expected);

@@ -108,10 +108,11 @@ impl Group for NodeGroup {
 
     async fn transfer(&self, to: Option<NodeId>, deadline: Instant) -> Result<NodeId, Failure> {
         let object = || to.map_or_else(|| "leadership".to_owned(), |id| format!("node {id}"));
-        self.consensus
-            .transfer(to, deadline)
-            .await
-            .map_err(|e| administer_failure(object(), &e))
+        let moved = match to {
+            Some(_) => self.consensus.transfer(to, deadline).await,
+            None => self.consensus.move_on(deadline).await,
+        };
+        moved.map_err(|e| administer_failure(object(), &e))
     }
 
     async fn promote(&self, id: NodeId, deadline: Instant) -> Result<bool, Failure> {

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
@@ -50,6 +51,10 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// DEVIATION from RFC 5227 section 2.1.1: shorter than its four to seven seconds, which are meant for hosts that switch on
 /// together behind slow switches.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// Actions that are carried out before their answers are judged together, and changes that are taken in together: what follows from them is
+/// looked at for every VIP, so that each by itself would make a thousand VIPs cost a million looks.
+const BATCH: usize = 64;
+
 /// What holding a VIP means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -135,6 +140,8 @@ pub struct VipStatus {
     pub device_problem: Option<String>,
     /// Why the fence does not stand there, though it has to.
     pub fence_problem: Option<String>,
+    /// Why it cannot be announced there.
+    pub announce_problem: Option<String>,
     /// Why this node could not put it on the device for a second or more, and still could not.
     pub add_problem: Option<String>,
     /// The Ethernet address of a foreign host that uses this address too.
@@ -428,8 +435,8 @@ enum Wake {
     Snapshot,
     SnapshotsEnded,
     Deadline,
-    /// The fence that could not be made is to be tried again.
-    FenceDue,
+    /// What could not be made, the fence or the socket for announcements, is to be tried again.
+    TryAgain,
     Change(HandsChange),
     /// Somebody asks whether this thread lives.
     Asked,
@@ -486,6 +493,7 @@ impl Driver {
         // The fence first: an address that an earlier process left is then unheard before it is gone.
         self.configured = self.take_configured(&mut snapshots);
         self.hands.look().await;
+        self.hands.open_announcer();
         self.keep_fence().await;
         self.hands.sweep().await;
         let (mut leadership_open, mut snapshots_open) = (true, true);
@@ -515,7 +523,7 @@ impl Driver {
                 self.failing.next_deadline(claims),
             ];
             let deadline = deadlines.into_iter().flatten().min();
-            let fence_due = self.hands.fence_due();
+            let hands_due = self.hands.due();
             // Every branch may be dropped: each waits for a condition that is still there the next time.
             let wake = tokio::select! {
                 biased;
@@ -529,7 +537,7 @@ impl Driver {
                 changed = snapshots.changed(), if snapshots_open => {
                     changed.map_or(Wake::SnapshotsEnded, |()| Wake::Snapshot)
                 }
-                () = sleep_until(fence_due) => Wake::FenceDue,
+                () = sleep_until(hands_due) => Wake::TryAgain,
                 () = changed(&mut self.peers) => Wake::Peers,
                 Ok(()) = self.asked.changed() => Wake::Asked,
                 () = self.lookout.changed() => Wake::Outlook,
@@ -571,8 +579,14 @@ impl Driver {
                 }
                 Wake::SnapshotsEnded => snapshots_open = false,
                 Wake::Deadline => self.handle(Event::Deadline).await,
-                Wake::FenceDue => self.keep_fence().await,
-                Wake::Change(change) => self.handle_change(change).await,
+                Wake::TryAgain => {
+                    self.hands.open_announcer();
+                    self.keep_fence().await;
+                }
+                Wake::Change(change) => {
+                    let changes = self.changes_after(change);
+                    self.handle_changes(changes).await;
+                }
             }
             // Whatever woke the task: the time may be over.
             self.look_first().await;
@@ -702,19 +716,43 @@ impl Driver {
 
     /// Feeds the machine, and does what it says until it has nothing left to say.
     async fn handle(&mut self, event: Event) {
-        self.machine.handle(event, Instant::now());
-        loop {
-            self.look_at_the_lease();
-            // Before others hear that a VIP was let go.
-            self.keep_chance();
-            self.publish();
-            let Some(action) = self.machine.poll_action() else {
+        self.handle_all([event]).await;
+    }
+
+    async fn handle_all(&mut self, events: impl IntoIterator<Item = Event>) {
+        self.machine.handle_all(events, Instant::now());
+        while self.do_next().await {}
+    }
+
+    /// Carries out what the machine says, `BATCH` actions at most, and tells it what came of them. Whether there was anything. Every
+    /// action looks at the lease by itself: what was taken back meanwhile is not done.
+    async fn do_next(&mut self) -> bool {
+        self.look_at_the_lease();
+        // Before others hear that a VIP was let go.
+        self.keep_chance();
+        self.publish();
+        let entitled = self.machine.entitled(Instant::now());
+        let (mut answers, mut done) = (vec![], 0);
+        while done < BATCH {
+            let has_news = self.leadership.has_changed().unwrap_or(false);
+            if has_news || self.machine.entitled(Instant::now()) != entitled {
+                break; // the machine sees that first
+            }
+            let actions = self.machine.poll_alike(BATCH);
+            if actions.is_empty() {
                 break;
-            };
-            if let Some(answer) = self.carry_out(action).await {
-                self.machine.handle(answer, Instant::now());
+            }
+            done += actions.len();
+            answers.extend(self.carry_out_all(actions).await);
+            // Nobody hears what is not permitted: it need not be announced.
+            if matches!(answers.last(), Some(Event::PermitFailed(_))) {
+                break;
             }
         }
+        if done > 0 {
+            self.machine.handle_all(answers, Instant::now());
+        }
+        done > 0 || self.machine.has_actions()
     }
 
     /// Lets the machine see the newest leadership and the time: it takes back what is no longer permitted.
@@ -724,6 +762,29 @@ impl Driver {
             Ok(false) | Err(_) => Event::Deadline,
         };
         self.machine.handle(event, Instant::now());
+    }
+
+    async fn carry_out_all(&mut self, actions: Vec<Action>) -> Vec<Event> {
+        let (mut removed, mut served, mut answers) = (vec![], vec![], vec![]);
+        let mut silenced = vec![];
+        for action in actions {
+            match action {
+                Action::Silence(target) => silenced.push(target),
+                Action::Remove(target) => removed.push(target),
+                Action::Serve(target) => served.push(target),
+                other => answers.extend(self.carry_out(other).await),
+            }
+        }
+        if !silenced.is_empty() {
+            self.silence(&silenced);
+        }
+        if !removed.is_empty() {
+            answers.extend(self.remove(&removed).await);
+        }
+        if !served.is_empty() {
+            answers.extend(self.serve(served).await);
+        }
+        answers
     }
 
     /// Does it, unless it was taken back meanwhile; then a `Remove` stands behind it in the queue and gives the answer.
@@ -752,23 +813,12 @@ impl Driver {
                 targets.retain(|target| self.machine.may_permit(target, now));
                 Some(self.permit(targets, lease_until))
             }
-            Action::Silence(target) => {
-                if let Err(problem) = self.hands.silence(&target) {
-                    self.problems.note(&target, &problem); // the permission ends by itself now
-                }
-                if matches!(self.machine.phase(&target), Some(Phase::Silent { .. })) {
-                    let why = self.machine.reason(&target, Instant::now()).as_str();
-                    info!(vip = %target.address, interface = %target.interface, why, "VIP silent");
-                }
-                None
-            }
-            Action::Serve(target) => self.serve(target).await,
+            Action::Silence(_) | Action::Remove(_) | Action::Serve(_) => None, // with their like
             Action::EndServe(target) => {
                 self.hands.end_serve(&target).await;
                 info!(vip = %target.address, "no connection through the VIP is served any more");
                 None
             }
-            Action::Remove(target) => Some(self.remove(target).await),
             Action::Announce(target) => {
                 if self.machine.may_announce(&target, Instant::now()) {
                     match self.hands.announce(&target) {
@@ -809,23 +859,37 @@ impl Driver {
         }
     }
 
-    async fn serve(&mut self, target: Target) -> Option<Event> {
-        if !self.machine.may_serve(&target) {
-            return None;
+    fn silence(&mut self, targets: &[Target]) {
+        for (target, problem) in self.hands.silence(targets) {
+            self.problems.note(&target, &problem); // the permission ends by itself now
         }
-        let peers = self.known_peers();
-        match self.hands.serve(&target, &peers).await {
-            Ok(true) => Some(Event::Busy(target)),
-            Ok(false) => Some(Event::Quiet {
-                relays: self.hands.relays(target.address),
-                target,
-            }),
-            Err(problem) => {
-                warn!(vip = %target.address, %problem, "connections through the VIP are not kept");
-                let relays = false;
-                Some(Event::Quiet { target, relays })
+        for target in targets {
+            if matches!(self.machine.phase(target), Some(Phase::Silent { .. })) {
+                let why = self.machine.reason(target, Instant::now()).as_str();
+                info!(vip = %target.address, interface = %target.interface, why, "VIP silent");
             }
         }
+    }
+
+    async fn serve(&mut self, mut targets: Vec<Target>) -> Vec<Event> {
+        targets.retain(|target| self.machine.may_serve(target));
+        let peers = self.known_peers();
+        let mut answers = vec![];
+        for (target, outcome) in self.hands.serve(targets, &peers).await {
+            answers.push(match outcome {
+                Ok(true) => Event::Busy(target),
+                Ok(false) => Event::Quiet {
+                    relays: self.hands.relays(target.address),
+                    target,
+                },
+                Err(problem) => {
+                    warn!(vip = %target.address, %problem, "connections through the VIP are not kept");
+                    let relays = false;
+                    Event::Quiet { target, relays }
+                }
+            });
+        }
+        answers
     }
 
     fn known_peers(&self) -> VipPeers {
@@ -915,59 +979,89 @@ impl Driver {
         }
     }
 
-    async fn remove(&mut self, target: Target) -> Event {
-        match self.hands.remove(&target).await {
-            Ok(was_ours) => {
-                if was_ours {
-                    let why = self.machine.reason(&target, Instant::now()).as_str();
-                    info!(vip = %target.address, interface = %target.interface, why, "VIP withdrawn");
+    async fn remove(&mut self, targets: &[Target]) -> Vec<Event> {
+        let mut answers = vec![];
+        for (target, outcome) in self.hands.remove(targets).await {
+            answers.push(match outcome {
+                Ok(was_ours) => {
+                    if was_ours {
+                        let why = self.machine.reason(&target, Instant::now()).as_str();
+                        info!(vip = %target.address, interface = %target.interface, why, "VIP withdrawn");
+                    }
+                    Event::Removed(target)
                 }
-                Event::Removed(target)
+                Err(problem) => {
+                    self.problems.note(&target, &problem);
+                    Event::RemoveFailed(target)
+                }
+            });
+        }
+        answers
+    }
+
+    /// A change and those that wait behind it.
+    fn changes_after(&mut self, first: HandsChange) -> Vec<HandsChange> {
+        let mut changes = vec![first];
+        while changes.len() < BATCH
+            && let Some(next) = self.hands.change().now_or_never()
+        {
+            changes.push(next);
+        }
+        changes
+    }
+
+    async fn handle_changes(&mut self, changes: Vec<HandsChange>) {
+        let (mut fence, mut devices, mut renewals) = (false, vec![], vec![]);
+        for change in changes {
+            match change {
+                HandsChange::Fence => fence = true,
+                HandsChange::Device(change) => devices.push(change),
+                HandsChange::Renewed(target, outcome) => renewals.push((target, outcome)),
             }
-            Err(problem) => {
-                self.problems.note(&target, &problem);
-                Event::RemoveFailed(target)
-            }
+        }
+        if fence {
+            self.handle_fence_change().await;
+        }
+        if !devices.is_empty() {
+            self.handle_device_changes(&devices).await;
+        }
+        if !renewals.is_empty() {
+            self.handle_renewals(renewals).await;
         }
     }
 
-    async fn handle_change(&mut self, change: HandsChange) {
-        let change = match change {
-            HandsChange::Fence => return self.handle_fence_change().await,
-            HandsChange::Renewed(target, outcome) => {
-                return self.handle_renewal(target, outcome).await;
-            }
-            HandsChange::Device(change) => change,
-        };
-        let (ready, devices_changed) = self.hands.readied_by(&change).await;
+    async fn handle_device_changes(&mut self, changes: &[Change]) {
+        let (mut ready, mut devices_changed) = (BTreeSet::new(), false);
+        for change in changes {
+            let (readied, changed) = self.hands.readied_by(change).await;
+            ready.extend(readied);
+            devices_changed = changed;
+        }
         self.tell_of_devices();
         if devices_changed {
             self.keep_fence().await;
         }
-        for ready in ready {
-            self.handle(Event::LinkReady(ready)).await;
+        let lost = self.hands.lost(self.maybe_gone(changes)).await;
+        for target in &lost {
+            warn!(vip = %target.address, interface = %target.interface, "VIP was taken off the device by somebody else");
         }
-        for target in self.maybe_gone(&change) {
-            if self.hands.lost(&target).await {
-                warn!(vip = %target.address, interface = %target.interface, "VIP was taken off the device by somebody else");
-                self.handle(Event::Missing(target)).await;
-            }
-        }
-        self.publish();
+        let missing = lost.into_iter().map(Event::Missing);
+        let ready = ready.into_iter().map(Event::LinkReady);
+        self.handle_all(missing.chain(ready)).await;
     }
 
-    async fn handle_renewal(&mut self, target: Target, outcome: Result<(), Problem>) {
-        match outcome {
-            // The kernel has the request and may come to it yet. If it does not in time, the address expires, and is missed.
-            Err(problem @ Problem::Interface(InterfaceError::Timeout { .. })) => {
-                self.problems.note(&target, &problem);
-                self.publish();
-            }
-            outcome => {
-                let event = self.added(target, outcome);
-                self.handle(event).await;
+    async fn handle_renewals(&mut self, renewals: Vec<(Target, Result<(), Problem>)>) {
+        let mut events = vec![];
+        for (target, outcome) in renewals {
+            match outcome {
+                // The kernel has the request and may come to it yet. If it does not in time, the address expires, and is missed.
+                Err(problem @ Problem::Interface(InterfaceError::Timeout { .. })) => {
+                    self.problems.note(&target, &problem);
+                }
+                outcome => events.push(self.added(target, outcome)),
             }
         }
+        self.handle_all(events).await;
     }
 
     /// Says which devices are usable no more, and which are again.
@@ -986,13 +1080,20 @@ impl Driver {
         self.device_problems = now;
     }
 
-    /// The VIPs that are held as far as the machine knows, and that the change may have taken away.
-    fn maybe_gone(&self, change: &Change) -> Vec<Target> {
-        let affected = |target: &Target| match change {
-            Change::AddressGone { address, .. } => target.address == *address,
-            Change::Overrun => true,
-            Change::Device(_) | Change::DeviceGone(_) => false,
-        };
+    /// The VIPs that are held as far as the machine knows, and that the changes may have taken away.
+    fn maybe_gone(&self, changes: &[Change]) -> Vec<Target> {
+        let mut any = false;
+        let mut gone = BTreeSet::new();
+        for change in changes {
+            match change {
+                Change::AddressGone { address, .. } => {
+                    gone.insert(*address);
+                }
+                Change::Overrun => any = true,
+                Change::Device(_) | Change::DeviceGone(_) => {}
+            }
+        }
+        let affected = |target: &Target| any || gone.contains(&target.address);
         self.machine
             .phases()
             .filter(|(target, phase)| {
@@ -1009,9 +1110,11 @@ impl Driver {
     /// Reports, if anything changed.
     fn publish(&mut self) {
         let held = self.held_since();
-        for problems in [&mut self.problems, &mut self.announcing] {
-            problems.forget_unless(|target| self.machine.phase(target).is_some());
-        }
+        let (machine, claims) = (&self.machine, self.machine.claims());
+        self.problems
+            .forget_unless(|target| lasts(machine.phase(target), claims));
+        self.announcing
+            .forget_unless(|target| matches!(machine.phase(target), Some(Phase::Held { .. })));
         let ended = |target: &Target, since: &Instant| held.get(target) != Some(since);
         for (target, _) in self.since.iter().filter(|(t, (since, _))| ended(t, since)) {
             self.notify(Turn::Release, target);
@@ -1105,11 +1208,13 @@ impl Driver {
                 .problems
                 .of(target)
                 .or_else(|| self.announcing.of(target))
+                .or_else(|| self.failing.problem(target).map(str::to_owned))
                 .or_else(|| self.withheld_from(target))
                 // Told before this node leads: then it would be too late to find out.
                 .or_else(|| self.hands.obstacle(&target.interface)),
             device_problem: self.hands.device_problem(&target.interface),
             fence_problem: self.hands.fence_problem(&target.interface),
+            announce_problem: self.hands.announce_problem(&target.interface),
             add_problem: self.failing.problem(target).map(str::to_owned),
             conflict: self.lookout.conflict(target),
             device,
@@ -1140,6 +1245,22 @@ impl Problems {
 
     fn of(&self, target: &Target) -> Option<String> {
         self.0.get(target).cloned()
+    }
+}
+
+/// Whether a problem of holding a VIP goes on: not where the VIP was let go. `claims`: this node is to hold VIPs, and tries again.
+fn lasts(phase: Option<Phase>, claims: bool) -> bool {
+    match phase {
+        None => false,
+        Some(Phase::Withdrawn { .. }) => claims,
+        Some(
+            Phase::Adding
+            | Phase::Permitting { .. }
+            | Phase::Silent { .. }
+            | Phase::Held { .. }
+            | Phase::Removing
+            | Phase::Stuck { .. },
+        ) => true,
     }
 }
 

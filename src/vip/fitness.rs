@@ -21,10 +21,12 @@ pub enum Check {
     Interface(Label),
     /// The fence stands on it, where it has to.
     Fence(Label),
+    /// VIPs can be announced on it.
+    Announce(Label),
     /// This VIP can be put on its device, as far as was tried and looked.
     Vip(IpAddr),
-    /// Another member, or one of the addresses that `reachable` names, answers there.
-    Segment,
+    /// Another member, or one of the addresses that `reachable` names, answers on it.
+    Segment(Label),
     /// The operator's own command.
     Script,
 }
@@ -38,8 +40,9 @@ impl Check {
             Check::Holding => "holding".to_owned(),
             Check::Interface(label) => format!("interface {label}"),
             Check::Fence(label) => format!("fence {label}"),
+            Check::Announce(label) => format!("announce {label}"),
             Check::Vip(address) => format!("vip {address}"),
-            Check::Segment => "segment".to_owned(),
+            Check::Segment(label) => format!("segment {label}"),
             Check::Script => "script".to_owned(),
         }
     }
@@ -123,9 +126,14 @@ impl Fitness {
         checks.map(|(check, counter)| (check, counter.failed.as_deref()))
     }
 
-    /// Why the node is unfit; none: it is fit.
+    /// Why the node is unfit, each reason once; none: it is fit.
     pub fn unfit(&self) -> Option<String> {
-        let failed: Vec<&str> = self.checks().filter_map(|(_, why)| why).collect();
+        let mut failed: Vec<&str> = vec![];
+        for why in self.checks().filter_map(|(_, why)| why) {
+            if !failed.contains(&why) {
+                failed.push(why);
+            }
+        }
         (!failed.is_empty()).then(|| failed.join("; "))
     }
 }
@@ -203,6 +211,18 @@ mod tests {
         assert_eq!(fitness.checks().filter(|(_, why)| why.is_none()).count(), 1);
         fitness.retain(|check| *check == Check::Dns);
         assert_eq!(fitness.unfit(), None);
+    }
+
+    #[test]
+    fn a_reason_that_several_checks_have_is_told_once() {
+        let mut fitness = Fitness::default();
+        let once = Counts { fall: 1, rise: 1 };
+        for interface in ["lan", "wan"] {
+            let fence = Check::Fence(interface.parse().unwrap());
+            fitness.observe(&fence, once, Err("no fence".into()));
+        }
+        fitness.observe(&Check::Dns, once, Err("no answer".into()));
+        assert_eq!(fitness.unfit().as_deref(), Some("no answer; no fence"));
     }
 
     proptest! {

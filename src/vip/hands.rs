@@ -25,7 +25,7 @@ use super::{
         ruleset::Ruleset,
         socket::TableWatch,
     },
-    interface::{Change, Changes, Device, InterfaceError, Interfaces, VALID_FOR},
+    interface::{self, Addresses, Change, Changes, Device, InterfaceError, Interfaces, VALID_FOR},
     machine::{Fencing, SERVE_LASTS, Target},
     renewals::Renewals,
 };
@@ -36,6 +36,10 @@ const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Between attempts to make a fence that could not be made.
 const FENCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// Between attempts to open the socket for announcements.
+const ANNOUNCER_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// For how long a look at the host's addresses counts: until all VIPs are added that are added together.
+const ADDRESSES_LAST: Duration = Duration::from_millis(100);
 /// For how long a look at the connections counts: until all VIPs are renewed that are due together.
 const LOOK_LASTS: Duration = Duration::from_millis(100);
 
@@ -68,6 +72,10 @@ pub enum Problem {
          (AmbientCapabilities= in the systemd unit)"
     )]
     MayNotAnnounce,
+    #[error(
+        "cannot open a packet socket to announce VIPs: {0}; trying again every {ANNOUNCER_AGAIN_AFTER:?}"
+    )]
+    NoAnnouncer(#[source] io::Error),
     #[error("cannot announce on {device}: {source}")]
     Announce { device: String, source: io::Error },
     /// The kernel says the same of both: `ENOBUFS`.
@@ -103,6 +111,7 @@ impl Problem {
             Problem::Interface(InterfaceError::NoDevice { .. })
             | Problem::Unmapped(_)
             | Problem::MayNotAnnounce
+            | Problem::NoAnnouncer(_)
             | Problem::Announce { .. }
             | Problem::AnnouncementDropped { .. }
             | Problem::Fence(_)
@@ -134,11 +143,21 @@ impl Hands {
         }
     }
 
-    /// When to call `keep_fence` again though nothing happened.
-    pub fn fence_due(&self) -> Option<Instant> {
+    /// When to call `open_announcer` and `keep_fence` again though nothing happened.
+    pub fn due(&self) -> Option<Instant> {
         match self {
-            Hands::Kernel(kernel) => kernel.guard.due,
+            Hands::Kernel(kernel) => {
+                let both = [kernel.guard.due, kernel.announcer_due];
+                both.into_iter().flatten().min()
+            }
             Hands::StandIn => None,
+        }
+    }
+
+    /// Opens what announcements leave by, unless it is open or was tried lately.
+    pub fn open_announcer(&mut self) {
+        if let Hands::Kernel(kernel) = self {
+            kernel.open_announcer(Instant::now());
         }
     }
 
@@ -185,10 +204,11 @@ impl Hands {
         }
     }
 
-    pub fn silence(&mut self, target: &Target) -> Result<(), Problem> {
+    /// Lets the frames of these pass no more. Returns those of which it is not known, and why.
+    pub fn silence(&mut self, targets: &[Target]) -> Vec<(Target, Problem)> {
         match self {
-            Hands::Kernel(kernel) => kernel.guard.forbid(target),
-            Hands::StandIn => Ok(()),
+            Hands::Kernel(kernel) => kernel.guard.forbid(targets),
+            Hands::StandIn => vec![],
         }
     }
 
@@ -223,6 +243,14 @@ impl Hands {
     pub fn fence_problem(&self, interface: &Label) -> Option<String> {
         match self {
             Hands::Kernel(kernel) => kernel.fence_problem(interface),
+            Hands::StandIn => None,
+        }
+    }
+
+    /// Why a VIP there cannot be announced: its clients would go on sending to the holder before.
+    pub fn announce_problem(&self, interface: &Label) -> Option<String> {
+        match self {
+            Hands::Kernel(kernel) => kernel.announce_problem(interface),
             Hands::StandIn => None,
         }
     }
@@ -272,19 +300,26 @@ impl Hands {
         }
     }
 
-    /// Whether there was something to remove.
-    pub async fn remove(&mut self, target: &Target) -> Result<bool, Problem> {
+    /// Takes them off their devices. Of each, whether there was something to remove.
+    pub async fn remove(&mut self, targets: &[Target]) -> Vec<(Target, Result<bool, Problem>)> {
         match self {
-            Hands::Kernel(kernel) => kernel.remove(target).await,
-            Hands::StandIn => Ok(target.address.is_loopback()),
+            Hands::Kernel(kernel) => kernel.remove(targets).await,
+            Hands::StandIn => {
+                let was_held = |t: &Target| (t.clone(), Ok(t.address.is_loopback()));
+                targets.iter().map(was_held).collect()
+            }
         }
     }
 
-    /// Answers for a VIP on behalf of its holder, for a moment. Whether there was a connection left, as far as was looked.
-    pub async fn serve(&mut self, target: &Target, peers: &VipPeers) -> Result<bool, Problem> {
+    /// Answers for VIPs on behalf of their holder, for a moment. Of each, whether there was a connection left, as far as was looked.
+    pub async fn serve(
+        &mut self,
+        targets: Vec<Target>,
+        peers: &VipPeers,
+    ) -> Vec<(Target, Result<bool, Problem>)> {
         match self {
-            Hands::Kernel(kernel) => kernel.serve(target, peers).await,
-            Hands::StandIn => Ok(false),
+            Hands::Kernel(kernel) => kernel.serve(targets, peers).await,
+            Hands::StandIn => targets.into_iter().map(|t| (t, Ok(false))).collect(),
         }
     }
 
@@ -365,11 +400,11 @@ impl Hands {
         }
     }
 
-    /// Whether an address of ours is not on its device any more.
-    pub async fn lost(&mut self, target: &Target) -> bool {
+    /// Those of these whose addresses of ours are not on their devices any more.
+    pub async fn lost(&mut self, targets: Vec<Target>) -> Vec<Target> {
         match self {
-            Hands::Kernel(kernel) => kernel.lost(target).await,
-            Hands::StandIn => false,
+            Hands::Kernel(kernel) => kernel.lost(targets).await,
+            Hands::StandIn => vec![],
         }
     }
 
@@ -395,6 +430,13 @@ pub struct Kernel {
     /// The devices that the fence was last made for.
     fenced: BTreeMap<String, u32>,
     announcer: Option<Announcer>,
+    open_announcer: fn() -> io::Result<Announcer>,
+    /// Why there is none.
+    no_announcer: Option<Problem>,
+    /// When to try again to open one.
+    announcer_due: Option<Instant>,
+    /// The last look at the host's addresses.
+    addresses: Option<(Instant, Addresses)>,
     /// What was added and not removed, and the device it was added to: a device may be given another index or name.
     ours: BTreeMap<Target, Device>,
     /// VIPs on `lo`, which this node serves on behalf of their holder.
@@ -434,6 +476,10 @@ impl Kernel {
             fenced: BTreeMap::new(),
             guard,
             announcer: None,
+            open_announcer: Announcer::open,
+            no_announcer: None,
+            announcer_due: None,
+            addresses: None,
             ours: BTreeMap::new(),
             served: BTreeSet::new(),
             looked: None,
@@ -443,32 +489,87 @@ impl Kernel {
         }
     }
 
-    async fn serve(&mut self, target: &Target, peers: &VipPeers) -> Result<bool, Problem> {
-        let device = self.look_up(&target.interface).await?;
-        if !self.served.contains(target) {
-            // Renewed, it would be taken for ours, and taken away at the end.
-            let interfaces = self.interfaces()?;
-            interfaces
-                .expect_not_foreign(target.address, &loopback())
-                .await?;
+    /// One permission for all, and one look at the device of each interface.
+    async fn serve(
+        &mut self,
+        targets: Vec<Target>,
+        peers: &VipPeers,
+    ) -> Vec<(Target, Result<bool, Problem>)> {
+        let (mut outcomes, mut begun, mut ready) = (vec![], vec![], BTreeSet::new());
+        let is_new = |target: &&Target| !self.served.contains(*target);
+        let new: Vec<IpAddr> = targets.iter().filter(is_new).map(|t| t.address).collect();
+        let mut foreign = self.foreign_on_loopback(&new).await;
+        for target in targets {
+            if let Some(problem) = foreign.remove(&target.address) {
+                outcomes.push((target, Err(problem.into())));
+                continue;
+            }
+            if !ready.contains(&target.interface) {
+                match self.look_up(&target.interface).await {
+                    Ok(device) => {
+                        let mut served = self.served.iter();
+                        if !served.any(|other| other.interface == target.interface) {
+                            // While a VIP is on `lo`, the host neither answers ARP for it on the device nor names it as sender.
+                            arp_settings::make_strict(&device.name);
+                        }
+                        ready.insert(target.interface.clone());
+                    }
+                    Err(problem) => {
+                        outcomes.push((target, Err(problem)));
+                        continue;
+                    }
+                }
+            }
+            let is_first = self.served.insert(target.clone());
+            begun.push((target, is_first));
         }
-        let first = self.served.insert(target.clone());
-        if first {
-            // While a VIP is on `lo`, the host neither answers ARP for it on the device nor names it as sender.
-            arp_settings::make_strict(&device.name);
+        let vips: BTreeSet<IpAddr> = begun.iter().map(|(t, _)| t.address).collect();
+        let (macs, own) = (peers.macs(), peers.own_addresses());
+        let permit = |guard: &mut Guard, vips: &BTreeSet<IpAddr>| match vips.is_empty() {
+            true => Ok(()),
+            false => guard.permit_serving(vips, &macs, &own),
+        };
+        // If not together, then each alone, and each with what is wrong.
+        let together = permit(&mut self.guard, &vips).is_ok();
+        for (target, is_first) in begun {
+            let permitted = match together {
+                true => Ok(()),
+                false => permit(&mut self.guard, &[target.address].into()),
+            };
+            let outcome = match permitted {
+                Ok(()) => self.put_on_loopback(&target).await,
+                Err(problem) => Err(problem),
+            };
+            // At first there is no time to look.
+            let outcome = outcome.map(|()| is_first || self.has_connections(target.address));
+            if matches!(outcome, Ok(false)) {
+                self.let_go.remove(&target.address);
+            }
+            outcomes.push((target, outcome));
         }
-        let (vips, macs) = ([target.address].into(), peers.macs());
-        self.guard
-            .permit_serving(&vips, &macs, &peers.own_addresses())?;
-        self.interfaces()?
-            .renew(target.address, &loopback())
-            .await?;
-        // At first there is no time to look.
-        if first || self.has_connections(target.address) {
-            return Ok(true);
+        outcomes
+    }
+
+    /// Which of these the host has on `lo` for itself: renewed, such a one would be taken for ours, and taken away at the end.
+    async fn foreign_on_loopback(&mut self, vips: &[IpAddr]) -> BTreeMap<IpAddr, InterfaceError> {
+        if vips.is_empty() {
+            return BTreeMap::new();
         }
-        self.let_go.remove(&target.address);
-        Ok(false)
+        match self.addresses().await {
+            Ok(there) => vips
+                .iter()
+                .filter_map(|vip| Some((*vip, there.expect_not_foreign(*vip, &loopback()).err()?)))
+                .collect(),
+            Err(error) => {
+                warn!(%error, "whether the host has the addresses of VIPs on lo is not known");
+                BTreeMap::new()
+            }
+        }
+    }
+
+    async fn put_on_loopback(&mut self, target: &Target) -> Result<(), Problem> {
+        let interfaces = self.interfaces()?;
+        Ok(interfaces.renew(target.address, &loopback()).await?)
     }
 
     /// Whether there are connections at a VIP that is served, or may be. One look is for all that are renewed together.
@@ -602,9 +703,13 @@ impl Kernel {
     async fn add(&mut self, target: &Target) -> Result<(), Problem> {
         let device = self.look_up(&target.interface).await?;
         self.expect_fence(target, &device)?;
-        // Noted before it is done: an addition that fails half-way is removed.
-        self.ours.insert(target.clone(), device.clone());
-        let added = self.interfaces()?.add(target.address, &device).await;
+        let addresses = self.addresses().await?;
+        let added = match addresses.expect_free(target.address) {
+            Ok(()) => self.interfaces()?.renew(target.address, &device).await,
+            Err(taken) => Err(taken),
+        };
+        // Also one that fails half-way: it is removed.
+        self.ours.insert(target.clone(), device);
         if matches!(
             added,
             Err(InterfaceError::Taken { .. } | InterfaceError::NotPermitted { .. })
@@ -618,7 +723,20 @@ impl Kernel {
         let Some(device) = self.devices.get(&target.interface).cloned() else {
             return Ok(()); // that is another problem
         };
-        Ok(self.interfaces()?.may_add(target.address, &device).await?)
+        self.addresses().await?.expect_free(target.address)?;
+        Ok(interface::expect_enabled(target.address, &device)?)
+    }
+
+    /// The addresses of this host, asked for once for all VIPs that are added together.
+    async fn addresses(&mut self) -> Result<&Addresses, InterfaceError> {
+        let now = Instant::now();
+        let known = self.addresses.take();
+        let known = known.filter(|(at, _)| now.saturating_duration_since(*at) < ADDRESSES_LAST);
+        let known = match known {
+            Some(known) => known,
+            None => (now, self.interfaces()?.addresses().await?),
+        };
+        Ok(&self.addresses.insert(known).1)
     }
 
     /// Beside everything else: the kernel may take its time, and permissions have to be renewed meanwhile.
@@ -643,16 +761,28 @@ impl Kernel {
     }
 
     /// Only what we added is removed; an address somebody else put there stays.
-    async fn remove(&mut self, target: &Target) -> Result<bool, Problem> {
-        // What it has sent already comes to the kernel first.
-        self.renewals.cancel(target);
+    async fn remove(&mut self, targets: &[Target]) -> Vec<(Target, Result<bool, Problem>)> {
+        for target in targets {
+            // What it has sent already comes to the kernel first.
+            self.renewals.cancel(target);
+        }
+        let ours = targets.iter().filter(|t| self.ours.contains_key(*t));
+        let ours: Vec<Target> = ours.cloned().collect();
+        // Unheard first. If that fails, the permission ends with the lease, and the address goes all the same.
+        for (target, problem) in self.guard.forbid(&ours) {
+            warn!(vip = %target.address, %problem, "the permission could not be taken back");
+        }
+        let mut outcomes = vec![];
+        for target in targets {
+            outcomes.push((target.clone(), self.take_off(target).await));
+        }
+        outcomes
+    }
+
+    async fn take_off(&mut self, target: &Target) -> Result<bool, Problem> {
         let Some(device) = self.ours.get(target).cloned() else {
             return Ok(false);
         };
-        // Unheard first. If that fails, the permission ends with the lease, and the address goes all the same.
-        if let Err(problem) = self.guard.forbid(target) {
-            warn!(vip = %target.address, %problem, "the permission could not be taken back");
-        }
         self.interfaces()?.remove(target.address, &device).await?;
         self.ours.remove(target);
         self.let_go.insert(target.address);
@@ -666,14 +796,42 @@ impl Kernel {
         let Some(mac) = device.mac.filter(|_| device.ready) else {
             return Ok(()); // nobody to tell; announced when the carrier is back
         };
-        let announcer = match &self.announcer {
-            Some(open) => open,
-            None => self
-                .announcer
-                .insert(Announcer::open().map_err(|error| not_announced(error, device))?),
+        let Some(announcer) = &self.announcer else {
+            return Ok(()); // told of by `announce_problem`; announced when there is one
         };
         let sent = announcer.send(&announcement(target.address, mac), device.index);
         sent.map_err(|error| not_announced(error, device))
+    }
+
+    fn open_announcer(&mut self, now: Instant) {
+        let waits = self.announcer_due.is_some_and(|at| now < at);
+        if self.announcer.is_some() || self.names.is_empty() || waits {
+            return;
+        }
+        match (self.open_announcer)() {
+            Ok(announcer) => {
+                self.announcer = Some(announcer);
+                (self.no_announcer, self.announcer_due) = (None, None);
+            }
+            Err(error) => {
+                let problem = match error.kind() {
+                    io::ErrorKind::PermissionDenied => Problem::MayNotAnnounce,
+                    _ => Problem::NoAnnouncer(error),
+                };
+                let text = problem.to_string();
+                if self.no_announcer.as_ref().map(ToString::to_string) != Some(text.clone()) {
+                    error!(problem = %text, "this node is unfit to hold VIPs");
+                }
+                self.no_announcer = Some(problem);
+                self.announcer_due = Some(now + ANNOUNCER_AGAIN_AFTER);
+            }
+        }
+    }
+
+    /// None where there is nobody to tell: on a device without Ethernet addresses.
+    fn announce_problem(&self, interface: &Label) -> Option<String> {
+        self.devices.get(interface)?.mac?;
+        self.no_announcer.as_ref().map(ToString::to_string)
     }
 
     /// The next change; one that something is waiting for is never lost, at worst an overrun is reported.
@@ -710,7 +868,9 @@ impl Kernel {
 
     fn obstacle(&self, interface: &Label) -> Option<String> {
         let device = self.device_problem(interface);
-        device.or_else(|| self.guard.problem.clone())
+        device
+            .or_else(|| self.guard.problem.clone())
+            .or_else(|| self.announce_problem(interface))
     }
 
     fn device_problem(&self, interface: &Label) -> Option<String> {
@@ -800,16 +960,23 @@ impl Kernel {
         ready
     }
 
-    /// Whether an address of ours is not on its device any more. Asks the kernel: a message may be about an earlier removal
-    /// of our own.
-    async fn lost(&mut self, target: &Target) -> bool {
-        let Some(device) = self.ours.get(target).cloned() else {
-            return false;
+    /// Those of these whose addresses of ours are not on their devices any more. Asks the kernel, once for all: a message may be about
+    /// an earlier removal of our own.
+    async fn lost(&mut self, mut targets: Vec<Target>) -> Vec<Target> {
+        targets.retain(|target| self.ours.contains_key(target));
+        let addresses = match self.interfaces() {
+            Ok(interfaces) if !targets.is_empty() => interfaces.addresses().await,
+            Ok(_) | Err(_) => return vec![],
         };
-        match self.interfaces() {
-            Ok(interfaces) => matches!(interfaces.holds(target.address, &device).await, Ok(false)),
-            Err(_) => false,
-        }
+        let Ok(addresses) = addresses else {
+            return vec![]; // it expires, or is renewed
+        };
+        let is_there = |target: &Target| {
+            let device = self.ours.get(target);
+            device.is_some_and(|device| addresses.holds(target.address, device))
+        };
+        targets.retain(|target| !is_there(target));
+        targets
     }
 
     /// The device behind an interface, as it is now. What is remembered of it is left alone: the change that the kernel has
@@ -855,7 +1022,6 @@ fn is_news(before: Option<Device>, now: &Device) -> bool {
 fn not_announced(error: io::Error, device: &Device) -> Problem {
     let name = || device.name.clone();
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM | Errno::EACCES) => Problem::MayNotAnnounce,
         Some(Errno::ENOBUFS) => Problem::AnnouncementDropped { device: name() },
         _ => Problem::Announce {
             device: name(),
@@ -989,8 +1155,12 @@ impl Guard {
         let Some(fence) = &mut self.fence else {
             return Ok(());
         };
+        let mut by_lease: BTreeMap<Instant, BTreeSet<IpAddr>> = BTreeMap::new();
         for (address, lease_until) in &self.permitted {
-            fence.permit_holding(&[*address].into(), *lease_until)?;
+            by_lease.entry(*lease_until).or_default().insert(*address);
+        }
+        for (lease_until, addresses) in by_lease {
+            fence.permit_holding(&addresses, lease_until)?;
         }
         Ok(())
     }
@@ -1116,12 +1286,23 @@ impl Guard {
         }
     }
 
-    fn forbid(&mut self, target: &Target) -> Result<(), Problem> {
-        self.permitted.remove(&target.address);
-        match &mut self.fence {
-            Some(fence) => Ok(fence.forbid_holding(&[target.address].into())?),
-            None => Ok(()),
+    /// All together, or else each alone. Returns those that are permitted still, perhaps, and why.
+    fn forbid(&mut self, targets: &[Target]) -> Vec<(Target, Problem)> {
+        let vips: BTreeSet<IpAddr> = targets.iter().map(|t| t.address).collect();
+        self.permitted.retain(|address, _| !vips.contains(address));
+        let Some(fence) = &mut self.fence else {
+            return vec![];
+        };
+        if vips.is_empty() || fence.forbid_holding(&vips).is_ok() {
+            return vec![];
         }
+        let mut failed = vec![];
+        for target in targets {
+            if let Err(error) = fence.forbid_holding(&[target.address].into()) {
+                failed.push((target.clone(), error.into()));
+            }
+        }
+        failed
     }
 }
 

@@ -144,6 +144,61 @@ impl Assigned {
     }
 }
 
+/// The addresses of this host, as they were when they were asked for.
+#[derive(Clone, Debug)]
+pub struct Addresses(Vec<Assigned>);
+
+impl Addresses {
+    /// Whether nobody else has put the address on a device of this host, but for `lo`.
+    pub fn expect_free(&self, address: IpAddr) -> Result<(), InterfaceError> {
+        let foreign = self.0.iter().find(|other| {
+            let is_loopback_device = other.device_index == 1;
+            other.address == address && !other.ours && !is_loopback_device
+        });
+        match foreign {
+            Some(other) => Err(InterfaceError::Taken {
+                address,
+                device_index: other.device_index,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether nobody else has put the address on the device.
+    pub fn expect_not_foreign(
+        &self,
+        address: IpAddr,
+        device: &Device,
+    ) -> Result<(), InterfaceError> {
+        let is_foreign = |other: &Assigned| {
+            other.address == address && !other.ours && other.device_index == device.index
+        };
+        match self.0.iter().any(is_foreign) {
+            true => Err(InterfaceError::Taken {
+                address,
+                device_index: device.index,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether an address of ours is on the device.
+    pub fn holds(&self, address: IpAddr, device: &Device) -> bool {
+        let is_it = |a: &Assigned| a.ours && a.address == address && a.device_index == device.index;
+        self.0.iter().any(is_it)
+    }
+}
+
+/// Whether the device takes addresses of this version.
+pub fn expect_enabled(address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
+    match address.is_ipv6() && is_ipv6_disabled(&device.name) {
+        true => Err(InterfaceError::Ipv6Disabled {
+            device: device.name.clone(),
+        }),
+        false => Ok(()),
+    }
+}
+
 /// Whether the mark, or on kernels that keep no mark the lifetime, is ours.
 fn is_ours(protocol: Option<u8>, lifetime: Option<CacheInfo>) -> bool {
     match protocol {
@@ -270,56 +325,13 @@ impl Interfaces {
         })
     }
 
-    /// Puts the address on the device, or puts off the expiry of one that we put there.
-    pub async fn add(&self, address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
-        self.expect_free(address).await?;
-        self.renew(address, device).await
+    /// Those on all devices of this host.
+    pub async fn addresses(&self) -> Result<Addresses, InterfaceError> {
+        Ok(Addresses(self.assigned().await?))
     }
 
-    /// Changes nothing: whether something is found that would keep `add` from putting the address on the device.
-    pub async fn may_add(&self, address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
-        self.expect_free(address).await?;
-        match address.is_ipv6() && is_ipv6_disabled(&device.name) {
-            true => Err(InterfaceError::Ipv6Disabled {
-                device: device.name.clone(),
-            }),
-            false => Ok(()),
-        }
-    }
-
-    async fn expect_free(&self, address: IpAddr) -> Result<(), InterfaceError> {
-        let foreign = self.assigned().await?.into_iter().find(|other| {
-            let is_loopback_device = other.device_index == 1;
-            other.address == address && !other.ours && !is_loopback_device
-        });
-        match foreign {
-            Some(other) => Err(InterfaceError::Taken {
-                address,
-                device_index: other.device_index,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// That nobody else has put the address on the device.
-    pub async fn expect_not_foreign(
-        &self,
-        address: IpAddr,
-        device: &Device,
-    ) -> Result<(), InterfaceError> {
-        let is_foreign = |other: &Assigned| {
-            other.address == address && !other.ours && other.device_index == device.index
-        };
-        match self.assigned().await?.iter().any(is_foreign) {
-            true => Err(InterfaceError::Taken {
-                address,
-                device_index: device.index,
-            }),
-            false => Ok(()),
-        }
-    }
-
-    /// As `add`, without looking for somebody else's address first.
+    /// Puts the address on the device, or puts off the expiry of one that we put there. Whether somebody else has it here is for
+    /// `Addresses` to tell.
     pub async fn renew(&self, address: IpAddr, device: &Device) -> Result<(), InterfaceError> {
         let attempt = || format!("add {address} to {}", device.name);
         let prefix = full_prefix(address);
@@ -363,14 +375,6 @@ impl Interfaces {
             }),
             other => other,
         }
-    }
-
-    /// Whether an address of ours is on the device.
-    pub async fn holds(&self, address: IpAddr, device: &Device) -> Result<bool, InterfaceError> {
-        let assigned = self.assigned().await?;
-        Ok(assigned
-            .iter()
-            .any(|a| a.ours && a.address == address && a.device_index == device.index))
     }
 
     /// Removes what an earlier process left on the device. Returns what it was.
@@ -606,12 +610,14 @@ mod tests {
                 let lo = interfaces.device("lo").await.unwrap();
                 for (address, is_free) in [("10.77.0.9", false), ("10.77.0.10", true)] {
                     let address = address.parse().unwrap();
-                    let found = interfaces.expect_not_foreign(address, &lo).await;
+                    let there = interfaces.addresses().await.unwrap();
+                    let found = there.expect_not_foreign(address, &lo);
                     assert_eq!(found.is_ok(), is_free, "{found:?}");
                 }
                 let ours = "10.77.0.10".parse().unwrap();
                 interfaces.renew(ours, &lo).await.unwrap();
-                assert!(interfaces.expect_not_foreign(ours, &lo).await.is_ok());
+                let there = interfaces.addresses().await.unwrap();
+                assert!(there.expect_not_foreign(ours, &lo).is_ok());
             });
         });
     }

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc,
@@ -19,7 +19,7 @@ use std::{
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{LinkAddr, recvfrom},
+    sys::socket::{LinkAddr, SockaddrStorage, recvfrom},
 };
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::sync::watch;
@@ -29,7 +29,12 @@ use super::{
     announce::{Announcer, Mac},
     fence::chance::Port,
     machine::Target,
-    neighbour::{Conflicts, Reach, mac_text, question, spoken},
+    neighbour::{Conflicts, mac_text, question, spoken},
+    reach::{Asked, Reach},
+};
+use crate::model::{
+    label::Label,
+    network::{Network, is_link_local},
 };
 
 /// Longest wait for a frame: how late an order to stop, a VIP or a verdict may be.
@@ -104,8 +109,8 @@ pub struct Outlook {
     pub defences: BTreeMap<Target, u64>,
     /// VIPs that a foreign host spoke for lately, whether that raises an alarm yet or not.
     pub spoken_for: BTreeSet<Target>,
-    /// Why the clients' side counts as cut off.
-    pub cut_off: Option<String>,
+    /// Why the clients' side of an interface counts as cut off.
+    pub cut_off: BTreeMap<Label, String>,
 }
 
 /// The running thread, and what it sees.
@@ -142,7 +147,8 @@ impl Lookout {
             sight,
             outlook: sender,
             conflicts: Conflicts::new(timing.confirm, timing.lasts),
-            reach: Reach::new(now, timing.patience),
+            reach: Reach::new(timing.patience),
+            networks: BTreeMap::new(),
             members: BTreeSet::new(),
             sockets: None,
             open_at: now,
@@ -219,6 +225,8 @@ struct Eyes {
     outlook: watch::Sender<Outlook>,
     conflicts: Conflicts,
     reach: Reach,
+    /// The networks of each interface, as last looked at.
+    networks: BTreeMap<Label, BTreeSet<Network>>,
     /// Every Ethernet address that a member was ever known by: one that is paused is still none of a foreign host.
     members: BTreeSet<Mac>,
     sockets: Option<Sockets>,
@@ -235,6 +243,8 @@ impl Eyes {
     fn look(&mut self) {
         let sight = self.sight.borrow_and_update().clone();
         self.members.extend(&sight.members);
+        let interfaces = sight.targets.keys().map(|t| t.interface.clone());
+        self.reach.watch(&interfaces.collect(), Instant::now());
         if sight.targets.is_empty() || !self.open() {
             std::thread::sleep(LOOK_EVERY);
         } else {
@@ -251,7 +261,7 @@ impl Eyes {
             self.open_at = now + OPEN_AGAIN;
             match Sockets::open() {
                 Ok(sockets) => {
-                    self.reach = Reach::new(now, self.timing.patience);
+                    self.reach = Reach::new(self.timing.patience);
                     self.sockets = Some(sockets);
                     self.blind = None;
                 }
@@ -275,13 +285,10 @@ impl Eyes {
             return;
         }
         self.ask_at = now + self.timing.ask_every;
-        let asked = match self.named.is_empty() {
-            true => &sight.neighbours,
-            false => &self.named,
-        };
+        self.networks = networks_of(sight);
         let ports: BTreeSet<&Port> = sight.targets.values().map(|w| &w.port).collect();
         for port in ports {
-            for address in asked {
+            for address in self.named.union(&sight.neighbours) {
                 self.send(*address, port);
             }
         }
@@ -335,7 +342,11 @@ impl Eyes {
             }
             let mut here = sight.targets.iter().filter(|(_, w)| w.port.index == device);
             if self.named.contains(&spoken.address) || sight.neighbours.contains(&spoken.address) {
-                self.reach.hear(spoken.address, now);
+                let interfaces: BTreeSet<&Label> =
+                    here.clone().map(|(t, _)| &t.interface).collect();
+                for interface in interfaces {
+                    self.reach.hear(interface, spoken.address, now);
+                }
             }
             let claimed = here.find(|(target, _)| target.address == spoken.address);
             let Some((target, watched)) = claimed else {
@@ -356,10 +367,15 @@ impl Eyes {
         self.conflicts.forget(known, &self.members, now);
         let conflicts = self.conflicts.alarms(now);
         let spoken_for = self.conflicts.targets();
-        let cut_off = self
-            .reach
-            .problem(&self.named, &sight.neighbours, now)
-            .filter(|_| !sight.targets.is_empty() && self.sockets.is_some());
+        let asked = Asked {
+            named: &self.named,
+            members: &sight.neighbours,
+            networks: &self.networks,
+        };
+        let cut_off = match self.sockets.is_some() {
+            true => self.reach.problems(asked, now),
+            false => BTreeMap::new(),
+        };
         self.outlook.send_if_modified(|outlook| {
             log_turns(&outlook.conflicts, &conflicts);
             let news = outlook.conflicts != conflicts
@@ -371,6 +387,56 @@ impl Eyes {
             news
         });
     }
+}
+
+/// The networks in which this node itself has an address on the interfaces of VIPs. What cannot be looked up is none.
+fn networks_of(sight: &Sight) -> BTreeMap<Label, BTreeSet<Network>> {
+    let Ok(addresses) = nix::ifaddrs::getifaddrs() else {
+        return BTreeMap::new();
+    };
+    let mut by_device: BTreeMap<String, BTreeSet<Network>> = BTreeMap::new();
+    for one in addresses {
+        let address = one.address.as_ref().and_then(ip_of);
+        let mask = one.netmask.as_ref().and_then(ip_of);
+        if let (Some(address), Some(mask)) = (address, mask)
+            && let Some(network) = network_of(address, mask)
+        {
+            let known = by_device.entry(one.interface_name).or_default();
+            known.insert(network);
+        }
+    }
+    let targets = sight.targets.iter();
+    targets
+        .filter_map(|(target, watched)| {
+            let networks = by_device.get(&watched.port.name)?;
+            Some((target.interface.clone(), networks.clone()))
+        })
+        .collect()
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+}
+
+/// None for an address that has no neighbours, as a VIP, and for a link-local one: every interface has these.
+fn network_of(address: IpAddr, mask: IpAddr) -> Option<Network> {
+    let (network, prefix, longest): (IpAddr, u32, u32) = match (address, mask) {
+        (IpAddr::V4(address), IpAddr::V4(mask)) => {
+            let (address, mask) = (address.to_bits(), mask.to_bits());
+            let network = Ipv4Addr::from(address & mask);
+            (network.into(), mask.leading_ones(), 32)
+        }
+        (IpAddr::V6(address), IpAddr::V6(mask)) => {
+            let (address, mask) = (address.to_bits(), mask.to_bits());
+            let network = Ipv6Addr::from(address & mask);
+            (network.into(), mask.leading_ones(), 128)
+        }
+        _ => return None,
+    };
+    let has_neighbours = prefix < longest && !is_link_local(address);
+    let network = Network::new(network, u8::try_from(prefix).ok()?);
+    network.filter(|_| has_neighbours)
 }
 
 /// Why nothing is seen after the sockets could not be opened, and when to try again.
@@ -481,6 +547,30 @@ fn discovery_filter() -> [SockFilter; 7] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_with_neighbours_tells_its_network() {
+        for (address, mask, expected) in [
+            ("192.0.2.9", "255.255.255.0", Some("192.0.2.0/24")),
+            ("192.0.2.9", "255.255.255.255", None),
+            (
+                "2001:db8::9",
+                "ffff:ffff:ffff:ffff::",
+                Some("2001:db8::/64"),
+            ),
+            (
+                "2001:db8::9",
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+                None,
+            ),
+            ("fe80::9", "ffff:ffff:ffff:ffff::", None),
+            ("192.0.2.9", "ffff::", None),
+        ] {
+            let network = network_of(address.parse().unwrap(), mask.parse().unwrap());
+            let expected = expected.map(|text| text.parse().unwrap());
+            assert_eq!(network, expected, "{address} {mask}");
+        }
+    }
 
     #[test]
     fn it_is_blind_for_long_only_where_it_may_not_see() {

@@ -273,6 +273,19 @@ impl Machine {
 
     /// Takes in an event. Afterwards drain `poll_action`, then wait until `next_deadline`.
     pub fn handle(&mut self, event: Event, now: Instant) {
+        self.handle_all([event], now);
+    }
+
+    /// Takes in several, in order. What follows from them is decided once, so that the answers about a thousand VIPs cost no thousand
+    /// looks at each.
+    pub fn handle_all(&mut self, events: impl IntoIterator<Item = Event>, now: Instant) {
+        for event in events {
+            self.take_in(event, now);
+        }
+        self.settle(now);
+    }
+
+    fn take_in(&mut self, event: Event, now: Instant) {
         match event {
             Event::Leadership(leadership) => self.handle_leadership(leadership, now),
             Event::Configured(targets) => self.handle_configured(targets),
@@ -301,12 +314,25 @@ impl Machine {
             }
             Event::Deadline => {}
         }
-        self.settle(now);
     }
 
     /// What is not to be claimed, as last told.
     pub fn withheld(&self) -> &BTreeSet<Target> {
         &self.withheld
+    }
+
+    /// The next things to do, in order: more than one, but not more than `at_most`, where they are alike and are done together at less cost.
+    pub fn poll_alike(&mut self, at_most: usize) -> Vec<Action> {
+        let mut alike: Vec<Action> = self.poll_action().into_iter().collect();
+        while alike.len() < at_most && go_together(alike.last(), self.actions.front()) {
+            alike.extend(self.poll_action());
+        }
+        alike
+    }
+
+    /// Whether there is anything to do.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
     }
 
     /// The next thing to do, in order.
@@ -325,6 +351,11 @@ impl Machine {
     /// Whether this node may hold VIPs at `now`: it leads, its lease is fresh for longer than the margin, it is not stopping.
     pub fn entitled(&self, now: Instant) -> bool {
         !self.stopping && self.withdraw_at().is_some_and(|at| now < at)
+    }
+
+    /// Whether this node is to hold VIPs: it leads with a lease, be it fresh or lapsed for a moment, and is not stopping.
+    pub fn claims(&self) -> bool {
+        !self.stopping && self.leadership.lease_until.is_some()
     }
 
     /// Whether `target` may be put on its interface at `now`.
@@ -555,31 +586,30 @@ impl Machine {
 
     /// Brings every VIP to where the right to hold says it belongs.
     fn settle(&mut self, now: Instant) {
-        let places: BTreeMap<_, _> = self
-            .entries
-            .iter()
-            .map(|(target, entry)| (target.clone(), self.place_of(target, entry, now)))
+        let entries = self.entries.iter();
+        let places: Vec<Place> = entries
+            .map(|(target, entry)| self.place_of(target, entry, now))
             .collect();
         let (timing, actions) = (self.timing, &mut self.actions);
         // Withdrawals first: a VIP that changes its interface leaves the old one before it is on the new one.
-        for (target, entry) in &mut self.entries {
-            match places.get(target) {
-                Some(Place::Silent) => entry.fall_silent(target, now, &timing, actions),
-                Some(Place::Held { .. }) => {}
-                Some(Place::Off) | None => entry.release(target, now, actions),
+        for ((target, entry), place) in self.entries.iter_mut().zip(&places) {
+            match place {
+                Place::Silent => entry.fall_silent(target, now, &timing, actions),
+                Place::Held { .. } => {}
+                Place::Off => entry.release(target, now, actions),
             }
         }
-        let mut fenced = vec![];
-        for (target, entry) in &mut self.entries {
-            if let Some(Place::Held { fenced: by_fence }) = places.get(target) {
-                entry.advance(target, now, &timing, *by_fence, actions);
-                fenced.extend(by_fence.then_some(target));
+        for ((target, entry), place) in self.entries.iter_mut().zip(&places) {
+            if let Place::Held { fenced } = place {
+                entry.advance(target, now, &timing, *fenced, actions);
             }
         }
-        let fenced: BTreeSet<Target> = fenced.into_iter().cloned().collect();
-        self.permit(&fenced, now);
-        for target in places.keys() {
-            self.announce(target, now);
+        self.permit(&places, now);
+        let actions = &mut self.actions;
+        for ((target, entry), place) in self.entries.iter_mut().zip(&places) {
+            if matches!(place, Place::Held { .. }) {
+                entry.announce(target, now, &timing, actions);
+            }
         }
         self.serve(now);
         self.entries
@@ -606,8 +636,9 @@ impl Machine {
         }
     }
 
-    /// Asks for permissions: for all that have one when the lease was renewed, and for those that are to get one.
-    fn permit(&mut self, fenced: &BTreeSet<Target>, now: Instant) {
+    /// Asks for permissions: for all that have one when the lease was renewed, and for those that are to get one. `places`: of the entries,
+    /// in order.
+    fn permit(&mut self, places: &[Place], now: Instant) {
         let Some(lease_until) = self.leadership.lease_until else {
             return;
         };
@@ -615,10 +646,10 @@ impl Machine {
             lease_until < until || lease_until >= until + self.timing.permit_step
         });
         let mut targets = BTreeSet::new();
-        for target in fenced {
-            let Some(entry) = self.entries.get_mut(target) else {
+        for ((target, entry), place) in self.entries.iter_mut().zip(places) {
+            if *place != (Place::Held { fenced: true }) {
                 continue;
-            };
+            }
             match entry.phase {
                 Phase::Silent {
                     renew_at,
@@ -641,17 +672,6 @@ impl Machine {
                 targets,
                 lease_until,
             });
-        }
-    }
-
-    /// One announcement, if it is due.
-    fn announce(&mut self, target: &Target, now: Instant) {
-        if !self.may_announce(target, now) {
-            return;
-        }
-        let (timing, actions) = (self.timing, &mut self.actions);
-        if let Some(entry) = self.entries.get_mut(target) {
-            entry.announce(target, now, &timing, actions);
         }
     }
 
@@ -700,6 +720,15 @@ impl Machine {
             Phase::Stuck { retry_at } => Some(retry_at),
         }
     }
+}
+
+fn go_together(one: Option<&Action>, other: Option<&Action>) -> bool {
+    matches!(
+        (one, other),
+        (Some(Action::Remove(_)), Some(Action::Remove(_)))
+            | (Some(Action::Silence(_)), Some(Action::Silence(_)))
+            | (Some(Action::Serve(_)), Some(Action::Serve(_)))
+    )
 }
 
 /// Where a VIP belongs.
@@ -906,6 +935,7 @@ impl Entry {
         }
     }
 
+    /// One announcement, if it is due; called while the node is entitled and the VIP wanted.
     fn announce(
         &mut self,
         target: &Target,

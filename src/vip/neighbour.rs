@@ -1,5 +1,5 @@
 //! What other hosts on a segment say of addresses, and what it means: whether a foreign host uses a VIP too (RFC 5227 section 2.4,
-//! and its equal for IPv6), and whether anybody is reached at all. Frames and instants in, verdicts out.
+//! and its equal for IPv6). Frames and instants in, verdicts out.
 //!
 //! A host speaks for an address if it is the sender of an ARP packet, or if it advertises it or solicits from it (RFC 4861). One that
 //! probes for an address (sender 0.0.0.0 or `::`) does not use it yet.
@@ -209,65 +209,6 @@ impl Conflicts {
     }
 }
 
-/// Whether this node is connected to the clients' side: to one of the addresses that the operator named, or else to another member.
-#[derive(Debug)]
-pub struct Reach {
-    since: Instant,
-    /// Silence of this length counts.
-    patience: Duration,
-    heard: BTreeMap<IpAddr, Instant>,
-}
-
-impl Reach {
-    pub fn new(now: Instant, patience: Duration) -> Self {
-        Self {
-            since: now,
-            patience,
-            heard: BTreeMap::new(),
-        }
-    }
-
-    /// One of the addresses that were asked for answered.
-    pub fn hear(&mut self, address: IpAddr, now: Instant) {
-        self.heard.insert(address, now);
-    }
-
-    /// Why it counts as cut off. A member is counted on only if it was heard there before: it need not have an address there at all.
-    pub fn problem(
-        &self,
-        named: &BTreeSet<IpAddr>,
-        members: &BTreeSet<IpAddr>,
-        now: Instant,
-    ) -> Option<String> {
-        let answers = |address: &IpAddr| {
-            let at = self.heard.get(address);
-            at.is_some_and(|at| now < *at + self.patience)
-        };
-        if !named.is_empty() {
-            let early = now < self.since + self.patience;
-            let cut = !early && !named.iter().any(answers);
-            return cut.then(|| format!("no answer from {} (`reachable`)", list(named)));
-        }
-        let known: BTreeSet<IpAddr> = members
-            .iter()
-            .filter(|address| self.heard.contains_key(address))
-            .copied()
-            .collect();
-        let cut = !known.is_empty() && !known.iter().any(answers);
-        cut.then(|| {
-            format!(
-                "no answer from other members ({}) on the VIPs' network",
-                list(&known)
-            )
-        })
-    }
-}
-
-fn list(addresses: &BTreeSet<IpAddr>) -> String {
-    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    texts.join(", ")
-}
-
 /// `02:00:5e:10:00:01`.
 pub fn mac_text(mac: Mac) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
@@ -376,37 +317,6 @@ mod tests {
         conflicts.hear(&target(), MAC, true, now);
         conflicts.forget(|_| false, &BTreeSet::new(), now);
         assert!(conflicts.alarms(now + CONFIRM).is_empty());
-    }
-
-    #[test]
-    fn being_cut_off_is_silence_of_all_that_were_named_or_heard() {
-        let start = Instant::now();
-        let [gateway, other, member, second] =
-            ["192.0.2.1", "192.0.2.2", "192.0.2.11", "192.0.2.12"].map(ip);
-        let none = BTreeSet::new();
-        let named: BTreeSet<_> = [gateway, other].into();
-        let members: BTreeSet<_> = [member, second].into();
-        // (heard: address and second, named, members, asked at, cut off)
-        let cases = [
-            (vec![], &none, &none, 60, false),
-            (vec![], &none, &members, 60, false), // never heard there
-            (vec![(member, 58)], &none, &members, 60, false),
-            (vec![(member, 50)], &none, &members, 60, true),
-            (vec![(member, 50), (second, 59)], &none, &members, 60, false),
-            (vec![(gateway, 50)], &none, &members, 60, false),
-            (vec![], &named, &none, 2, false), // it has just begun to ask
-            (vec![], &named, &none, 3, true),
-            (vec![(other, 59)], &named, &none, 60, false),
-            (vec![(member, 59)], &named, &members, 60, true),
-        ];
-        for (heard, named, members, at, cut) in cases {
-            let mut reach = Reach::new(start, s(3));
-            for (address, second) in &heard {
-                reach.hear(*address, start + s(*second));
-            }
-            let problem = reach.problem(named, members, start + s(at));
-            assert_eq!(problem.is_some(), cut, "{heard:?} {named:?} {at}");
-        }
     }
 
     proptest! {

@@ -83,6 +83,169 @@ fn snapshot(vips: &[&str]) -> Snapshot {
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// A driver without a thread, whose VIPs are these, and what tells it of leadership.
+fn unstarted(config: VipConfig, vips: BTreeSet<Target>) -> (Driver, watch::Sender<Leadership>) {
+    let (leadership, receiver) = watch::channel(Leadership::default());
+    let reports = Reports {
+        status: watch::channel(vec![]).0,
+        held: watch::channel(BTreeSet::new()).0,
+        released: watch::channel(0).0,
+        facts: watch::channel(VipFacts::default()).0,
+        beat: watch::channel(0).0,
+        sight: watch::channel(Sight::default()).0,
+    };
+    let asked = watch::channel(0).1;
+    let mut driver = Driver::new(config, receiver, reports, None, Lookout::none(), asked);
+    driver
+        .machine
+        .handle(Event::Configured(vips), Instant::now());
+    (driver, leadership)
+}
+
+fn led_by(leader: u64, term: u64) -> Leadership {
+    Leadership {
+        term,
+        leader: Some(NodeId(leader)),
+        lease_until: (leader == 1).then(|| Instant::now() + LONG),
+        given_up: false,
+        heir: None,
+        granted_in: None,
+    }
+}
+
+/// What follows from each step is looked at for every VIP: as many looks as VIPs would be too many.
+#[tokio::test]
+async fn a_thousand_vips_are_taken_in_few_looks() {
+    const VIPS: usize = 1_000;
+    let config = VipConfig {
+        mode: Mode::LoopbackStandIn,
+        timing: Timing {
+            burst_gap: LONG,
+            renew_every: LONG,
+            ..Timing::default()
+        },
+        ..VipConfig::default()
+    };
+    let vip = |number: u32| Target {
+        address: std::net::Ipv4Addr::from(0x7f35_0000 + number).into(),
+        interface: "vip".parse().unwrap(),
+    };
+    let (mut driver, leadership) = unstarted(config, (0..1_000).map(vip).collect());
+    for (told, held) in [(led_by(1, 1), VIPS), (led_by(2, 2), 0)] {
+        leadership.send_replace(told);
+        let mut looks = 0;
+        while driver.do_next().await {
+            looks += 1;
+        }
+        assert_eq!(driver.held_since().len(), held);
+        assert!(looks <= 4 * VIPS / BATCH, "{looks} looks");
+    }
+}
+
+/// With the real fence and real addresses: all of them in one permission, which has to be given within a moment.
+#[test]
+fn a_thousand_vips_are_held_behind_the_fence_and_let_go() {
+    in_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let config = VipConfig {
+                interfaces: [("vip".parse().unwrap(), "eth0".to_owned())].into(),
+                timing: Timing {
+                    burst_gap: LONG,
+                    renew_every: LONG,
+                    ..Timing::default()
+                },
+                ..VipConfig::default()
+            };
+            let vip = |number: u32| Target {
+                address: std::net::Ipv4Addr::from(0x0a4d_0100 + number).into(),
+                interface: "vip".parse().unwrap(),
+            };
+            let vips: BTreeSet<Target> = (0..1_000).map(vip).collect();
+            let (mut driver, leadership) = unstarted(config, vips.clone());
+            driver.configured = vips;
+            driver.hands.look().await;
+            driver.keep_fence().await;
+            let until = Instant::now() + LONG;
+            for (told, held) in [(led_by(1, 1), 1_000), (led_by(2, 2), 0)] {
+                leadership.send_replace(told);
+                while driver.held_since().len() != held || driver.machine.has_actions() {
+                    assert!(Instant::now() < until, "{} held", driver.held_since().len());
+                    if !driver.do_next().await {
+                        tokio::time::sleep(Duration::from_millis(10)).await; // a refused permission is asked for again
+                    }
+                }
+            }
+            assert!(!sh("ip -4 addr show dev eth0").contains("10.77."));
+        });
+    });
+}
+
+#[test]
+fn a_problem_of_holding_ends_when_the_vip_is_let_go() {
+    in_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let vip = Target {
+                address: [10, 77, 0, 100].into(),
+                interface: "vip".parse().unwrap(),
+            };
+            let config = VipConfig {
+                fence: FenceWish::Off,
+                interfaces: [("vip".parse().unwrap(), "eth0".to_owned())].into(),
+                ..VipConfig::default()
+            };
+            let (mut driver, _leadership) = unstarted(config, [vip.clone()].into());
+            driver.hands.look().await;
+            driver.handle(Event::Leadership(led_by(1, 1))).await;
+            let problem = |driver: &Driver| driver.status_of(&vip).problem.unwrap_or_default();
+            assert!(driver.status_of(&vip).held);
+            let device = "eth0".to_owned();
+            let dropped = Problem::AnnouncementDropped { device };
+            driver.announcing.note(&vip, &dropped);
+            assert!(problem(&driver).contains("was dropped"));
+
+            sh("ip link del eth0");
+            driver.handle(Event::Missing(vip.clone())).await;
+            let gone = problem(&driver);
+            assert!(gone.contains("no device named"), "{gone}");
+            sh("ip link add eth0 type veth peer name eth1 && ip link set eth0 up");
+            driver.handle(Event::Leadership(led_by(2, 2))).await;
+            assert_eq!(problem(&driver), "", "another node has it");
+        });
+    });
+}
+
+#[test]
+fn what_keeps_a_vip_from_its_device_is_no_problem_of_a_node_that_let_it_go() {
+    let now = Instant::now();
+    let held = Phase::Held {
+        since: now,
+        renew_at: now,
+        announce_at: now,
+        announced: 0,
+    };
+    // (phase, goes on while this node is to hold it, and while it is not)
+    let cases = [
+        (None, false, false),
+        (Some(Phase::Withdrawn { not_before: None }), true, false),
+        (Some(Phase::Adding), true, true),
+        (Some(held), true, true),
+        (Some(Phase::Removing), true, true),
+        (Some(Phase::Stuck { retry_at: now }), true, true),
+    ];
+    for (phase, claiming, following) in cases {
+        assert_eq!(lasts(phase, true), claiming, "{phase:?}");
+        assert_eq!(lasts(phase, false), following, "{phase:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_stand_in_holds_while_the_lease_lasts_and_not_longer() {
     let node = Fixture::start(Mode::LoopbackStandIn, &[], &[VIP]);

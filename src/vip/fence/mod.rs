@@ -38,6 +38,8 @@ pub const MOMENT_LASTS: Duration = Duration::from_millis(20);
 pub const TICK: Duration = Duration::from_millis(10);
 /// How long before the end of a lease the permission ends at the latest.
 pub const RESERVE: Duration = MOMENT_LASTS.saturating_add(TICK);
+/// Addresses that are permitted in one transaction: as many as the kernel takes well within the moment.
+const PERMITTED_TOGETHER: usize = 250;
 /// Tries to give a permission when the mark was gone already: the processor was elsewhere.
 const PERMIT_TRIES: u32 = 3;
 
@@ -49,10 +51,8 @@ pub enum FenceError {
          systemd unit)"
     )]
     NotPermitted,
-    #[error(
-        "no fence: this kernel cannot {missing}; it needs nf_tables with netdev egress (Linux 5.16)"
-    )]
-    Unsupported { missing: String },
+    #[error("no fence: {problem}; the kernel needs nf_tables with netdev egress (Linux 5.16)")]
+    Unsupported { problem: SocketError },
     #[error(
         "the fence belongs to another process (netlink port {port}): two nodes in one network namespace cannot both hold VIPs; \
          end the other one"
@@ -304,9 +304,19 @@ impl Fence {
         addresses: &BTreeSet<IpAddr>,
         until: Instant,
     ) -> Result<(), FenceError> {
-        if addresses.is_empty() {
-            return Ok(());
+        let all: Vec<IpAddr> = addresses.iter().copied().collect();
+        for some in all.chunks(PERMITTED_TOGETHER) {
+            self.permit_together(which, &some.iter().copied().collect(), until)?;
         }
+        Ok(())
+    }
+
+    fn permit_together(
+        &mut self,
+        which: Addresses,
+        addresses: &BTreeSet<IpAddr>,
+        until: Instant,
+    ) -> Result<(), FenceError> {
         let until = until + defect::extra(Defect::FenceNeverExpires, Duration::from_secs(3600));
         for _ in 0..PERMIT_TRIES {
             self.transactions
@@ -448,12 +458,7 @@ fn explain(error: SocketError) -> FenceError {
     match error.errno() {
         Some(Errno::EPERM) => FenceError::NotPermitted,
         Some(Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP | Errno::EINVAL) => {
-            FenceError::Unsupported {
-                missing: match &error {
-                    SocketError::Refused { attempt, .. } => attempt.clone(),
-                    other => other.to_string(),
-                },
-            }
+            FenceError::Unsupported { problem: error }
         }
         _ => FenceError::Kernel(error),
     }

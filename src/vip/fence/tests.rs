@@ -21,6 +21,26 @@ fn a_permission_ends_before_the_lease() {
     assert_eq!(permission(now + Duration::from_secs(1), now), None);
 }
 
+#[test]
+fn what_the_kernel_cannot_do_is_said_in_one_sentence() {
+    let refused = SocketError::Refused {
+        attempt: "create chain egress".to_owned(),
+        source: Errno::EOPNOTSUPP,
+    };
+    let unopened = SocketError::Open(Errno::EPROTONOSUPPORT.into());
+    for (error, begins) in [
+        (refused, "no fence: cannot create chain egress: "),
+        (
+            unopened,
+            "no fence: cannot open a netfilter netlink socket: ",
+        ),
+    ] {
+        let error = explain(error);
+        assert!(error.is_final());
+        assert!(error.to_string().starts_with(begins), "{error}");
+    }
+}
+
 fn wanted(devices: &[&str]) -> Ruleset {
     Ruleset {
         vips: [VIP.into(), "fd77::100".parse().unwrap()].into(),

@@ -27,6 +27,47 @@ fn fenced_devices() -> String {
 }
 
 #[test]
+fn a_node_that_may_not_announce_says_so_for_each_device_with_an_ethernet_address() {
+    in_namespace(|| {
+        block_on(async {
+            let mut names = interfaces("eth0");
+            names.insert("loop".parse().unwrap(), "lo".to_owned());
+            let (vip, on_loopback) = ("vip".parse().unwrap(), "loop".parse().unwrap());
+            let mut hands = Hands::kernel(names, FenceWish::Off, false);
+            let opener = |hands: &mut Hands, opener: fn() -> io::Result<Announcer>| match hands {
+                Hands::Kernel(kernel) => {
+                    (kernel.open_announcer, kernel.announcer_due) = (opener, None)
+                }
+                Hands::StandIn => unreachable!("it is the kernel's"),
+            };
+            hands.look().await;
+            for (errno, words) in [
+                (libc::EPERM, "CAP_NET_RAW"),
+                (libc::EMFILE, "trying again every 10s"),
+            ] {
+                opener(
+                    &mut hands,
+                    match errno {
+                        libc::EPERM => || Err(io::Error::from_raw_os_error(libc::EPERM)),
+                        _ => || Err(io::Error::from_raw_os_error(libc::EMFILE)),
+                    },
+                );
+                hands.open_announcer();
+                let problem = hands.announce_problem(&vip).unwrap();
+                assert!(problem.contains(words), "{problem}");
+                assert_eq!(hands.announce_problem(&on_loopback), None);
+                assert_eq!(hands.obstacle(&vip), Some(problem), "before it leads, too");
+                assert!(hands.due().is_some());
+            }
+            opener(&mut hands, Announcer::open);
+            hands.open_announcer();
+            assert_eq!(hands.announce_problem(&vip), None);
+            assert_eq!(hands.due(), None);
+        });
+    });
+}
+
+#[test]
 fn the_only_device_made_anew_counts_as_fenced_when_its_rules_were_read_back() {
     in_namespace(|| {
         block_on(async {
@@ -77,10 +118,11 @@ fn a_permission_ends_though_the_only_device_is_gone() {
                 .readied_by(&Change::DeviceGone("eth0".to_owned()))
                 .await;
             hands.keep_fence(wanted);
-            hands.silence(&target).unwrap();
+            assert!(hands.silence(std::slice::from_ref(&target)).is_empty());
             assert!(!permitted().contains("10.77.0.100"));
             sh("nft delete table netdev pontoon_fence");
-            hands.silence(&target).unwrap(); // there is nothing to take back
+            // There is nothing to take back.
+            assert!(hands.silence(&[target]).is_empty());
         });
     });
 }
@@ -147,10 +189,11 @@ fn an_address_is_renewed_beside_the_rest_and_not_after_its_removal() {
                 }
             };
             assert_eq!(renewed.unwrap(), target);
-            assert!(!hands.lost(&target).await);
+            assert_eq!(hands.lost(vec![target.clone()]).await, []);
 
             hands.begin_renewal(&target);
-            hands.remove(&target).await.unwrap();
+            let removed = hands.remove(std::slice::from_ref(&target)).await;
+            assert!(matches!(removed[..], [(_, Ok(true))]), "{removed:?}");
             // What was sent before is done by now, and nothing was sent after.
             let Hands::Kernel(kernel) = &mut hands else {
                 unreachable!("it is the kernel's")

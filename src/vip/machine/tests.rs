@@ -1110,6 +1110,45 @@ impl World {
     }
 }
 
+#[test]
+fn answers_that_are_taken_in_together_ask_for_one_permission() {
+    let now = Instant::now();
+    let all: BTreeSet<Target> = (0..100).map(target).collect();
+    let mut machine = Machine::new(Timing::default(), Fencing::Standing);
+    machine.handle(Event::Configured(all.clone()), now);
+    machine.handle(leading(5, now + LEASE), now);
+    assert_eq!(drain(&mut machine).len(), 100);
+    machine.handle_all(all.iter().cloned().map(Event::Added), now);
+    let expected = Action::Permit {
+        targets: all.clone(),
+        lease_until: now + LEASE,
+    };
+    assert_eq!(drain(&mut machine), [expected]);
+    machine.handle(Event::Permitted(all), now);
+    let announced = drain(&mut machine).into_iter();
+    assert_eq!(
+        announced
+            .filter(|a| matches!(a, Action::Announce(_)))
+            .count(),
+        100
+    );
+}
+
+#[test]
+fn it_claims_while_it_leads_whether_its_lease_is_fresh_or_not() {
+    let now = Instant::now();
+    let mut machine = claiming(now);
+    assert!(machine.claims());
+    machine.handle(Event::Deadline, now + LEASE);
+    assert!(machine.claims() && !machine.entitled(now + LEASE));
+    machine.handle(following(6), now + LEASE);
+    assert!(!machine.claims());
+    machine.handle(leading(7, now + 3 * LEASE), now + 2 * LEASE);
+    assert!(machine.claims());
+    machine.handle(Event::Stop, now + 2 * LEASE);
+    assert!(!machine.claims());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
