@@ -370,6 +370,11 @@ mod tests {
         };
         history.answers = vec![answer(0)];
         assert_eq!(kinds(&check_recovery(&history)), ["too late"]);
+        // A run that was told to end before the bound was over leaves it open; one that was told so after it does not.
+        history.is_complete = false;
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Undecided);
+        history.hashes = vec![hash("n1", 2_000_000, 9)];
+        assert_eq!(kinds(&check_recovery(&history)), ["too late"]);
         history.answers.push(answer(1_000_500));
         assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
     }
