@@ -115,7 +115,7 @@ impl Mover {
         *self = Self::default();
     }
 
-    /// The preferred node, if it has been ready and fit for the cool-down.
+    /// The preferred node, if it has been ready and fit for the cool-down, and is trusted to stay so.
     fn ripe(&mut self, seen: &Seen<'_>, now: Instant) -> Option<NodeId> {
         let wanted = seen.preference.filter(|p| p.node != seen.me);
         let Some(preference) = wanted.filter(|p| is_fit(seen, p.node)) else {
@@ -133,7 +133,7 @@ impl Mover {
 
 fn is_fit(seen: &Seen<'_>, id: NodeId) -> bool {
     let mut candidates = seen.candidates.iter();
-    candidates.any(|c| c.id == id && c.ready && c.fit)
+    candidates.any(|c| c.id == id && c.ready && c.fit && !c.damped)
 }
 
 #[cfg(test)]
@@ -238,6 +238,37 @@ mod tests {
             let expected = expected.map(|id| (NodeId(id), Why::Unfit));
             assert_eq!(decided, expected, "{seen:?}");
         }
+    }
+
+    #[test]
+    fn a_preferred_node_that_is_not_trusted_yet_has_to_wait() {
+        let now = Instant::now();
+        let damped = Candidate {
+            damped: true,
+            ..voter(2)
+        };
+        let mut mover = Mover::default();
+        let mut decide = |candidate: Candidate, at: u64| {
+            let seen = Seen {
+                me: NodeId(1),
+                fit: true,
+                leased: true,
+                preference: prefer(2),
+                candidates: &[candidate],
+            };
+            mover.decide(&seen, now + ms(at)).is_some()
+        };
+        let decided = [
+            (damped, 0),
+            (damped, 60_000),
+            (voter(2), 61_000),
+            (voter(2), 70_000),
+            (voter(2), 71_000),
+        ];
+        assert_eq!(
+            decided.map(|(c, at)| decide(c, at)),
+            [false, false, false, false, true]
+        );
     }
 
     #[test]

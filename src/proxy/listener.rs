@@ -35,7 +35,7 @@ pub enum BindError {
         source: io::Error,
     },
     #[error(
-        "cannot listen on {address}: this node has the {limit} listening sockets that it may have; raise the limit on open files, or have fewer listeners or VIPs"
+        "cannot listen on {address}: this node has the {limit} listening sockets that it may have; restart it, which shares them out anew, raise the limit on open files, or have fewer listeners or VIPs"
     )]
     NoneLeft { address: SocketAddr, limit: u32 },
 }

@@ -301,9 +301,11 @@ fn same_settings(a: &Pool, b: &Pool) -> bool {
 }
 
 /// How many sockets to open on one more of `addresses`, where `open` are open already: one for each worker, or an equal share of
-/// `limit` if that is less; 0 when nothing is left of it.
+/// `limit` if that is less; 0 when nothing is left of it. The second half of the limit goes out one by one: sockets are not taken
+/// back, and however many addresses come one after the other, half as many as the limit have theirs.
 pub fn sockets_for_address(workers: usize, limit: usize, addresses: usize, open: usize) -> usize {
-    let share = limit / addresses.max(1);
+    let of_first_half = (limit / 2).saturating_sub(open);
+    let share = (limit / addresses.max(1)).min(of_first_half);
     workers.min(share).max(1).min(limit.saturating_sub(open))
 }
 
@@ -397,10 +399,10 @@ mod tests {
         for (workers, limit, addresses, open, expected) in [
             (8, 1000, 10, 0, 8),
             (8, 40, 10, 0, 4),
-            (8, 40, 10, 38, 2),
+            (8, 40, 10, 38, 1),
             (8, 10, 100, 0, 1), // the first ten get one
             (8, 10, 100, 10, 0),
-            (8, 10, 0, 0, 8),
+            (8, 10, 0, 0, 5),
             (2, 0, 1, 0, 0),
         ] {
             let found = sockets_for_address(workers, limit, addresses, open);
@@ -416,6 +418,17 @@ mod tests {
                 let count = sockets_for_address(workers, limit, addresses, open);
                 prop_assert!(count <= workers);
                 prop_assert_eq!(count == 0, at >= limit);
+                open += count;
+            }
+            prop_assert!(open <= limit);
+        }
+
+        #[test]
+        fn addresses_that_come_one_after_the_other_have_a_socket_each(workers in 1..64_usize, limit in 0..500_usize) {
+            let mut open = 0;
+            for addresses in 1..=limit / 2 {
+                let count = sockets_for_address(workers, limit, addresses, open);
+                prop_assert!(count > 0, "{addresses}: {open} of {limit} are open");
                 open += count;
             }
             prop_assert!(open <= limit);

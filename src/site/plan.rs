@@ -80,7 +80,8 @@ impl Plan {
             })
         };
         let guards = match zones {
-            Some(zones) if zones.len() <= limits::PRECONDITIONS_PER_COMMAND => {
+            // Of the limit one is left for the caller's own.
+            Some(zones) if zones.len() < limits::PRECONDITIONS_PER_COMMAND => {
                 zones.iter().filter_map(guard).collect()
             }
             _ => vec![Precondition::Revision(snapshot.revision)],

@@ -1031,16 +1031,17 @@ impl Driver {
     }
 
     async fn handle_device_changes(&mut self, changes: &[Change]) {
-        let (mut ready, mut devices_changed) = (BTreeSet::new(), false);
+        let mut ready = BTreeSet::new();
         for change in changes {
             let (readied, changed) = self.hands.readied_by(change).await;
             ready.extend(readied);
-            devices_changed = changed;
+            // Each by itself: what went and came back just as it was has lost its rules all the same.
+            if changed {
+                self.keep_fence().await;
+                self.keep_chance();
+            }
         }
         self.tell_of_devices();
-        if devices_changed {
-            self.keep_fence().await;
-        }
         let lost = self.hands.lost(self.maybe_gone(changes)).await;
         for target in &lost {
             warn!(vip = %target.address, interface = %target.interface, "VIP was taken off the device by somebody else");

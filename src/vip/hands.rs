@@ -654,7 +654,11 @@ impl Kernel {
                     self.let_go.extend(chance.passing().old_holders.keys());
                     chance.pause(&passing.ports)
                 }
-                Some(_) | None => Ok(()),
+                Some(chance) => {
+                    chance.follow(&passing.ports);
+                    Ok(())
+                }
+                None => Ok(()),
             };
         }
         let says_so = |chance: &Chance| chance.passing() == passing && !chance.is_due();

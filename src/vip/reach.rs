@@ -76,7 +76,8 @@ impl Reach {
             all.filter(|address| is_in(interface, *address)).collect()
         };
         let only = |one: &Label| one == interface;
-        let anywhere = |_: &Label| true;
+        // On an interface that is watched no more nobody is asked.
+        let anywhere = |one: &Label| self.since.contains_key(one);
 
         let named = here(asked.named);
         if !named.is_empty() {
@@ -298,6 +299,24 @@ mod tests {
             problems.get(&lan).map(String::as_str),
             Some("no answer from other members (192.0.2.12) on interface lan")
         );
+    }
+
+    #[test]
+    fn what_was_heard_on_an_interface_that_is_watched_no_more_owes_nothing_elsewhere() {
+        let start = Instant::now();
+        let s = Duration::from_secs;
+        let (lan, wan, member) = (label("lan"), label("wan"), ip("192.0.2.12"));
+        let (named, members, networks) = (BTreeSet::new(), [member].into(), two());
+        let asked = Asked {
+            named: &named,
+            members: &members,
+            networks: &networks,
+        };
+        let mut reach = Reach::new(PATIENCE);
+        reach.watch(&[lan.clone(), wan.clone()].into(), start);
+        reach.hear(&lan, member, start);
+        reach.watch(&[wan].into(), start + s(10));
+        assert!(reach.problems(asked, start + s(60)).is_empty());
     }
 
     proptest! {

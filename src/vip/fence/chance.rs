@@ -514,11 +514,16 @@ impl Chance {
         }
         self.passing.old_holders.clear();
         self.passing.members.clear();
+        self.follow(ports);
+        Ok(())
+    }
+
+    /// While nothing is passed on: VIPs are on these ports now.
+    pub fn follow(&mut self, ports: &BTreeSet<Port>) {
         if self.passing.ports != *ports {
             // The rules of a device may have gone with it: they are made anew, even for one that is just like it.
             self.passing.ports.clear();
         }
-        Ok(())
     }
 }
 
