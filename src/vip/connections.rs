@@ -5,6 +5,7 @@
 //! read only where the kernel does not know the question.
 
 mod list;
+pub mod looks;
 mod question;
 
 use std::{

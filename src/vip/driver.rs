@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use super::{
     announce::Mac,
+    connections::looks::Look,
     failing::Failing,
     fence::ruleset::Ruleset,
     hands::{Hands, HandsChange, Problem},
@@ -875,21 +876,27 @@ impl Driver {
         targets.retain(|target| self.machine.may_serve(target));
         let peers = self.known_peers();
         let mut answers = vec![];
-        for (target, outcome) in self.hands.serve(targets, &peers).await {
-            answers.push(match outcome {
-                Ok(true) => Event::Busy(target),
-                Ok(false) => Event::Quiet {
-                    relays: self.hands.relays(target.address),
-                    target,
-                },
-                Err(problem) => {
-                    warn!(vip = %target.address, %problem, "connections through the VIP are not kept");
-                    let relays = false;
-                    Event::Quiet { target, relays }
-                }
-            });
+        for (target, problem) in self.hands.serve(targets, &peers).await {
+            if let Some(problem) = problem {
+                warn!(vip = %target.address, %problem, "connections through the VIP are not kept");
+            }
+            let relays = false;
+            answers.push(Event::Quiet { target, relays });
         }
         answers
+    }
+
+    /// What a look at the connections tells of what is served.
+    fn seen(&mut self, look: &Look) -> Vec<Event> {
+        let seen = self.hands.see(look).into_iter();
+        let told = seen.map(|(target, busy)| match busy {
+            true => Event::Busy(target),
+            false => Event::Quiet {
+                relays: self.hands.relays(target.address),
+                target,
+            },
+        });
+        told.collect()
     }
 
     fn known_peers(&self) -> VipPeers {
@@ -1012,8 +1019,10 @@ impl Driver {
 
     async fn handle_changes(&mut self, changes: Vec<HandsChange>) {
         let (mut fence, mut devices, mut renewals) = (false, vec![], vec![]);
+        let mut seen = vec![];
         for change in changes {
             match change {
+                HandsChange::Looked(look) => seen.extend(self.seen(&look)),
                 HandsChange::Fence => fence = true,
                 HandsChange::Device(change) => devices.push(change),
                 HandsChange::Renewed(target, outcome) => renewals.push((target, outcome)),
@@ -1022,11 +1031,15 @@ impl Driver {
         if fence {
             self.handle_fence_change().await;
         }
+        // What is gone since is seen as it is now.
+        if !renewals.is_empty() {
+            self.handle_renewals(renewals).await;
+        }
         if !devices.is_empty() {
             self.handle_device_changes(&devices).await;
         }
-        if !renewals.is_empty() {
-            self.handle_renewals(renewals).await;
+        if !seen.is_empty() {
+            self.handle_all(seen).await;
         }
     }
 

@@ -4,7 +4,7 @@
 //! device whose fence was not read back, as that device is now.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     net::IpAddr,
     sync::Arc,
@@ -16,7 +16,8 @@ use tracing::{error, info, warn};
 
 use super::{
     announce::{Announcer, Mac, announcement},
-    arp_settings, connections,
+    arp_settings,
+    connections::looks::{Look, Looks},
     driver::FenceWish,
     failing::Again,
     fence::{
@@ -40,8 +41,6 @@ const FENCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 const ANNOUNCER_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// For how long a look at the host's addresses counts: until all VIPs are added that are added together.
 const ADDRESSES_LAST: Duration = Duration::from_millis(100);
-/// For how long a look at the connections counts: until all VIPs are renewed that are due together.
-const LOOK_LASTS: Duration = Duration::from_millis(100);
 
 /// What somebody did, or what came of what was begun.
 #[derive(Debug)]
@@ -51,6 +50,8 @@ pub enum HandsChange {
     Renewed(Target, Result<(), Problem>),
     /// The rules of the fence were changed, or may have been.
     Fence,
+    /// A look at the connections has ended.
+    Looked(Look),
 }
 
 /// Waits for an instant, if there is one.
@@ -311,15 +312,27 @@ impl Hands {
         }
     }
 
-    /// Answers for VIPs on behalf of their holder, for a moment. Of each, whether there was a connection left, as far as was looked.
+    /// Answers for VIPs on behalf of their holder, for a moment. Of those that were served before, `see` tells later whether there is
+    /// a connection left. Returns those that cannot be served, and why.
     pub async fn serve(
         &mut self,
         targets: Vec<Target>,
         peers: &VipPeers,
-    ) -> Vec<(Target, Result<bool, Problem>)> {
+    ) -> Vec<(Target, Option<Problem>)> {
         match self {
-            Hands::Kernel(kernel) => kernel.serve(targets, peers).await,
-            Hands::StandIn => targets.into_iter().map(|t| (t, Ok(false))).collect(),
+            Hands::Kernel(kernel) => {
+                let failed = kernel.serve(targets, peers).await;
+                failed.into_iter().map(|(t, p)| (t, Some(p))).collect()
+            }
+            Hands::StandIn => targets.into_iter().map(|t| (t, None)).collect(),
+        }
+    }
+
+    /// What is served that this look tells of, and whether there is a connection left.
+    pub fn see(&mut self, look: &Look) -> Vec<(Target, bool)> {
+        match self {
+            Hands::Kernel(kernel) => kernel.see(look),
+            Hands::StandIn => vec![],
         }
     }
 
@@ -329,7 +342,7 @@ impl Hands {
             Hands::Kernel(kernel) => Some(&kernel.served),
             Hands::StandIn => None,
         };
-        served.into_iter().flatten().cloned()
+        served.into_iter().flat_map(BTreeMap::keys).cloned()
     }
 
     /// Whether connections of an earlier holder are passed on to it.
@@ -439,30 +452,14 @@ pub struct Kernel {
     addresses: Option<(Instant, Addresses)>,
     /// What was added and not removed, and the device it was added to: a device may be given another index or name.
     ours: BTreeMap<Target, Device>,
-    /// VIPs on `lo`, which this node serves on behalf of their holder.
-    served: BTreeSet<Target>,
-    /// The last look at the connections through them.
-    looked: Option<Look>,
+    /// VIPs on `lo`, which this node serves on behalf of their holder, and since when.
+    served: BTreeMap<Target, Instant>,
+    looks: Looks,
     chance: Option<Chance>,
     /// VIPs that were let go, or fell silent: connections of theirs may still end here.
     let_go: BTreeSet<IpAddr>,
     /// What was wrong with it, when it was said last.
     no_chance: Option<String>,
-}
-
-/// At which VIPs there were connections.
-#[derive(Debug)]
-struct Look {
-    at: Instant,
-    /// Those that were looked at.
-    vips: BTreeSet<IpAddr>,
-    busy: BTreeSet<IpAddr>,
-}
-
-impl Look {
-    fn tells_of(&self, vip: IpAddr, now: Instant) -> bool {
-        self.vips.contains(&vip) && now.saturating_duration_since(self.at) < LOOK_LASTS
-    }
 }
 
 impl Kernel {
@@ -481,8 +478,8 @@ impl Kernel {
             announcer_due: None,
             addresses: None,
             ours: BTreeMap::new(),
-            served: BTreeSet::new(),
-            looked: None,
+            served: BTreeMap::new(),
+            looks: Looks::default(),
             chance: None,
             let_go: BTreeSet::new(),
             no_chance: None,
@@ -490,24 +487,20 @@ impl Kernel {
     }
 
     /// One permission for all, and one look at the device of each interface.
-    async fn serve(
-        &mut self,
-        targets: Vec<Target>,
-        peers: &VipPeers,
-    ) -> Vec<(Target, Result<bool, Problem>)> {
-        let (mut outcomes, mut begun, mut ready) = (vec![], vec![], BTreeSet::new());
-        let is_new = |target: &&Target| !self.served.contains(*target);
+    async fn serve(&mut self, targets: Vec<Target>, peers: &VipPeers) -> Vec<(Target, Problem)> {
+        let (mut failed, mut begun, mut ready) = (vec![], vec![], BTreeSet::new());
+        let is_new = |target: &&Target| !self.served.contains_key(*target);
         let new: Vec<IpAddr> = targets.iter().filter(is_new).map(|t| t.address).collect();
         let mut foreign = self.foreign_on_loopback(&new).await;
         for target in targets {
             if let Some(problem) = foreign.remove(&target.address) {
-                outcomes.push((target, Err(problem.into())));
+                failed.push((target, problem.into()));
                 continue;
             }
             if !ready.contains(&target.interface) {
                 match self.look_up(&target.interface).await {
                     Ok(device) => {
-                        let mut served = self.served.iter();
+                        let mut served = self.served.keys();
                         if !served.any(|other| other.interface == target.interface) {
                             // While a VIP is on `lo`, the host neither answers ARP for it on the device nor names it as sender.
                             arp_settings::make_strict(&device.name);
@@ -515,15 +508,19 @@ impl Kernel {
                         ready.insert(target.interface.clone());
                     }
                     Err(problem) => {
-                        outcomes.push((target, Err(problem)));
+                        failed.push((target, problem));
                         continue;
                     }
                 }
             }
-            let is_first = self.served.insert(target.clone());
-            begun.push((target, is_first));
+            match self.served.entry(target.clone()) {
+                // At first there is no time to look.
+                Entry::Vacant(entry) => drop(entry.insert(Instant::now())),
+                Entry::Occupied(_) => self.looks.ask([target.address]),
+            }
+            begun.push(target);
         }
-        let vips: BTreeSet<IpAddr> = begun.iter().map(|(t, _)| t.address).collect();
+        let vips: BTreeSet<IpAddr> = begun.iter().map(|t| t.address).collect();
         let (macs, own) = (peers.macs(), peers.own_addresses());
         let permit = |guard: &mut Guard, vips: &BTreeSet<IpAddr>| match vips.is_empty() {
             true => Ok(()),
@@ -531,7 +528,7 @@ impl Kernel {
         };
         // If not together, then each alone, and each with what is wrong.
         let together = permit(&mut self.guard, &vips).is_ok();
-        for (target, is_first) in begun {
+        for target in begun {
             let permitted = match together {
                 true => Ok(()),
                 false => permit(&mut self.guard, &[target.address].into()),
@@ -540,14 +537,34 @@ impl Kernel {
                 Ok(()) => self.put_on_loopback(&target).await,
                 Err(problem) => Err(problem),
             };
-            // At first there is no time to look.
-            let outcome = outcome.map(|()| is_first || self.has_connections(target.address));
-            if matches!(outcome, Ok(false)) {
-                self.let_go.remove(&target.address);
-            }
-            outcomes.push((target, outcome));
+            failed.extend(outcome.err().map(|problem| (target, problem)));
         }
-        outcomes
+        failed
+    }
+
+    fn see(&mut self, look: &Look) -> Vec<(Target, bool)> {
+        if let Some(chance) = &mut self.chance {
+            chance.see(look);
+        }
+        let busy: BTreeSet<IpAddr> = match &look.found {
+            Ok(found) => found.iter().map(|(_, own)| own.ip()).collect(),
+            Err(error) => {
+                warn!(%error, "it is not known which connections there are through the VIPs that are served; all are served on");
+                look.vips.clone()
+            }
+        };
+        // One that is served only since says nothing of what came before.
+        let told = |(target, since): &(&Target, &Instant)| {
+            look.begun >= **since && look.vips.contains(&target.address)
+        };
+        let served = self.served.iter().filter(told);
+        let seen: Vec<_> = served
+            .map(|(target, _)| (target.clone(), busy.contains(&target.address)))
+            .collect();
+        for (target, _) in seen.iter().filter(|(_, busy)| !busy) {
+            self.let_go.remove(&target.address);
+        }
+        seen
     }
 
     /// Which of these the host has on `lo` for itself: renewed, such a one would be taken for ours, and taken away at the end.
@@ -572,35 +589,8 @@ impl Kernel {
         Ok(interfaces.renew(target.address, &loopback()).await?)
     }
 
-    /// Whether there are connections at a VIP that is served, or may be. One look is for all that are renewed together.
-    fn has_connections(&mut self, vip: IpAddr) -> bool {
-        let now = Instant::now();
-        if !self
-            .looked
-            .as_ref()
-            .is_some_and(|look| look.tells_of(vip, now))
-        {
-            let vips: BTreeSet<IpAddr> = self.served.iter().map(|t| t.address).collect();
-            let busy = match connections::at(&vips) {
-                Ok(found) => found.iter().map(|(_, own)| own.ip()).collect(),
-                Err(error) => {
-                    warn!(%error, "it is not known which connections there are through the VIPs that are served; all are served on");
-                    vips.clone()
-                }
-            };
-            self.looked = Some(Look {
-                at: now,
-                vips,
-                busy,
-            });
-        }
-        self.looked
-            .as_ref()
-            .is_none_or(|look| look.busy.contains(&vip))
-    }
-
     async fn end_serve(&mut self, target: &Target) {
-        if !self.served.remove(target) {
+        if self.served.remove(target).is_none() {
             return;
         }
         if let Err(problem) = self.guard.forbid_serving(&[target.address].into()) {
@@ -613,7 +603,7 @@ impl Kernel {
         if let Err(error) = removed {
             warn!(vip = %target.address, %error, "the address on lo goes by itself");
         }
-        if !self.served.iter().any(|t| t.interface == target.interface)
+        if !self.served.keys().any(|t| t.interface == target.interface)
             && let Some(device) = self.names.get(&target.interface).cloned()
         {
             arp_settings::restore(&device);
@@ -666,12 +656,15 @@ impl Kernel {
             return Ok(());
         }
         // One that is to be taken only now has none.
-        let there = self.ours.keys().chain(&self.served).map(|t| t.address);
+        let there = self.ours.keys().chain(self.served.keys());
+        let there = there.map(|t| t.address);
         let carrying = there.chain(self.let_go.iter().copied()).collect();
         match &mut self.chance {
             Some(chance) => chance.update(passing, &carrying)?,
             None => self.chance = Some(Chance::begin(passing, &carrying)?),
         }
+        let waits_for = self.chance.as_ref().map(Chance::waits_for);
+        self.looks.ask(waits_for.unwrap_or_default());
         self.no_chance = None;
         info!(vips = ?passing.old_holders.keys(), "passing on what belongs to connections of the old holder");
         Ok(())
@@ -840,11 +833,12 @@ impl Kernel {
 
     /// The next change; one that something is waiting for is never lost, at worst an overrun is reported.
     async fn change(&mut self) -> HandsChange {
-        // Each branch may be dropped: see the three functions.
+        // Each branch may be dropped: see the functions.
         tokio::select! {
             change = self.watch.next() => HandsChange::Device(change),
             () = self.guard.touched() => HandsChange::Fence,
             (target, outcome) = self.renewals.next() => HandsChange::Renewed(target, outcome),
+            look = self.looks.next() => HandsChange::Looked(look),
         }
     }
 
@@ -980,6 +974,9 @@ impl Kernel {
             device.is_some_and(|device| addresses.holds(target.address, device))
         };
         targets.retain(|target| !is_there(target));
+        for target in &targets {
+            self.renewals.cancel(target); // it says nothing of what is added anew
+        }
         targets
     }
 

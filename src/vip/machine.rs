@@ -103,8 +103,8 @@ pub enum Action {
     },
     /// Let the kernel pass the frames of this one no more. No answer.
     Silence(Target),
-    /// Answer for what the holder passes on, for `SERVE_LASTS` from now: the VIP on `lo`, its answers permitted. Answered by
-    /// `Busy` or `Quiet`, unless it was taken back.
+    /// Answer for what the holder passes on, for `SERVE_LASTS` from now: the VIP on `lo`, its answers permitted. `Busy` or `Quiet`
+    /// follow when it was looked whether there are connections: not of the first one, unless it cannot be done.
     Serve(Target),
     /// No more of that. No answer.
     EndServe(Target),

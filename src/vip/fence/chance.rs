@@ -7,7 +7,8 @@
 //! the present one passes on to it; what comes from any other member is never passed on again, so that nothing goes round.
 //!
 //! A table that is made when there are connections here already first remembers what begins, then all that there are, and only then
-//! passes anything on: none may fall in between. What is neither, meanwhile, is dropped, and comes again.
+//! passes anything on: none may fall in between. What is neither, meanwhile, is dropped, and comes again. Nobody waits for that:
+//! the VIP is taken after the first step, and what is new is served.
 //!
 //! When the set of remembered connections is full (`REMEMBERED`), connections that are new then go to the old holder as well,
 //! which serves them. The table belongs to this process and goes with it: one that has nothing to pass on is emptied and stays, for
@@ -26,7 +27,7 @@ use super::{
     message::{Base, Chain, Hook, Key, OWNED, Register, Request, Step, Table, key_of},
     socket::Transactions,
 };
-use crate::vip::connections;
+use crate::vip::connections::looks::Look;
 
 /// The table, of the family `netdev`.
 pub const TABLE: &str = "pontoon_second_chance";
@@ -396,6 +397,8 @@ const REMEMBER_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub struct Chance {
     transactions: Transactions,
     passing: Passing,
+    /// VIPs for which the first step was done then, and that wait for a look at this node's connections.
+    waiting: Option<(Instant, BTreeSet<IpAddr>)>,
     /// VIPs whose connections could not be remembered, which are left to this node alone until that is tried again.
     failed: Option<(Instant, BTreeSet<IpAddr>)>,
 }
@@ -406,11 +409,12 @@ impl Chance {
         let mut chance = Self {
             transactions: Transactions::open().map_err(explain)?,
             passing: passing.clone(),
+            waiting: None,
             failed: None,
         };
         let late = late(passing, carrying);
         chance.make(passing, &late)?;
-        chance.remember_and_pass_on(&late);
+        chance.wait_for(late);
         Ok(chance)
     }
 
@@ -426,9 +430,13 @@ impl Chance {
         let mut late = late(passing, carrying);
         if self.passing.ports == passing.ports {
             // What began at the others since is remembered already.
+            let waiting = self.waiting.as_ref().map(|(_, vips)| vips);
             let failed = self.failed.as_ref().map(|(_, vips)| vips);
-            let has_failed = |vip: &IpAddr| failed.is_some_and(|vips| vips.contains(vip));
-            late.retain(|vip| has_failed(vip) || !self.passing.old_holders.contains_key(vip));
+            let is_unknown = |vip: &IpAddr| {
+                let mut either = waiting.into_iter().chain(failed);
+                either.any(|vips| vips.contains(vip))
+            };
+            late.retain(|vip| is_unknown(vip) || !self.passing.old_holders.contains_key(vip));
             match self.transactions.commit(&passing.refill(&late)) {
                 // Somebody took the table away.
                 Err(error) if error.errno() == Some(Errno::ENOENT) => self.make(passing, &late)?,
@@ -438,8 +446,20 @@ impl Chance {
             self.make(passing, &late)?;
         }
         self.passing = passing.clone();
-        self.remember_and_pass_on(&late);
+        self.wait_for(late);
         Ok(())
+    }
+
+    /// The first step is done for these.
+    fn wait_for(&mut self, late: BTreeSet<IpAddr>) {
+        self.failed = None;
+        self.waiting = (!late.is_empty()).then(|| (Instant::now(), late));
+    }
+
+    /// The VIPs whose connections have to be looked at, for `see`.
+    pub fn waits_for(&self) -> BTreeSet<IpAddr> {
+        let waiting = self.waiting.as_ref();
+        waiting.map_or_else(BTreeSet::new, |(_, vips)| vips.clone())
     }
 
     /// Whether connections could not be remembered, and it is to be tried again.
@@ -473,14 +493,21 @@ impl Chance {
 
     /// The second step for VIPs with connections of this node: what begins is remembered since the first. Where they cannot be
     /// remembered nothing is passed on: this node's own count for more.
-    fn remember_and_pass_on(&mut self, late: &BTreeSet<IpAddr>) {
-        self.failed = None;
-        if late.is_empty() {
+    pub fn see(&mut self, look: &Look) {
+        // An earlier look may have missed what began before the first step.
+        let counts = |(since, vips): &mut (Instant, BTreeSet<IpAddr>)| {
+            look.begun >= *since && vips.is_subset(&look.vips)
+        };
+        let Some((_, late)) = self.waiting.take_if(counts) else {
             return;
-        }
-        let done = connections::at(late)
-            .map_err(|error| error.to_string())
-            .and_then(|mine| remember(&mine).ok_or_else(|| "there are too many".to_owned()))
+        };
+        let done = look
+            .found
+            .clone()
+            .and_then(|mut mine| {
+                mine.retain(|(_, own)| late.contains(&own.ip()));
+                remember(&mine).ok_or_else(|| "there are too many".to_owned())
+            })
             .and_then(|mut requests| {
                 requests.extend(self.passing.pass_on(|vip| late.contains(vip)));
                 let committed = self.transactions.commit(&requests);
@@ -492,9 +519,9 @@ impl Chance {
             vips = ?late,
             "this node's connections could not be told from those of the old holder, which are lost"
         );
-        self.failed = Some((Instant::now(), late.clone()));
         let mut others = self.passing.clone();
         others.old_holders.retain(|vip, _| !late.contains(vip));
+        self.failed = Some((Instant::now(), late));
         let left_alone = self.transactions.commit(&others.refill(&BTreeSet::new()));
         if let Err(error) = left_alone {
             tracing::warn!(problem = %explain(error), "connections at VIPs may be held up until that is tried again");
@@ -507,7 +534,7 @@ impl Chance {
 
     /// Passes nothing on any more, and forgets what it remembered. `ports`: those that VIPs are on now.
     pub fn pause(&mut self, ports: &BTreeSet<Port>) -> Result<(), FenceError> {
-        self.failed = None;
+        (self.waiting, self.failed) = (None, None);
         match self.transactions.commit(&Passing::emptied()) {
             Err(error) if error.errno() != Some(Errno::ENOENT) => return Err(explain(error)),
             Ok(()) | Err(_) => {}

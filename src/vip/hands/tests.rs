@@ -157,17 +157,100 @@ async fn a_connection_to_the_kernel_that_ended_is_opened_again() {
     assert_eq!(kernel.look_up(&vip).await.unwrap().name, "lo");
 }
 
+fn vip() -> Target {
+    Target {
+        address: VIP.into(),
+        interface: "vip".parse().unwrap(),
+    }
+}
+
+/// The next look that has ended.
+async fn looked(hands: &mut Hands) -> Look {
+    loop {
+        match hands.change().await {
+            HandsChange::Looked(look) => return look,
+            HandsChange::Device(_) | HandsChange::Fence | HandsChange::Renewed(..) => {}
+        }
+    }
+}
+
 #[test]
-fn a_look_at_connections_tells_of_what_was_looked_at_and_for_a_moment() {
-    let at = Instant::now();
-    let look = Look {
-        at,
-        vips: [VIP.into()].into(),
-        busy: BTreeSet::new(),
-    };
-    assert!(look.tells_of(VIP.into(), at));
-    assert!(!look.tells_of([10, 77, 0, 101].into(), at));
-    assert!(!look.tells_of(VIP.into(), at + LOOK_LASTS));
+fn what_is_served_again_is_looked_at_and_what_was_seen_before_does_not_count() {
+    in_namespace(|| {
+        block_on(async {
+            sh("ip link set lo up");
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::IfPossible, false);
+            hands.look().await;
+            hands.keep_fence(wanted);
+            let early = Look {
+                begun: Instant::now(),
+                vips: [VIP.into()].into(),
+                found: Ok(vec![]),
+            };
+            let peers = VipPeers::default();
+            for _ in 0..2 {
+                let failed = hands.serve(vec![vip()], &peers).await;
+                assert!(failed.is_empty(), "{failed:?}");
+            }
+            assert_eq!(hands.see(&early), []);
+
+            let listener = std::net::TcpListener::bind((IpAddr::from(VIP), 0)).unwrap();
+            let own = listener.local_addr().unwrap();
+            let client = std::net::TcpStream::connect(own).unwrap();
+            let server = listener.accept().unwrap();
+            assert!(hands.serve(vec![vip()], &peers).await.is_empty());
+            let mut looks = vec![looked(&mut hands).await, looked(&mut hands).await];
+            let last = looks.pop().unwrap();
+            assert_eq!(hands.see(&last), [(vip(), true)]);
+            let unknown = Look {
+                found: Err("not told".to_owned()),
+                ..last
+            };
+            assert_eq!(hands.see(&unknown), [(vip(), true)]);
+
+            drop((server, client));
+            assert!(hands.serve(vec![vip()], &peers).await.is_empty());
+            let look = looked(&mut hands).await;
+            assert_eq!(hands.see(&look), [(vip(), false)]);
+            hands.end_serve(&vip()).await;
+            assert_eq!(hands.see(&look), []);
+        });
+    });
+}
+
+#[test]
+fn a_vip_is_taken_before_it_is_known_which_connections_are_this_nodes_own() {
+    in_namespace(|| {
+        block_on(async {
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::Off, false);
+            hands.look().await;
+            hands.add(&vip()).await.unwrap();
+            let listener = std::net::TcpListener::bind((IpAddr::from(VIP), 0)).unwrap();
+            sh("ip link set lo up");
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let port = client.local_addr().unwrap().port().to_string();
+            let early = Look {
+                begun: Instant::now(),
+                vips: [VIP.into()].into(),
+                found: Ok(vec![]),
+            };
+
+            let (old_holders, interfaces) = ([(vip(), [2; 6])].into(), [vip().interface].into());
+            hands.keep_chance(&old_holders, &interfaces, BTreeSet::new());
+            let elements = |set: &str| sh(&format!("nft list {set} | grep -A9 elements || true"));
+            let passed_on = || elements("map netdev pontoon_second_chance old_holders4");
+            let remembered = || elements("set netdev pontoon_second_chance mine4");
+            let moved = elements("set netdev pontoon_second_chance moved4");
+            assert!(moved.contains("10.77.0.100"), "{moved}");
+            hands.see(&early);
+            assert_eq!((passed_on(), remembered()), (String::new(), String::new()));
+
+            let look = looked(&mut hands).await;
+            hands.see(&look);
+            assert!(passed_on().contains("02:02:02:02:02:02"), "{}", passed_on());
+            assert!(remembered().contains(&port), "{}", remembered());
+        });
+    });
 }
 
 #[test]
@@ -185,7 +268,7 @@ fn an_address_is_renewed_beside_the_rest_and_not_after_its_removal() {
             let renewed = loop {
                 match hands.change().await {
                     HandsChange::Renewed(renewed, outcome) => break outcome.map(|()| renewed),
-                    HandsChange::Device(_) | HandsChange::Fence => {}
+                    HandsChange::Device(_) | HandsChange::Fence | HandsChange::Looked(_) => {}
                 }
             };
             assert_eq!(renewed.unwrap(), target);
