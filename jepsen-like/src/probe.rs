@@ -1,14 +1,23 @@
 //! Asks a service again and again, as a client would, and keeps when it was answered.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, IoSliceMut, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
+        time::TimeSpec,
+    },
+    time::ClockId,
 };
 
 use crate::lab::{LabError, namespace::Namespace};
@@ -19,29 +28,62 @@ const PAGE_PATIENCE: Duration = Duration::from_millis(100);
 /// How often who waits for answers looks whether it is to end.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(50);
 
-/// When a service answered, in order.
+/// An answer that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub at: Instant,
+    /// Whether a question that was asked before had no answer yet.
+    pub more_asked: bool,
+}
+
+/// When a service was asked and when it answered, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answers(pub Vec<Instant>);
+pub struct Answers {
+    pub answers: Vec<Answer>,
+    /// Of every question, where the prober does not wait for one answer before it asks again.
+    asked: Vec<Instant>,
+    /// What lies between two questions, if they are asked in time.
+    interval: Duration,
+}
 
 impl Answers {
-    /// The longest time without an answer between `from` and `until`, and when it began. The time after the last answer counts.
+    /// The longest time without an answer between `from` and `until`, and when it began. The time after the last answer counts. That
+    /// nothing was asked, though it was time to, does not: a silence in which every question was answered begins at the instant at
+    /// which the next one was due, seen from when it was asked.
     pub fn longest_gap(&self, from: Instant, until: Instant) -> (Instant, Duration) {
-        let before = self.0.iter().rev().find(|at| **at <= from).copied();
-        let inside = self.0.iter().filter(|at| from < **at && **at < until);
-        let mut last = before.unwrap_or(from);
-        let mut longest = (last, Duration::ZERO);
-        for at in inside.copied().chain([until]) {
-            if at - last > longest.1 {
-                longest = (last, at - last);
+        let before = self.answers.iter().rev().find(|answer| answer.at <= from);
+        let inside = self.answers.iter().filter(|a| from < a.at && a.at < until);
+        let mut begins = before.map_or(from, |answer| self.silent_from(answer));
+        let mut longest = (begins, Duration::ZERO);
+        for (at, next) in inside
+            .map(|answer| (answer.at, self.silent_from(answer)))
+            .chain([(until, until)])
+        {
+            let gap = at.saturating_duration_since(begins);
+            if gap > longest.1 {
+                longest = (begins, gap);
             }
-            last = at;
+            begins = next;
         }
         longest
     }
 
+    /// When a silence behind this answer begins.
+    fn silent_from(&self, answer: &Answer) -> Instant {
+        if answer.more_asked {
+            return answer.at;
+        }
+        let next = self.asked.partition_point(|asked| *asked <= answer.at);
+        let due = self
+            .asked
+            .get(next)
+            .and_then(|asked| asked.checked_sub(self.interval));
+        due.map_or(answer.at, |due| due.max(answer.at))
+    }
+
     /// Whether the last answer is younger than `age` at `now`.
     pub fn is_live(&self, now: Instant, age: Duration) -> bool {
-        self.0.last().is_some_and(|last| now - *last < age)
+        self.answers.last().is_some_and(|last| now - last.at < age)
     }
 }
 
@@ -65,7 +107,11 @@ impl Prober {
             while !stop.load(Ordering::Relaxed) {
                 let next = Instant::now() + interval;
                 if attempt() {
-                    note(answers);
+                    let answer = Answer {
+                        at: Instant::now(),
+                        more_asked: false,
+                    };
+                    lock(answers).answers.push(answer);
                 }
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
@@ -85,7 +131,8 @@ impl Prober {
     /// DNS over UDP from `client`: asks `server` for the A record of `name`, a positive answer counts.
     ///
     /// It asks every `interval`, answered or not: the kernel counts what a receiver waits in ticks of its own, several milliseconds
-    /// each, so one that waited for its answer first would see twice the silence that there is.
+    /// each, so one that waited for its answer first would see twice the silence that there is. An answer counts from when the
+    /// kernel received it.
     pub fn dns(
         client: &Namespace,
         server: SocketAddr,
@@ -100,17 +147,23 @@ impl Prober {
         let listening = asking.try_clone().map_err(failed)?;
         let look = listening.set_read_timeout(Some(LOOK_UP_EVERY));
         look.map_err(failed)?;
+        let stamped = setsockopt(&listening, sockopt::ReceiveTimestampns, &true);
+        stamped.map_err(|errno| failed(errno.into()))?;
         let name = name.to_owned();
         let mut prober = Self {
             stop: Arc::default(),
             answers: Arc::default(),
             threads: vec![],
         };
-        prober.spawn(move |stop, _| {
-            let mut id = 0u16;
+        lock(&prober.answers).interval = interval;
+        prober.spawn(move |stop, answers| {
             let mut next = Instant::now();
             while !stop.load(Ordering::Relaxed) {
-                id = id.wrapping_add(1);
+                let id = {
+                    let mut answers = lock(answers);
+                    answers.asked.push(Instant::now());
+                    id_of(answers.asked.len() - 1)
+                };
                 // An error is the echo of an earlier question (port unreachable) or the lack of a neighbour: no answer comes.
                 let _ = asking.send(&question(id, &name));
                 next = (next + interval).max(Instant::now());
@@ -121,9 +174,16 @@ impl Prober {
             let mut buffer = [0; 1500];
             while !stop.load(Ordering::Relaxed) {
                 // Nothing within the time, or an echo as above: no answer.
-                let length = listening.recv(&mut buffer).unwrap_or(0);
-                if is_positive(buffer.get(..length).unwrap_or(&[])) {
-                    note(answers);
+                let Ok((length, at)) = receive(&listening, &mut buffer) else {
+                    continue;
+                };
+                let message = buffer.get(..length).unwrap_or(&[]);
+                if let ([high, low, ..], true) = (message, is_positive(message)) {
+                    let mut answers = lock(answers);
+                    let asked = answers.asked.partition_point(|asked| *asked <= at);
+                    let newest = asked.checked_sub(1).map(id_of);
+                    let more_asked = newest != Some(u16::from_be_bytes([*high, *low]));
+                    answers.answers.push(Answer { at, more_asked });
                 }
             }
         });
@@ -145,13 +205,15 @@ impl Prober {
 
     /// What was answered so far.
     pub fn answers(&self) -> Answers {
-        self.answers.lock().expect("no holder panics").clone()
+        lock(&self.answers).clone()
     }
 
     /// Waits until answers come.
     pub fn wait_until_live(&self, what: &str, within: Duration) -> Result<(), LabError> {
         let since = Instant::now();
-        while self.answers().0.last().is_none_or(|last| *last < since) {
+        let is_over =
+            |answers: &Answers| answers.answers.last().is_some_and(|last| last.at >= since);
+        while !is_over(&lock(&self.answers)) {
             if since.elapsed() > within {
                 return Err(LabError::Waited {
                     what: what.to_owned(),
@@ -200,10 +262,30 @@ fn udp_to(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// An answer came now.
-fn note(answers: &Mutex<Answers>) {
-    let mut answers = answers.lock().expect("no holder panics");
-    answers.0.push(Instant::now());
+fn lock(answers: &Mutex<Answers>) -> MutexGuard<'_, Answers> {
+    answers.lock().expect("no holder panics")
+}
+
+/// The id of the question with this number, from 0.
+fn id_of(number: usize) -> u16 {
+    u16::try_from(number % (1 << 16)).expect("the remainder")
+}
+
+/// The length of the next datagram, and when the kernel received it.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, Instant)> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let mut control = nix::cmsg_space!(TimeSpec);
+    let fd = socket.as_raw_fd();
+    let message = recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
+    let (now, clock) = (Instant::now(), ClockId::CLOCK_REALTIME.now()?);
+    let mut stamps = message.cmsgs()?.filter_map(|part| match part {
+        ControlMessageOwned::ScmTimestampns(at) => Some(at),
+        _ => None,
+    });
+    let age = stamps
+        .next()
+        .map(|at| Duration::from(clock).saturating_sub(at.into()));
+    Ok((message.bytes, now - age.unwrap_or_default()))
 }
 
 /// A question for the A record of `name` (RFC 1035 section 4).
@@ -246,11 +328,22 @@ pub fn page(server: SocketAddr, patience: Duration) -> io::Result<String> {
 mod tests {
     use super::*;
 
+    fn answered(start: Instant, millis: &[u64]) -> Vec<Answer> {
+        let answer = |ms: &u64| Answer {
+            at: start + Duration::from_millis(*ms),
+            more_asked: false,
+        };
+        millis.iter().map(answer).collect()
+    }
+
     #[test]
     fn the_longest_gap_is_found_wherever_it_lies() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let answers = Answers([0, 10, 20, 320, 330].map(at).to_vec());
+        let answers = Answers {
+            answers: answered(start, &[0, 10, 20, 320, 330]),
+            ..Answers::default()
+        };
         for (from, until, begins, gap) in [
             (15, 340, 20, 300),
             (25, 340, 20, 300),   // the fault came a little after the last answer
@@ -271,6 +364,42 @@ mod tests {
             Duration::from_millis(50)
         );
         assert!(!silent.is_live(at(0), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_a_silence() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let ms = Duration::from_millis;
+        // Asked every 2 ms but for a pause of the prober from 14 to 40.
+        let mut answers = Answers {
+            answers: answered(start, &[1, 3, 15, 41, 43]),
+            asked: [0, 2, 4, 6, 8, 10, 12, 14, 40, 42].map(at).to_vec(),
+            interval: ms(2),
+        };
+        assert_eq!(answers.longest_gap(at(2), at(44)), (at(3), ms(12)));
+        assert_eq!(answers.longest_gap(at(16), at(44)), (at(38), ms(3)));
+        // What had been asked was not answered before the pause was over.
+        answers.answers[2].more_asked = true;
+        assert_eq!(answers.longest_gap(at(2), at(44)), (at(15), ms(26)));
+        // It was asked again, too, and not answered.
+        answers.answers[2].more_asked = false;
+        answers.asked.insert(8, at(17));
+        assert_eq!(answers.longest_gap(at(2), at(44)), (at(15), ms(26)));
+    }
+
+    #[test]
+    fn an_answer_came_when_the_kernel_received_it() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        setsockopt(&receiver, sockopt::ReceiveTimestampns, &true).unwrap();
+        let sender = udp_to(receiver.local_addr().unwrap()).unwrap();
+        sender.send(b"answer").unwrap();
+        let mut buffer = [0; 16];
+        receiver.peek(&mut buffer).unwrap();
+        let there = Instant::now();
+        let (length, at) = receive(&receiver, &mut buffer).unwrap();
+        assert_eq!(buffer[..length], *b"answer");
+        assert!(at <= there, "{:?} after it was there", at - there);
     }
 
     #[test]
