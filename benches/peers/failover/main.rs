@@ -225,11 +225,13 @@ fn of_pontoon(options: &Options, profile: Profile) -> Result<(), LabError> {
     if !options.wants(Kind::Move) {
         return Ok(());
     }
+    let mut quiet = Row::new(subject.clone(), "no move");
     let mut row = Row::new(subject, "planned move");
     let (mut lost, mut opened) = (0, 0);
     for run in 1..=options.runs {
         let census = census_of(&witness)?;
-        let (gap, ends) = move_pontoon(&cluster, options.connections as usize)?;
+        let Moved { before, gap, ends } = move_pontoon(&cluster, options.connections as usize)?;
+        quiet.dns.push(before);
         row.dns.push(gap);
         row.several += time_of_several(&census.finish());
         if options.moves || !ends.is_empty() {
@@ -244,6 +246,7 @@ fn of_pontoon(options: &Options, profile: Profile) -> Result<(), LabError> {
         opened += options.connections as usize;
     }
     row.lost = Some((lost, opened));
+    quiet.print();
     row.print();
     Ok(())
 }
@@ -260,11 +263,17 @@ fn counted(reasons: &[String]) -> String {
     texts.collect::<Vec<_>>().join(" ")
 }
 
-/// The longest silence, and why connections ended.
-fn move_pontoon(
-    cluster: &Cluster,
-    connections: usize,
-) -> Result<(Duration, Vec<String>), LabError> {
+/// What one planned move gave.
+struct Moved {
+    /// The longest silence in a time of the same length before it: what this machine does to the same traffic by itself.
+    before: Duration,
+    /// The longest silence.
+    gap: Duration,
+    /// Why connections ended.
+    ends: Vec<String>,
+}
+
+fn move_pontoon(cluster: &Cluster, connections: usize) -> Result<Moved, LabError> {
     cluster.wait_until_whole()?;
     let holder = cluster.wait_for_holder()?.name().to_owned();
     let client = cluster.client();
@@ -272,6 +281,9 @@ fn move_pontoon(
     let traffic = Traffic::start(client, SocketAddr::new(vip4(), ECHO), connections)?;
     traffic.wait_for_exchanges(2)?;
     prober.wait_until_live("DNS from the VIP", PATIENCE)?;
+    let from = Instant::now();
+    std::thread::sleep(STEADY);
+    let (_, before) = prober.answers().longest_gap(from, Instant::now());
     let from = Instant::now();
     cluster.leader()?.client().transfer(PATIENCE)?;
     wait_for("another holder", PATIENCE, || {
@@ -282,7 +294,11 @@ fn move_pontoon(
     std::thread::sleep(STEADY);
     let (_, gap) = prober.longest_gap_since(from);
     traffic.wait_for_exchanges(4)?;
-    Ok((gap, traffic.finish()))
+    Ok(Moved {
+        before,
+        gap,
+        ends: traffic.finish(),
+    })
 }
 
 fn of_keepalived(options: &Options, advert: &str) -> Result<(), LabError> {

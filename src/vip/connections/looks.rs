@@ -23,10 +23,16 @@ pub struct Look {
     pub found: Found,
 }
 
+#[derive(Debug)]
+struct UnderWay {
+    vips: BTreeSet<IpAddr>,
+    running: JoinHandle<(Instant, Found)>,
+}
+
 /// One look at a time.
 #[derive(Debug, Default)]
 pub struct Looks {
-    under_way: Option<(BTreeSet<IpAddr>, JoinHandle<(Instant, Found)>)>,
+    under_way: Option<UnderWay>,
     /// What was asked for meanwhile.
     next: BTreeSet<IpAddr>,
 }
@@ -51,16 +57,17 @@ impl Looks {
             let found = super::at(&asked).map_err(|error| error.to_string());
             (begun, found)
         };
-        self.under_way = Some((vips, tokio::task::spawn_blocking(look)));
+        let running = tokio::task::spawn_blocking(look);
+        self.under_way = Some(UnderWay { vips, running });
     }
 
     /// The next look that has ended. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Look {
         let outcome = match &mut self.under_way {
-            Some((_, running)) => running.await,
+            Some(under_way) => (&mut under_way.running).await,
             None => std::future::pending().await,
         };
-        let vips = self.under_way.take().map(|(vips, _)| vips);
+        let ended = self.under_way.take();
         self.begin();
         let (begun, found) = outcome.unwrap_or_else(|error| {
             let why = format!("the look at the connections failed: {error}");
@@ -68,7 +75,7 @@ impl Looks {
         });
         Look {
             begun,
-            vips: vips.unwrap_or_default(),
+            vips: ended.map(|look| look.vips).unwrap_or_default(),
             found,
         }
     }
