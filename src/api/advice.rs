@@ -654,13 +654,11 @@ cut 600 IN NS elsewhere.
             apex("ns h 1 1 1 1 1", RecordType::SOA),
             apex("ns.e.net.", RecordType::NS),
         ];
-        let filled = |sets: u8| {
-            let set = |at: u8| {
-                let name = zone.child(&[b'a', b'0' + at / 10, b'0' + at % 10]).unwrap();
-                (
-                    name,
-                    Rrset::new(RecordType(65_280), 60, [vec![at; 60_000]]).unwrap(),
-                )
+        let filled = |sets: u16| {
+            let set = |at: u16| {
+                let name = zone.child(format!("a{at}").as_bytes()).unwrap();
+                let large = Rrset::new(RecordType(65_280), 60, [vec![7; 60_000]]);
+                (name, large.unwrap())
             };
             let records = records.iter().cloned().chain((0..sets).map(set));
             Change::ReplaceZone {
@@ -673,7 +671,7 @@ cut 600 IN NS elsewhere.
             .as_ref()
             .clone();
         let mut warned = Vec::new();
-        for (index, sets) in [80, 79, 0, 0].into_iter().enumerate() {
+        for (index, sets) in [1_200, 1_199, 0, 0].into_iter().enumerate() {
             let before = state.clone();
             let command = Command {
                 request: RequestId(index as u128 + 9),
@@ -693,7 +691,7 @@ cut 600 IN NS elsewhere.
         assert_eq!(lost, [0, 0, 1, 0]);
         let text = &warned[2][0];
         assert!(
-            text.contains("zone e.") && text.contains("4 MiB") && text.contains("serial 3"),
+            text.contains("zone e.") && text.contains("64 MiB") && text.contains("serial 3"),
             "{text}"
         );
     }

@@ -97,7 +97,7 @@ pub struct Show {
 /// Make a zone of a master file, or replace its contents whole, as one change
 ///
 /// The file's serial is a floor. A file that says what the zone already holds changes nothing. $INCLUDE reads files of the
-/// same directory only. A change of more than 4 MiB begins the history of the zone anew, with a warning.
+/// same directory only. A change of more than 64 MiB begins the history of the zone anew, with a warning.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -159,8 +159,8 @@ pub struct Delete {
 
 /// List the kept versions of a zone, the newest first
 ///
-/// Kept are the last 100, as far as their changes take no more than 4 MiB; 128 MiB in all zones together. A larger change
-/// begins the history anew.
+/// Kept are the last 100, as far as their changes take no more than 64 MiB; 128 MiB in all zones together, where the largest
+/// history gives way first. A larger change begins the history anew.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon zone history example.com --limit 10")]
 pub struct History {

@@ -97,8 +97,8 @@ impl ZoneHistory {
 #[derive(Clone, Debug, Default)]
 pub struct Histories {
     zones: OrdMap<Name, ZoneHistory>,
-    /// Zones with a version to give up, by the revision of their oldest one.
-    oldest: OrdSet<(u64, Name)>,
+    /// Zones with a version to give up, by the octets that their histories take.
+    largest: OrdSet<(u64, Name)>,
     cost: u64,
     sum: Sum,
 }
@@ -124,7 +124,8 @@ impl Histories {
         self.cost
     }
 
-    /// Adds the newest version of `zone` and gives up what the limits no longer allow.
+    /// Adds the newest version of `zone` and gives up what the limits no longer allow: of all zones together, the oldest version of
+    /// the largest history, so that no zone pays for another.
     pub fn push(&mut self, zone: &Name, version: ZoneVersion) {
         // What was before a version without changes cannot be reached any more.
         if version.changes.is_none() {
@@ -140,7 +141,7 @@ impl Histories {
         }
         self.list(zone);
         while self.cost > limits::HISTORY
-            && let Some((_, zone)) = self.oldest.get_min().cloned()
+            && let Some((_, zone)) = self.largest.get_max().cloned()
         {
             self.unlist(&zone);
             self.drop_oldest(&zone);
@@ -190,20 +191,20 @@ impl Histories {
 
     fn list(&mut self, zone: &Name) {
         if let Some(key) = self.listing(zone) {
-            self.oldest.insert(key);
+            self.largest.insert(key);
         }
     }
 
     fn unlist(&mut self, zone: &Name) {
         if let Some(key) = self.listing(zone) {
-            self.oldest.remove(&key);
+            self.largest.remove(&key);
         }
     }
 
-    /// The entry of a zone in `oldest`; none for a zone with only its present version, which is never given up.
+    /// The entry of a zone in `largest`; none for a zone with only its present version, which is never given up.
     fn listing(&self, zone: &Name) -> Option<(u64, Name)> {
         let history = self.zones.get(zone).filter(|h| h.versions.len() > 1)?;
-        Some((history.versions.front()?.revision, zone.clone()))
+        Some((history.cost, zone.clone()))
     }
 
     fn count_in(&mut self, zone: &Name, version: &ZoneVersion) {
@@ -214,5 +215,76 @@ impl Histories {
     fn count_out(&mut self, zone: &Name, version: &ZoneVersion) {
         self.cost -= version.cost();
         self.sum.remove(v1::version_digest(zone, version));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        name::NameKey,
+        rrset::{RecordType, Rrset},
+    };
+
+    const SET: usize = 60_000;
+
+    /// A change of about so many octets.
+    fn version(serial: u32, octets: u64) -> ZoneVersion {
+        let set = Rrset::new(RecordType(65_280), 60, [vec![7; SET]]).unwrap();
+        let change = SetChange {
+            owner: NameKey::apex(),
+            rtype: set.rtype(),
+            before: None,
+            after: Some(set),
+        };
+        let count = usize::try_from(octets).unwrap() / SET;
+        ZoneVersion {
+            serial: Serial(serial),
+            revision: u64::from(serial),
+            at: UnixMillis(0),
+            author: "a".to_owned(),
+            summary: "s".to_owned(),
+            changes: Some(vec![change; count].into()),
+        }
+    }
+
+    #[test]
+    fn what_all_zones_keep_together_is_taken_from_the_largest_history() {
+        let names = ["small.", "a.", "b.", "c."].map(|zone| zone.parse::<Name>().unwrap());
+        let mut histories = Histories::default();
+        // The first and the last serial of each.
+        let kept = |histories: &Histories| {
+            let of = |zone| {
+                histories.zone(zone).map(|h| {
+                    let mut serials = h.versions().map(|version| version.serial.0);
+                    (serials.next(), serials.next_back())
+                })
+            };
+            names
+                .each_ref()
+                .map(|zone| of(zone).and_then(|(a, b)| a.zip(b)))
+        };
+        (1..=9).for_each(|serial| histories.push(&names[0], version(serial, 0)));
+        for (place, zone) in names.iter().enumerate().skip(1) {
+            for serial in [10, 20, 30] {
+                let octets = if serial == 10 { 0 } else { 19 << 20 };
+                histories.push(zone, version(serial + place as u32, octets));
+            }
+        }
+        // Six steps of 19 MiB fit into 128 MiB.
+        let mut expected = [(1, 9), (11, 31), (12, 32), (13, 33)].map(Some);
+        assert_eq!(kept(&histories), expected);
+        histories.push(&names[3], version(40, 19 << 20));
+        expected[3] = Some((23, 40));
+        assert_eq!(kept(&histories), expected);
+        assert!(histories.cost() <= limits::HISTORY);
+        histories.push(&names[0], version(50, 0));
+        expected[0] = Some((1, 50));
+        assert_eq!(kept(&histories), expected);
+        for zone in &names {
+            histories.forget(zone);
+        }
+        assert_eq!((histories.cost(), histories.sum()), (0, Sum::default()));
+        assert!(histories.largest.is_empty());
     }
 }

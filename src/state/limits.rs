@@ -31,8 +31,8 @@ pub const RECORD_OVERHEAD: usize = 12;
 
 /// Versions kept in the history of one zone.
 pub const VERSIONS_PER_ZONE: usize = 100;
-/// Octets kept in the history of one zone.
-pub const HISTORY_PER_ZONE: u64 = 4 << 20;
+/// Octets kept in the history of one zone: a few imports of 200,000 records can be taken back.
+pub const HISTORY_PER_ZONE: u64 = 64 << 20;
 /// Octets kept in the histories of all zones together.
 pub const HISTORY: u64 = 128 << 20;
 /// Characters of a summary in a history.
