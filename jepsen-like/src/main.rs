@@ -22,7 +22,7 @@ use jepsen_like::{
     },
     names::{self, NamesError},
     nemesis::Kind,
-    run::{self, Finished, Plan, RunError},
+    run::{self, Finished, LONGEST, LONGEST_RECOVERY, Plan, RunError},
     selftest,
     workload::Workload,
 };
@@ -136,13 +136,13 @@ struct RunArguments {
     #[arg(long, value_name = "NAMES", default_value = "all", value_parser = faults)]
     nemesis: BTreeSet<Kind>,
     /// How long faults are injected, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=LONGEST.as_secs()))]
     time: u64,
     /// Decides which faults come when; drawn and printed when absent.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// Longest time from the last heal until writes and every service at every node and VIP are back, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=LONGEST_RECOVERY.as_secs()))]
     recovery_bound: u64,
     /// A new directory for the history, the report and the nodes' logs; default: runs/SEED-TIME.
     #[arg(long, value_name = "DIR")]
@@ -711,4 +711,21 @@ fn interruption() -> Result<Interruption, std::io::Error> {
         let _ = sender.send(());
     });
     Ok(Interruption(receiver))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_run_that_a_head_may_tell_of_can_be_asked_for_and_no_longer_one() {
+        for (option, longest) in [("--time", LONGEST), ("--recovery-bound", LONGEST_RECOVERY)] {
+            let taken = |seconds: u64| {
+                Arguments::try_parse_from(["jepsen-like", "run", option, &seconds.to_string()])
+                    .is_ok()
+            };
+            assert!(taken(longest.as_secs()), "{option}");
+            assert!(!taken(longest.as_secs() + 1), "{option}");
+        }
+    }
 }

@@ -49,9 +49,9 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 const LAST_READS: Duration = Duration::from_secs(30);
 /// The same where not every node came back.
 const HOPELESS: Duration = Duration::from_secs(5);
-/// Longest time of faults, and longest time for recovery, as the command line takes them.
-const LONGEST: Duration = Duration::from_secs(86_400);
-const LONGEST_RECOVERY: Duration = Duration::from_secs(600);
+/// Longest time of faults, and longest time for recovery: as the command line takes them, and as a head is believed.
+pub const LONGEST: Duration = Duration::from_secs(86_400);
+pub const LONGEST_RECOVERY: Duration = Duration::from_secs(600);
 /// In so long any fault comes.
 const ENOUGH: Duration = Duration::from_secs(600);
 /// For the search for an order of one register's operations, and its memory (100 bytes each).
@@ -65,10 +65,10 @@ pub struct Plan {
     pub nodes: u8,
     pub workloads: BTreeSet<Workload>,
     pub nemeses: BTreeSet<Kind>,
-    /// How long faults are injected.
+    /// How long faults are injected; at most [`LONGEST`].
     pub time: Duration,
     pub seed: u64,
-    /// Allowed from the last heal until writes and every service at every place are back.
+    /// Allowed from the last heal until writes and every service at every place are back; at most [`LONGEST_RECOVERY`].
     pub recovery_bound: Duration,
     /// New; for the history, the report and the nodes' logs.
     pub out: PathBuf,

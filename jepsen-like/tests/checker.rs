@@ -50,9 +50,7 @@ fn shared_cases() -> Option<PathBuf> {
         .map(|root| root.join("checker-cases/registers.jsonl.gz"))
         .find(|file| file.exists());
     if found.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!ci, "no checker-cases in ../shared or PONTOON_CASES");
-        jepsen_like::lab::say_skipped("no checker-cases in ../shared or PONTOON_CASES");
+        jepsen_like::lab::skip("no checker-cases in ../shared or PONTOON_CASES");
     }
     found
 }

@@ -31,9 +31,7 @@ impl Pair {
             return None;
         }
         if let Some(reason) = Switch::missing() {
-            let is_ci = std::env::var("CI").as_deref() == Ok("true");
-            assert!(!is_ci, "this test must not be skipped in CI: {reason}");
-            lab::say_skipped(&reason.to_string());
+            lab::skip(reason);
             return None;
         }
         let mut lab = Lab::create().unwrap();

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api, Proposal,
     admin::vip_statuses,
+    admit,
     caller::Caller,
     deadline_of,
     group::{Standing, random_request},
@@ -115,14 +116,15 @@ impl Cluster for Api {
         let group = self.group()?;
         let id = group.standing().id;
         let node = Arc::clone(&self.0.node);
-        // A task of its own, which ends by the deadline: a caller that goes away meanwhile leaves no node that was removed and runs.
-        let leaving = tokio::spawn(async move {
+        let permit = admit(&self.0.writes, "writes")?;
+        // It ends by the deadline.
+        let leave = self.0.leaves.carry_out(async move {
+            let _permit = permit;
             group.remove(id, deadline).await?;
             node.stop();
-            Ok::<(), Failure>(())
+            Ok(())
         });
-        let left = leaving.await;
-        left.unwrap_or_else(|e| Err(Failure::new(FailureCode::Internal, "node", e, "")))?;
+        leave.await?;
         Ok(Response::new(v1::LeaveReply { node_id: id.0 }))
     }
 

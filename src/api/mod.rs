@@ -1,8 +1,8 @@
 //! The API: gRPC services over the group this node belongs to. Authenticate, decode, check, propose or read, encode.
 //!
-//! It owns no state but the limits and the log of the watch service. It decides nothing about the service: form is
+//! It owns no state but the limits, the log of the watch service and leaves under way. It decides nothing about the service: form is
 //! checked by `state::check` before a command is proposed, everything else by apply. Stopping: the future given to
-//! `serve` resolves, running calls get to end, streams are cut.
+//! `serve` resolves, running calls get to end, and leaves without their callers; streams are cut.
 
 mod admin;
 mod administrators;
@@ -14,6 +14,7 @@ mod cluster;
 mod dns;
 pub mod group;
 mod health;
+mod leaving;
 mod node;
 mod pages;
 mod site;
@@ -40,6 +41,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 use self::{
     advice::Subjects,
     group::{Group, NodeControl, no_group},
+    leaving::Leaves,
 };
 use crate::{
     model::node::NodeId,
@@ -89,6 +91,7 @@ struct Inner {
     watches: Arc<Semaphore>,
     admissions: Arc<Semaphore>,
     watch_log: watch_log::WatchLog,
+    leaves: Leaves,
     /// For the log, of members whose answers cannot be used.
     unusable: Throttle,
 }
@@ -103,11 +106,12 @@ impl Api {
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             admissions: Arc::new(Semaphore::new(MAX_ADMISSIONS)),
             watch_log: watch_log::WatchLog::default(),
+            leaves: Leaves::default(),
             unusable: Throttle::default(),
         }))
     }
 
-    /// Serves connections until `stop` resolves; then lets running calls end.
+    /// Serves connections until `stop` resolves; then lets running calls end, and leaves whose callers have gone.
     pub async fn serve(
         self,
         incoming: Incoming,
@@ -115,7 +119,7 @@ impl Api {
     ) -> Result<(), tonic::transport::Error> {
         let mut background = tokio::task::JoinSet::new();
         background.spawn(self.clone().keep_watch_log());
-        tonic::transport::Server::builder()
+        let served = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
@@ -123,7 +127,9 @@ impl Api {
             .initial_stream_window_size(1 << 20)
             .add_routes(self.routes())
             .serve_with_incoming_shutdown(incoming, stop)
-            .await
+            .await;
+        self.0.leaves.wait_end().await;
+        served
     }
 
     /// Has changes kept for watchers as soon as this node has caught up: before, it repeats what others told long ago.

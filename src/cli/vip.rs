@@ -89,8 +89,8 @@ pub struct Move {
 
 /// Say on which node the virtual addresses are to be
 ///
-/// They go there, by a planned move, when that node has been fit and caught up for the cool-down, counted anew from every change of
-/// the leader: at most once a cool-down, however often something comes and goes.
+/// They go there, by a planned move, when that node has been fit and caught up for the cool-down, counted anew from every term,
+/// also when the same node leads again: at most once a cool-down, however often something comes and goes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  pontoon vip prefer 2 --cool-down 5m\n  pontoon vip prefer --none"

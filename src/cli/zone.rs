@@ -128,9 +128,10 @@ pub struct Export {
 
 /// Judge a master file as named-checkzone does, without asking a node
 ///
-/// An import is less strict, because a new zone has to begin somewhere: a name server of the zone itself without an address, or
-/// that is an alias, and NS records at a wildcard are errors here and warnings there. Records below a DNAME are errors for both
-/// (RFC 6672 section 2.4), though named-checkzone loads them. Without --origin the SOA record's owner completes relative names.
+/// An import is less strict, because a new zone has to begin somewhere: a name server of the zone itself without an address, that
+/// is an alias or that lies below a DNAME, and NS records at a wildcard are errors here and warnings there. Records below a DNAME
+/// are errors for both (RFC 6672 section 2.4), though named-checkzone loads them. Without --origin the SOA record's owner
+/// completes relative names.
 ///
 /// Everything that is found is written to stdout, a line each, and how many errors there are to stderr.
 #[derive(Debug, Args)]

@@ -38,12 +38,7 @@ fn cases() -> Option<Vec<Case>> {
         .map(|root| root.join("dns-cases/authoritative.jsonl.gz"))
         .find(|path| path.exists());
     let Some(path) = path else {
-        assert_ne!(
-            std::env::var("CI").as_deref(),
-            Ok("true"),
-            "no dns-cases in ../shared or PONTOON_CASES"
-        );
-        crate::skipped::say("no dns-cases in ../shared or PONTOON_CASES");
+        crate::skipped::skip("no dns-cases in ../shared or PONTOON_CASES");
         return None;
     };
     let output = Command::new("gzip")

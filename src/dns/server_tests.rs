@@ -1001,8 +1001,7 @@ async fn dig_understands_us() {
         .output()
         .is_err()
     {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no dig");
-        crate::skipped::say("no dig");
+        crate::skipped::skip("no dig");
         return;
     }
     let upstream = Upstream::start(Manner::Honest, Duration::ZERO);

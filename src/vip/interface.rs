@@ -34,7 +34,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::announce::Mac;
+use super::{announce::Mac, netlink::messages_in};
 
 /// How long an address outlives the last renewal. Whole seconds are all the kernel counts in.
 pub const VALID_FOR: Duration = Duration::from_secs(3);
@@ -543,26 +543,11 @@ fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// The changes in one datagram. Messages that cannot be read are about things we do not use.
 fn changes_in(datagram: &[u8]) -> Vec<Change> {
-    let mut changes = vec![];
-    let mut rest = datagram;
-    while let Some(length) = message_length(rest) {
-        let (message, tail) = rest.split_at(length);
-        if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
-            changes.extend(change_of(&message.payload));
-        }
-        rest = tail
-            .get(length.next_multiple_of(4) - length..)
-            .unwrap_or(&[]);
-    }
-    changes
-}
-
-/// The length of the first message, if it is there whole.
-fn message_length(octets: &[u8]) -> Option<usize> {
-    const HEADER: usize = 16;
-    let length = u32::from_ne_bytes(octets.get(..4)?.try_into().ok()?);
-    let length = usize::try_from(length).ok()?;
-    (HEADER..=octets.len()).contains(&length).then_some(length)
+    let read = |message| NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok();
+    messages_in(datagram)
+        .filter_map(read)
+        .filter_map(|message| change_of(&message.payload))
+        .collect()
 }
 
 fn change_of(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
@@ -598,27 +583,21 @@ mod tests {
 
     #[test]
     fn an_address_that_the_host_has_on_lo_is_foreign_there() {
-        use crate::vip::namespace::{in_namespace, sh};
-        in_namespace(|| {
+        use crate::vip::namespace::{in_namespace_async, sh};
+        in_namespace_async(async || {
             sh("ip link set lo up && ip addr add 10.77.0.9/32 dev lo");
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let interfaces = Interfaces::open().unwrap();
-                let lo = interfaces.device("lo").await.unwrap();
-                for (address, is_free) in [("10.77.0.9", false), ("10.77.0.10", true)] {
-                    let address = address.parse().unwrap();
-                    let there = interfaces.addresses().await.unwrap();
-                    let found = there.expect_not_foreign(address, &lo);
-                    assert_eq!(found.is_ok(), is_free, "{found:?}");
-                }
-                let ours = "10.77.0.10".parse().unwrap();
-                interfaces.renew(ours, &lo).await.unwrap();
+            let interfaces = Interfaces::open().unwrap();
+            let lo = interfaces.device("lo").await.unwrap();
+            for (address, is_free) in [("10.77.0.9", false), ("10.77.0.10", true)] {
+                let address = address.parse().unwrap();
                 let there = interfaces.addresses().await.unwrap();
-                assert!(there.expect_not_foreign(ours, &lo).is_ok());
-            });
+                let found = there.expect_not_foreign(address, &lo);
+                assert_eq!(found.is_ok(), is_free, "{found:?}");
+            }
+            let ours = "10.77.0.10".parse().unwrap();
+            interfaces.renew(ours, &lo).await.unwrap();
+            let there = interfaces.addresses().await.unwrap();
+            assert!(there.expect_not_foreign(ours, &lo).is_ok());
         });
     }
 

@@ -4,8 +4,8 @@
 //! devices and watches them, `fence` keeps a node silent whose lease is over, `announce` builds and sends the frames that tell the
 //! neighbours; `hands` has all three in hand for `driver`, which carries decisions out and reports. `renewals` of addresses run
 //! beside the rest. `failing` decides which VIPs cannot be put on their device here, `fitness` whether this node can serve at all.
-//! `lookout` hears what other hosts say, and judges it by `neighbour` and `reach`. Nothing here calls consensus: leadership and the
-//! snapshot come in over channels.
+//! `lookout` hears what other hosts say, and judges it by `neighbour` and `reach`. `netlink` parts the kernel's datagrams into messages.
+//! Nothing here calls consensus: leadership and the snapshot come in over channels.
 
 pub mod announce;
 mod arp_settings;
@@ -21,6 +21,7 @@ pub mod machine;
 #[cfg(test)]
 mod namespace;
 pub mod neighbour;
+mod netlink;
 pub mod notify;
 mod reach;
 mod renewals;

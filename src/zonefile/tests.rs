@@ -788,9 +788,7 @@ fn bind_accepts(text: &str) -> Option<bool> {
     match command.output() {
         Ok(output) => Some(output.status.success()),
         Err(error) => {
-            let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-            assert!(!ci, "named-checkzone: {error} (Debian: bind9-utils)");
-            crate::skipped::say(format!("named-checkzone: {error} (Debian: bind9-utils)"));
+            crate::skipped::skip(format!("named-checkzone: {error} (Debian: bind9-utils)"));
             None
         }
     }
@@ -936,9 +934,7 @@ fn shared_cases() -> Option<Vec<Case>> {
         .map(|root| root.join("dns-cases/authoritative.jsonl.gz"))
         .find(|file| file.exists());
     let Some(file) = file else {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!ci, "no dns-cases in ../shared or PONTOON_CASES");
-        crate::skipped::say("no dns-cases in ../shared or PONTOON_CASES");
+        crate::skipped::skip("no dns-cases in ../shared or PONTOON_CASES");
         return None;
     };
     let mut lines = String::new();
@@ -1023,9 +1019,7 @@ fn as_bind_reads(text: &str) -> Option<Vec<String>> {
     let output = match command.arg(&file).output() {
         Ok(output) => output,
         Err(error) => {
-            let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-            assert!(!ci, "named-compilezone: {error} (Debian: bind9-utils)");
-            crate::skipped::say(format!("named-compilezone: {error} (Debian: bind9-utils)"));
+            crate::skipped::skip(format!("named-compilezone: {error} (Debian: bind9-utils)"));
             return None;
         }
     };

@@ -74,6 +74,18 @@ pub fn compare_and_set(key: &str, expected: &str, value: &str) -> Call {
     }
 }
 
+/// A lookup at a node or a VIP that succeeds at once.
+pub fn look_up(id: u64, place: &str, from: u64) -> Operation {
+    let call = Call::Lookup { key: "r".into() };
+    let reply = Reply::Dns {
+        node: None,
+        value: None,
+        serial: None,
+        stale: false,
+    };
+    at(place, ok(id, from, from + 10, call, reply))
+}
+
 pub fn value(value: &str) -> Reply {
     Reply::Value(Some(value.into()))
 }

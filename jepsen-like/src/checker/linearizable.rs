@@ -64,7 +64,8 @@ fn register_key(call: &Call) -> Option<&str> {
 /// Whether a compare-and-set failed because the register held another value than the expected one. One that was refused for any other reason
 /// saw nothing of it.
 ///
-/// The words are those of the state machine (`hold` in src/state/apply/mod.rs of the node), which decides it in the order of the log.
+/// The words are those of the state machine, which decides it in the order of the log (`Precondition::Rrset` of `pontoon::state`). A test
+/// asks it for them.
 fn has_seen_another(operation: &Operation, expected: Option<&String>) -> bool {
     let reason = operation.reason.as_deref().unwrap_or_default();
     let Some((object, problem)) = reason.rsplit_once(": ") else {
@@ -317,6 +318,63 @@ mod tests {
         };
         assert_eq!(absent("record a TXT: it exists"), Conclusion::Violated);
         assert_eq!(absent("record a TXT: no"), Conclusion::Holds);
+    }
+
+    /// What a client is told of a compare-and-set that the state machine itself refuses, where the register holds `held`.
+    fn refusal(held: Option<&str>, expected: Option<&str>) -> String {
+        use pontoon::{
+            state::{
+                State,
+                command::{Change, Command, Precondition, RequestId, UnixMillis},
+                outcome::Outcome,
+            },
+            wire::error::Failure,
+        };
+
+        use crate::workload::{
+            api::{expect_txt, set_txt},
+            register::ZONE,
+            site,
+        };
+        let key = format!("r1.{ZONE}");
+        let txt = |value: &str| {
+            let change = set_txt(ZONE, &key, &[value.to_owned()]);
+            Change::try_from(change).unwrap()
+        };
+        let command = |preconditions, changes| Command {
+            request: RequestId::default(),
+            born: 0,
+            proposed_at: UnixMillis(0),
+            author: "a test".into(),
+            preconditions,
+            changes,
+        };
+        let mut state = State::default();
+        let mut there = site("10.77.0.2:7".parse().unwrap());
+        there.extend(held.map(txt));
+        let made = state.apply(1, &command(vec![], there));
+        assert!(matches!(made, Outcome::Applied(_)), "{made:?}");
+        let expected = expected.map(|value| vec![value.to_owned()]);
+        let condition = expect_txt(ZONE, &key, expected.as_deref());
+        let condition = Precondition::try_from(condition).unwrap();
+        match state.apply(2, &command(vec![condition], vec![txt("3")])) {
+            Outcome::Refused(refusal) => Failure::from(refusal).to_string(),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_state_machines_own_words_say_that_it_saw_another_value() {
+        for (held, expected) in [(Some("1"), Some("2")), (None, Some("1")), (Some("1"), None)] {
+            let mut refused = failed(0, 0, 10, compare_and_set("a", "", "3"));
+            refused.reason = Some(refusal(held, expected));
+            let expected = expected.map(str::to_owned);
+            assert!(
+                has_seen_another(&refused, expected.as_ref()),
+                "{:?}, where {held:?} was held and {expected:?} expected",
+                refused.reason
+            );
+        }
     }
 
     fn judged_alone(operation: Operation) -> Conclusion {

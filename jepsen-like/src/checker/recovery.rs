@@ -39,10 +39,11 @@ pub fn check_recovery(history: &History) -> Verdict {
     let Some(healed) = injected(history).filter_map(|fault| fault.healed).max() else {
         return Verdict::of(name, "no fault to recover from".to_owned(), vec![]);
     };
-    let mut judged: Vec<_> = judge_writes(history, healed, bound).into_iter().collect();
-    judged.extend(judge_vips(history, healed, bound));
-    judged.extend(judge_services(history, healed, bound));
-    let nodes = judge_nodes(history, healed, bound);
+    let watch = Watch::of(history, healed, bound);
+    let mut judged: Vec<_> = judge_writes(history, &watch).into_iter().collect();
+    judged.extend(judge_vips(history, &watch));
+    judged.extend(judge_services(history, &watch));
+    let nodes = judge_nodes(history, &watch);
 
     let mut texts = vec![format!("bound {bound:?} after {healed}")];
     let mut findings = vec![];
@@ -59,35 +60,71 @@ pub fn check_recovery(history: &History) -> Verdict {
     Verdict::of(name, texts.join(", "), findings).unless_undecided(reason)
 }
 
+/// How long clients and watchers looked for what has to come back.
+struct Watch {
+    /// The end of the last fault.
+    healed: Moment,
+    bound: Duration,
+    /// The last that any of them wrote down.
+    until: Moment,
+    /// The run came to its end, and before that it waits for what is owed.
+    is_complete: bool,
+    /// The laboratory broke down: what was not seen from then on says nothing of the cluster.
+    has_broken_down: bool,
+}
+
+impl Watch {
+    fn of(history: &History, healed: Moment, bound: Duration) -> Self {
+        let hashes = history.hashes.iter().map(|hash| hash.at);
+        let sessions = history.sessions.iter().map(|session| session.ended);
+        let operations = (history.operations.iter())
+            .map(|operation| operation.completed.unwrap_or(operation.invoked));
+        let last = hashes.chain(sessions).chain(operations).max();
+        Self {
+            healed,
+            bound,
+            until: last.unwrap_or_default(),
+            is_complete: history.is_complete,
+            has_broken_down: history.breakdown.is_some(),
+        }
+    }
+
+    /// Whether what those who looked until then did not see had not come back in its time.
+    fn is_long_enough(&self, until: Moment) -> bool {
+        !self.has_broken_down && until.since(self.healed) >= self.bound
+    }
+
+    /// The same, or they looked for as long as the run waited.
+    fn is_over(&self, until: Moment) -> bool {
+        self.is_long_enough(until) || (self.is_complete && !self.has_broken_down)
+    }
+}
+
 fn injected(history: &History) -> impl Iterator<Item = &Fault> {
     let faults = history.faults.iter();
     faults.filter(|fault| fault.skipped.is_none())
 }
 
 /// None: nobody was to write.
-fn judge_writes(
-    history: &History,
-    healed: Moment,
-    bound: Duration,
-) -> Option<(Conclusion, String)> {
+fn judge_writes(history: &History, watch: &Watch) -> Option<(Conclusion, String)> {
     let mut operations = history.operations.iter();
     let has_writers = planned::part(&history.run, WRITERS) != Part::NotPlanned;
     if !has_writers && !operations.any(|operation| is_write(&operation.call)) {
         return None;
     }
     let is_after =
-        |operation: &&Operation| is_write(&operation.call) && operation.invoked >= healed;
+        |operation: &&Operation| is_write(&operation.call) && operation.invoked >= watch.healed;
     let written = (history.operations.iter())
         .filter(|operation| is_after(operation) && operation.is_ok())
         .filter_map(|operation| operation.completed)
         .min();
     let was_tried =
-        is_observed(history, healed, bound) && history.operations.iter().any(|one| is_after(&one));
-    Some(judge("write", written, healed, bound, was_tried))
+        watch.is_over(watch.until) && history.operations.iter().any(|one| is_after(&one));
+    Some(judge("write", written, watch, was_tried))
 }
 
 /// Those of the head, where it names them and they were watched, and all that answered at any time.
-fn judge_vips(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclusion, String)> {
+fn judge_vips(history: &History, watch: &Watch) -> Vec<(Conclusion, String)> {
     let mut vips: BTreeMap<&str, Option<Moment>> = BTreeMap::new();
     let part = planned::part(&history.run, WATCHED);
     if part == Part::Planned {
@@ -95,7 +132,7 @@ fn judge_vips(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclu
     }
     for answer in &history.answers {
         let first = vips.entry(&answer.vip).or_default();
-        if answer.earliest >= healed && matches!(answer.by, Responder::Node(_)) {
+        if answer.earliest >= watch.healed && matches!(answer.by, Responder::Node(_)) {
             *first = Some(first.map_or(answer.latest, |first| first.min(answer.latest)));
         }
     }
@@ -103,24 +140,15 @@ fn judge_vips(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclu
         let text = "no VIP ever answered, and the head names none".to_owned();
         return vec![(Conclusion::Undecided, text)];
     }
-    let is_observed = is_observed(history, healed, bound);
+    let was_watched = watch.is_over(watch.until);
     vips.iter()
-        .map(|(vip, first)| {
-            let what = format!("answer for {vip}");
-            judge(&what, *first, healed, bound, is_observed)
-        })
+        .map(|(vip, first)| judge(&format!("answer for {vip}"), *first, watch, was_watched))
         .collect()
-}
-
-/// Whether clients and watchers went on for so long that what they did not see did not come back in its time.
-fn is_observed(history: &History, healed: Moment, bound: Duration) -> bool {
-    let is_long_enough = || last_seen(history).since(healed) >= bound;
-    history.breakdown.is_none() && (history.is_complete || is_long_enough())
 }
 
 /// What clients of the planned workloads ask for at each node and each VIP: a lookup that succeeded, a session that came to life, each begun
 /// after the last fault and within the bound.
-fn judge_services(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclusion, String)> {
+fn judge_services(history: &History, watch: &Watch) -> Vec<(Conclusion, String)> {
     let mut first: BTreeMap<Trial<'_>, Option<Moment>> = BTreeMap::new();
     let lookups =
         (history.operations.iter()).map(|one| (Trial::of_operation(one), one.is_ok(), one.invoked));
@@ -129,33 +157,24 @@ fn judge_services(history: &History, healed: Moment, bound: Duration) -> Vec<(Co
         (trial, has_lived, session.opened)
     });
     for (trial, is_ok, began) in lookups.chain(sessions) {
-        if trial.is_service() && began >= healed {
+        if trial.is_service() && began >= watch.healed {
             let first = first.entry(trial).or_default();
             if is_ok {
                 *first = Some(first.map_or(began, |first| first.min(began)));
             }
         }
     }
-    let is_long_enough = last_seen(history).since(healed) >= bound;
+    // A run goes on for a place until it serves: one that ended before the bound asked there for too short a time.
+    let is_long_enough = watch.is_long_enough(watch.until);
     let owed = Trial::owed(&history.run).into_iter();
     owed.filter(Trial::is_service)
         .map(|trial| {
             let tried = first.get(&trial);
             let was_tried = tried.is_some() && is_long_enough;
             let first = tried.copied().flatten();
-            judge(&trial.to_string(), first, healed, bound, was_tried)
+            judge(&trial.to_string(), first, watch, was_tried)
         })
         .collect()
-}
-
-/// The last that any client or watcher wrote down.
-fn last_seen(history: &History) -> Moment {
-    let hashes = history.hashes.iter().map(|hash| hash.at);
-    let sessions = history.sessions.iter().map(|session| session.ended);
-    let operations = (history.operations.iter())
-        .map(|operation| operation.completed.unwrap_or(operation.invoked));
-    let last = hashes.chain(sessions).chain(operations).max();
-    last.unwrap_or_default()
 }
 
 /// What had been committed by a moment, and how that is known.
@@ -209,12 +228,14 @@ fn committed(history: &History, by: Moment) -> Option<Committed> {
 }
 
 /// Every member reaches what had been committed as the last fault was healed.
-fn judge_nodes(history: &History, healed: Moment, bound: Duration) -> Vec<(Conclusion, String)> {
+fn judge_nodes(history: &History, watch: &Watch) -> Vec<(Conclusion, String)> {
+    let healed = watch.healed;
+    // Clients may go on when nobody looks at the nodes any more.
     let observed_until = history.hashes.iter().map(|hash| hash.at).max();
     let (Some(goal), Some(observed_until)) = (committed(history, healed), observed_until) else {
         return vec![]; // of a history without hashes `state hashes` is undecided
     };
-    let is_long_enough = observed_until.since(healed) >= bound;
+    let was_observed = watch.is_over(observed_until);
     let judge_node = |node: &String| {
         let of_node = || history.hashes.iter().filter(|hash| hash.node == *node);
         // What it had before its last look is no proof: its data may have been lost since.
@@ -230,7 +251,7 @@ fn judge_nodes(history: &History, healed: Moment, bound: Duration) -> Vec<(Concl
         let last = last.unwrap_or_else(|| "never seen".to_owned());
         let goal_text = format!("{} index {} at {healed}", goal.known_by, goal.index);
         match reached.map(|reached| reached.since(healed)) {
-            Some(took) if took <= bound => (
+            Some(took) if took <= watch.bound => (
                 Conclusion::Holds,
                 format!("{node} caught up after {took:?}"),
             ),
@@ -238,7 +259,7 @@ fn judge_nodes(history: &History, healed: Moment, bound: Duration) -> Vec<(Concl
                 Conclusion::Violated,
                 format!("{node} caught up {took:?} after the last fault only: {goal_text}"),
             ),
-            None if is_long_enough || history.is_complete => (
+            None if was_observed => (
                 Conclusion::Violated,
                 format!("{node} did not catch up: {last}, {goal_text}"),
             ),
@@ -254,12 +275,11 @@ fn judge_nodes(history: &History, healed: Moment, bound: Duration) -> Vec<(Concl
 fn judge(
     what: &str,
     first: Option<Moment>,
-    healed: Moment,
-    bound: Duration,
+    watch: &Watch,
     was_tried: bool,
 ) -> (Conclusion, String) {
-    match first.map(|first| first.since(healed)) {
-        Some(took) if took <= bound => (Conclusion::Holds, format!("{what} after {took:?}")),
+    match first.map(|first| first.since(watch.healed)) {
+        Some(took) if took <= watch.bound => (Conclusion::Holds, format!("{what} after {took:?}")),
         Some(took) => (
             Conclusion::Violated,
             format!("first {what} {took:?} after the last fault"),
@@ -293,7 +313,7 @@ mod tests {
     use super::*;
     use crate::{
         checker::fixture::*,
-        history::{Answer, LeaderSeen, Session, SessionEnd, StateHash},
+        history::{Answer, Breakdown, LeaderSeen, Session, SessionEnd, StateHash},
     };
 
     /// Times in nanoseconds; the bound is a millisecond, and nobody asked for a VIP.
@@ -325,11 +345,6 @@ mod tests {
 
     fn committed_as(revision: u64) -> Reply {
         crate::checker::fixture::committed(revision)
-    }
-
-    fn kinds(verdict: &Verdict) -> Vec<&'static str> {
-        let findings = verdict.findings.iter();
-        findings.map(|finding| finding.kind).collect()
     }
 
     fn hash(node: &str, at: u64, index: u64) -> StateHash {
@@ -406,17 +421,6 @@ mod tests {
         // Without a workload that writes no write is owed.
         history.operations.retain(|one| !is_write(&one.call));
         assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
-    }
-
-    fn look_up(id: u64, place: &str, from: u64) -> Operation {
-        let call = Call::Lookup { key: "r".into() };
-        let reply = Reply::Dns {
-            node: None,
-            value: None,
-            serial: None,
-            stale: false,
-        };
-        at(place, ok(id, from, from + 10, call, reply))
     }
 
     fn session(node: &str, through_vip: bool, opened: u64, end: SessionEnd) -> Session {
@@ -514,6 +518,32 @@ mod tests {
         history.operations.extend(written_soon());
         history.sessions.clear();
         assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
+    }
+
+    /// What clients and watchers do not see when the laboratory has failed says nothing of the cluster.
+    #[test]
+    fn after_a_breakdown_nothing_is_missed() {
+        let mut refused = served();
+        refused.sessions[2].end = SessionEnd::NotConnected("refused".into());
+        let mut behind = tried(1_000_000, written_soon());
+        behind.run.nodes = ["n1".to_owned()].into();
+        behind.hashes = vec![hash("n2", 900_000, 50), hash("n1", 2_900_000, 40)];
+        let mut silent = served();
+        silent.answers.clear();
+        let mut unwritten = served();
+        unwritten
+            .operations
+            .push(failed(9, 1_200_000, 1_300_000, write("a", "1")));
+        for mut history in [refused, behind, silent, unwritten] {
+            history.is_complete = false;
+            assert_eq!(check_recovery(&history).conclusion, Conclusion::Violated);
+            history.breakdown = Some(Breakdown {
+                at: Moment(2_000_000),
+                text: "no such device".into(),
+            });
+            let verdict = check_recovery(&history);
+            assert_eq!(verdict.conclusion, Conclusion::Undecided, "{verdict:?}");
+        }
     }
 
     #[test]

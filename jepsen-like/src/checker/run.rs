@@ -146,9 +146,7 @@ mod tests {
     use super::*;
     use crate::{
         checker::{Conclusion, fixture::*},
-        history::{
-            Answer, Call, Moment, Operation, Outcome, Reply, Responder, Session, SessionEnd,
-        },
+        history::{Answer, Moment, Operation, Outcome, Responder, Session, SessionEnd},
         workload::Workload,
     };
 
@@ -240,17 +238,6 @@ mod tests {
         assert!(never.summary.ends_with(told), "{}", never.summary);
     }
 
-    fn look_up(id: u64, place: &str) -> Operation {
-        let call = Call::Lookup { key: "r".into() };
-        let reply = Reply::Dns {
-            node: None,
-            value: None,
-            serial: None,
-            stale: false,
-        };
-        at(place, ok(id, 0, 1, call, reply))
-    }
-
     fn answer(vip: &str, kind: &str) -> Answer {
         Answer {
             vip: vip.into(),
@@ -276,7 +263,7 @@ mod tests {
     /// All that the workloads of DNS, of the VIPs and of sessions owe.
     fn fruitful() -> History {
         let places = ["n1", "n2", "vip4", "vip6"].iter().zip(0..);
-        let mut history = history(places.map(|(place, id)| look_up(id, place)));
+        let mut history = history(places.map(|(place, id)| look_up(id, place, 0)));
         history.run = planned(&[Workload::Dns, Workload::Vip, Workload::Sessions]);
         history.answers = vec![answer("10.77.0.100", "arp"), answer("fd77::64", "nd")];
         history.sessions = vec![

@@ -150,9 +150,7 @@ mod tests {
             false => Some("mounting needs root".to_owned()),
         };
         let Some(reason) = missing else { return true };
-        let is_ci = std::env::var("CI").as_deref() == Ok("true");
-        assert!(!is_ci, "this test must not be skipped in CI: {reason}");
-        crate::lab::say_skipped(&reason);
+        crate::lab::skip(reason);
         false
     }
 

@@ -16,6 +16,7 @@ pub mod switch;
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     fs,
     io::{self, Write as _},
     path::Path,
@@ -126,16 +127,20 @@ pub fn available() -> bool {
     let Some(reason) = missing() else {
         return true;
     };
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "this test must not be skipped in CI: {reason}"
-    );
-    say_skipped(&reason);
+    skip(reason);
     false
 }
 
-/// For tests: says on standard error why one is not run. Not by `println!`, which the test harness keeps to itself when the test passes.
-pub fn say_skipped(why: &str) {
+/// For tests: says on standard error why one is not run, and fails where everything must be tried (`CI=true`). Not by `println!`, which the
+/// test harness keeps to itself when the test passes.
+///
+/// # Panics
+/// With `CI=true`.
+pub fn skip(why: impl Display) {
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "this test must not be skipped in CI: {why}"
+    );
     // Nobody is left to tell when that fails.
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }

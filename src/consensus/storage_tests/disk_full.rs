@@ -28,7 +28,7 @@ fn fill(path: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_entries_survive_a_full_disk() {
     if let Some(reason) = no_loop_files() {
-        return crate::skipped::say(reason);
+        return crate::skipped::skip(reason);
     }
     let dir = tempfile::tempdir().unwrap();
     let disk = LoopDisk::make(&dir.path().join("image"), 24, &dir.path().join("disk"));

@@ -4,11 +4,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::vip::netlink::{HEADER, messages_in};
+
 /// Addresses in one question: a program for the kernel, in which a jump goes over at most 64 KiB.
 pub const MOST_ADDRESSES: usize = 1000;
 
-const HEADER: usize = 16;
-const ALIGNMENT: usize = 4;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const BY_FAMILY: u16 = 20;
@@ -109,23 +109,10 @@ fn short(length: usize) -> u16 {
 
 /// The answers in one datagram to the question with this sequence number. What cannot be read is left out.
 pub fn answers_in(datagram: &[u8], sequence: u32) -> Vec<Answer> {
-    let mut answers = vec![];
-    let mut rest = datagram;
-    while let Some(length) = length_of_first(rest) {
-        let (message, _) = rest.split_at(length);
-        if number_at(message, 8) == Some(sequence) {
-            answers.extend(answer_of(message));
-        }
-        rest = rest
-            .get(length.next_multiple_of(ALIGNMENT)..)
-            .unwrap_or(&[]);
-    }
-    answers
-}
-
-fn length_of_first(octets: &[u8]) -> Option<usize> {
-    let length = usize::try_from(number_at(octets, 0)?).ok()?;
-    (HEADER..=octets.len()).contains(&length).then_some(length)
+    messages_in(datagram)
+        .filter(|message| number_at(message, 8) == Some(sequence))
+        .filter_map(answer_of)
+        .collect()
 }
 
 fn number_at(octets: &[u8], at: usize) -> Option<u32> {
@@ -177,6 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::vip::netlink::ALIGNMENT;
 
     fn message(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(HEADER + body.len()).unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     model::vip::Vip,
-    vip::namespace::{in_namespace, sh},
+    vip::namespace::{in_namespace_async, sh},
 };
 
 const VIP: &str = "127.0.53.53";
@@ -113,24 +113,35 @@ fn led_by(leader: u64, term: u64) -> Leadership {
     }
 }
 
+/// Nothing is announced a second time or renewed while a test lasts.
+fn slow() -> Timing {
+    Timing {
+        burst_gap: LONG,
+        renew_every: LONG,
+        ..Timing::default()
+    }
+}
+
+/// So many VIPs from an address on.
+fn numbered(first: [u8; 4], count: usize) -> BTreeSet<Target> {
+    let interface: Label = "vip".parse().unwrap();
+    let vip = |number: u32| Target {
+        address: std::net::Ipv4Addr::from(number).into(),
+        interface: interface.clone(),
+    };
+    (u32::from_be_bytes(first)..).map(vip).take(count).collect()
+}
+
 /// What follows from each step is looked at for every VIP: as many looks as VIPs would be too many.
 #[tokio::test]
 async fn a_thousand_vips_are_taken_in_few_looks() {
     const VIPS: usize = 1_000;
     let config = VipConfig {
         mode: Mode::LoopbackStandIn,
-        timing: Timing {
-            burst_gap: LONG,
-            renew_every: LONG,
-            ..Timing::default()
-        },
+        timing: slow(),
         ..VipConfig::default()
     };
-    let vip = |number: u32| Target {
-        address: std::net::Ipv4Addr::from(0x7f35_0000 + number).into(),
-        interface: "vip".parse().unwrap(),
-    };
-    let (mut driver, leadership) = unstarted(config, (0..1_000).map(vip).collect());
+    let (mut driver, leadership) = unstarted(config, numbered([127, 53, 0, 0], VIPS));
     for (told, held) in [(led_by(1, 1), VIPS), (led_by(2, 2), 0)] {
         leadership.send_replace(told);
         let mut looks = 0;
@@ -145,80 +156,60 @@ async fn a_thousand_vips_are_taken_in_few_looks() {
 /// With the real fence and real addresses: all of them in one permission, which has to be given within a moment.
 #[test]
 fn a_thousand_vips_are_held_behind_the_fence_and_let_go() {
-    in_namespace(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let config = VipConfig {
-                interfaces: [("vip".parse().unwrap(), "eth0".to_owned())].into(),
-                timing: Timing {
-                    burst_gap: LONG,
-                    renew_every: LONG,
-                    ..Timing::default()
-                },
-                ..VipConfig::default()
-            };
-            let vip = |number: u32| Target {
-                address: std::net::Ipv4Addr::from(0x0a4d_0100 + number).into(),
-                interface: "vip".parse().unwrap(),
-            };
-            let vips: BTreeSet<Target> = (0..1_000).map(vip).collect();
-            let (mut driver, leadership) = unstarted(config, vips.clone());
-            driver.configured = vips;
-            driver.hands.look().await;
-            driver.keep_fence().await;
-            let until = Instant::now() + LONG;
-            for (told, held) in [(led_by(1, 1), 1_000), (led_by(2, 2), 0)] {
-                leadership.send_replace(told);
-                while driver.held_since().len() != held || driver.machine.has_actions() {
-                    assert!(Instant::now() < until, "{} held", driver.held_since().len());
-                    if !driver.do_next().await {
-                        tokio::time::sleep(Duration::from_millis(10)).await; // a refused permission is asked for again
-                    }
+    in_namespace_async(async || {
+        let config = VipConfig {
+            interfaces: [("vip".parse().unwrap(), "eth0".to_owned())].into(),
+            timing: slow(),
+            ..VipConfig::default()
+        };
+        let vips = numbered([10, 77, 1, 0], 1_000);
+        let (mut driver, leadership) = unstarted(config, vips.clone());
+        driver.configured = vips;
+        driver.hands.look().await;
+        driver.keep_fence().await;
+        let until = Instant::now() + LONG;
+        for (told, held) in [(led_by(1, 1), 1_000), (led_by(2, 2), 0)] {
+            leadership.send_replace(told);
+            while driver.held_since().len() != held || driver.machine.has_actions() {
+                assert!(Instant::now() < until, "{} held", driver.held_since().len());
+                if !driver.do_next().await {
+                    tokio::time::sleep(Duration::from_millis(10)).await; // a refused permission is asked for again
                 }
             }
-            assert!(!sh("ip -4 addr show dev eth0").contains("10.77."));
-        });
+        }
+        assert!(!sh("ip -4 addr show dev eth0").contains("10.77."));
     });
 }
 
 #[test]
 fn a_problem_of_holding_ends_when_the_vip_is_let_go() {
-    in_namespace(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let vip = Target {
-                address: [10, 77, 0, 100].into(),
-                interface: "vip".parse().unwrap(),
-            };
-            let config = VipConfig {
-                fence: FenceWish::Off,
-                interfaces: [("vip".parse().unwrap(), "eth0".to_owned())].into(),
-                ..VipConfig::default()
-            };
-            let (mut driver, _leadership) = unstarted(config, [vip.clone()].into());
-            driver.hands.look().await;
-            driver.handle(Event::Leadership(led_by(1, 1))).await;
-            let problem = |driver: &Driver| driver.status_of(&vip).problem.unwrap_or_default();
-            assert!(driver.status_of(&vip).held);
-            let device = "eth0".to_owned();
-            let dropped = Problem::AnnouncementDropped { device };
-            driver.announcing.note(&vip, &dropped);
-            assert!(problem(&driver).contains("was dropped"));
+    in_namespace_async(async || {
+        let vip = Target {
+            address: [10, 77, 0, 100].into(),
+            interface: "vip".parse().unwrap(),
+        };
+        let config = VipConfig {
+            fence: FenceWish::Off,
+            interfaces: [("vip".parse().unwrap(), "eth0".to_owned())].into(),
+            ..VipConfig::default()
+        };
+        let (mut driver, _leadership) = unstarted(config, [vip.clone()].into());
+        driver.hands.look().await;
+        driver.handle(Event::Leadership(led_by(1, 1))).await;
+        let problem = |driver: &Driver| driver.status_of(&vip).problem.unwrap_or_default();
+        assert!(driver.status_of(&vip).held);
+        let device = "eth0".to_owned();
+        let dropped = Problem::AnnouncementDropped { device };
+        driver.announcing.note(&vip, &dropped);
+        assert!(problem(&driver).contains("was dropped"));
 
-            sh("ip link del eth0");
-            driver.handle(Event::Missing(vip.clone())).await;
-            let gone = problem(&driver);
-            assert!(gone.contains("no device named"), "{gone}");
-            sh("ip link add eth0 type veth peer name eth1 && ip link set eth0 up");
-            driver.handle(Event::Leadership(led_by(2, 2))).await;
-            assert_eq!(problem(&driver), "", "another node has it");
-        });
+        sh("ip link del eth0");
+        driver.handle(Event::Missing(vip.clone())).await;
+        let gone = problem(&driver);
+        assert!(gone.contains("no device named"), "{gone}");
+        sh("ip link add eth0 type veth peer name eth1 && ip link set eth0 up");
+        driver.handle(Event::Leadership(led_by(2, 2))).await;
+        assert_eq!(problem(&driver), "", "another node has it");
     });
 }
 
@@ -372,42 +363,36 @@ async fn what_keeps_a_vip_from_being_held_is_said() {
 /// Somebody's leftover: the VIP would be dead for as long as this node leads.
 #[test]
 fn what_cannot_be_put_on_its_device_is_said_until_a_look_finds_nothing_in_its_way() {
-    in_namespace(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            sh("ip addr add 10.77.0.100/24 dev eth0");
-            let node = Fixture::start(Mode::Kernel, &[("vip", "eth0")], &["10.77.0.100"]);
-            let add_problem = async |is_there: bool| {
-                let mut status = node.driver.status();
-                let says = |all: &Vec<VipStatus>| {
-                    let mut problems = all.iter().map(|vip| vip.add_problem.as_ref());
-                    problems.any(|p| p.is_some_and(|text| text.contains("already on")) == is_there)
-                };
-                let wait = tokio::time::timeout(LONG, status.wait_for(says));
-                wait.await.expect("in time").unwrap().clone()
-            };
-            node.lead(1, LONG);
-            add_problem(true).await;
-            assert!(node.driver.held().borrow().is_empty());
-            // Another node leads.
-            node.leadership.send_replace(Leadership {
-                term: 2,
-                leader: Some(NodeId(2)),
-                ..Leadership::default()
-            });
-            // It goes on while it is looked at.
+    in_namespace_async(async || {
+        sh("ip addr add 10.77.0.100/24 dev eth0");
+        let node = Fixture::start(Mode::Kernel, &[("vip", "eth0")], &["10.77.0.100"]);
+        let add_problem = async |is_there: bool| {
             let mut status = node.driver.status();
-            let until = Instant::now() + Duration::from_millis(1500);
-            let wait = status.wait_for(|all| all.iter().any(|vip| vip.add_problem.is_none()));
-            assert!(tokio::time::timeout_at(until.into(), wait).await.is_err());
-            sh("ip addr del 10.77.0.100/24 dev eth0");
-            add_problem(false).await;
-            node.lead(3, LONG);
-            node.held(&["10.77.0.100"]).await;
-            node.driver.stop().await;
+            let says = |all: &Vec<VipStatus>| {
+                let mut problems = all.iter().map(|vip| vip.add_problem.as_ref());
+                problems.any(|p| p.is_some_and(|text| text.contains("already on")) == is_there)
+            };
+            let wait = tokio::time::timeout(LONG, status.wait_for(says));
+            wait.await.expect("in time").unwrap().clone()
+        };
+        node.lead(1, LONG);
+        add_problem(true).await;
+        assert!(node.driver.held().borrow().is_empty());
+        // Another node leads.
+        node.leadership.send_replace(Leadership {
+            term: 2,
+            leader: Some(NodeId(2)),
+            ..Leadership::default()
         });
+        // It goes on while it is looked at.
+        let mut status = node.driver.status();
+        let until = Instant::now() + Duration::from_millis(1500);
+        let wait = status.wait_for(|all| all.iter().any(|vip| vip.add_problem.is_none()));
+        assert!(tokio::time::timeout_at(until.into(), wait).await.is_err());
+        sh("ip addr del 10.77.0.100/24 dev eth0");
+        add_problem(false).await;
+        node.lead(3, LONG);
+        node.held(&["10.77.0.100"]).await;
+        node.driver.stop().await;
     });
 }

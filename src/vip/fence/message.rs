@@ -5,6 +5,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use crate::vip::netlink::{ALIGNMENT, HEADER, messages_in};
+
 /// Family of rules that see frames at a device.
 pub const NETDEV: u8 = 5;
 const SUBSYSTEM: u16 = 10;
@@ -13,10 +15,8 @@ const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
-const HEADER: usize = 16;
 /// The header of every netfilter message, behind the netlink header.
 const FAMILY_HEADER: usize = 4;
-const ALIGNMENT: usize = 4;
 const NESTED: u16 = 1 << 15;
 const ATTRIBUTE_KIND: u16 = 0x3fff;
 
@@ -768,22 +768,7 @@ pub enum Reply {
 
 /// The messages in one datagram; those that cannot be read are left out.
 pub fn replies_in(datagram: &[u8]) -> Vec<Reply> {
-    let mut replies = vec![];
-    let mut rest = datagram;
-    while let Some(length) = length_of_first(rest) {
-        let (message, _) = rest.split_at(length);
-        replies.extend(reply_of(message));
-        rest = rest
-            .get(length.next_multiple_of(ALIGNMENT)..)
-            .unwrap_or(&[]);
-    }
-    replies
-}
-
-fn length_of_first(octets: &[u8]) -> Option<usize> {
-    let length = u32::from_ne_bytes(octets.get(..4)?.try_into().ok()?);
-    let length = usize::try_from(length).ok()?;
-    (HEADER..=octets.len()).contains(&length).then_some(length)
+    messages_in(datagram).filter_map(reply_of).collect()
 }
 
 fn reply_of(message: &[u8]) -> Option<Reply> {
@@ -984,16 +969,15 @@ mod tests {
     fn a_transaction_has_a_beginning_an_end_and_one_acknowledgement() {
         let requests = [Table("t").delete(), Table("t").create(0)];
         let octets = transaction(&requests, 40);
-        let mut rest = octets.as_slice();
         let mut seen = vec![];
-        while let Some(length) = length_of_first(rest) {
-            let flags = u16::from_ne_bytes(rest[6..8].try_into().unwrap());
-            let message_type = u16::from_ne_bytes(rest[4..6].try_into().unwrap());
-            let sequence = u32::from_ne_bytes(rest[8..12].try_into().unwrap());
+        for message in messages_in(&octets) {
+            let flags = u16::from_ne_bytes(message[6..8].try_into().unwrap());
+            let message_type = u16::from_ne_bytes(message[4..6].try_into().unwrap());
+            let sequence = u32::from_ne_bytes(message[8..12].try_into().unwrap());
             seen.push((message_type, sequence, flags & ACK != 0));
-            rest = &rest[length..];
         }
-        assert!(rest.is_empty());
+        let length: usize = messages_in(&octets).map(<[u8]>::len).sum();
+        assert_eq!(length, octets.len());
         assert_eq!(
             seen,
             [

@@ -1,7 +1,7 @@
 //! The rules in the kernel, each test in a network namespace of its own. Needs root.
 
 use super::*;
-use crate::vip::namespace::{fails, in_namespace, sh};
+use crate::vip::namespace::{fails, in_namespace, in_namespace_async, sh};
 
 const VIP: [u8; 4] = [10, 77, 0, 100];
 
@@ -275,29 +275,23 @@ fn a_thousand_renewals_take_under_a_millisecond_each() {
 
 #[test]
 fn changes_by_others_are_heard_of_and_our_own_are_not() {
-    in_namespace(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
+    in_namespace_async(async || {
+        let mut fence = Fence::open_unowned().unwrap();
+        let mut watch = fence.watch().unwrap();
+        let ruleset = wanted(&["eth0"]);
+        fence.begin(&ruleset).unwrap();
+        fence
+            .permit_holding(&vip(), Instant::now() + Duration::from_secs(1))
             .unwrap();
-        runtime.block_on(async {
-            let mut fence = Fence::open_unowned().unwrap();
-            let mut watch = fence.watch().unwrap();
-            let ruleset = wanted(&["eth0"]);
-            fence.begin(&ruleset).unwrap();
-            fence
-                .permit_holding(&vip(), Instant::now() + Duration::from_secs(1))
-                .unwrap();
-            sh("nft add table netdev other");
-            let quiet = tokio::time::timeout(Duration::from_millis(50), watch.changed()).await;
-            assert!(
-                quiet.is_err(),
-                "our own changes and other tables are not news"
-            );
-            sh("nft flush ruleset");
-            let heard = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await;
-            heard.expect("heard of").unwrap();
-        });
+        sh("nft add table netdev other");
+        let quiet = tokio::time::timeout(Duration::from_millis(50), watch.changed()).await;
+        assert!(
+            quiet.is_err(),
+            "our own changes and other tables are not news"
+        );
+        sh("nft flush ruleset");
+        let heard = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await;
+        heard.expect("heard of").unwrap();
     });
 }
 
