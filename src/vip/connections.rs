@@ -25,12 +25,15 @@ use question::{Answer, Family, MOST_ADDRESSES};
 /// No datagram of a dump is larger.
 const DATAGRAM: usize = 1 << 16;
 
-/// Client and own end of every connection at one of `addresses`: of those that a packet may still belong to. Those of the network
+/// Client and own end.
+pub type Connection = (SocketAddr, SocketAddr);
+
+/// Every connection at one of `addresses`: of those that a packet may still belong to. Those of the network
 /// namespace of this thread.
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn at(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
+pub fn at(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
     if addresses.is_empty() {
         return Ok(vec![]);
     }
@@ -42,7 +45,7 @@ pub fn at(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<(SocketAddr, SocketAdd
     }
 }
 
-fn ask(addresses: &BTreeSet<IpAddr>) -> Result<Vec<(SocketAddr, SocketAddr)>, Errno> {
+fn ask(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Connection>, Errno> {
     let addresses: Vec<IpAddr> = addresses.iter().copied().collect();
     let socket = open()?;
     let (mut found, mut sequence) = (vec![], 0);
@@ -79,11 +82,7 @@ fn send(socket: &OwnedFd, octets: &[u8]) -> Result<(), Errno> {
 }
 
 /// Reads to the end of a dump, which goes on as it is read: the kernel never keeps anybody waiting.
-fn receive(
-    socket: &OwnedFd,
-    sequence: u32,
-    found: &mut Vec<(SocketAddr, SocketAddr)>,
-) -> Result<(), Errno> {
+fn receive(socket: &OwnedFd, sequence: u32, found: &mut Vec<Connection>) -> Result<(), Errno> {
     let mut datagram = vec![0; DATAGRAM];
     loop {
         let length = match socket::recv(socket.as_raw_fd(), &mut datagram, MsgFlags::MSG_DONTWAIT) {

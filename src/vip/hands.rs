@@ -17,12 +17,15 @@ use tracing::{error, info, warn};
 use super::{
     announce::{Announcer, Mac, announcement},
     arp_settings,
-    connections::looks::{Look, Looks},
+    connections::{
+        Connection,
+        looks::{Look, Looks},
+    },
     driver::FenceWish,
     failing::Again,
     fence::{
         Ensured, Fence, FenceError,
-        chance::{Chance, Passing, Port},
+        chance::{Carrying, Chance, Passing, Port},
         ruleset::Ruleset,
         socket::TableWatch,
     },
@@ -41,6 +44,9 @@ const FENCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 const ANNOUNCER_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// For how long a look at the host's addresses counts: until all VIPs are added that are added together.
 const ADDRESSES_LAST: Duration = Duration::from_millis(100);
+/// For how long it counts which connections were left at a VIP that was let go: longer than between two looks while it is served. The
+/// same addresses and ports may be those of a connection of another holder later.
+const LEFT_LASTS: Duration = SERVE_LASTS;
 
 /// What somebody did, or what came of what was begun.
 #[derive(Debug)]
@@ -456,10 +462,18 @@ pub struct Kernel {
     served: BTreeMap<Target, Instant>,
     looks: Looks,
     chance: Option<Chance>,
-    /// VIPs that were let go, or fell silent: connections of theirs may still end here.
-    let_go: BTreeSet<IpAddr>,
+    /// VIPs that were let go, or fell silent, and the connections of theirs that may still end here, as far as was looked since: none
+    /// begins here any more.
+    let_go: BTreeMap<IpAddr, Option<Left>>,
     /// What was wrong with it, when it was said last.
     no_chance: Option<String>,
+}
+
+/// What was left of the connections at a VIP.
+#[derive(Debug)]
+struct Left {
+    seen: Instant,
+    connections: Vec<Connection>,
 }
 
 impl Kernel {
@@ -481,7 +495,7 @@ impl Kernel {
             served: BTreeMap::new(),
             looks: Looks::default(),
             chance: None,
-            let_go: BTreeSet::new(),
+            let_go: BTreeMap::new(),
             no_chance: None,
         }
     }
@@ -561,8 +575,20 @@ impl Kernel {
         let seen: Vec<_> = served
             .map(|(target, _)| (target.clone(), busy.contains(&target.address)))
             .collect();
-        for (target, _) in seen.iter().filter(|(_, busy)| !busy) {
-            self.let_go.remove(&target.address);
+        for (target, busy) in &seen {
+            let vip = target.address;
+            match &look.found {
+                _ if !busy => drop(self.let_go.remove(&vip)),
+                Ok(found) => {
+                    let left = found.iter().filter(|(_, own)| own.ip() == vip);
+                    let left = Left {
+                        seen: look.begun,
+                        connections: left.copied().collect(),
+                    };
+                    self.let_go.insert(vip, Some(left));
+                }
+                Err(_) => {}
+            }
         }
         seen
     }
@@ -641,7 +667,9 @@ impl Kernel {
             return match &mut self.chance {
                 Some(chance) if !chance.passing().old_holders.is_empty() => {
                     info!("nothing is passed on to an old holder any more");
-                    self.let_go.extend(chance.passing().old_holders.keys());
+                    for vip in chance.passing().old_holders.keys() {
+                        self.let_go.entry(*vip).or_default();
+                    }
                     chance.pause(&passing.ports)
                 }
                 Some(chance) => {
@@ -656,9 +684,20 @@ impl Kernel {
             return Ok(());
         }
         // One that is to be taken only now has none.
-        let there = self.ours.keys().chain(self.served.keys());
-        let there = there.map(|t| t.address);
-        let carrying = there.chain(self.let_go.iter().copied()).collect();
+        let known = |left: &Option<Left>| {
+            let left = left
+                .as_ref()
+                .filter(|left| left.seen.elapsed() < LEFT_LASTS)?;
+            Some(left.connections.clone())
+        };
+        let let_go = self.let_go.iter();
+        let mut carrying: Carrying = let_go.map(|(vip, left)| (*vip, known(left))).collect();
+        for target in self.served.keys() {
+            carrying.entry(target.address).or_default();
+        }
+        for target in self.ours.keys() {
+            carrying.insert(target.address, None);
+        }
         match &mut self.chance {
             Some(chance) => chance.update(passing, &carrying)?,
             None => self.chance = Some(Chance::begin(passing, &carrying)?),
@@ -782,7 +821,7 @@ impl Kernel {
         };
         self.interfaces()?.remove(target.address, &device).await?;
         self.ours.remove(target);
-        self.let_go.insert(target.address);
+        self.let_go.insert(target.address, None);
         Ok(true)
     }
 

@@ -1,17 +1,14 @@
 //! Looks at connections beside the thread that holds VIPs: for each one the kernel walks through its table of all connections of the
 //! host, which takes 4 to 15 ms, and a VIP that is to be taken would wait for it.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    time::Instant,
-};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use tokio::task::JoinHandle;
 
+use super::Connection;
 use crate::priority::level_this_thread;
 
-type Found = Result<Vec<(SocketAddr, SocketAddr)>, String>;
+type Found = Result<Vec<Connection>, String>;
 
 /// What connections there are at some VIPs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,7 +27,7 @@ use super::{
     message::{Base, Chain, Hook, Key, OWNED, Register, Request, Step, Table, key_of},
     socket::Transactions,
 };
-use crate::vip::connections::looks::Look;
+use crate::vip::connections::{Connection, looks::Look};
 
 /// The table, of the family `netdev`.
 pub const TABLE: &str = "pontoon_second_chance";
@@ -392,6 +392,9 @@ fn rules(port: &Port) -> Vec<Vec<Step>> {
 /// Between attempts to remember connections that could not be.
 const REMEMBER_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// VIPs that connections of this node may have been made at already, and which those are, where that is known.
+pub type Carrying = BTreeMap<IpAddr, Option<Vec<Connection>>>;
+
 /// The table of this process, and what it says.
 #[derive(Debug)]
 pub struct Chance {
@@ -404,46 +407,48 @@ pub struct Chance {
 }
 
 impl Chance {
-    /// Makes the table. `carrying`: VIPs that connections of this node may have been made at already.
-    pub fn begin(passing: &Passing, carrying: &BTreeSet<IpAddr>) -> Result<Self, FenceError> {
+    /// Makes the table.
+    pub fn begin(passing: &Passing, carrying: &Carrying) -> Result<Self, FenceError> {
         let mut chance = Self {
             transactions: Transactions::open().map_err(explain)?,
             passing: passing.clone(),
             waiting: None,
             failed: None,
         };
-        let late = late(passing, carrying);
-        chance.make(passing, &late)?;
+        let (late, known) = parted(passing, carrying, |_| true);
+        chance.make(passing, &late, &known)?;
         chance.wait_for(late);
         Ok(chance)
     }
 
-    /// Makes it say this. What is remembered stays. `carrying` is as for `begin`.
-    pub fn update(
-        &mut self,
-        passing: &Passing,
-        carrying: &BTreeSet<IpAddr>,
-    ) -> Result<(), FenceError> {
+    /// Makes it say this. What is remembered stays.
+    pub fn update(&mut self, passing: &Passing, carrying: &Carrying) -> Result<(), FenceError> {
         if self.passing == *passing && !self.is_due() {
             return Ok(());
         }
-        let mut late = late(passing, carrying);
-        if self.passing.ports == passing.ports {
+        let (whole_late, whole_known) = parted(passing, carrying, |_| true);
+        let (mut late, known) = parted(passing, carrying, |vip| {
             // What began at the others since is remembered already.
-            let waiting = self.waiting.as_ref().map(|(_, vips)| vips);
-            let failed = self.failed.as_ref().map(|(_, vips)| vips);
-            let is_unknown = |vip: &IpAddr| {
-                let mut either = waiting.into_iter().chain(failed);
-                either.any(|vips| vips.contains(vip))
-            };
-            late.retain(|vip| is_unknown(vip) || !self.passing.old_holders.contains_key(vip));
-            match self.transactions.commit(&passing.refill(&late)) {
+            let either = [&self.waiting, &self.failed].into_iter().flatten();
+            let is_unknown = either.map(|(_, vips)| vips).any(|vips| vips.contains(&vip));
+            is_unknown || !self.passing.old_holders.contains_key(&vip)
+        });
+        let mut refilled = false;
+        if self.passing.ports == passing.ports {
+            let mut requests = passing.refill(&late);
+            requests.extend(known);
+            match self.transactions.commit(&requests) {
                 // Somebody took the table away.
-                Err(error) if error.errno() == Some(Errno::ENOENT) => self.make(passing, &late)?,
-                other => other.map_err(explain)?,
+                Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+                other => {
+                    other.map_err(explain)?;
+                    refilled = true;
+                }
             }
-        } else {
-            self.make(passing, &late)?;
+        }
+        if !refilled {
+            self.make(passing, &whole_late, &whole_known)?;
+            late = whole_late;
         }
         self.passing = passing.clone();
         self.wait_for(late);
@@ -468,8 +473,13 @@ impl Chance {
         failed.is_some_and(|(at, _)| at.elapsed() >= REMEMBER_AGAIN_AFTER)
     }
 
-    /// A new table, in place of one if need be. `late` as for `Passing::make`.
-    fn make(&mut self, passing: &Passing, late: &BTreeSet<IpAddr>) -> Result<(), FenceError> {
+    /// A new table, in place of one if need be. `late` as for `Passing::make`; `known`: what is remembered in it from the beginning.
+    fn make(
+        &mut self,
+        passing: &Passing,
+        late: &BTreeSet<IpAddr>,
+        known: &[Request],
+    ) -> Result<(), FenceError> {
         let there = match self.transactions.ask(&Table(TABLE).read()) {
             Ok(bodies) => !bodies.is_empty(),
             Err(error) if error.errno() == Some(Errno::ENOENT) => false,
@@ -477,7 +487,8 @@ impl Chance {
         };
         let mut flags = OWNED;
         loop {
-            let requests = passing.make(there, flags, late);
+            let mut requests = passing.make(there, flags, late);
+            requests.extend_from_slice(known);
             match self.transactions.commit(&requests) {
                 // No owner before Linux 5.12.
                 Err(error)
@@ -554,17 +565,34 @@ impl Chance {
     }
 }
 
-/// The VIPs whose connections have to be listed before anything of theirs is passed on.
-fn late(passing: &Passing, carrying: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-    let moved = passing.old_holders.keys();
-    moved
-        .filter(|vip| carrying.contains(vip))
-        .copied()
-        .collect()
+/// Of the VIPs that `concerns` is true of: those whose connections have to be listed before anything of theirs is passed on, and the
+/// requests that remember what is known.
+fn parted(
+    passing: &Passing,
+    carrying: &Carrying,
+    concerns: impl Fn(IpAddr) -> bool,
+) -> (BTreeSet<IpAddr>, Vec<Request>) {
+    let moved = passing.old_holders.keys().copied();
+    let mine: Vec<_> = moved
+        .filter(|vip| concerns(*vip))
+        .filter_map(|vip| Some((vip, carrying.get(&vip)?.as_deref())))
+        .collect();
+    let known: Vec<Connection> = mine
+        .iter()
+        .flat_map(|(_, known)| known.iter().copied().flatten().copied())
+        .collect();
+    match remember(&known) {
+        Some(requests) => {
+            let unknown = mine.iter().filter(|(_, known)| known.is_none());
+            (unknown.map(|(vip, _)| *vip).collect(), requests)
+        }
+        // They may be fewer by now.
+        None => (mine.into_iter().map(|(vip, _)| vip).collect(), vec![]),
+    }
 }
 
 /// None when they are so many that no place is left for others.
-fn remember(mine: &[(SocketAddr, SocketAddr)]) -> Option<Vec<Request>> {
+fn remember(mine: &[Connection]) -> Option<Vec<Request>> {
     let most = usize::try_from(REMEMBERED / 2).unwrap_or(usize::MAX);
     let mut requests = vec![];
     for version in [Version::V4, Version::V6] {

@@ -254,6 +254,39 @@ fn a_vip_is_taken_before_it_is_known_which_connections_are_this_nodes_own() {
 }
 
 #[test]
+fn what_was_left_of_connections_is_remembered_at_once_when_the_vip_comes_back() {
+    in_namespace(|| {
+        block_on(async {
+            sh("ip link set lo up");
+            let mut hands = Hands::kernel(interfaces("eth0"), FenceWish::IfPossible, false);
+            hands.look().await;
+            hands.keep_fence(wanted);
+            hands.add(&vip()).await.unwrap();
+            let listener = std::net::TcpListener::bind((IpAddr::from(VIP), 0)).unwrap();
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let port = client.local_addr().unwrap().port().to_string();
+            let _server = listener.accept().unwrap();
+
+            let peers = VipPeers::default();
+            hands.remove(&[vip()]).await;
+            for _ in 0..2 {
+                assert!(hands.serve(vec![vip()], &peers).await.is_empty());
+            }
+            let look = looked(&mut hands).await;
+            assert_eq!(hands.see(&look), [(vip(), true)]);
+
+            let (old_holders, interfaces) = ([(vip(), [2; 6])].into(), [vip().interface].into());
+            hands.keep_chance(&old_holders, &interfaces, BTreeSet::new());
+            let elements = |set: &str| sh(&format!("nft list {set} | grep -A9 elements || true"));
+            let passed_on = elements("map netdev pontoon_second_chance old_holders4");
+            assert!(passed_on.contains("02:02:02:02:02:02"), "{passed_on}");
+            let remembered = elements("set netdev pontoon_second_chance mine4");
+            assert!(remembered.contains(&port), "{remembered}");
+        });
+    });
+}
+
+#[test]
 fn an_address_is_renewed_beside_the_rest_and_not_after_its_removal() {
     in_namespace(|| {
         block_on(async {
