@@ -300,8 +300,8 @@ impl Api {
             node
         });
         let nodes: Vec<v1::NodeSummary> = nodes.collect();
-        let mut alarms = gathered(&by_id);
-        alarms.extend(differing_hashes(&nodes));
+        let mut alarms: Vec<String> = differing_hashes(&nodes).into_iter().collect();
+        alarms.extend(gathered(&by_id));
         v1::StatusReply {
             cluster_id: state.cluster().map(|id| id.0.clone()).unwrap_or_default(),
             leader: leader.map(|id| id.0),
@@ -336,17 +336,21 @@ fn leader_of(
     }
 }
 
-/// The alarms of all nodes, each once with the nodes that raise it.
+/// The alarms of all nodes, each once with the nodes that raise it. A node tells its gravest first, and so they stay.
 fn gathered(reports: &BTreeMap<u64, &v1::NodeStatusReply>) -> Vec<String> {
-    let mut raised: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut raised: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
     for (id, report) in reports {
-        for alarm in &report.alarms {
-            raised.entry(alarm).or_default().push(id.to_string());
+        for (place, alarm) in report.alarms.iter().enumerate() {
+            let (first, by) = raised.entry(alarm).or_insert((place, Vec::new()));
+            *first = place.min(*first);
+            by.push(id.to_string());
         }
     }
+    let mut raised: Vec<_> = raised.into_iter().collect();
+    raised.sort_by_key(|(_, (first, _))| *first);
     raised
         .into_iter()
-        .map(|(alarm, by)| format!("{alarm} (says node {})", by.join(", ")))
+        .map(|(alarm, (_, by))| format!("{alarm} (says node {})", by.join(", ")))
         .collect()
 }
 
@@ -508,6 +512,22 @@ mod tests {
         assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 7, 1)]), None);
         let alarm = differing_hashes(&[node(1, 7, 1), node(2, 8, 1), node(3, 7, 2)]);
         assert!(alarm.is_some_and(|a| a.contains("nodes 1 and 3")));
+    }
+
+    #[test]
+    fn the_gravest_alarms_of_all_nodes_come_first() {
+        let report = |alarms: &[&str]| v1::NodeStatusReply {
+            alarms: alarms.iter().map(ToString::to_string).collect(),
+            ..v1::NodeStatusReply::default()
+        };
+        let all = [report(&["a VIP", "b VIP"]), report(&["z disk", "a VIP"])];
+        let by_id: BTreeMap<u64, &v1::NodeStatusReply> = (1..).zip(&all).collect();
+        let expected = [
+            "a VIP (says node 1, 2)",
+            "z disk (says node 2)",
+            "b VIP (says node 1)",
+        ];
+        assert_eq!(gathered(&by_id), expected);
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub struct NodeReport {
     pub unfenced_vips: Vec<IpAddr>,
     pub backends: Vec<BackendVerdict>,
     pub listeners: Vec<ListenerReport>,
-    /// What needs a person.
+    /// What needs a person, the gravest first: of what repeats, the first few and how many more there are.
     pub alarms: Vec<String>,
     /// Own addresses on which listeners answer.
     pub service_addresses: Vec<IpAddr>,
