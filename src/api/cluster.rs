@@ -15,12 +15,13 @@ use super::{
     admin::vip_statuses,
     caller::Caller,
     deadline_of,
-    group::{Standing, random_request},
+    group::{Group, Standing, random_request},
     now,
 };
 use crate::{
     model::{
         node::{ClusterId, NodeId},
+        quoted::quoted,
         timing::{Profile, TimingFault},
     },
     pki::{
@@ -134,17 +135,25 @@ impl Cluster for Api {
         let deadline = deadline_of(&request);
         let id = NodeId(request.into_inner().node_id);
         let group = self.group()?;
-        let state = group.state();
-        if !state.members().contains_key(&id) && !state.is_retired(id) {
-            // This node may be behind: ask for the newest state before saying so.
-            group.catch_up(deadline).await?;
-            let state = group.state();
-            if !state.members().contains_key(&id) && !state.is_retired(id) {
-                return Err(no_member(id).into());
-            }
-        }
+        let is_known = |state: &State| state.members().contains_key(&id) || state.is_retired(id);
+        expect_member(group.as_ref(), id, deadline, is_known).await?;
         let changed = group.remove(id, deadline).await?;
         Ok(Response::new(v1::RemoveReply { changed }))
+    }
+
+    async fn find_member(
+        &self,
+        request: Request<v1::FindMemberRequest>,
+    ) -> Result<Response<v1::FindMemberReply>, Status> {
+        Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
+        let v1::FindMemberRequest { name } = request.into_inner();
+        let group = self.group()?;
+        group.catch_up(deadline).await?;
+        let state = group.state();
+        let found = state.members().values().find(|member| member.name == name);
+        let id = found.ok_or_else(|| no_member(quoted(&name)))?.id;
+        Ok(Response::new(v1::FindMemberReply { node_id: id.0 }))
     }
 
     async fn status(
@@ -164,10 +173,9 @@ impl Cluster for Api {
         let deadline = deadline_of(&request);
         let to = request.into_inner().to.map(NodeId);
         let group = self.group()?;
-        if let Some(id) = to
-            && !group.state().members().contains_key(&id)
-        {
-            return Err(no_member(id).into());
+        if let Some(id) = to {
+            let is_known = |state: &State| state.members().contains_key(&id);
+            expect_member(group.as_ref(), id, deadline, is_known).await?;
         }
         let leader = group.transfer(to, deadline).await?;
         Ok(Response::new(v1::TransferReply {
@@ -216,9 +224,8 @@ impl Cluster for Api {
         let deadline = deadline_of(&request);
         let id = NodeId(request.into_inner().node_id);
         let group = self.group()?;
-        if !group.state().members().contains_key(&id) {
-            return Err(no_member(id).into());
-        }
+        let is_known = |state: &State| state.members().contains_key(&id);
+        expect_member(group.as_ref(), id, deadline, is_known).await?;
         let changed = group.promote(id, deadline).await?;
         Ok(Response::new(v1::PromoteReply { changed }))
     }
@@ -442,10 +449,27 @@ fn ca_fingerprint(state: &Arc<State>) -> Result<String, Failure> {
     der.map(|der| fingerprint(&der)).map_err(internal)
 }
 
-fn no_member(id: NodeId) -> Failure {
+/// Refuses a node that is not known even to the newest state; the state that is here may be behind.
+async fn expect_member(
+    group: &dyn Group,
+    id: NodeId,
+    deadline: Instant,
+    is_known: impl Fn(&State) -> bool + Send,
+) -> Result<(), Failure> {
+    if is_known(&group.state()) {
+        return Ok(());
+    }
+    group.catch_up(deadline).await?;
+    match is_known(&group.state()) {
+        true => Ok(()),
+        false => Err(no_member(id)),
+    }
+}
+
+fn no_member(node: impl std::fmt::Display) -> Failure {
     Failure::new(
         FailureCode::NotFound,
-        format!("node {id}"),
+        format!("node {node}"),
         "is no member of the cluster",
         "`pontoon cluster status` shows the members",
     )
@@ -507,14 +531,6 @@ mod tests {
     }
 
     #[test]
-    fn only_hashes_of_one_log_index_are_compared() {
-        assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 8, 2)]), None);
-        assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 7, 1)]), None);
-        let alarm = differing_hashes(&[node(1, 7, 1), node(2, 8, 1), node(3, 7, 2)]);
-        assert!(alarm.is_some_and(|a| a.contains("nodes 1 and 3")));
-    }
-
-    #[test]
     fn the_gravest_alarms_of_all_nodes_come_first() {
         let report = |alarms: &[&str]| v1::NodeStatusReply {
             alarms: alarms.iter().map(ToString::to_string).collect(),
@@ -528,6 +544,14 @@ mod tests {
             "b VIP (says node 1)",
         ];
         assert_eq!(gathered(&by_id), expected);
+    }
+
+    #[test]
+    fn only_hashes_of_one_log_index_are_compared() {
+        assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 8, 2)]), None);
+        assert_eq!(differing_hashes(&[node(1, 7, 1), node(2, 7, 1)]), None);
+        let alarm = differing_hashes(&[node(1, 7, 1), node(2, 8, 1), node(3, 7, 2)]);
+        assert!(alarm.is_some_and(|a| a.contains("nodes 1 and 3")));
     }
 
     #[test]

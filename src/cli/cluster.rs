@@ -1045,21 +1045,24 @@ fn status_text(context: &Context, status: &StatusJson) -> String {
     text
 }
 
-/// A node given by id or by name.
+/// A node given by id or by name. Whose name it is, the newest state says: a name may be used again, and a node that lags would
+/// name the one that had it before.
 pub async fn node_id(client: &mut Client, node: &str) -> Result<u64, Failure> {
     if let Ok(id) = node.parse() {
         return Ok(id);
     }
-    let status = read_status(client).await?;
-    let found = status.nodes.iter().find(|n| n.name == node);
-    found.map(|n| n.id).ok_or_else(|| {
-        Failure::new(
-            FailureCode::NotFound,
-            format!("node {node}"),
-            "is no member of the cluster",
-            "`pontoon cluster status` shows the members",
-        )
-    })
+    let request = v1::FindMemberRequest {
+        name: node.to_owned(),
+    };
+    let object = format!("node {}", quoted(node));
+    let found = client
+        .read(&object, async |attempt| {
+            cluster_client(&attempt.channel)
+                .find_member(attempt.request(request.clone()))
+                .await
+        })
+        .await?;
+    Ok(found.into_inner().node_id)
 }
 
 /// The Cluster service behind a channel.
