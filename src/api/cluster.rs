@@ -162,7 +162,7 @@ impl Cluster for Api {
     ) -> Result<Response<v1::StatusReply>, Status> {
         Caller::admin(&request)?;
         let deadline = deadline_of(&request);
-        Ok(Response::new(self.cluster_status(deadline).await))
+        Ok(Response::new(self.cluster_status(deadline).await?))
     }
 
     async fn transfer(
@@ -271,10 +271,8 @@ impl Cluster for Api {
 
 impl Api {
     /// The cluster as this node sees it, the others asked.
-    async fn cluster_status(&self, deadline: Instant) -> v1::StatusReply {
-        let Some(group) = self.0.node.group() else {
-            return v1::StatusReply::default();
-        };
+    async fn cluster_status(&self, deadline: Instant) -> Result<v1::StatusReply, Failure> {
+        let group = self.group()?;
         let state = group.state();
         let standing = group.standing();
         let reports = self.all_reports(&state, deadline).await;
@@ -309,7 +307,7 @@ impl Api {
         let nodes: Vec<v1::NodeSummary> = nodes.collect();
         let mut alarms: Vec<String> = differing_hashes(&nodes).into_iter().collect();
         alarms.extend(gathered(&by_id));
-        v1::StatusReply {
+        Ok(v1::StatusReply {
             cluster_id: state.cluster().map(|id| id.0.clone()).unwrap_or_default(),
             leader: leader.map(|id| id.0),
             term,
@@ -321,7 +319,7 @@ impl Api {
             profile: state.profile().word().to_owned(),
             timing: Some(state.profile().timing().into()),
             preference: state.preference().map(Into::into),
-        }
+        })
     }
 }
 

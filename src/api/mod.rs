@@ -39,7 +39,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 
 use self::{
     advice::Subjects,
-    group::{Group, NodeControl, no_group},
+    group::{Group, NodeControl},
 };
 use crate::{
     model::node::NodeId,
@@ -177,7 +177,7 @@ impl Api {
     }
 
     fn group(&self) -> Result<Arc<dyn Group>, Failure> {
-        self.0.node.group().ok_or_else(no_group)
+        self.0.node.group().ok_or_else(|| self.0.node.outside())
     }
 
     /// The id of this node; 0 before it has one.

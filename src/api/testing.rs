@@ -60,6 +60,8 @@ pub struct MemoryGroup {
     pub catch_ups: AtomicU32,
     /// What this node shows until it catches up; none: the newest.
     behind: Mutex<Option<Applied>>,
+    /// When set, the node has no group, and this is why.
+    pub outside: Mutex<Option<Failure>>,
     /// Whether the node is asked to stop.
     pub stopped: watch::Sender<bool>,
     /// When set, a removal succeeds as soon as this is notified.
@@ -110,6 +112,7 @@ impl MemoryGroup {
             proposals: AtomicU32::new(0),
             catch_ups: AtomicU32::new(0),
             behind: Mutex::default(),
+            outside: Mutex::default(),
             stopped: watch::Sender::new(false),
             removal: Mutex::default(),
         })
@@ -279,7 +282,13 @@ impl MemoryNode {
 #[tonic::async_trait]
 impl NodeControl for MemoryNode {
     fn group(&self) -> Option<Arc<dyn Group>> {
-        Some(self.0.clone())
+        let outside = self.0.outside.lock().expect("no test panics here");
+        outside.is_none().then(|| self.0.clone() as Arc<dyn Group>)
+    }
+
+    fn outside(&self) -> Failure {
+        let outside = self.0.outside.lock().expect("no test panics here");
+        outside.clone().unwrap_or_else(super::group::no_group)
     }
 
     fn report(&self) -> NodeReport {

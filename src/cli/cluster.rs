@@ -974,9 +974,6 @@ async fn read_status(client: &mut Client) -> Result<v1::StatusReply, Failure> {
 async fn status(context: &Context) -> Result<(), Failure> {
     let mut client = Client::connect(context).await?;
     let reply = read_status(&mut client).await?;
-    if reply.cluster_id.is_empty() && reply.nodes.is_empty() {
-        return Err(crate::api::group::no_group());
-    }
     let status = StatusJson {
         cluster: reply.cluster_id,
         leader: reply.leader,

@@ -12,6 +12,7 @@ use crate::{
         pool::{Backend, BackendState},
     },
     state::command::{Change, JoinToken, NewMember, Secret, UnixMillis},
+    wire::error::FailureCode,
 };
 
 /// Runs a command line; its JSON, or its failure's exit code and `code`.
@@ -566,6 +567,30 @@ async fn balancing_objects_are_made_and_shown() {
         run(&served, &["pool", "show", "web"]).await,
         Err((1, "not_found"))
     );
+}
+
+#[tokio::test]
+async fn a_node_that_left_says_so_in_the_status() {
+    let served = Served::start().await;
+    let left = Failure::new(
+        FailureCode::NotReady,
+        "node",
+        "has left its cluster",
+        "join again",
+    );
+    *served.group.outside.lock().expect("no test panics here") = Some(left.clone());
+    let endpoint = served.address.to_string();
+    for line in ["cluster status", "cluster profile show", "zone list"] {
+        let words = ["pontoon", "--endpoints", &endpoint];
+        let words = words.into_iter().chain(line.split(' '));
+        let cli = parse(&words.map(OsString::from).collect::<Vec<_>>()).expect("a command");
+        let context = Context {
+            global: cli.global,
+            out: Out::keeping(Format::Table),
+        };
+        let told = cli.command.run_client(&context).await;
+        assert_eq!(told, Err(left.clone()), "{line}");
+    }
 }
 
 /// A backend that other nodes know, and this one may not know yet.

@@ -219,6 +219,10 @@ impl NodeControl for Control {
         }))
     }
 
+    fn outside(&self) -> Failure {
+        super::membership::outside(&self.config.data_dir)
+    }
+
     fn report(&self) -> NodeReport {
         let services = self.services();
         NodeReport {
