@@ -13,6 +13,7 @@ use super::{
     Context,
     admin::Admin,
     client::{Attempt, Client},
+    data_dir::DataDir,
     duration,
     endpoint::admin_dir,
     exit,
@@ -316,6 +317,8 @@ impl Init {
     fn run(self, context: &Context) -> Result<(), Failure> {
         let config = load_config(&self.config)?;
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
+        let data_dir = DataDir::of(context, &config, &self.config);
+        data_dir.prepare()?;
         let made = init::init(&config, &dir, &self.admin, SystemTime::now()).map_err(|error| {
             let code = match &error {
                 InitError::OldData { .. } => FailureCode::Conflict,
@@ -331,6 +334,7 @@ impl Init {
             };
             Failure::new(code, "cluster", error, hint)
         })?;
+        data_dir.tell(context);
         let made = match made {
             Initialised::New {
                 cluster,
@@ -501,9 +505,12 @@ impl Join {
         for peer in &self.peers {
             peers.extend(resolve(peer).await?);
         }
+        let data_dir = DataDir::of(context, &config, &self.config);
+        data_dir.prepare()?;
         let joined = join::join(&config, &token, &peers, context.global.timeout)
             .await
             .map_err(join_failure)?;
+        data_dir.tell(context);
         let joined = Joined {
             cluster: joined.cluster.0,
             node: joined.node.0,
