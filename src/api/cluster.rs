@@ -16,12 +16,13 @@ use super::{
     admit,
     caller::Caller,
     deadline_of,
-    group::{Standing, random_request},
+    group::{Group, Standing, random_request},
     now,
 };
 use crate::{
     model::{
         node::{ClusterId, NodeId},
+        quoted::quoted,
         timing::{Profile, TimingFault},
     },
     pki::{
@@ -136,17 +137,25 @@ impl Cluster for Api {
         let deadline = deadline_of(&request);
         let id = NodeId(request.into_inner().node_id);
         let group = self.group()?;
-        let state = group.state();
-        if !state.members().contains_key(&id) && !state.is_retired(id) {
-            // This node may be behind: ask for the newest state before saying so.
-            group.catch_up(deadline).await?;
-            let state = group.state();
-            if !state.members().contains_key(&id) && !state.is_retired(id) {
-                return Err(no_member(id).into());
-            }
-        }
+        let is_known = |state: &State| state.members().contains_key(&id) || state.is_retired(id);
+        expect_member(group.as_ref(), id, deadline, is_known).await?;
         let changed = group.remove(id, deadline).await?;
         Ok(Response::new(v1::RemoveReply { changed }))
+    }
+
+    async fn find_member(
+        &self,
+        request: Request<v1::FindMemberRequest>,
+    ) -> Result<Response<v1::FindMemberReply>, Status> {
+        Caller::admin(&request)?;
+        let deadline = deadline_of(&request);
+        let v1::FindMemberRequest { name } = request.into_inner();
+        let group = self.group()?;
+        group.catch_up(deadline).await?;
+        let state = group.state();
+        let found = state.members().values().find(|member| member.name == name);
+        let id = found.ok_or_else(|| no_member(quoted(&name)))?.id;
+        Ok(Response::new(v1::FindMemberReply { node_id: id.0 }))
     }
 
     async fn status(
@@ -155,7 +164,7 @@ impl Cluster for Api {
     ) -> Result<Response<v1::StatusReply>, Status> {
         Caller::admin(&request)?;
         let deadline = deadline_of(&request);
-        Ok(Response::new(self.cluster_status(deadline).await))
+        Ok(Response::new(self.cluster_status(deadline).await?))
     }
 
     async fn transfer(
@@ -166,10 +175,9 @@ impl Cluster for Api {
         let deadline = deadline_of(&request);
         let to = request.into_inner().to.map(NodeId);
         let group = self.group()?;
-        if let Some(id) = to
-            && !group.state().members().contains_key(&id)
-        {
-            return Err(no_member(id).into());
+        if let Some(id) = to {
+            let is_known = |state: &State| state.members().contains_key(&id);
+            expect_member(group.as_ref(), id, deadline, is_known).await?;
         }
         let leader = group.transfer(to, deadline).await?;
         Ok(Response::new(v1::TransferReply {
@@ -218,9 +226,8 @@ impl Cluster for Api {
         let deadline = deadline_of(&request);
         let id = NodeId(request.into_inner().node_id);
         let group = self.group()?;
-        if !group.state().members().contains_key(&id) {
-            return Err(no_member(id).into());
-        }
+        let is_known = |state: &State| state.members().contains_key(&id);
+        expect_member(group.as_ref(), id, deadline, is_known).await?;
         let changed = group.promote(id, deadline).await?;
         Ok(Response::new(v1::PromoteReply { changed }))
     }
@@ -266,10 +273,8 @@ impl Cluster for Api {
 
 impl Api {
     /// The cluster as this node sees it, the others asked.
-    async fn cluster_status(&self, deadline: Instant) -> v1::StatusReply {
-        let Some(group) = self.0.node.group() else {
-            return v1::StatusReply::default();
-        };
+    async fn cluster_status(&self, deadline: Instant) -> Result<v1::StatusReply, Failure> {
+        let group = self.group()?;
         let state = group.state();
         let standing = group.standing();
         let reports = self.all_reports(&state, deadline).await;
@@ -302,9 +307,9 @@ impl Api {
             node
         });
         let nodes: Vec<v1::NodeSummary> = nodes.collect();
-        let mut alarms = gathered(&by_id);
-        alarms.extend(differing_hashes(&nodes));
-        v1::StatusReply {
+        let mut alarms: Vec<String> = differing_hashes(&nodes).into_iter().collect();
+        alarms.extend(gathered(&by_id));
+        Ok(v1::StatusReply {
             cluster_id: state.cluster().map(|id| id.0.clone()).unwrap_or_default(),
             leader: leader.map(|id| id.0),
             term,
@@ -316,7 +321,7 @@ impl Api {
             profile: state.profile().word().to_owned(),
             timing: Some(state.profile().timing().into()),
             preference: state.preference().map(Into::into),
-        }
+        })
     }
 }
 
@@ -338,17 +343,21 @@ fn leader_of(
     }
 }
 
-/// The alarms of all nodes, each once with the nodes that raise it.
+/// The alarms of all nodes, each once with the nodes that raise it. A node tells its gravest first, and so they stay.
 fn gathered(reports: &BTreeMap<u64, &v1::NodeStatusReply>) -> Vec<String> {
-    let mut raised: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut raised: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
     for (id, report) in reports {
-        for alarm in &report.alarms {
-            raised.entry(alarm).or_default().push(id.to_string());
+        for (place, alarm) in report.alarms.iter().enumerate() {
+            let (first, by) = raised.entry(alarm).or_insert((place, Vec::new()));
+            *first = place.min(*first);
+            by.push(id.to_string());
         }
     }
+    let mut raised: Vec<_> = raised.into_iter().collect();
+    raised.sort_by_key(|(_, (first, _))| *first);
     raised
         .into_iter()
-        .map(|(alarm, by)| format!("{alarm} (says node {})", by.join(", ")))
+        .map(|(alarm, (_, by))| format!("{alarm} (says node {})", by.join(", ")))
         .collect()
 }
 
@@ -440,10 +449,27 @@ fn ca_fingerprint(state: &Arc<State>) -> Result<String, Failure> {
     der.map(|der| fingerprint(&der)).map_err(internal)
 }
 
-fn no_member(id: NodeId) -> Failure {
+/// Refuses a node that is not known even to the newest state; the state that is here may be behind.
+async fn expect_member(
+    group: &dyn Group,
+    id: NodeId,
+    deadline: Instant,
+    is_known: impl Fn(&State) -> bool + Send,
+) -> Result<(), Failure> {
+    if is_known(&group.state()) {
+        return Ok(());
+    }
+    group.catch_up(deadline).await?;
+    match is_known(&group.state()) {
+        true => Ok(()),
+        false => Err(no_member(id)),
+    }
+}
+
+fn no_member(node: impl std::fmt::Display) -> Failure {
     Failure::new(
         FailureCode::NotFound,
-        format!("node {id}"),
+        format!("node {node}"),
         "is no member of the cluster",
         "`pontoon cluster status` shows the members",
     )
@@ -502,6 +528,22 @@ mod tests {
         }
         let nobody = leader_of(&own("failed", None), &BTreeMap::new());
         assert_eq!(nobody, (None, 3));
+    }
+
+    #[test]
+    fn the_gravest_alarms_of_all_nodes_come_first() {
+        let report = |alarms: &[&str]| v1::NodeStatusReply {
+            alarms: alarms.iter().map(ToString::to_string).collect(),
+            ..v1::NodeStatusReply::default()
+        };
+        let all = [report(&["a VIP", "b VIP"]), report(&["z disk", "a VIP"])];
+        let by_id: BTreeMap<u64, &v1::NodeStatusReply> = (1..).zip(&all).collect();
+        let expected = [
+            "a VIP (says node 1, 2)",
+            "z disk (says node 2)",
+            "b VIP (says node 1)",
+        ];
+        assert_eq!(gathered(&by_id), expected);
     }
 
     #[test]

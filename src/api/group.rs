@@ -97,6 +97,11 @@ pub trait NodeControl: Send + Sync + 'static {
     /// The group; none while this machine has no identity, or consensus has not started.
     fn group(&self) -> Option<Arc<dyn Group>>;
 
+    /// Why there is no group: what is said to whoever asks for it then.
+    fn outside(&self) -> Failure {
+        no_group()
+    }
+
     /// What this node does now.
     fn report(&self) -> NodeReport;
 
@@ -139,7 +144,7 @@ pub struct NodeReport {
     pub unfenced_vips: Vec<IpAddr>,
     pub backends: Vec<BackendVerdict>,
     pub listeners: Vec<ListenerReport>,
-    /// What needs a person.
+    /// What needs a person, the gravest first: of what repeats, the first few and how many more there are.
     pub alarms: Vec<String>,
     /// Own addresses on which listeners answer.
     pub service_addresses: Vec<IpAddr>,
@@ -220,7 +225,7 @@ pub fn random_request() -> RequestId {
     RequestId(rand::rng().random())
 }
 
-/// What is said while this machine is no member.
+/// What is said while this machine has been no member yet.
 pub fn no_group() -> Failure {
     Failure::new(
         FailureCode::NotReady,

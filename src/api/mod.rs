@@ -40,7 +40,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 
 use self::{
     advice::Subjects,
-    group::{Group, NodeControl, no_group},
+    group::{Group, NodeControl},
     leaving::Leaves,
 };
 use crate::{
@@ -183,7 +183,7 @@ impl Api {
     }
 
     fn group(&self) -> Result<Arc<dyn Group>, Failure> {
-        self.0.node.group().ok_or_else(no_group)
+        self.0.node.group().ok_or_else(|| self.0.node.outside())
     }
 
     /// The id of this node; 0 before it has one.

@@ -160,7 +160,7 @@ impl Api {
             held_vips: held_vips.into_iter().map(|vip| held(vip, id)).collect(),
             backends: backends.into_iter().map(|b| verdict(b, id)).collect(),
             listeners: listeners.into_iter().map(|l| listener(l, id)).collect(),
-            alarms: first_few(alarms),
+            alarms,
             service_addresses: service_addresses.iter().map(ToString::to_string).collect(),
             unfenced_vips: unfenced_vips.iter().map(ToString::to_string).collect(),
         }

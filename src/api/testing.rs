@@ -58,6 +58,10 @@ pub struct MemoryGroup {
     pub proposals: AtomicU32,
     /// Reads of the newest state that came.
     pub catch_ups: AtomicU32,
+    /// What this node shows until it catches up; none: the newest.
+    behind: Mutex<Option<Applied>>,
+    /// When set, the node has no group, and this is why.
+    pub outside: Mutex<Option<Failure>>,
     /// Whether the node is asked to stop.
     pub stopped: watch::Sender<bool>,
     /// When set, a removal succeeds as soon as this is notified.
@@ -107,6 +111,8 @@ impl MemoryGroup {
             lossy: AtomicU32::new(0),
             proposals: AtomicU32::new(0),
             catch_ups: AtomicU32::new(0),
+            behind: Mutex::default(),
+            outside: Mutex::default(),
             stopped: watch::Sender::new(false),
             removal: Mutex::default(),
         })
@@ -129,9 +135,29 @@ impl MemoryGroup {
             .is_ok()
     }
 
+    /// From now on this node shows the present state, whatever is applied, until somebody asks for the newest.
+    pub fn fall_behind(&self) {
+        let present = self.states.borrow().clone();
+        *self.behind.lock().expect("no test panics here") = Some(present);
+    }
+
+    /// Applies changes that another node took.
+    pub fn apply_elsewhere(&self, changes: Vec<Change>) {
+        let command = Command {
+            request: super::group::random_request(),
+            born: 1,
+            proposed_at: UnixMillis(0),
+            author: "another node".into(),
+            preconditions: vec![],
+            changes,
+        };
+        let outcome = self.apply(&command);
+        assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+    }
+
     fn apply(&self, command: &Command) -> Outcome {
         let _guard = self.applying.lock().expect("no test panics while applying");
-        let Applied { index, state } = self.applied();
+        let Applied { index, state } = self.states.borrow().clone();
         let mut state = state.as_ref().clone();
         let outcome = state.apply(index + 1, command);
         self.states.send_replace(Applied {
@@ -168,11 +194,13 @@ impl Group for MemoryGroup {
 
     async fn catch_up(&self, _: Instant) -> Result<(), Failure> {
         self.catch_ups.fetch_add(1, Ordering::SeqCst);
+        *self.behind.lock().expect("no test panics here") = None;
         Ok(())
     }
 
     fn applied(&self) -> Applied {
-        self.states.borrow().clone()
+        let behind = self.behind.lock().expect("no test panics here").clone();
+        behind.unwrap_or_else(|| self.states.borrow().clone())
     }
 
     async fn applied_after(&self, revision: u64) -> Option<Applied> {
@@ -254,7 +282,13 @@ impl MemoryNode {
 #[tonic::async_trait]
 impl NodeControl for MemoryNode {
     fn group(&self) -> Option<Arc<dyn Group>> {
-        Some(self.0.clone())
+        let outside = self.0.outside.lock().expect("no test panics here");
+        outside.is_none().then(|| self.0.clone() as Arc<dyn Group>)
+    }
+
+    fn outside(&self) -> Failure {
+        let outside = self.0.outside.lock().expect("no test panics here");
+        outside.clone().unwrap_or_else(super::group::no_group)
     }
 
     fn report(&self) -> NodeReport {

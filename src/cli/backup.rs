@@ -13,6 +13,7 @@ use super::{
     Context,
     client::Client,
     cluster::{NODE_TOML, kept_text, load_config},
+    data_dir::DataDir,
     endpoint::admin_dir,
     exit,
     whole_file::{Place, Readers, WholeFile},
@@ -92,8 +93,11 @@ impl Restore {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         let config = load_config(&self.config)?;
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
+        let data_dir = DataDir::of(context, &config, &self.config);
+        data_dir.prepare()?;
         let made = rescue::restore(&config, &self.file, &dir, &self.admin)
             .map_err(|e| exit::invalid("node", e, ""))?;
+        data_dir.tell(context);
         let (cluster, node, kept) = match made {
             Initialised::New {
                 cluster,
@@ -138,9 +142,11 @@ impl Recover {
         context.out.warn(
             "the other members must never be started again with their data: they would be a second cluster of the same name",
         );
+        let data_dir = DataDir::of(context, &config, &self.config);
         let recovered = rescue::recover(&config)
             .await
             .map_err(|e| exit::invalid("node", e, ""))?;
+        data_dir.tell(context);
         let recovered = Recovered {
             revision: recovered.revision,
             retired: recovered.retired.iter().map(|id| id.0).collect(),

@@ -13,6 +13,7 @@ use super::{
     Context,
     admin::Admin,
     client::{Attempt, Client},
+    data_dir::DataDir,
     duration,
     endpoint::admin_dir,
     exit,
@@ -316,6 +317,8 @@ impl Init {
     fn run(self, context: &Context) -> Result<(), Failure> {
         let config = load_config(&self.config)?;
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
+        let data_dir = DataDir::of(context, &config, &self.config);
+        data_dir.prepare()?;
         let made = init::init(&config, &dir, &self.admin, SystemTime::now()).map_err(|error| {
             let code = match &error {
                 InitError::OldData { .. } => FailureCode::Conflict,
@@ -331,6 +334,7 @@ impl Init {
             };
             Failure::new(code, "cluster", error, hint)
         })?;
+        data_dir.tell(context);
         let made = match made {
             Initialised::New {
                 cluster,
@@ -501,9 +505,12 @@ impl Join {
         for peer in &self.peers {
             peers.extend(resolve(peer).await?);
         }
+        let data_dir = DataDir::of(context, &config, &self.config);
+        data_dir.prepare()?;
         let joined = join::join(&config, &token, &peers, context.global.timeout)
             .await
             .map_err(join_failure)?;
+        data_dir.tell(context);
         let joined = Joined {
             cluster: joined.cluster.0,
             node: joined.node.0,
@@ -974,9 +981,6 @@ async fn read_status(client: &mut Client) -> Result<v1::StatusReply, Failure> {
 async fn status(context: &Context) -> Result<(), Failure> {
     let mut client = Client::connect(context).await?;
     let reply = read_status(&mut client).await?;
-    if reply.cluster_id.is_empty() && reply.nodes.is_empty() {
-        return Err(crate::api::group::no_group());
-    }
     let status = StatusJson {
         cluster: reply.cluster_id,
         leader: reply.leader,
@@ -1045,21 +1049,24 @@ fn status_text(context: &Context, status: &StatusJson) -> String {
     text
 }
 
-/// A node given by id or by name.
+/// A node given by id or by name. Whose name it is, the newest state says: a name may be used again, and a node that lags would
+/// name the one that had it before.
 pub async fn node_id(client: &mut Client, node: &str) -> Result<u64, Failure> {
     if let Ok(id) = node.parse() {
         return Ok(id);
     }
-    let status = read_status(client).await?;
-    let found = status.nodes.iter().find(|n| n.name == node);
-    found.map(|n| n.id).ok_or_else(|| {
-        Failure::new(
-            FailureCode::NotFound,
-            format!("node {node}"),
-            "is no member of the cluster",
-            "`pontoon cluster status` shows the members",
-        )
-    })
+    let request = v1::FindMemberRequest {
+        name: node.to_owned(),
+    };
+    let object = format!("node {}", quoted(node));
+    let found = client
+        .read(&object, async |attempt| {
+            cluster_client(&attempt.channel)
+                .find_member(attempt.request(request.clone()))
+                .await
+        })
+        .await?;
+    Ok(found.into_inner().node_id)
 }
 
 /// The Cluster service behind a channel.

@@ -11,6 +11,7 @@ mod backup;
 mod client;
 mod cluster;
 mod completion;
+mod data_dir;
 mod dev;
 mod dns;
 mod endpoint;

@@ -19,7 +19,10 @@ use crate::{
         pool::{Backend, BackendState, Policy, Pool as Model},
         quoted::quoted,
     },
-    state::{command::Change, limits},
+    state::{
+        command::{Change, Precondition},
+        limits,
+    },
     wire::{
         error::{Failure, FailureCode},
         v1::{self, admin_client::AdminClient},
@@ -252,11 +255,11 @@ impl BackendCommand {
         match self {
             Self::Add(command) => command.run(context).await,
             Self::Remove(Remove { pool, backend }) => {
-                let backend = find(context, &pool, &backend).await?;
+                let (backend, expected) = find(context, &pool, &backend).await?;
                 let done = format!("removed backend {backend} from pool {pool}");
                 let object = object(&pool);
                 let change = Change::RemoveBackend { pool, backend };
-                commit(context, &object, &done, vec![], vec![change]).await
+                commit(context, &object, &done, expected, vec![change]).await
             }
             Self::Set(Set {
                 pool,
@@ -278,7 +281,7 @@ async fn set(
     weight: Option<u16>,
     state: Option<BackendState>,
 ) -> Result<(), Failure> {
-    let backend = find(context, &pool, backend).await?;
+    let (backend, expected) = find(context, &pool, backend).await?;
     let done = match (weight, state) {
         (None, Some(BackendState::Drain)) => format!("draining backend {backend} of pool {pool}"),
         _ => format!("set backend {backend} of pool {pool}"),
@@ -290,7 +293,7 @@ async fn set(
         weight,
         state,
     };
-    commit(context, &object, &done, vec![], vec![change]).await
+    commit(context, &object, &done, expected, vec![change]).await
 }
 
 impl Create {
@@ -366,32 +369,48 @@ fn backend_at(address: SocketAddr) -> Result<Backend, Failure> {
     })
 }
 
-/// The name of a backend given by name or address.
-async fn find(context: &Context, pool: &Label, backend: &str) -> Result<Label, Failure> {
+/// The name of a backend given by name or address, and what must hold of it when it is changed.
+///
+/// Which one has an address, the newest state says, whatever consistency is asked for; and it must have it still at the change:
+/// its name may be given to another backend in between.
+async fn find(
+    context: &Context,
+    pool: &Label,
+    backend: &str,
+) -> Result<(Label, Vec<Precondition>), Failure> {
     let Ok(address) = backend.parse::<SocketAddr>() else {
-        return backend.parse().map_err(|e| {
+        let name = backend.parse().map_err(|e| {
             exit::wrong_argument(
                 format!("backend {backend}", backend = quoted(backend)),
                 e,
                 "give its name or ADDRESS:PORT",
             )
-        });
+        })?;
+        return Ok((name, vec![]));
     };
-    let reply = read(&mut Client::connect(context).await?, pool.as_str()).await?;
+    let mut client = Client::connect(context).await?;
+    let newest = v1::Consistency::Linearizable.into();
+    let reply = read(&mut client, pool.as_str(), newest).await?;
     let found = reply
         .pools
         .iter()
         .flat_map(|p| &p.backends)
         .find(|b| b.address.parse() == Ok(address));
-    let name = found.and_then(|b| b.name.parse().ok());
-    name.ok_or_else(|| {
+    let name: Option<Label> = found.and_then(|b| b.name.parse().ok());
+    let name = name.ok_or_else(|| {
         Failure::new(
             FailureCode::NotFound,
             format!("backend {address} of pool {pool}"),
             "does not exist",
             format!("`pontoon pool show {pool}` shows those that do"),
         )
-    })
+    })?;
+    let expected = Precondition::Backend {
+        pool: pool.clone(),
+        backend: name.clone(),
+        address,
+    };
+    Ok((name, vec![expected]))
 }
 
 fn object(pool: &Label) -> String {
@@ -479,13 +498,17 @@ impl HealthJson {
     }
 }
 
-async fn read(client: &mut Client, name: &str) -> Result<v1::ListPoolsReply, Failure> {
+async fn read(
+    client: &mut Client,
+    name: &str,
+    consistency: i32,
+) -> Result<v1::ListPoolsReply, Failure> {
     let object = match name {
         "" => "pools".to_owned(),
         name => format!("pool {name}"),
     };
     let request = v1::ListPoolsRequest {
-        consistency: client.consistency(),
+        consistency,
         name: name.to_owned(),
     };
     let reply = client
@@ -583,7 +606,9 @@ fn health_text(number: i32) -> &'static str {
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let pools = json_of(read(&mut Client::connect(context).await?, "").await?);
+    let mut client = Client::connect(context).await?;
+    let consistency = client.consistency();
+    let pools = json_of(read(&mut client, "", consistency).await?);
     context.out.result(&pools, || {
         let row = |p: &PoolJson| {
             let check = p.health_check.as_ref().map_or("none", |c| c.probe);
@@ -610,7 +635,9 @@ struct Shown {
 }
 
 async fn show(context: &Context, name: &Label) -> Result<(), Failure> {
-    let pools = json_of(read(&mut Client::connect(context).await?, name.as_str()).await?);
+    let mut client = Client::connect(context).await?;
+    let consistency = client.consistency();
+    let pools = json_of(read(&mut client, name.as_str(), consistency).await?);
     let Some(pool) = pools.pools.into_iter().next() else {
         return Err(exit::internal(
             object(name),

@@ -221,7 +221,7 @@ impl Export {
         let text = String::from_utf8(data).map_err(|e| exit::internal("site", e))?;
         let to_stdout = self.file == Path::new("-");
         if !to_stdout {
-            whole_file::write(&self.file, &text)?;
+            whole_file::write(&context.out, &self.file, &text)?;
         }
         let exported = Exported {
             revision: header.revision,

@@ -5,7 +5,15 @@ use std::{fs, sync::atomic::Ordering};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::testing::Served;
+use crate::{
+    api::{group::Group, testing::Served},
+    model::{
+        node::NodeId,
+        pool::{Backend, BackendState},
+    },
+    state::command::{Change, JoinToken, NewMember, Secret, UnixMillis},
+    wire::error::FailureCode,
+};
 
 /// Runs a command line; its JSON, or its failure's exit code and `code`.
 async fn run(served: &Served, line: &[&str]) -> Result<Value, (u8, &'static str)> {
@@ -559,6 +567,131 @@ async fn balancing_objects_are_made_and_shown() {
         run(&served, &["pool", "show", "web"]).await,
         Err((1, "not_found"))
     );
+}
+
+#[tokio::test]
+async fn a_node_that_left_says_so_in_the_status() {
+    let served = Served::start().await;
+    let left = Failure::new(
+        FailureCode::NotReady,
+        "node",
+        "has left its cluster",
+        "join again",
+    );
+    *served.group.outside.lock().expect("no test panics here") = Some(left.clone());
+    let endpoint = served.address.to_string();
+    for line in ["cluster status", "cluster profile show", "zone list"] {
+        let words = ["pontoon", "--endpoints", &endpoint];
+        let words = words.into_iter().chain(line.split(' '));
+        let cli = parse(&words.map(OsString::from).collect::<Vec<_>>()).expect("a command");
+        let context = Context {
+            global: cli.global,
+            out: Out::keeping(Format::Table),
+        };
+        let told = cli.command.run_client(&context).await;
+        assert_eq!(told, Err(left.clone()), "{line}");
+    }
+}
+
+/// A backend that other nodes know, and this one may not know yet.
+fn other_backend(name: &str, address: &str) -> Change {
+    Change::PutBackend {
+        pool: "web".parse().expect("a label"),
+        backend: Backend {
+            name: name.parse().expect("a label"),
+            address: address.parse().expect("an address"),
+            weight: 1,
+            state: BackendState::Enabled,
+        },
+        create: true,
+    }
+}
+
+#[tokio::test]
+async fn a_backend_is_found_by_its_address_in_the_newest_state() {
+    let served = Served::start().await;
+    for line in [
+        "pool create web",
+        "pool backend add web 10.0.0.3:80 --name b",
+    ] {
+        let line: Vec<_> = line.split(' ').collect();
+        run(&served, &line).await.expect("made");
+    }
+    // Added by another node, and acknowledged.
+    served.group.fall_behind();
+    let added = other_backend("c", "10.0.0.4:80");
+    served.group.apply_elsewhere(vec![added]);
+    let drain = ["pool", "backend", "drain", "web", "10.0.0.4:80"];
+    assert_eq!(run(&served, &drain).await.expect("found")["changed"], true);
+
+    // The name has gone to another backend.
+    served.group.fall_behind();
+    let gone = Change::RemoveBackend {
+        pool: "web".parse().expect("a label"),
+        backend: "b".parse().expect("a label"),
+    };
+    let added = other_backend("b", "10.0.0.9:80");
+    served.group.apply_elsewhere(vec![gone, added]);
+    let remove = ["pool", "backend", "remove", "web", "10.0.0.3:80"];
+    let refused = run(&served, &remove).await;
+    assert_eq!(refused.map_err(|(_, code)| code), Err("not_found"));
+    let pool = run(&served, &["pool", "show", "web"]).await.expect("shown");
+    let left: Vec<_> = pool["backends"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .collect();
+    let addresses: Vec<_> = left.iter().map(|b| &b["address"]).collect();
+    assert_eq!(addresses, ["10.0.0.9:80", "10.0.0.4:80"]);
+}
+
+#[tokio::test]
+async fn a_node_is_found_by_its_name_in_the_newest_state() {
+    let served = Served::start().await;
+    let id = |n: u64| NodeId(n);
+    let join = |token: &str, port: u16| {
+        let token = JoinToken {
+            id: token.into(),
+            secret_hash: Secret("0".into()),
+            expires_at: UnixMillis(0),
+            used_by: None,
+        };
+        let member = NewMember {
+            name: "n2".into(),
+            raft_address: ([127, 0, 0, 1], port).into(),
+            api_address: ([127, 0, 0, 1], port + 1).into(),
+        };
+        let by = token.id.clone();
+        [
+            Change::CreateToken { token },
+            Change::AddMember { token: by, member },
+        ]
+    };
+    served.group.apply_elsewhere(join("a", 11).into());
+    // The machine was removed, and has joined anew under another id.
+    let again = |port: u64| {
+        served.group.fall_behind();
+        let retire = Change::RetireMember { id: id(port / 10) };
+        let mut changes = vec![retire];
+        changes.extend(join(&port.to_string(), u16::try_from(port).expect("small")));
+        served.group.apply_elsewhere(changes);
+    };
+    again(21);
+    let transferred = run(&served, &["cluster", "transfer", "n2"]).await;
+    assert_eq!(transferred.expect("found")["leader"], 3);
+    again(31);
+    let promoted = run(&served, &["cluster", "promote", "n2"]).await;
+    assert_eq!(promoted.expect("found")["node"], 4);
+    again(41);
+    run(&served, &["vip", "prefer", "n2"]).await.expect("found");
+    let preference = served.group.state().preference();
+    assert_eq!(preference.map(|p| p.node), Some(id(5)));
+    again(51);
+    // Only a member of the newest state: the group in memory then refuses for another reason.
+    let removed = run(&served, &["cluster", "remove", "n2"]).await;
+    assert_eq!(removed.map_err(|(_, code)| code), Err("conflict"));
+    let nobody = run(&served, &["cluster", "remove", "n9"]).await;
+    assert_eq!(nobody.map_err(|(_, code)| code), Err("not_found"));
 }
 
 #[tokio::test]

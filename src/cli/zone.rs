@@ -463,7 +463,7 @@ impl Export {
         let text = zonefile::write(&self.name, sets);
         let to_stdout = self.file == Path::new("-");
         if !to_stdout {
-            whole_file::write(&self.file, &text)?;
+            whole_file::write(&context.out, &self.file, &text)?;
         }
         let exported = Exported {
             revision: read.header.revision,

@@ -7,6 +7,7 @@ pub mod identity_file;
 pub mod init;
 pub mod join;
 pub mod ownership;
+pub mod service;
 pub mod vacancy;
 
 pub use identity_file::{IdentityError, IdentityFile, StoredIdentity};

@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::{group::NodeGroup, services::Observed};
+use super::{alarms::Alarms, group::NodeGroup, services::Observed};
 use crate::{
     api::group::{
         BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, ListenerReport,
@@ -32,7 +32,7 @@ use crate::{
         Security,
         connect::{Link, channel_over},
     },
-    vip::{Fence, neighbour::mac_text},
+    vip::Fence,
     wire::error::{Failure, FailureCode},
 };
 
@@ -189,23 +189,24 @@ fn unbound(services: &Observed) -> Vec<String> {
     problems
 }
 
-/// What stays unbound, for the alarms: what is tried a moment longer is no matter for a person.
-fn lasting(services: &Observed) -> Vec<String> {
-    let mut alarms = Vec::new();
+/// Adds what stays unbound: what is tried a moment longer is no matter for a person.
+fn add_lasting(alarms: &mut Alarms, services: &Observed) {
     for listener in services.proxy.status().listeners {
         let sockets = listener.sockets.iter().filter(|(_, s)| s.is_lasting());
-        alarms.extend(sockets.filter_map(|(address, state)| {
-            Some(format!(
-                "listener {} does not answer on {address}: {}",
-                listener.name,
-                state.problem()?
-            ))
-        }));
+        alarms
+            .listeners
+            .extend(sockets.filter_map(|(address, state)| {
+                Some(format!(
+                    "listener {} does not answer on {address}: {}",
+                    listener.name,
+                    state.problem()?
+                ))
+            }));
     }
     let unbound = services.dns.unbound();
     let lasting = unbound.iter().filter(|u| u.attempts >= DNS_LASTING);
-    alarms.extend(lasting.map(|u| format!("{u}; it is tried again every second")));
-    alarms
+    let told = lasting.map(|u| format!("{u}; it is tried again every second"));
+    alarms.dns.extend(told);
 }
 
 #[tonic::async_trait]
@@ -216,6 +217,10 @@ impl NodeControl for Control {
             consensus,
             services: self.services(),
         }))
+    }
+
+    fn outside(&self) -> Failure {
+        super::membership::outside(&self.config.data_dir)
     }
 
     fn report(&self) -> NodeReport {
@@ -236,7 +241,7 @@ impl NodeControl for Control {
             },
             backends: services.as_deref().map(backends).unwrap_or_default(),
             listeners: services.as_deref().map(listeners).unwrap_or_default(),
-            alarms: self.alarms(),
+            alarms: self.alarms().told(),
             service_addresses: self.config.addresses.service.clone(),
         }
     }
@@ -323,36 +328,24 @@ impl Control {
         self.config.addresses.raft.ip()
     }
 
-    pub(super) fn alarms(&self) -> Vec<String> {
-        let mut alarms = self
-            .consensus()
-            .map(|c| c.status().alarms)
-            .unwrap_or_default();
-        alarms.extend(self.consensus().and_then(slow_disk));
-        alarms.extend(self.why_not_started().clone());
-        if let Some(services) = self.services() {
-            let vips = services.vips.borrow();
-            let problems = vips
-                .iter()
-                .filter_map(|vip| Some(format!("VIP {}: {}", vip.address, vip.problem.as_ref()?)));
-            alarms.extend(problems);
-            let conflicts = vips.iter().filter_map(|vip| {
-                let host = mac_text(vip.conflict?);
-                Some(format!(
-                    "VIP {}: the foreign host {host} uses this address too: find it, and take the address from it",
-                    vip.address
-                ))
-            });
-            alarms.extend(conflicts);
-            alarms.extend(lasting(&services));
-        }
+    /// What needs a person.
+    pub(super) fn alarms(&self) -> Alarms {
+        let mut alarms = Alarms::default();
+        let single = &mut alarms.single;
+        single.extend(self.consensus().into_iter().flat_map(|c| c.status().alarms));
+        single.extend(self.consensus().and_then(slow_disk));
+        single.extend(self.why_not_started().clone());
         if let Some(Security::Tls(shared)) = self.security.get() {
             match shared.current().tolerated() {
                 0 => {}
-                count => alarms.push(format!("{count} certificates were believed only thanks to the tolerance for clocks: compare the clocks of the nodes")),
+                count => single.push(format!("{count} certificates were believed only thanks to the tolerance for clocks: compare the clocks of the nodes")),
             }
             let end = shared.current().end();
-            alarms.extend(end.and_then(|end| not_renewed(end, SystemTime::now())));
+            single.extend(end.and_then(|end| not_renewed(end, SystemTime::now())));
+        }
+        if let Some(services) = self.services() {
+            alarms.look_at(&services.vips.borrow());
+            add_lasting(&mut alarms, &services);
         }
         alarms
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    api::group::no_group,
     consensus::{Consensus, InitError},
     enrol::{
         IdentityError, IdentityFile, StoredIdentity, identity_file::Bootstrap, vacancy::Vacancy,
@@ -16,6 +17,7 @@ use crate::{
         command::{Change, Command, JoinToken, NewMember, RequestId, Secret, UnixMillis},
         outcome::{Outcome, Refusal},
     },
+    wire::error::{Failure, FailureCode},
 };
 
 /// Between two looks for an identity that `cluster init` or `cluster join` may write.
@@ -40,13 +42,38 @@ pub enum BootstrapError {
 pub(super) fn why_outside(data_dir: &Path) -> String {
     match Vacancy::of(data_dir) {
         Ok(Some(Vacancy::Left { identity })) => format!(
-            "this node has left its cluster ({}): to join one again, stop it, run `find {} -mindepth 1 -delete`, start it and run `pontoon cluster join`",
+            "this node has left its cluster ({}): {}",
             identity.display(),
-            data_dir.display()
+            how_to_join_again(data_dir)
         ),
         // One that cannot be looked into has ended, or ends.
         _ => "this node belongs to no cluster yet".into(),
     }
+}
+
+/// The same, to whoever asks this node for its cluster.
+pub(super) fn outside(data_dir: &Path) -> Failure {
+    let not_ready =
+        |problem: String, hint: String| Failure::new(FailureCode::NotReady, "node", problem, hint);
+    match Vacancy::of(data_dir) {
+        Ok(Some(Vacancy::Left { identity })) => not_ready(
+            format!("has left its cluster ({})", identity.display()),
+            how_to_join_again(data_dir),
+        ),
+        Ok(None) => not_ready(
+            "is a member and takes no part yet: it is being started".into(),
+            "try again in a second; its log says what keeps it".into(),
+        ),
+        // One that cannot be looked into has ended, or ends.
+        Ok(Some(Vacancy::Unused | Vacancy::Lost { .. })) | Err(_) => no_group(),
+    }
+}
+
+fn how_to_join_again(data_dir: &Path) -> String {
+    format!(
+        "to join one again, stop it, run `find {} -mindepth 1 -delete`, start it and run `pontoon cluster join`",
+        data_dir.display()
+    )
 }
 
 /// Waits until this machine has an identity.
@@ -180,19 +207,24 @@ mod tests {
     fn a_node_that_left_says_so_and_what_to_do() {
         let dir = tempfile::tempdir().expect("a directory");
         assert!(why_outside(dir.path()).contains("belongs to no cluster yet"));
+        assert_eq!(outside(dir.path()), no_group());
         let identity = StoredIdentity::new(ClusterId("c".into()), NodeId(3), "n3".into());
         IdentityFile::in_dir(dir.path())
             .store(&identity)
             .expect("stored");
+        let starting = outside(dir.path());
+        assert!(starting.problem.contains("being started"), "{starting:?}");
         crate::enrol::vacancy::retire(dir.path()).expect("set aside");
         let told = why_outside(dir.path());
-        for text in [
-            "has left its cluster",
-            "identity.left.toml",
-            "-delete",
-            "cluster join",
-        ] {
+        let failure = outside(dir.path());
+        assert_eq!(failure.code, FailureCode::NotReady);
+        for text in ["has left its cluster", "identity.left.toml"] {
             assert!(told.contains(text), "{text}: {told}");
+            assert!(failure.problem.contains(text), "{text}: {failure:?}");
+        }
+        for text in ["-delete", "cluster join"] {
+            assert!(told.contains(text), "{text}: {told}");
+            assert!(failure.hint.contains(text), "{text}: {failure:?}");
         }
     }
 }

@@ -28,7 +28,7 @@ fn gather(control: &Control, api: &Api, ports: &Ports) -> Vec<Metric> {
     metrics.extend(of_log(control.dropped_log_lines()));
     metrics.extend(of_ports(&ports.all()));
     metrics.extend(of_calls(&api.load()));
-    metrics.push(of_alarms(control.alarms().len()));
+    metrics.push(of_alarms(control.alarms().count()));
     if let Some(consensus) = control.consensus() {
         metrics.extend(of_consensus(consensus));
     }

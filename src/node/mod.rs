@@ -5,6 +5,7 @@
 //! served, DNS, listeners and VIPs. Going down: VIPs are withdrawn, leadership is handed over, listeners and DNS drain, the
 //! API ends, consensus ends, and the last lines of the log are written.
 
+mod alarms;
 mod commands;
 mod connector;
 mod control;

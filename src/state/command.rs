@@ -56,6 +56,12 @@ pub enum Precondition {
         rtype: RecordType,
         expected: Option<Rrset>,
     },
+    /// The backend exists and has this address.
+    Backend {
+        pool: Label,
+        backend: Label,
+        address: SocketAddr,
+    },
 }
 
 /// One change. Its form has been checked by `state::check` before it is proposed; what depends on the state is decided at apply.

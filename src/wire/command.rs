@@ -253,6 +253,15 @@ impl From<&Precondition> for v1::Precondition {
                 r#type: rtype.0.into(),
                 expected: expected.as_ref().map(Into::into),
             }),
+            Precondition::Backend {
+                pool,
+                backend,
+                address,
+            } => Kind::Backend(v1::ExpectedBackend {
+                pool: pool.to_string(),
+                backend: backend.to_string(),
+                address: address.to_string(),
+            }),
         };
         Self { kind: Some(kind) }
     }
@@ -280,6 +289,15 @@ impl TryFrom<v1::Precondition> for Precondition {
                 name: parsed("name", &name)?,
                 rtype: record_type(r#type)?,
                 expected: expected.map(Rrset::try_from).transpose()?,
+            },
+            Kind::Backend(v1::ExpectedBackend {
+                pool,
+                backend,
+                address,
+            }) => Self::Backend {
+                pool: parsed("pool", &pool)?,
+                backend: parsed("backend", &backend)?,
+                address: parsed("address", &address)?,
             },
         })
     }
@@ -1022,6 +1040,13 @@ mod tests {
                     expected,
                 }
             ),
+            (label(), label(), address()).prop_map(|(pool, backend, address)| {
+                Precondition::Backend {
+                    pool,
+                    backend,
+                    address,
+                }
+            }),
         ]
     }
 

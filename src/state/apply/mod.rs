@@ -105,6 +105,20 @@ impl Work<'_> {
                 };
                 failed(check::zones::record_object(name, *rtype), problem.into())
             }
+            Precondition::Backend {
+                pool,
+                backend,
+                address,
+            } => {
+                let found = service.pools.get(pool);
+                let found = found.and_then(|p| p.backends.iter().find(|b| b.name == *backend));
+                let problem = match found {
+                    Some(found) if found.address == *address => return Ok(()),
+                    Some(found) => format!("its address is {}, not {address}", found.address),
+                    None => "it does not exist".into(),
+                };
+                failed(check::balancing::backend_object(pool, backend), problem)
+            }
         }
     }
 

@@ -61,7 +61,9 @@ pub fn proposed_change(change: &Change) -> Result<(), Refusal> {
 
 fn precondition(precondition: &Precondition) -> Result<(), Refusal> {
     match precondition {
-        Precondition::Revision(_) | Precondition::ZoneSerial { .. } => Ok(()),
+        Precondition::Revision(_)
+        | Precondition::ZoneSerial { .. }
+        | Precondition::Backend { .. } => Ok(()),
         Precondition::Rrset { zone, name, .. } => zones::owner(zone, name),
     }
 }

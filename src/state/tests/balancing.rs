@@ -10,6 +10,7 @@ use crate::model::{
     snapshot::DnsPolicy,
     vip::Vip,
 };
+use crate::state::command::Precondition;
 
 fn backend(name: &str, address: &str) -> Backend {
     Backend {
@@ -91,6 +92,43 @@ fn sample() -> Machine {
         vip("10.0.0.100"),
         forwarder(&["10.0.0.53:53"]),
     ])
+}
+
+#[test]
+fn a_backend_is_changed_only_while_it_has_the_expected_address() {
+    let expected = |backend: &str, address: &str| Precondition::Backend {
+        pool: label("web"),
+        backend: label(backend),
+        address: address.parse().expect("an address in a test"),
+    };
+    let remove = |backend: &str| Change::RemoveBackend {
+        pool: label("web"),
+        backend: label(backend),
+    };
+    for (backend, address, problem) in [
+        ("b1", "10.0.0.1:80", None),
+        (
+            "b1",
+            "10.0.0.9:80",
+            Some("its address is 10.0.0.1:80, not 10.0.0.9:80"),
+        ),
+        ("b9", "10.0.0.1:80", Some("it does not exist")),
+    ] {
+        let mut machine = sample();
+        let command = Command {
+            preconditions: vec![expected(backend, address)],
+            ..command(99, vec![remove(backend)])
+        };
+        match (machine.propose(&command), problem) {
+            (Outcome::Applied(applied), None) => assert!(applied.changed),
+            (Outcome::Refused(refusal), Some(problem)) => {
+                assert_eq!(refusal.kind, RefusalKind::PreconditionFailed);
+                assert_eq!(refusal.object, format!("backend {backend} of pool web"));
+                assert_eq!(refusal.problem, problem);
+            }
+            (other, _) => panic!("{backend}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -256,6 +256,11 @@ fn any_command() -> impl Strategy<Value = Command> {
                 expected,
             }
         }),
+        (1..4u8).prop_map(|n| Precondition::Backend {
+            pool: label("web"),
+            backend: label(&format!("b{n}")),
+            address: ([10, 0, 0, n], 80).into(),
+        }),
     ];
     let preconditions = prop_oneof![
         9 => Just(Vec::new()),
