@@ -19,6 +19,7 @@ use openraft::{
 use super::{
     Consensus,
     core::{Core, Metrics, lock},
+    fitness::Unfit,
     membership::{Group, MAX_VOTERS, Step},
     messages::{
         AdministerRequest, Administered, Change, ChangeRefused, GrantRequest, GroupChange, Offer,
@@ -26,7 +27,7 @@ use super::{
     },
     network::{CallError, Rpc, Target},
     propose::{ProposeError, wait_ms},
-    succession::{Candidate, Mover, Seen, Why, best},
+    succession::{Candidate, Heirs, Mover, Seen, Why, best, best_fit},
     types::{EncodedCommand, Peer},
 };
 use crate::{
@@ -87,29 +88,56 @@ impl Consensus {
         to: Option<NodeId>,
         deadline: Instant,
     ) -> Result<NodeId, AdministerError> {
-        let before = self.core.leader();
+        let Some(to) = to else {
+            let from = self.core.first_leader(deadline).await?;
+            return self.take_from(from, false, deadline).await;
+        };
         self.core
             .administer(GroupChange::Transfer { to }, deadline)
             .await?;
-        let settled = |leader: Option<NodeId>| match to {
-            Some(to) => leader == Some(to),
-            None => leader.is_some() && leader != before,
-        };
+        let settled = |leader: Option<NodeId>| leader == Some(to);
+        self.new_leader(settled, deadline).await
+    }
+
+    /// As `transfer` to whom is best off, but to nobody that says of itself that it is unfit to hold the VIPs, or is starting.
+    ///
+    /// # Errors
+    /// When no other voter is fit, answers and has caught up, as far as the leader heard.
+    pub async fn move_on(&self, deadline: Instant) -> Result<NodeId, AdministerError> {
+        let from = self.core.first_leader(deadline).await?;
+        self.take_from(from, true, deadline).await
+    }
+
+    /// Has another lead than this node: the voter that is best off, or who leads already.
+    ///
+    /// # Errors
+    /// When there is no other voter that answers and has caught up.
+    pub async fn step_down(&self, deadline: Instant) -> Result<NodeId, AdministerError> {
+        self.take_from(self.core.id, false, deadline).await
+    }
+
+    async fn take_from(
+        &self,
+        from: NodeId,
+        only_fit: bool,
+        deadline: Instant,
+    ) -> Result<NodeId, AdministerError> {
+        self.core
+            .administer(GroupChange::MoveOn { from, only_fit }, deadline)
+            .await?;
+        let settled = |leader: Option<NodeId>| leader.is_some_and(|leader| leader != from);
+        self.new_leader(settled, deadline).await
+    }
+
+    async fn new_leader(
+        &self,
+        settled: impl Fn(Option<NodeId>) -> bool,
+        deadline: Instant,
+    ) -> Result<NodeId, AdministerError> {
         let leader = self.core.wait_leader(settled, deadline).await;
         leader.ok_or_else(|| AdministerError::Unfinished {
             problem: "this node has not heard of the new leader".into(),
         })
-    }
-
-    /// As `transfer` to whom is best off, but to nobody that says of itself that it is unfit to hold the VIPs.
-    ///
-    /// # Errors
-    /// When all others are, as far as this node heard.
-    pub async fn move_on(&self, deadline: Instant) -> Result<NodeId, AdministerError> {
-        match self.core.nobody_fit() {
-            Some(problems) => Err(ChangeRefused::NobodyFit { problems }.into()),
-            None => self.transfer(None, deadline).await,
-        }
     }
 
     /// Lets a node follow the log, without a vote. A node that the state names as a member is added without this.
@@ -159,6 +187,22 @@ impl Consensus {
 }
 
 impl Core {
+    /// The leader, or the next one while there is none.
+    async fn first_leader(&self, deadline: Instant) -> Result<NodeId, AdministerError> {
+        loop {
+            if let Some(problem) = self.ended() {
+                return Err(AdministerError::Ended { problem });
+            }
+            if let Some(leader) = self.present_leader() {
+                return Ok(leader);
+            }
+            if !self.pause(deadline).await {
+                let problem = "no leader is known".into();
+                return Err(AdministerError::NoLeader { problem });
+            }
+        }
+    }
+
     /// Has the leader, wherever it is, make a change.
     pub(super) async fn administer(
         self: &Arc<Self>,
@@ -236,7 +280,10 @@ impl Core {
 
     async fn make(&self, change: GroupChange, deadline: Instant) -> Administered {
         let result = match change {
-            GroupChange::Transfer { to } => self.transfer_here(to, deadline).await,
+            GroupChange::Transfer { to } => self.transfer_here(Heirs::Named(to), deadline).await,
+            GroupChange::MoveOn { from, only_fit } => {
+                self.move_on_here(from, only_fit, deadline).await
+            }
             GroupChange::AddLearner { id, peer } => self.add_learner_here(id, peer, deadline).await,
             GroupChange::Promote { id } => self.promote_here(id, deadline).await,
             GroupChange::Remove { id } => self.remove_here(id, deadline).await,
@@ -258,7 +305,7 @@ impl Core {
             let problem = "another change of the group is under way";
             return Err(NotDone::Unfinished(problem.into()));
         };
-        self.transfer_here(None, deadline).await
+        self.transfer_here(Heirs::Any, deadline).await
     }
 
     pub(super) fn leading(&self) -> Result<Metrics, NotDone> {
@@ -268,19 +315,37 @@ impl Core {
         leads.then_some(metrics).ok_or(NotDone::NotLeading)
     }
 
+    /// Gives leadership to another if `from` is this node: who asked may have been answered too late, or by nobody, and asks the
+    /// next leader, from which it wants nothing.
+    async fn move_on_here(
+        &self,
+        from: NodeId,
+        only_fit: bool,
+        deadline: Instant,
+    ) -> Result<Change, NotDone> {
+        self.leading()?;
+        if from != self.id {
+            return Ok(Change::Unneeded);
+        }
+        let heirs = match only_fit {
+            true => Heirs::Fit,
+            false => Heirs::Any,
+        };
+        self.transfer_here(heirs, deadline).await
+    }
+
     /// For who has `changing`.
     pub(super) async fn transfer_here(
         &self,
-        to: Option<NodeId>,
+        heirs: Heirs,
         deadline: Instant,
     ) -> Result<Change, NotDone> {
-        if to == Some(self.id) {
+        if heirs == Heirs::Named(self.id) {
             self.leading()?;
             return Ok(Change::Unneeded);
         }
-        let chosen = to;
         let heir = tokio::select! {
-            heir = self.find_heir(chosen, deadline) => heir?,
+            heir = self.find_heir(heirs, deadline) => heir?,
             () = self.deserted() => {
                 return Err(NotDone::Unfinished("no other node answers any more".into()));
             }
@@ -303,7 +368,7 @@ impl Core {
             }
         };
         match leader {
-            Some(leader) if leader == to || chosen.is_none() => Ok(Change::Made),
+            Some(leader) if leader == to || heirs != Heirs::Named(to) => Ok(Change::Made),
             Some(other) => Err(NotDone::Unfinished(format!(
                 "node {other} was elected instead"
             ))),
@@ -315,13 +380,10 @@ impl Core {
 
     /// Who takes over, and has answered: one that cannot be told where connections of this node are would end them. Nothing
     /// is given up before.
-    async fn find_heir(&self, chosen: Option<NodeId>, deadline: Instant) -> Result<Heir, NotDone> {
+    async fn find_heir(&self, heirs: Heirs, deadline: Instant) -> Result<Heir, NotDone> {
         let until = deadline.min(Instant::now() + HAND_OVER);
         loop {
-            let fit = |metrics: &Metrics, group: &Group| match chosen {
-                Some(id) => self.check_successor(metrics, group, id).map(|()| id),
-                None => self.successor(metrics, group),
-            };
+            let fit = |metrics: &Metrics, group: &Group| self.successor(metrics, group, heirs);
             let id = self.once_fit(deadline, fit).await?;
             self.wait_for_lease(deadline).await?;
             let term = self.leading()?.current_term;
@@ -535,8 +597,10 @@ impl Core {
         if !group.alive.contains(&id) {
             return Err(ChangeRefused::Silent(id));
         }
-        if let Some(problem) = lock(&self.peers).unfit(id) {
-            return Err(ChangeRefused::Unfit { id, problem });
+        match lock(&self.peers).unfit(id) {
+            None => {}
+            Some(Unfit::Starting) => return Err(ChangeRefused::Starting(id)),
+            Some(Unfit::Because(problem)) => return Err(ChangeRefused::Unfit { id, problem }),
         }
         match lag_of(metrics, id) {
             Some(lag) if lag <= FIT_LAG => Ok(()),
@@ -547,35 +611,43 @@ impl Core {
         }
     }
 
-    /// Why nobody but the leader is fit to hold the VIPs; none: somebody is, or nobody says that it is not.
-    fn nobody_fit(&self) -> Option<String> {
-        let leader = self.leader()?;
-        let own = self.unfit();
-        let voters = self.group(&self.metrics()).voters;
-        let peers = lock(&self.peers);
-        let mut problems = vec![];
-        for id in voters {
-            let (is_fit, problem) = match id == self.id {
-                true => (own.is_none(), own.clone()),
-                false => (peers.is_fit(id), peers.unfit(id)),
-            };
-            if id != leader && is_fit {
-                return None;
-            }
-            if let Some(problem) = problem.filter(|_| id != leader) {
-                problems.push(format!("node {id}: {problem}"));
-            }
+    /// Who of `heirs` gets leadership: see `succession`.
+    fn successor(
+        &self,
+        metrics: &Metrics,
+        group: &Group,
+        heirs: Heirs,
+    ) -> Result<NodeId, ChangeRefused> {
+        if let Heirs::Named(id) = heirs {
+            return self.check_successor(metrics, group, id).map(|()| id);
         }
-        (!problems.is_empty()).then(|| problems.join("; "))
-    }
-
-    /// The best of the other voters: see `succession`.
-    fn successor(&self, metrics: &Metrics, group: &Group) -> Result<NodeId, ChangeRefused> {
-        let mut others = group.voters.iter().filter(|id| **id != self.id).peekable();
-        if others.peek().is_none() {
+        let candidates = self.candidates(metrics, group);
+        if candidates.is_empty() {
             return Err(ChangeRefused::OnlyVoter(self.id));
         }
-        best(&self.candidates(metrics, group)).ok_or(ChangeRefused::NoSuccessor)
+        match heirs {
+            Heirs::Fit => best_fit(&candidates).ok_or_else(|| self.no_heir(&candidates)),
+            _ => best(&candidates).ok_or(ChangeRefused::NoSuccessor),
+        }
+    }
+
+    /// Why none of the candidates is given the VIPs. That all say that they are unfit does not pass in a moment.
+    fn no_heir(&self, candidates: &[Candidate]) -> ChangeRefused {
+        let peers = lock(&self.peers);
+        let (mut problems, mut may_pass) = (vec![], false);
+        for Candidate { id, .. } in candidates {
+            let unfit = peers.unfit(*id);
+            may_pass |= !matches!(unfit, Some(Unfit::Because(_)));
+            problems.push(match unfit {
+                Some(unfit) => format!("node {id}: {unfit}"),
+                None => format!("node {id}: it does not answer, or has not caught up"),
+            });
+        }
+        let problems = problems.join("; ");
+        match may_pass {
+            true => ChangeRefused::NoneReady { problems },
+            false => ChangeRefused::NobodyFit { problems },
+        }
     }
 
     /// The other voters, as this leader sees them.
@@ -702,7 +774,7 @@ impl Core {
         self.once_fit(deadline, |_, group| Ok(group.check_removal(id)?))
             .await?;
         if id == self.id {
-            self.transfer_here(None, deadline).await?;
+            self.transfer_here(Heirs::Any, deadline).await?;
             // The next leader removes this node; whoever asked asks it.
             return Err(NotDone::NotLeading);
         }
@@ -800,7 +872,7 @@ impl Core {
                 self.change_group(ChangeMembers::AddVoterIds(BTreeSet::new()), deadline)
                     .await
             }
-            Step::StepAside => self.transfer_here(None, deadline).await,
+            Step::StepAside => self.transfer_here(Heirs::Any, deadline).await,
             Step::Remove(id) => {
                 group.check_removal(id).map_err(ChangeRefused::from)?;
                 self.change_group(removal(group, id), deadline).await

@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Timing,
     damping::Damping,
+    fitness::{Fitness, Unfit},
     forward::Forwarder,
     gate::VoteGate,
     health::StorageHealth,
@@ -52,9 +53,6 @@ pub const MAX_PROPOSALS: usize = 4096;
 
 /// How long a question to a peer may have been under way when its answer comes.
 const ASKED: Duration = Duration::from_secs(1);
-
-/// What a node said of its fitness counts for so long.
-pub const FITNESS_LASTS: Duration = Duration::from_secs(5);
 
 /// Pause before a proposal or a read that found no leader is tried again, when nothing tells of one earlier.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -104,8 +102,8 @@ pub struct Core {
     pub(super) proposals: Semaphore,
     /// What this node says of its VIPs.
     pub(super) vip_facts: Mutex<VipFacts>,
-    /// What this node's own checks last said, and when: why it is unfit to hold VIPs.
-    pub(super) fitness: Mutex<Option<(Instant, Option<String>)>>,
+    /// What this node last said of its fitness to hold VIPs.
+    pub(super) fitness: Mutex<Fitness>,
     /// What the others say of theirs.
     pub(super) vip_peers: watch::Sender<VipPeers>,
     /// Leases that were granted to this node.
@@ -582,17 +580,14 @@ impl Core {
         fresh.collect()
     }
 
-    /// Why this node is unfit to hold VIPs; none: it is fit, or nobody checks.
+    /// Why this node is unfit to hold VIPs; none: it is fit, is starting, or nobody checks.
     pub(super) fn unfit(&self) -> Option<String> {
-        let (at, unfit) = lock(&self.fitness).clone()?;
-        let silent = at.elapsed();
-        match silent > FITNESS_LASTS {
-            true => Some(format!(
-                "its checks have not ended for {} s: it hangs",
-                silent.as_secs()
-            )),
-            false => unfit,
-        }
+        lock(&self.fitness).unfit(Instant::now())
+    }
+
+    /// Its services are still to be started: it could hold nothing.
+    pub(super) fn is_starting(&self) -> bool {
+        lock(&self.fitness).is_starting()
     }
 
     /// Whether one of these nodes said lately that it is fit to hold VIPs.
@@ -641,6 +636,8 @@ impl Core {
             // Without a quorum it asks to be followed, and leads nobody.
             ServerState::Leader if self.present_leader().is_none() => NodeState::Candidate,
             ServerState::Leader => NodeState::Leader,
+            // It has its state, and nobody is served from it yet.
+            ServerState::Follower if self.is_starting() => NodeState::Starting,
             ServerState::Follower => NodeState::Follower,
             ServerState::Candidate => NodeState::Candidate,
             ServerState::Learner => NodeState::Learner,
@@ -697,18 +694,18 @@ impl Peers {
         }
     }
 
-    /// Why a node is unfit to hold VIPs, if it said so lately.
-    pub fn unfit(&self, id: NodeId) -> Option<String> {
+    /// Why a node is unfit to hold VIPs, by what it said lately.
+    pub fn unfit(&self, id: NodeId) -> Option<Unfit> {
         let heard = self.reports.get(&id);
-        heard.and_then(Heard::fresh_report)?.unfit.clone()
+        heard.and_then(Heard::fresh_report)?.why_unfit()
     }
 
-    /// It said so lately.
+    /// What it said lately is not that it is unfit.
     pub fn is_fit(&self, id: NodeId) -> bool {
         let heard = self.reports.get(&id);
         heard
             .and_then(Heard::fresh_report)
-            .is_some_and(|report| report.unfit.is_none())
+            .is_some_and(|report| report.why_unfit().is_none())
     }
 
     /// State hashes of this node that are kept for comparing.

@@ -112,9 +112,15 @@ pub struct AdministerRequest {
 /// A change of the group.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum GroupChange {
-    /// None: the best voter is chosen.
     Transfer {
-        to: Option<NodeId>,
+        to: NodeId,
+    },
+    /// Leadership is taken from a node, for the best of the other voters. Where another leads already, nothing is to be done: the
+    /// same request may be made of several leaders, one after the other.
+    MoveOn {
+        from: NodeId,
+        /// One that is unfit to hold the VIPs does not get it.
+        only_fit: bool,
     },
     AddLearner {
         id: NodeId,
@@ -162,6 +168,8 @@ pub enum ChangeRefused {
     Silent(NodeId),
     #[error("node {id} is unfit to hold the VIPs: {problem}; choose another, or mend it")]
     Unfit { id: NodeId, problem: String },
+    #[error("node {0} is starting, and serves nothing yet: wait until it does")]
+    Starting(NodeId),
     #[error("node {id} is {lag} log entries behind: wait until it has caught up")]
     Behind { id: NodeId, lag: u64 },
     #[error("there is no other voter that answers and has caught up")]
@@ -178,8 +186,12 @@ pub enum ChangeRefused {
     OtherAddress { id: NodeId },
     #[error(transparent)]
     Quorum(#[from] RemovalRefused),
-    #[error("no other voter is fit to hold the VIPs ({problems}): mend one, then move them")]
+    #[error("no other voter is fit to hold the VIPs ({problems}); mend one, then move them")]
     NobodyFit { problems: String },
+    #[error(
+        "no other voter can take the VIPs at present ({problems}); wait until one that is fit answers and has caught up"
+    )]
+    NoneReady { problems: String },
 }
 
 impl ChangeRefused {
@@ -188,6 +200,8 @@ impl ChangeRefused {
         matches!(
             self,
             Self::Silent(_)
+                | Self::Starting(_)
+                | Self::NoneReady { .. }
                 | Self::Behind { .. }
                 | Self::NoSuccessor
                 | Self::Quorum(RemovalRefused::QuorumLost { .. })

@@ -17,6 +17,7 @@ pub mod engine;
 pub mod engine_memory;
 pub mod engine_sled;
 pub mod features;
+pub mod fitness;
 mod forward;
 pub mod gate;
 pub mod health;
@@ -69,6 +70,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     administer::NotDone,
     core::{Core, MAX_PROPOSALS},
+    fitness::Fitness,
     forward::Forwarder,
     gate::{LogAtStart, VoteGate},
     leadership::LeaseBook,
@@ -354,10 +356,21 @@ impl Consensus {
         *core::lock(&self.core.vip_facts) = facts;
     }
 
-    /// Says whether this node is fit to hold VIPs: none, or why it is not. To be said again within `FITNESS_LASTS`, or the node
-    /// counts as unfit; one that never says anything counts as fit.
+    /// Says what the checks of this node found: none, or why it is unfit to hold VIPs. To be said again within `FITNESS_LASTS`, or
+    /// the node counts as unfit; one that never says anything counts as fit.
     pub fn tell_fitness(&self, unfit: Option<String>) {
-        *core::lock(&self.core.fitness) = Some((Instant::now(), unfit));
+        let at = Instant::now();
+        *core::lock(&self.core.fitness) = Fitness::Checked { at, unfit };
+    }
+
+    /// Says that this node has still to start what it serves: until something else is said, nobody gives it the VIPs.
+    pub fn tell_starting(&self) {
+        *core::lock(&self.core.fitness) = Fitness::Starting;
+    }
+
+    /// Says why nothing is served here: until something else is said, the node is unfit to hold VIPs.
+    pub fn tell_stopped(&self, why: String) {
+        *core::lock(&self.core.fitness) = Fitness::Stopped(why);
     }
 
     pub fn id(&self) -> NodeId {

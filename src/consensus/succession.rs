@@ -40,6 +40,22 @@ pub fn best(candidates: &[Candidate]) -> Option<NodeId> {
         .map(|c| c.id)
 }
 
+/// As `best`, of those alone that are fit: the VIPs are not to go where they would be dead.
+pub fn best_fit(candidates: &[Candidate]) -> Option<NodeId> {
+    let fit: Vec<Candidate> = candidates.iter().filter(|c| c.fit).copied().collect();
+    best(&fit)
+}
+
+/// Who may be given leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heirs {
+    Named(NodeId),
+    /// The voter that is best off: when a node stops, an unfit one is better than none.
+    Any,
+    /// The fit voter that is best off.
+    Fit,
+}
+
 /// What a leader sees.
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
@@ -201,6 +217,38 @@ mod tests {
         ];
         for (candidates, expected) in cases {
             assert_eq!(best(&candidates), expected.map(NodeId), "{candidates:?}");
+        }
+    }
+
+    #[test]
+    fn the_vips_move_on_to_a_fit_voter_that_is_ready_and_to_no_other() {
+        let not_ready = Candidate {
+            ready: false,
+            ..voter(2)
+        };
+        let unfit = Candidate {
+            fit: false,
+            ..voter(3)
+        };
+        let late = Candidate {
+            missed: 9,
+            lag: 900,
+            ..voter(4)
+        };
+        // (candidates, best of the fit)
+        let cases = [
+            (vec![], None),
+            (vec![unfit], None),
+            (vec![not_ready, unfit], None),
+            (vec![not_ready, unfit, late], Some(4)),
+            (vec![voter(2), late], Some(2)),
+        ];
+        for (candidates, expected) in cases {
+            assert_eq!(
+                best_fit(&candidates),
+                expected.map(NodeId),
+                "{candidates:?}"
+            );
         }
     }
 

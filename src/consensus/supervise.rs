@@ -21,7 +21,7 @@ use super::{
     messages::PeerReport,
     network::{CallError, Rpc, Target},
     recovery::{Evidence, Recovery, Reminder, StopReason, judge},
-    succession::{Mover, Why},
+    succession::{Heirs, Mover, Why},
     types::Vote,
 };
 use crate::{
@@ -125,14 +125,15 @@ async fn watch_leadership(core: &Core) {
     }
 }
 
-/// By how many ranks a node that is unfit to hold VIPs lets others go first, if one of them said lately that it is fit: enough for
+/// By how many ranks a node that is unfit to hold VIPs, or is starting, lets others go first, if one of them said lately that it is fit: enough for
 /// each of them to ask twice. When nobody is, it leads all the same.
 fn waits_for_the_fit(core: &Core, metrics: &Metrics, leader: Option<NodeId>) -> u32 {
     let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().map(NodeId).collect();
     let count = u32::try_from(voters.len()).unwrap_or(u32::MAX);
     let others = voters.into_iter();
     let others = others.filter(|v| *v != core.id && Some(*v) != leader);
-    match core.unfit().is_some() && core.is_any_fit(others) {
+    let is_unfit = core.is_starting() || core.unfit().is_some();
+    match is_unfit && core.is_any_fit(others) {
         true => count.saturating_mul(2),
         false => 0,
     }
@@ -602,7 +603,7 @@ async fn give_away(core: &Core, to: NodeId, why: Why) {
     let _one_at_a_time = core.changing.lock().await;
     let deadline = Instant::now() + STEP_LIMIT;
     loop {
-        match core.transfer_here(Some(to), deadline).await {
+        match core.transfer_here(Heirs::Named(to), deadline).await {
             Ok(_) => return,
             // openraft takes entries only while a quorum has answered a moment ago: on a busy machine that comes and goes.
             Err(NotDone::NotLeading) if core.leading().is_ok() && core.pause(deadline).await => {}

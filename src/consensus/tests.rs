@@ -27,10 +27,12 @@ use tonic::transport::Channel;
 use super::{
     administer::AdministerError,
     engine_memory::MemoryEngine,
+    fitness::Unfit,
     membership::RemovalRefused,
     messages::{GrantRequest, GroupChange},
     network::{Lane, Network, PeerLinks, dial, peer_endpoint},
     storage::{Storage, StorageOptions},
+    succession::Heirs,
     *,
 };
 use crate::{
@@ -971,6 +973,92 @@ async fn leadership_moves_on_to_nobody_that_is_unfit() {
     cluster.stop().await;
 }
 
+/// What another said of itself lately, as a node heard it.
+fn heard_unfit(cluster: &Cluster, by: u64, of: u64) -> Option<Unfit> {
+    super::core::lock(&cluster.node(by).core.peers).unfit(NodeId(of))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_does_not_move_on_to_an_unfit_node_while_a_fit_one_is_away() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    let (fit, unfit) = (followers[0], followers[1]);
+    cluster.node(unfit).tell_stopped("no carrier".into());
+    eventually("it is heard", || {
+        heard_unfit(&cluster, leader, unfit).is_some()
+    })
+    .await;
+    cluster.crash(fit).await;
+    let refused = cluster.node(unfit).move_on(soon()).await.unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            AdministerError::Refused(ChangeRefused::NoneReady { .. })
+        ),
+        "{refused}"
+    );
+    let words = refused.to_string();
+    for told in [
+        format!("node {unfit}: no carrier"),
+        format!("node {fit}: it does not answer"),
+    ] {
+        assert!(words.contains(&told), "{words}");
+    }
+    assert_eq!(cluster.leader().await, leader);
+    cluster.stop().await;
+}
+
+/// It serves nothing yet, though it has caught up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_starting_is_given_no_leadership() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    let (starting, other) = (followers[0], followers[1]);
+    assert!(starting < other, "of two alike it would be chosen");
+    cluster.node(starting).tell_starting();
+    eventually("it is heard", || {
+        heard_unfit(&cluster, leader, starting) == Some(Unfit::Starting)
+    })
+    .await;
+    let sent = cluster
+        .node(leader)
+        .transfer(Some(NodeId(starting)), soon())
+        .await;
+    let refused = ChangeRefused::Starting(NodeId(starting));
+    assert_eq!(sent, Err(AdministerError::Refused(refused)));
+    let left = cluster.node(leader).step_down(soon()).await;
+    assert_eq!(left, Ok(NodeId(other)));
+    cluster.node(starting).tell_fitness(None);
+    let sent = cluster
+        .node(other)
+        .transfer(Some(NodeId(starting)), soon())
+        .await;
+    assert_eq!(sent, Ok(NodeId(starting)));
+    cluster.stop().await;
+}
+
+/// A command that waits for a move that is under way, or whose answer was lost, is made of the next leader too.
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_that_has_left_a_node_is_not_moved_on_again() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let to = NodeId(cluster.followers().await[1]);
+    let core = Arc::clone(&cluster.node(leader).core);
+    let under_way = core.changing.lock().await;
+    let mut moving = Box::pin(cluster.node(leader).move_on(soon()));
+    assert!(futures::poll!(&mut moving).is_pending());
+    let given = core.transfer_here(Heirs::Named(to), soon()).await;
+    assert_eq!(given, Ok(Change::Made));
+    drop(under_way);
+    assert_eq!(moving.await, Ok(to));
+    // Of whom leadership was lost to nothing is asked at a stop either.
+    assert_eq!(cluster.node(leader).step_down(soon()).await, Ok(to));
+    assert_eq!(cluster.leader().await, to.0);
+    cluster.stop().await;
+}
+
 /// A command line that was interrupted, or a follower that was asked and crashed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_over_goes_on_though_nobody_waits_for_it_any_more() {
@@ -978,7 +1066,11 @@ async fn a_hand_over_goes_on_though_nobody_waits_for_it_any_more() {
     let leader = cluster.leader().await;
     let core = Arc::clone(&cluster.node(leader).core);
     drop(core.changing.lock().await);
-    let mut asking = Box::pin(core.administer_here(GroupChange::Transfer { to: None }, soon()));
+    let change = GroupChange::MoveOn {
+        from: core.id,
+        only_fit: false,
+    };
+    let mut asking = Box::pin(core.administer_here(change, soon()));
     assert!(futures::poll!(&mut asking).is_pending());
     drop(asking);
     eventually("another leads", || {

@@ -42,15 +42,21 @@ impl NodeProcess {
     /// ends, which is how the children of a killed `dev` go.
     pub(super) fn start(layout: &Layout, node: u16) -> io::Result<Self> {
         let dir = layout.node_dir(node);
+        let log = dir.join("log");
         let log = OpenOptions::new()
             .create(true)
             .append(true)
-            .open(dir.join("log"))?;
+            .open(&log)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", log.display())))?;
         let child = spawn(&std::env::current_exe()?, &layout.node_config(node), log)?;
         let pid = child
             .id()
             .ok_or_else(|| io::Error::other("the process ended at once"))?;
-        fs::write(dir.join("pid"), format!("{pid}\n"))?;
+        let path = dir.join("pid");
+        if let Err(error) = fs::write(&path, format!("{pid}\n")) {
+            let path = path.display();
+            eprintln!("node {node} runs; {path} does not say that it is process {pid}: {error}");
+        }
         Ok(Self { node, child })
     }
 
@@ -71,11 +77,20 @@ impl NodeProcess {
         }
     }
 
+    /// Asks the process to stop in its own time, while the others go on.
+    pub(super) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     /// Asks the process to stop, as all others are asked too: nobody is left to take over.
     pub(super) fn quit(&self) {
+        self.signal(Signal::SIGQUIT);
+    }
+
+    fn signal(&self, signal: Signal) {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             // It may have ended in this instant, which is what is wanted.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+            let _ = kill(Pid::from_raw(pid), signal);
             // A stopped process hears nothing until it goes on.
             let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
         }

@@ -33,12 +33,14 @@ use crate::{
     enrol::{
         identity_file::{IdentityFile, StoredIdentity},
         init::new_cluster,
+        vacancy,
     },
     model::node::NodeId,
 };
 use children::{End, NodeProcess, RESTART_PAUSE};
 pub use error::DevError;
 use layout::{Layout, MAX_NODES, MAX_PORT_BASE, MAX_SOCKET_PATH};
+use probe::Lack;
 use progress::Progress;
 use standing::Standing;
 use tell::say;
@@ -104,6 +106,7 @@ pub fn run(options: &DevOptions) -> Result<(), DevError> {
             seeded,
             empty: options.empty,
             absent: BTreeSet::new(),
+            removed: BTreeSet::new(),
         }
         .run(),
     )
@@ -231,16 +234,19 @@ fn lay_out(layout: &Layout) -> Result<(), DevError> {
 }
 
 fn write_configs(layout: &Layout) -> Result<(), DevError> {
-    for node in layout.numbers() {
-        let path = layout.node_config(node);
-        let failed = |source| DevError::Io {
-            path: path.clone(),
-            source,
-        };
-        fs::create_dir_all(layout.node_dir(node)).map_err(failed)?;
-        fs::write(&path, layout.config_text(node)).map_err(failed)?;
-    }
-    Ok(())
+    layout
+        .numbers()
+        .try_for_each(|node| write_config(layout, node))
+}
+
+fn write_config(layout: &Layout, node: u16) -> Result<(), DevError> {
+    let path = layout.node_config(node);
+    let failed = |source| DevError::Io {
+        path: path.clone(),
+        source,
+    };
+    fs::create_dir_all(layout.node_dir(node)).map_err(failed)?;
+    fs::write(&path, layout.config_text(node)).map_err(failed)
 }
 
 /// The running cluster.
@@ -250,6 +256,26 @@ struct Dev {
     empty: bool,
     /// Nodes without an identity: they are started when they have one.
     absent: BTreeSet<u16>,
+    /// Nodes that the cluster has removed, whose processes were asked to end.
+    removed: BTreeSet<u16>,
+}
+
+/// Nodes that are started again after a pause, each after its own.
+type Restarts = JoinSet<u16>;
+
+/// What ends a wait for the cluster to be ready.
+enum Turn {
+    Ready(Readiness),
+    Ended(End),
+    /// The pause of a node that died is over.
+    Restart(u16),
+}
+
+/// How the nodes that were waited for are.
+enum Readiness {
+    AllServe,
+    /// The cluster has removed this one: it never will.
+    Removed(u16),
 }
 
 impl Dev {
@@ -308,51 +334,116 @@ impl Dev {
         nodes: &mut HashMap<u16, NodeProcess>,
         members: Vec<u16>,
     ) -> Result<(), DevError> {
-        let sound = self.become_ready(nodes, members).await?;
+        let mut restarts = Restarts::new();
+        let sound = self.become_ready(nodes, members, &mut restarts).await?;
         self.announce(nodes, &sound)?;
-        // Nodes that died, each waiting for its own restart.
-        let mut restarts = JoinSet::new();
+        // Who is asked whether the cluster has removed it.
+        let mut asked = JoinSet::new();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // An ended process is found again, a finished pause stays in its set, and a look is made again: no wait loses
-                // anything.
+                // An ended process is found again, a finished pause and an answer stay in their sets, and a look is made again: no
+                // wait loses anything.
                 end = first_end(nodes) => {
                     nodes.remove(&end.node);
+                    self.retire_removed(end.node)?;
                     if self.is_no_member(end.node)? {
                         continue;
                     }
                     let why = self.last_words_of(&end).unwrap_or_default();
                     let End { node, how, .. } = end;
                     say(format_args!("node {node} ended ({how}){why}; it is started again in {} s", RESTART_PAUSE.as_secs()))?;
-                    restarts.spawn(async move {
-                        tokio::time::sleep(RESTART_PAUSE).await;
-                        node
-                    });
+                    restart_later(node, &mut restarts);
                 }
                 Some(Ok(node)) = restarts.join_next() => {
-                    self.start_again(node, nodes)?;
+                    self.start_again(node, nodes, &mut restarts)?;
                 }
-                _ = look.tick(), if !self.absent.is_empty() => {
+                Some(answer) = asked.join_next() => {
+                    if let Ok(Some(node)) = answer {
+                        self.end_removed(node, nodes)?;
+                    }
+                }
+                _ = look.tick() => {
                     for node in self.admitted() {
-                        self.start_again(node, nodes)?;
+                        self.start_again(node, nodes, &mut restarts)?;
+                    }
+                    if asked.is_empty() {
+                        self.ask_who_is_removed(nodes, &mut asked);
                     }
                 }
             }
         }
     }
 
+    /// Starts a node again if it has an identity. When that fails it is tried again: the others go on.
     fn start_again(
-        &self,
+        &mut self,
         node: u16,
         nodes: &mut HashMap<u16, NodeProcess>,
+        restarts: &mut Restarts,
     ) -> Result<(), DevError> {
-        let process = self.start(node)?;
-        let pid = process.pid().unwrap_or_default();
-        say(format_args!("node {node} is started again, process {pid}"))?;
-        nodes.insert(node, process);
-        Ok(())
+        if self.is_no_member(node)? {
+            return Ok(());
+        }
+        match self.start(node) {
+            Ok(process) => {
+                let pid = process.pid().unwrap_or_default();
+                nodes.insert(node, process);
+                say(format_args!("node {node} is started again, process {pid}"))
+            }
+            Err(error) => {
+                restart_later(node, restarts);
+                let pause = RESTART_PAUSE.as_secs();
+                say(format_args!("{error}; it is tried again in {pause} s"))
+            }
+        }
+    }
+
+    fn ask_who_is_removed(
+        &self,
+        nodes: &HashMap<u16, NodeProcess>,
+        asked: &mut JoinSet<Option<u16>>,
+    ) {
+        for node in nodes.keys().filter(|node| !self.removed.contains(node)) {
+            let (node, api) = (*node, self.layout.api(*node));
+            asked.spawn(async move { probe::is_removed(api).await.then_some(node) });
+        }
+    }
+
+    /// Asks a node to end that the cluster has removed: it serves nothing, and its data is in the way of joining anew.
+    fn end_removed(
+        &mut self,
+        node: u16,
+        nodes: &HashMap<u16, NodeProcess>,
+    ) -> Result<(), DevError> {
+        match nodes.get(&node) {
+            Some(process) if self.removed.insert(node) => {
+                process.terminate();
+                say(format_args!(
+                    "node {node} is no member any more: its process ends"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets aside the identity of a node that was removed, once its process has ended: it stands as one that left.
+    fn retire_removed(&mut self, node: u16) -> Result<(), DevError> {
+        // One that left by itself has done so.
+        if !self.removed.remove(&node) || self.standing(node) != Standing::Member {
+            return Ok(());
+        }
+        let data = self.layout.node_data(node);
+        match vacancy::retire(&data) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let data = data.display();
+                say(format_args!(
+                    "node {node} was removed, and its identity in {data} cannot be set aside: {error}; remove that directory"
+                ))
+            }
+        }
     }
 
     /// Waits until every node serves that can: a majority goes on without one that does not start.
@@ -360,17 +451,40 @@ impl Dev {
         &mut self,
         nodes: &mut HashMap<u16, NodeProcess>,
         mut sound: Vec<u16>,
+        restarts: &mut Restarts,
     ) -> Result<Vec<u16>, DevError> {
         let mut progress = Progress::new(Instant::now(), READY_TIMEOUT);
         // The first time, every node has to start.
         let is_first = !self.seeded;
         loop {
-            let end = tokio::select! {
-                ready = self.make_ready(&sound, is_first, &mut progress) => return ready.map(|()| sound),
+            let turn = tokio::select! {
+                ready = self.make_ready(&sound, is_first, &mut progress) => Turn::Ready(ready?),
                 // Only the wait for the nodes' ends is dropped; their processes go on.
-                end = first_end(nodes) => end,
+                end = first_end(nodes) => Turn::Ended(end),
+                // A pause that is over stays in the set.
+                Some(Ok(node)) = restarts.join_next() => Turn::Restart(node),
+            };
+            let end = match turn {
+                Turn::Ready(Readiness::AllServe) => return Ok(sound),
+                Turn::Ready(Readiness::Removed(node)) => {
+                    sound.retain(|other| *other != node);
+                    self.end_removed(node, nodes)?;
+                    continue;
+                }
+                Turn::Restart(node) => {
+                    self.start_again(node, nodes, restarts)?;
+                    // The others go on without one that cannot be started now.
+                    let rest = sound.iter().copied().filter(|other| *other != node);
+                    let rest: Vec<u16> = rest.collect();
+                    if !nodes.contains_key(&node) && !is_first && self.is_majority(&rest) {
+                        sound = rest;
+                    }
+                    continue;
+                }
+                Turn::Ended(end) => end,
             };
             nodes.remove(&end.node);
+            self.retire_removed(end.node)?;
             let is_gone = !is_first && self.is_no_member(end.node)?;
             if !end.by_itself && !is_gone {
                 let End { node, how, .. } = end;
@@ -378,8 +492,7 @@ impl Dev {
                     "node {node} ended ({how}); it is started again in {} s",
                     RESTART_PAUSE.as_secs()
                 ))?;
-                tokio::time::sleep(RESTART_PAUSE).await;
-                self.start_again(node, nodes)?;
+                restart_later(node, restarts);
                 continue;
             }
             sound.retain(|node| *node != end.node);
@@ -425,6 +538,14 @@ impl Dev {
             return Ok(false);
         }
         self.absent.insert(node);
+        // The commands that are told need its configuration.
+        if !self.layout.node_config(node).exists()
+            && let Err(error) = write_config(&self.layout, node)
+        {
+            say(format_args!(
+                "the configuration of node {node} cannot be written: {error}"
+            ))?;
+        }
         self.say_absent(node, standing)?;
         Ok(true)
     }
@@ -461,7 +582,7 @@ impl Dev {
         sound: &[u16],
         is_first: bool,
         progress: &mut Progress,
-    ) -> Result<(), DevError> {
+    ) -> Result<Readiness, DevError> {
         let mut revision = 0;
         if !self.seeded {
             revision = seed::load(&self.layout, self.empty, progress)
@@ -476,11 +597,13 @@ impl Dev {
                 .map_err(|problem| self.not_ready(problem))?;
         }
         for node in sound {
-            probe::until_serving(&self.layout, *node, revision, progress)
-                .await
-                .map_err(|problem| self.not_ready(problem))?;
+            match probe::until_serving(&self.layout, *node, revision, progress).await {
+                Ok(()) => {}
+                Err(Lack::Removed) => return Ok(Readiness::Removed(*node)),
+                Err(Lack::Other(problem)) => return Err(self.not_ready(problem)),
+            }
         }
-        Ok(())
+        Ok(Readiness::AllServe)
     }
 
     fn not_ready(&self, problem: String) -> DevError {
@@ -489,6 +612,13 @@ impl Dev {
             dir: self.layout.dir.clone(),
         }
     }
+}
+
+fn restart_later(node: u16, restarts: &mut Restarts) {
+    restarts.spawn(async move {
+        tokio::time::sleep(RESTART_PAUSE).await;
+        node
+    });
 }
 
 /// The first process that ends. Dropping the wait loses nothing: an ended process is found again.
@@ -570,17 +700,54 @@ mod tests {
         assert!(!unwritten.hint().contains("port"), "{}", unwritten.hint());
     }
 
-    #[test]
-    fn a_node_that_left_is_not_started_and_counts_no_more() {
-        let base = tempfile::tempdir().expect("a directory");
-        let dir = base.path().join("d");
-        let (layout, _) = prepare(&options(Some(3)), &dir).expect("laid out");
-        let mut dev = Dev {
+    fn laid_out(dir: &Path) -> Dev {
+        let (layout, _) = prepare(&options(Some(3)), dir).expect("laid out");
+        Dev {
             layout,
             seeded: true,
             empty: true,
             absent: BTreeSet::new(),
-        };
+            removed: BTreeSet::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_cannot_be_started_now_is_tried_again() {
+        let base = tempfile::tempdir().expect("a directory");
+        let mut dev = laid_out(&base.path().join("d"));
+        let (mut nodes, mut restarts) = (HashMap::new(), Restarts::new());
+        let third = dev.layout.node_dir(3);
+        fs::create_dir(third.join("log")).expect("made");
+        let error = dev.start(3).err().expect("no log can be written");
+        assert!(error.to_string().contains("n3/log"), "{error}");
+        dev.start_again(3, &mut nodes, &mut restarts).expect("told");
+        assert_eq!((nodes.len(), restarts.len()), (0, 1));
+
+        // Its data was removed meanwhile: it waits to be admitted anew, for which its configuration is needed.
+        fs::remove_dir_all(&third).expect("removed");
+        dev.start_again(3, &mut nodes, &mut restarts).expect("told");
+        assert_eq!((nodes.len(), restarts.len()), (0, 1));
+        assert_eq!(dev.absent, BTreeSet::from([3]));
+        assert!(dev.layout.node_config(3).exists());
+    }
+
+    #[test]
+    fn a_node_that_was_removed_stands_as_one_that_left() {
+        let base = tempfile::tempdir().expect("a directory");
+        let mut dev = laid_out(&base.path().join("d"));
+        dev.retire_removed(3).expect("nothing to do");
+        assert_eq!(dev.standing(3), Standing::Member);
+        dev.removed.insert(3);
+        dev.retire_removed(3).expect("set aside");
+        assert_eq!(dev.standing(3), Standing::Left);
+        assert_eq!(dev.members().expect("both"), [1, 2]);
+        assert!(dev.is_majority(&[1, 2]) && !dev.is_majority(&[1]));
+    }
+
+    #[test]
+    fn a_node_that_left_is_not_started_and_counts_no_more() {
+        let base = tempfile::tempdir().expect("a directory");
+        let mut dev = laid_out(&base.path().join("d"));
         assert_eq!(dev.members().expect("all"), [1, 2, 3]);
         let identity = |node| {
             IdentityFile::in_dir(&dev.layout.node_data(node))

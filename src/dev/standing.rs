@@ -9,7 +9,7 @@ use crate::enrol::vacancy::Vacancy;
 pub(super) enum Standing {
     /// It has an identity. Whether that can be used, the node says itself.
     Member,
-    /// It left, or was removed, and set its identity aside: started again it could only wait.
+    /// It left, or was removed, and its identity was set aside: started again it could only wait.
     Left,
     /// Its data is lost. To the others it is a member still.
     Lost,

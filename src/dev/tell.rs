@@ -24,7 +24,7 @@ impl Dev {
     /// The lines of `say_absent`. The commands begin with two blanks, and work as they stand.
     fn absence(&self, node: u16, standing: Standing) -> Vec<String> {
         let became = match standing {
-            Standing::Left => "has left the cluster",
+            Standing::Left => "has left the cluster, or was removed from it",
             Standing::Member | Standing::Lost => "has lost its data",
         };
         let first = format!(
@@ -210,6 +210,7 @@ mod tests {
             seeded: true,
             empty: true,
             absent: [1].into(),
+            removed: [].into(),
         }
     }
 

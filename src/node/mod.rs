@@ -284,6 +284,8 @@ impl Node {
     ) -> Result<(), NodeError> {
         let security = self.security(&identity, &file)?;
         let consensus = self.start_consensus(&identity, security.clone()).await?;
+        // Before any peer can ask: the VIPs are not to come where nothing holds them yet.
+        consensus.tell_starting();
         self.control.joined(security.clone(), consensus.clone());
         self.serve_peers(&consensus, security.clone()).await?;
         self.serve_api(security.clone()).await?;
@@ -406,7 +408,7 @@ impl Node {
                 Err(error) => {
                     tracing::error!(%error, "DNS and listeners do not start; they are tried again");
                     self.control.not_started(error.to_string());
-                    consensus.tell_fitness(Some(error.to_string()));
+                    consensus.tell_stopped(error.to_string());
                     // A port in use by something else may be free later.
                     let _ = tokio::time::timeout(START_AGAIN, stop.cancelled()).await;
                 }
@@ -427,6 +429,8 @@ impl Node {
             consensus.leadership(),
             consensus.vip_peers(),
         )?;
+        // What the checks find comes after it.
+        consensus.tell_fitness(None);
         // Without a change of threads: only the front door has to be woken, and only for what concerns it.
         let names = services.observed().dns;
         let feeding = feed(consensus.snapshots(), names, front);
@@ -464,10 +468,7 @@ impl Node {
         let hands_over = self.stop.is_cancelled() && !self.all_stop.is_cancelled();
         if hands_over && consensus.present_leader() == Some(consensus.id()) {
             // Before the rest: the VIPs go with leadership, and connections through them are served until they are drained.
-            match consensus
-                .transfer(None, Instant::now() + CONSENSUS_STOP)
-                .await
-            {
+            match consensus.step_down(Instant::now() + CONSENSUS_STOP).await {
                 Ok(leader) => tracing::info!(%leader, "leadership handed over"),
                 Err(error) => tracing::warn!(%error, "leadership was not handed over"),
             }
@@ -740,7 +741,7 @@ async fn tell_fitness(consensus: Consensus, mut fitness: watch::Receiver<fitness
         let unfit = fitness.borrow_and_update().unfit.clone();
         consensus.tell_fitness(unfit);
     }
-    consensus.tell_fitness(Some("DNS and listeners are stopped".into()));
+    consensus.tell_stopped("DNS and listeners are stopped".into());
 }
 
 /// The first published snapshot.

@@ -311,6 +311,41 @@ fn a_node_that_left_is_started_again_when_it_is_admitted_anew() {
     dev.stop();
 }
 
+/// It ran, and serves nothing any more: nobody else ends it, and its data is in the way.
+#[test]
+fn a_running_node_that_is_removed_is_ended_and_keeps_no_start_from_succeeding() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("d");
+    let dev = Dev::start(&data, 3, &["--empty"]);
+    let (base, third) = (dev.base, dev.node_pid(3));
+    let removed = crate::support::run(&dev.api(1).to_string(), &["cluster", "remove", "n3"]);
+    assert_eq!(removed.code, 0, "{}", removed.stderr);
+    let told = "node 3 has left the cluster, or was removed from it";
+    assert!(dev.wait_for(told), "{}", dev.heard());
+    assert!(dev.wait_for("cluster join"), "{}", dev.heard());
+    assert!(!is_alive(third));
+    assert!(!dev.heard().contains("started again, process"));
+    dev.stop();
+
+    // As an earlier release left it, or a `dev` that was killed at that moment.
+    let identity = data.join("n3/data/identity.toml");
+    std::fs::rename(identity.with_extension("left.toml"), &identity).expect("put back");
+    for waits_for_it in [true, false] {
+        let dev = Dev::try_start(&data, 3, base, &["--empty"]).expect("two are enough");
+        if waits_for_it && !dev.heard().contains(told) {
+            assert!(dev.wait_for(told), "{}", dev.heard());
+        }
+        assert!(
+            dev.heard().contains("ready 2 of 3 nodes"),
+            "{}",
+            dev.heard()
+        );
+        assert!(dev.heard().contains(told), "{}", dev.heard());
+        dev.stop();
+    }
+}
+
 /// With fewer than a majority nothing could be changed: it says what is wrong, and ends.
 #[test]
 fn a_minority_of_sound_nodes_does_not_start() {
