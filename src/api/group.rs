@@ -9,6 +9,8 @@ use std::{
 
 use tonic::transport::Channel;
 
+pub use crate::model::few::first_few;
+
 use crate::{
     config::reserved::Reserved,
     model::{
@@ -233,33 +235,4 @@ pub fn no_group() -> Failure {
         "belongs to no cluster yet",
         "run `pontoon cluster init` for a new cluster, or `pontoon cluster join` with a token of an existing one",
     )
-}
-
-/// The first few of a list, and how many more there are: a node with a thousand listeners says a thousand times that no file is left,
-/// and nobody reads that.
-pub fn first_few(mut told: Vec<String>) -> Vec<String> {
-    const FEW: usize = 10;
-    let more = told.len().saturating_sub(FEW);
-    if more > 0 {
-        told.truncate(FEW);
-        told.push(format!("and {more} more"));
-    }
-    told
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_list_is_cut_to_its_first_and_a_count() {
-        let list = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
-        assert_eq!(first_few(list(10)), list(10));
-        let cut = first_few(list(1000));
-        assert_eq!(
-            (&cut[..10], cut[10].as_str()),
-            (&list(10)[..], "and 990 more")
-        );
-        assert_eq!(cut.len(), 11);
-    }
 }

@@ -8,6 +8,7 @@ use crate::wire::error::{Failure, FailureCode};
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let code = code_of(failure.code);
+        let failure = failure.shortened();
         let details = failure.to_details(code.into());
         Status::with_details(code, failure.to_string(), details)
     }
@@ -163,6 +164,28 @@ mod tests {
             let status = Status::from(failure.clone());
             assert_ne!(status.code(), Code::Ok);
             assert_eq!(failure_of(&status, "request", true), failure);
+        }
+    }
+
+    /// A client refuses an answer whose headers are longer, and its caller would hear of a fault of the protocol.
+    #[test]
+    fn however_long_its_words_a_failure_fits_into_the_headers_that_a_client_takes() {
+        const TAKEN: usize = 16 * 1024;
+        for character in ["a", " ", "ä"] {
+            let long = character.repeat(20_000);
+            let failure = Failure::new(FailureCode::Conflict, &long, &long, &long);
+            let status = Status::from(failure);
+            let mut headers = http::HeaderMap::new();
+            status.add_header(&mut headers).unwrap();
+            // As HTTP/2 counts them (RFC 9113 section 6.5.2).
+            let octets: usize = headers
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len() + 32)
+                .sum();
+            assert!(octets < TAKEN - 512, "{octets} octets of {character:?}");
+            let told = failure_of(&status, "request", true);
+            assert_eq!(told.code, FailureCode::Conflict);
+            assert!(told.problem.starts_with(character));
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The words are those of `docs/glossary.md`. Everything here is an ordinary value; `state` changes them, the servers read them.
 
+pub mod few;
 pub mod forwarder;
 pub mod health;
 pub mod label;

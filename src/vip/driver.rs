@@ -27,6 +27,7 @@ use super::{
     connections::looks::Look,
     failing::Failing,
     fence::ruleset::Ruleset,
+    first_look::FirstLooks,
     hands::{Hands, HandsChange, Problem},
     interface::{Change, InterfaceError},
     lookout::{Lookout, LookoutTiming, Outlook, Sight, Watched},
@@ -47,11 +48,6 @@ use crate::{
 
 /// How long `stop` goes on trying to remove an address that the kernel will not let go.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
-/// How long it is looked whether a foreign host has a VIP that is claimed for the first time: four questions, a quarter of a second apart.
-///
-/// DEVIATION from RFC 5227 section 2.1.1: shorter than its four to seven seconds, which are meant for hosts that switch on
-/// together behind slow switches.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// Actions that are carried out before their answers are judged together, and changes that are taken in together: what follows from them is
 /// looked at for every VIP, so that each by itself would make a thousand VIPs cost a million looks.
 const BATCH: usize = 64;
@@ -412,8 +408,8 @@ struct Driver {
     asked: watch::Receiver<u64>,
     /// Who holds the VIPs while this node does not, as far as it heard last.
     holder: Option<NodeId>,
-    /// VIPs that nobody held before, and until when it is looked whether a foreign host has them.
-    first_looks: BTreeMap<Target, Instant>,
+    /// VIPs that are not claimed yet: it is looked whether a foreign host has them.
+    first_looks: FirstLooks,
 }
 
 /// What others may know.
@@ -486,7 +482,7 @@ impl Driver {
             lookout,
             asked,
             holder: None,
-            first_looks: BTreeMap::new(),
+            first_looks: FirstLooks::default(),
         }
     }
 
@@ -514,13 +510,11 @@ impl Driver {
                 }
             }
             let waiting = give_up_at.filter(|_| !orders.withdrawn.is_cancelled());
-            let looked = self.first_looks.values().filter(|at| **at > Instant::now());
-            let looked = looked.min().copied();
             let claims = self.machine.entitled(Instant::now());
             let deadlines = [
                 self.machine.next_deadline(Instant::now()),
                 waiting,
-                looked,
+                self.first_looks.next_deadline(Instant::now()),
                 self.failing.next_deadline(claims),
             ];
             let deadline = deadlines.into_iter().flatten().min();
@@ -615,34 +609,35 @@ impl Driver {
     /// A VIP is in the fence before it is claimed, and until it is withdrawn.
     async fn handle_configured(&mut self, targets: BTreeSet<Target>) {
         if self.machine.entitled(Instant::now()) && self.lookout.sees() {
-            let until = Instant::now() + FIRST_LOOK;
-            // One that goes to another interface is not new, if this node held it.
-            let looks = &self.first_looks;
-            let claimed = self.configured.iter().filter(|t| !looks.contains_key(t));
-            let known: BTreeSet<IpAddr> = claimed.map(|t| t.address).collect();
-            let new = targets.iter().filter(|t| !known.contains(&t.address));
-            self.first_looks.extend(new.map(|t| (t.clone(), until)));
+            self.first_looks
+                .begin(&self.configured, &targets, Instant::now());
             self.look_first().await;
         }
         self.configured.extend(targets.iter().cloned());
         self.keep_fence().await;
         self.configured.clone_from(&targets);
         self.handle(Event::Configured(targets)).await;
+        // Not before the machine knows that it is gone: it would claim it.
+        self.first_looks.forget_unless(&self.configured);
         self.keep_fence().await;
     }
 
     /// A VIP that was added just now, and that no node held before, is claimed when nobody speaks for it for a moment. Whoever
     /// becomes the leader meanwhile takes it at once, as at every take-over.
     async fn look_first(&mut self) {
-        if self.first_looks.is_empty() {
+        if self.first_looks.is_empty() && self.machine.withheld().is_empty() {
             return;
         }
         let now = Instant::now();
-        let entitled = self.machine.entitled(now);
         let lookout = &self.lookout;
-        self.first_looks
-            .retain(|target, until| entitled && (now < *until || lookout.is_spoken_for(target)));
-        let withheld: BTreeSet<Target> = self.first_looks.keys().cloned().collect();
+        match self.machine.entitled(now) {
+            true => {
+                let is_spoken_for = |target: &Target| lookout.is_spoken_for(target);
+                self.first_looks.observe(is_spoken_for, now);
+            }
+            false => self.first_looks.clear(),
+        }
+        let withheld = self.first_looks.targets();
         if self.machine.withheld() != &withheld {
             self.handle(Event::Withheld(withheld)).await;
         }
@@ -850,7 +845,7 @@ impl Driver {
         let targets = self.machine.phases().filter_map(|(target, phase)| {
             let port = self.hands.port(&target.interface)?;
             let held = matches!(phase, Phase::Held { .. });
-            let is_new = self.first_looks.contains_key(target);
+            let is_new = self.first_looks.contains(target);
             Some((target.clone(), Watched { port, held, is_new }))
         });
         Sight {
@@ -1197,8 +1192,13 @@ impl Driver {
 
     /// Why a VIP is not claimed though nothing else hinders it.
     fn withheld_from(&self, target: &Target) -> Option<String> {
-        let refused = self.first_looks.contains_key(target);
-        let mac = self.lookout.conflict(target).filter(|_| refused)?;
+        if !self.first_looks.contains(target) {
+            return None;
+        }
+        let Some(mac) = self.lookout.conflict(target) else {
+            let looked = "not taken yet: it is looked whether a foreign host has this address, for a second after the VIP was added";
+            return Some(looked.to_owned());
+        };
         let host = mac_text(mac);
         Some(format!(
             "not taken: the host {host} has this address; choose another, or take it from that host"

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use crate::model::label::Label;
+use crate::model::{few::first_few, label::Label};
 
 /// Something that a node needs to hold VIPs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,7 +126,8 @@ impl Fitness {
         checks.map(|(check, counter)| (check, counter.failed.as_deref()))
     }
 
-    /// Why the node is unfit, each reason once; none: it is fit.
+    /// Why the node is unfit, each reason once and the first few of them; none: it is fit. A thousand VIPs can have one each, and each
+    /// second all peers hear of it.
     pub fn unfit(&self) -> Option<String> {
         let mut failed: Vec<&str> = vec![];
         for why in self.checks().filter_map(|(_, why)| why) {
@@ -134,7 +135,8 @@ impl Fitness {
                 failed.push(why);
             }
         }
-        (!failed.is_empty()).then(|| failed.join("; "))
+        let told: Vec<String> = failed.into_iter().map(str::to_owned).collect();
+        (!told.is_empty()).then(|| first_few(told).join("; "))
     }
 }
 
@@ -223,6 +225,26 @@ mod tests {
         }
         fitness.observe(&Check::Dns, once, Err("no answer".into()));
         assert_eq!(fitness.unfit().as_deref(), Some("no answer; no fence"));
+    }
+
+    #[test]
+    fn of_many_reasons_the_first_few_are_told() {
+        let mut fitness = Fitness::default();
+        let once = Counts { fall: 1, rise: 1 };
+        for last in 0..50u8 {
+            let vip = IpAddr::from([10, 77, 0, last]);
+            let why = format!(
+                "{vip} is already on this node's device number 2, put there by somebody else"
+            );
+            fitness.observe(&Check::Vip(vip), once, Err(why));
+        }
+        let told = fitness.unfit().unwrap();
+        assert_eq!(told.matches("is already on").count(), 10);
+        assert!(told.ends_with("; and 40 more"), "{told}");
+        assert_eq!(
+            fitness.checks().filter(|(_, why)| why.is_some()).count(),
+            50
+        );
     }
 
     proptest! {

@@ -13,16 +13,20 @@
 //! leaves the device, `Serve` puts it on `lo` and permits the answers, and goes on doing so until the connections have ended, the
 //! deadline passes or the VIP comes back. That is apart from `Phase`: a VIP that is served so is withdrawn all the same.
 //!
-//! Actions are carried out in the order in which they were given; each `Add` and `Remove` is answered by one event, each `Renew` by one at
-//! most: later, and not after the `Remove` behind it. The machine never
-//! blocks, never reads a clock, and assumes nothing about an address between its request and the answer: an address that
-//! *may* be on the interface is removed.
+//! Actions are carried out in the order in which they were given, but what permits, silences or renews comes before each `Add` that was not
+//! begun yet (`queue`): a thousand of those must not keep what is held already from being heard. Each `Add` and `Remove` is answered by
+//! one event, each `Renew` by one at most: later, and not after the `Remove` behind it. The machine never blocks, never reads a clock,
+//! and assumes nothing about an address between its request and the answer: an address that *may* be on the interface is removed.
+
+mod queue;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
+
+use queue::Queue;
 
 use crate::model::{label::Label, leadership::Leadership, vip::Vip};
 
@@ -251,7 +255,7 @@ pub struct Machine {
     permitted_until: Option<Instant>,
     entries: BTreeMap<Target, Entry>,
     withheld: BTreeSet<Target>,
-    actions: VecDeque<Action>,
+    actions: Queue,
 }
 
 impl Machine {
@@ -267,7 +271,7 @@ impl Machine {
             permitted_until: None,
             entries: BTreeMap::new(),
             withheld: BTreeSet::new(),
-            actions: VecDeque::new(),
+            actions: Queue::default(),
         }
     }
 
@@ -324,7 +328,7 @@ impl Machine {
     /// The next things to do, in order: more than one, but not more than `at_most`, where they are alike and are done together at less cost.
     pub fn poll_alike(&mut self, at_most: usize) -> Vec<Action> {
         let mut alike: Vec<Action> = self.poll_action().into_iter().collect();
-        while alike.len() < at_most && go_together(alike.last(), self.actions.front()) {
+        while alike.len() < at_most && go_together(alike.last(), self.actions.peek()) {
             alike.extend(self.poll_action());
         }
         alike
@@ -332,12 +336,12 @@ impl Machine {
 
     /// Whether there is anything to do.
     pub fn has_actions(&self) -> bool {
-        !self.actions.is_empty()
+        self.actions.peek().is_some()
     }
 
     /// The next thing to do, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.actions.pop()
     }
 
     /// When to call `handle(Deadline)` if nothing else happens.
@@ -500,7 +504,7 @@ impl Machine {
                     until: now + lasts,
                     quiet_since: None,
                 });
-                self.actions.push_back(Action::Serve(target.clone()));
+                self.actions.push(Action::Serve(target.clone()));
             }
         }
     }
@@ -526,7 +530,7 @@ impl Machine {
     fn end_serving(&mut self, target: &Target) {
         let entry = self.entries.get_mut(target);
         if entry.is_some_and(|entry| entry.serving.take().is_some()) {
-            self.actions.push_back(Action::EndServe(target.clone()));
+            self.actions.push(Action::EndServe(target.clone()));
         }
     }
 
@@ -544,7 +548,7 @@ impl Machine {
                 over.push(target.clone());
             } else if serving.renew_at <= now {
                 serving.renew_at = now + every;
-                self.actions.push_back(Action::Serve(target.clone()));
+                self.actions.push(Action::Serve(target.clone()));
             }
         }
         over.iter().for_each(|target| self.end_serving(target));
@@ -668,7 +672,7 @@ impl Machine {
             self.permitted_until = Some(lease_until);
         }
         if !targets.is_empty() {
-            self.actions.push_back(Action::Permit {
+            self.actions.push(Action::Permit {
                 targets,
                 lease_until,
             });
@@ -783,7 +787,7 @@ impl Entry {
         answer: Answer,
         now: Instant,
         timing: &Timing,
-        actions: &mut VecDeque<Action>,
+        actions: &mut Queue,
     ) {
         use Phase::{Adding, Held, Permitting, Removing, Silent, Stuck, Withdrawn};
         match (self.phase, answer) {
@@ -819,7 +823,7 @@ impl Entry {
                 Permitting { .. } | Silent { .. } | Held { .. },
                 Answer::Removed | Answer::Missing,
             ) => {
-                actions.push_back(Action::Silence(target.clone()));
+                actions.push(Action::Silence(target.clone()));
                 self.phase = Withdrawn { not_before: None };
             }
 
@@ -843,7 +847,7 @@ impl Entry {
             (Permitting { renew_at }, Answer::Permitted) => self.hold(now, renew_at),
             // An earlier permission may still be there, for a lease that was longer: silent is to be silent.
             (Permitting { renew_at } | Held { renew_at, .. }, Answer::PermitFailed) => {
-                actions.push_back(Action::Silence(target.clone()));
+                actions.push(Action::Silence(target.clone()));
                 self.phase = Silent {
                     renew_at,
                     permit_at: Some(now + timing.permit_again),
@@ -891,11 +895,11 @@ impl Entry {
         now: Instant,
         timing: &Timing,
         fenced: bool,
-        actions: &mut VecDeque<Action>,
+        actions: &mut Queue,
     ) {
         match &mut self.phase {
             Phase::Withdrawn { not_before } if not_before.is_none_or(|at| at <= now) => {
-                actions.push_back(Action::Add(target.clone()));
+                actions.push(Action::Add(target.clone()));
                 self.phase = Phase::Adding;
             }
             Phase::Silent { renew_at, .. } if !fenced => {
@@ -915,20 +919,14 @@ impl Entry {
     }
 
     /// Puts off the expiry of what is on the interface, if that is due.
-    fn renew(
-        &mut self,
-        target: &Target,
-        now: Instant,
-        timing: &Timing,
-        actions: &mut VecDeque<Action>,
-    ) {
+    fn renew(&mut self, target: &Target, now: Instant, timing: &Timing, actions: &mut Queue) {
         match &mut self.phase {
             Phase::Held { renew_at, .. }
             | Phase::Permitting { renew_at }
             | Phase::Silent { renew_at, .. }
                 if *renew_at <= now =>
             {
-                actions.push_back(Action::Renew(target.clone()));
+                actions.push(Action::Renew(target.clone()));
                 *renew_at = now + timing.renew_every;
             }
             _ => {}
@@ -936,20 +934,14 @@ impl Entry {
     }
 
     /// One announcement, if it is due; called while the node is entitled and the VIP wanted.
-    fn announce(
-        &mut self,
-        target: &Target,
-        now: Instant,
-        timing: &Timing,
-        actions: &mut VecDeque<Action>,
-    ) {
+    fn announce(&mut self, target: &Target, now: Instant, timing: &Timing, actions: &mut Queue) {
         match &mut self.phase {
             Phase::Held {
                 announce_at,
                 announced,
                 ..
             } if *announce_at <= now => {
-                actions.push_back(Action::Announce(target.clone()));
+                actions.push(Action::Announce(target.clone()));
                 *announced = announced.saturating_add(1);
                 *announce_at = now + timing.gap_after_announcement(*announced);
             }
@@ -958,16 +950,10 @@ impl Entry {
     }
 
     /// Unheard, but still there; called when the lease has lapsed and a fence stands.
-    fn fall_silent(
-        &mut self,
-        target: &Target,
-        now: Instant,
-        timing: &Timing,
-        actions: &mut VecDeque<Action>,
-    ) {
+    fn fall_silent(&mut self, target: &Target, now: Instant, timing: &Timing, actions: &mut Queue) {
         match self.phase {
             Phase::Held { renew_at, .. } | Phase::Permitting { renew_at } => {
-                actions.push_back(Action::Silence(target.clone()));
+                actions.push(Action::Silence(target.clone()));
                 self.phase = Phase::Silent {
                     renew_at,
                     permit_at: None,
@@ -980,7 +966,7 @@ impl Entry {
     }
 
     /// One step towards being withdrawn; called while the node may not hold the VIP.
-    fn release(&mut self, target: &Target, now: Instant, actions: &mut VecDeque<Action>) {
+    fn release(&mut self, target: &Target, now: Instant, actions: &mut Queue) {
         match self.phase {
             Phase::Stuck { retry_at } if retry_at <= now => self.remove(target, actions),
             _ if self.may_be_there() => self.remove(target, actions),
@@ -1008,8 +994,8 @@ impl Entry {
         };
     }
 
-    fn remove(&mut self, target: &Target, actions: &mut VecDeque<Action>) {
-        actions.push_back(Action::Remove(target.clone()));
+    fn remove(&mut self, target: &Target, actions: &mut Queue) {
+        actions.push(Action::Remove(target.clone()));
         self.phase = Phase::Removing;
     }
 }

@@ -1,7 +1,10 @@
 //! Runs the operator's command when a VIP is claimed or released.
 //!
-//! On a thread of its own, one run after another, in the order of the events: the driver never waits for it. Events that do not fit
-//! into the queue are dropped with a warning; a run that takes longer than allowed is killed with everything that it started.
+//! On a thread of its own, one run after another, in the order of the events: the driver never waits for it. A thousand VIPs are claimed
+//! within one moment, and a run takes milliseconds: events wait here (`waiting`). A run that takes longer than allowed is killed with
+//! everything that it started.
+
+mod waiting;
 
 use std::{
     io,
@@ -20,10 +23,12 @@ use nix::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use waiting::Waiting;
+
 use crate::model::label::Label;
 
-/// Events that wait for their run.
-const QUEUE: usize = 64;
+/// Events that wait for their run: a release and a claim of as many VIPs as a cluster can have.
+const QUEUE: usize = 2_000;
 /// Between looks at a running command.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -95,16 +100,37 @@ impl Notifier {
         match self.queue.try_send(notice) {
             Ok(()) => {}
             Err(TrySendError::Full(notice) | TrySendError::Disconnected(notice)) => {
-                warn!(?notice, "the notify command is too slow: not told");
+                not_told(&notice);
             }
         }
     }
 }
 
+fn not_told(notice: &Notice) {
+    warn!(
+        ?notice,
+        "{QUEUE} events wait for the notify command: not told"
+    );
+}
+
 fn run_all(command: &NotifyCommand, notices: &Receiver<Notice>) {
-    for notice in notices {
-        if let Err(problem) = run(command, &notice) {
+    let mut waiting = Waiting::new(QUEUE);
+    loop {
+        take_in(notices, &mut waiting);
+        let next = waiting.pop().or_else(|| notices.recv().ok());
+        let Some(notice) = next else { return };
+        let outcome = run(command, &notice, || take_in(notices, &mut waiting));
+        if let Err(problem) = outcome {
             warn!(path = %command.path.display(), vip = %notice.address, turn = ?notice.turn, %problem, "notify command");
+        }
+    }
+}
+
+/// Makes room for those that come.
+fn take_in(notices: &Receiver<Notice>, waiting: &mut Waiting) {
+    for notice in notices.try_iter() {
+        if let Err(notice) = waiting.push(notice) {
+            not_told(&notice);
         }
     }
 }
@@ -122,7 +148,12 @@ enum RunError {
     Failed(std::process::ExitStatus),
 }
 
-fn run(command: &NotifyCommand, notice: &Notice) -> Result<(), RunError> {
+/// Runs the command once. `meanwhile` is done every `LOOK_EVERY`.
+fn run(
+    command: &NotifyCommand,
+    notice: &Notice,
+    mut meanwhile: impl FnMut(),
+) -> Result<(), RunError> {
     let mut child = Command::new(&command.path)
         .envs(notice.environment())
         .stdin(Stdio::null())
@@ -140,7 +171,10 @@ fn run(command: &NotifyCommand, notice: &Notice) -> Result<(), RunError> {
                 kill_group(&mut child);
                 return Err(RunError::TooSlow(command.timeout));
             }
-            None => std::thread::sleep(LOOK_EVERY),
+            None => {
+                meanwhile();
+                std::thread::sleep(LOOK_EVERY);
+            }
         }
     }
 }
@@ -218,7 +252,7 @@ mod tests {
             timeout: Duration::from_millis(500),
         };
         let start = Instant::now();
-        let outcome = run(&command, &notice(Turn::Claim, 1));
+        let outcome = run(&command, &notice(Turn::Claim, 1), || {});
         assert!(matches!(outcome, Err(RunError::TooSlow(_))), "{outcome:?}");
         assert!(start.elapsed() < Duration::from_secs(10));
         let pid = fs::read_to_string(pid_file).unwrap();
@@ -235,6 +269,32 @@ mod tests {
             assert!(Instant::now() < deadline, "its child is killed too");
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+
+    /// All that a cluster can have, within one moment: a run takes far longer.
+    #[test]
+    fn a_claim_and_a_release_of_every_vip_are_told() {
+        let vips = u32::try_from(crate::state::limits::VIPS).unwrap();
+        let (sender, notices) = sync_channel(QUEUE);
+        let notifier = Notifier { queue: sender };
+        let address = |vip: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a4d_0000 + vip));
+        let all = || (0..vips).map(address);
+        let expected: Vec<_> = [Turn::Claim, Turn::Release]
+            .into_iter()
+            .flat_map(|turn| all().map(move |address| (turn, address)))
+            .collect();
+        for (turn, address) in &expected {
+            notifier.send(Notice {
+                address: *address,
+                ..notice(*turn, 1)
+            });
+        }
+        drop(notifier);
+        let mut waiting = Waiting::new(QUEUE);
+        take_in(&notices, &mut waiting);
+        let told: Vec<_> = std::iter::from_fn(|| waiting.pop()).collect();
+        let told: Vec<_> = told.iter().map(|n| (n.turn, n.address)).collect();
+        assert_eq!(told, expected);
     }
 
     #[test]
@@ -257,6 +317,7 @@ mod tests {
                     timeout: Duration::from_secs(5),
                 },
                 &notice(Turn::Claim, 1),
+                || {},
             )
         };
         let failed = run_with(script(&dir, "exit 3"));

@@ -5,6 +5,9 @@ use prost::Message;
 use super::v1;
 
 const DETAIL_TYPE: &str = "type.googleapis.com/pontoon.v1.ErrorDetail";
+/// Octets of words that a status carries. It travels in the headers of HTTP/2, of which a client takes 16 KiB: once as `grpc-message`,
+/// with up to three octets for each, and twice in the details, in base64.
+const WORDS: usize = 2_500;
 
 /// A failure in words for the operator and a code for programs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
@@ -115,6 +118,19 @@ impl Failure {
         }
     }
 
+    /// The same in at most `WORDS` octets. What is longer ends in `...`; object and hint leave a third to the problem.
+    pub fn shortened(self) -> Self {
+        let object = shorten(self.object, WORDS / 3);
+        let hint = shorten(self.hint, WORDS / 3);
+        let left = WORDS - object.len() - hint.len();
+        Self {
+            problem: shorten(self.problem, left),
+            object,
+            hint,
+            code: self.code,
+        }
+    }
+
     /// The octets of `grpc-status-details-bin`.
     pub fn to_details(&self, status: i32) -> bytes::Bytes {
         let detail = v1::ErrorDetail {
@@ -153,6 +169,15 @@ impl Failure {
             code: FailureCode::parse(&code).unwrap_or(FailureCode::Internal),
         })
     }
+}
+
+fn shorten(text: String, at_most: usize) -> String {
+    const CUT: &str = "...";
+    if text.len() <= at_most {
+        return text;
+    }
+    let end = text.floor_char_boundary(at_most.saturating_sub(CUT.len()));
+    text.get(..end).unwrap_or_default().to_owned() + CUT
 }
 
 impl From<crate::state::outcome::Refusal> for Failure {
@@ -203,6 +228,29 @@ mod tests {
             let json = serde_json::to_value(&failure).expect("plain strings");
             assert_eq!(json["code"], code.as_str());
         }
+    }
+
+    #[test]
+    fn long_words_are_cut_and_short_ones_are_not() {
+        let failure = |object: &str, problem: &str, hint: &str| {
+            Failure::new(FailureCode::Conflict, object, problem, hint)
+        };
+        // Not at the middle of a character.
+        let long = "ä".repeat(5_000);
+        let cut = failure("VIPs", &long, "find it").shortened();
+        assert_eq!(
+            (cut.object.as_str(), cut.hint.as_str()),
+            ("VIPs", "find it")
+        );
+        assert!(cut.problem.starts_with('ä') && cut.problem.ends_with("ä..."));
+        let words = cut.object.len() + cut.problem.len() + cut.hint.len();
+        assert!((WORDS - 1..=WORDS).contains(&words), "{words}");
+        let cut = failure(&long, &long, &long).shortened();
+        for text in [&cut.object, &cut.problem, &cut.hint] {
+            assert!((WORDS / 3 - 2..=WORDS / 3 + 2).contains(&text.len()));
+        }
+        let whole = failure("VIPs", &"a".repeat(WORDS - 11), "find it");
+        assert_eq!(whole.clone().shortened(), whole);
     }
 
     #[test]

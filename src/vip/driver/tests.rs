@@ -213,6 +213,43 @@ fn a_problem_of_holding_ends_when_the_vip_is_let_go() {
     });
 }
 
+#[tokio::test]
+async fn a_vip_under_its_first_look_says_so_and_waits_no_longer_because_the_state_changes() {
+    let vip = Target {
+        address: VIP.parse().unwrap(),
+        interface: "vip".parse().unwrap(),
+    };
+    let config = VipConfig {
+        mode: Mode::LoopbackStandIn,
+        ..VipConfig::default()
+    };
+    let (mut driver, _leadership) = unstarted(config, BTreeSet::new());
+    let nobody = watch::channel(Sight::default()).1;
+    driver.lookout = Lookout::start(LookoutTiming::default(), BTreeSet::new(), nobody).unwrap();
+    driver.handle(Event::Leadership(led_by(1, 1))).await;
+    // Far away: the test may take its time.
+    let (now, later) = (Instant::now(), Instant::now() + LONG);
+    let vips: BTreeSet<Target> = [vip.clone()].into();
+    driver.first_looks.begin(&BTreeSet::new(), &vips, later);
+    let ends = driver.first_looks.next_deadline(now);
+    assert!(ends > Some(later));
+    for _ in 0..3 {
+        driver.handle_configured(vips.clone()).await;
+        assert_eq!(driver.first_looks.next_deadline(now), ends);
+        let status = driver.status_of(&vip);
+        let problem = status.problem.unwrap_or_default();
+        assert!(
+            !status.held && problem.contains("it is looked whether"),
+            "{problem}"
+        );
+    }
+    // Gone, it is not taken, and nothing is left of it.
+    driver.handle_configured(BTreeSet::new()).await;
+    driver.look_first().await;
+    assert!(driver.machine.withheld().is_empty());
+    assert_eq!(driver.machine.phase(&vip), None);
+}
+
 #[test]
 fn what_keeps_a_vip_from_its_device_is_no_problem_of_a_node_that_let_it_go() {
     let now = Instant::now();

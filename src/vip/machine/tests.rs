@@ -1171,6 +1171,45 @@ proptest! {
         }
     }
 
+    /// Many are added, and some of them were: what is held is permitted for a newer lease, and renewed, before the next is added.
+    #[test]
+    fn what_is_held_is_permitted_and_renewed_before_the_next_is_added(
+        held in 1u8..8, new in 1u8..60, begun in 0u8..60, answered in 0u8..60, put_off in 5u64..200, renews: bool,
+    ) {
+        let now = Instant::now();
+        let known: BTreeSet<Target> = (0..held).map(target).collect();
+        let mut machine = Machine::new(Timing::default(), Fencing::Standing);
+        machine.handle(Event::Configured(known.clone()), now);
+        machine.handle(leading(5, now + LEASE), now);
+        machine.handle_all(known.iter().cloned().map(Event::Added), now);
+        machine.handle(Event::Permitted(known.clone()), now);
+        drain(&mut machine);
+
+        let all = (0..held + new).map(target).collect();
+        machine.handle(Event::Configured(all), now);
+        let adds: Vec<Action> = (0..begun.min(new)).filter_map(|_| machine.poll_action()).collect();
+        let added = adds.into_iter().take(answered.into()).map(|action| match action {
+            Action::Add(target) => Event::Added(target),
+            other => panic!("nothing else is to be done: {other:?}"),
+        });
+        machine.handle_all(added.collect::<Vec<_>>(), now);
+        let later = now + if renews { Timing::default().renew_every } else { Duration::ZERO };
+        let lease = later + LEASE + Duration::from_millis(put_off);
+        machine.handle(leading(5, lease), later);
+
+        let actions = drain(&mut machine);
+        let next_add = actions.iter().position(|a| matches!(a, Action::Add(_)));
+        prop_assert_eq!(next_add.is_some(), begun < new);
+        let before = &actions[..next_add.unwrap_or(actions.len())];
+        let permitted = before.iter().any(|action| match action {
+            Action::Permit { targets, lease_until } => *lease_until == lease && known.is_subset(targets),
+            _ => false,
+        });
+        prop_assert!(permitted, "{before:?}");
+        let renewed = |target: &Target| before.contains(&Action::Renew(target.clone()));
+        prop_assert!(!renews || known.iter().all(renewed), "{before:?}");
+    }
+
     /// When faults end, a leader holds exactly what the snapshot says; stopped, it holds nothing.
     #[test]
     fn faults_heal(life in steps(), fenced: bool) {
