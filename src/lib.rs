@@ -13,6 +13,7 @@ pub mod node;
 pub mod pki;
 pub mod priority;
 pub mod proxy;
+pub mod shortage;
 pub mod site;
 #[cfg(test)]
 mod skipped;
