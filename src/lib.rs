@@ -1,5 +1,7 @@
 //! Pontoon: DNS, load balancing and virtual addresses from one replicated log.
 
+#[cfg(test)]
+mod alone;
 pub mod api;
 pub mod cli;
 pub mod config;
