@@ -1,5 +1,7 @@
 //! Pontoon: DNS, load balancing and virtual addresses from one replicated log.
 
+#[cfg(test)]
+mod alone;
 pub mod api;
 pub mod cli;
 pub mod config;
@@ -13,6 +15,7 @@ pub mod node;
 pub mod pki;
 pub mod priority;
 pub mod proxy;
+pub mod shortage;
 pub mod site;
 #[cfg(test)]
 mod skipped;

@@ -7,6 +7,8 @@ pub mod dns {
     pub const TCP_CONNECTIONS: u32 = 2_000;
     pub const TCP_CONNECTIONS_PER_CLIENT: u32 = 100;
     pub const UPSTREAM_QUERIES: u32 = 4_000;
+    pub const WAITING_QUESTIONS: u32 = 10_000;
+    pub const WAITING_QUESTIONS_PER_CLIENT: u32 = 1_000;
 }
 
 /// Those of `[proxy]`.
@@ -37,6 +39,11 @@ mod tests {
                 dns::TCP_CONNECTIONS_PER_CLIENT.to_string(),
             ),
             ("upstream_queries", dns::UPSTREAM_QUERIES.to_string()),
+            ("waiting_questions", dns::WAITING_QUESTIONS.to_string()),
+            (
+                "waiting_questions_per_client",
+                dns::WAITING_QUESTIONS_PER_CLIENT.to_string(),
+            ),
             ("connections", proxy::CONNECTIONS.to_string()),
             ("drain_removed", minutes(proxy::DRAIN_REMOVED)),
             ("pipes", proxy::PIPES.to_string()),

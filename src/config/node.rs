@@ -135,6 +135,10 @@ pub struct DnsLimits {
     pub tcp_connections_per_client: u32,
     /// Questions under way to upstreams at one time.
     pub upstream_queries: u32,
+    /// Client questions waiting for upstreams at one time.
+    pub waiting_questions: u32,
+    /// Client questions waiting for upstreams at one time from one address.
+    pub waiting_questions_per_client: u32,
     /// The text of `version.bind`; empty hides it.
     pub version: String,
     /// The text of `hostname.bind` and `id.server`; empty hides it.
@@ -347,6 +351,8 @@ differing_keys!(
     tcp_connections,
     tcp_connections_per_client,
     upstream_queries,
+    waiting_questions,
+    waiting_questions_per_client,
     version,
     identity
 );
@@ -637,6 +643,16 @@ fn read_dns(mut section: Section<'_>, name: &str) -> DnsLimits {
             "upstream_queries",
             defaults::dns::UPSTREAM_QUERIES,
             1..=60_000,
+        ),
+        waiting_questions: section.number(
+            "waiting_questions",
+            defaults::dns::WAITING_QUESTIONS,
+            1..=1_000_000,
+        ),
+        waiting_questions_per_client: section.number(
+            "waiting_questions_per_client",
+            defaults::dns::WAITING_QUESTIONS_PER_CLIENT,
+            1..=1_000_000,
         ),
         version: section.text("version", "Pontoon".to_owned(), txt_string),
         identity: section.text("identity", name.to_owned(), txt_string),

@@ -18,7 +18,7 @@ use super::{
     features::expect_known,
     health::StorageHealth,
     publication::{Answer, AppliedState, Publication},
-    snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
+    snapshot_file::{Blank, Loaded, SnapshotError, SnapshotFiles},
     types::{
         EncodedCommand, Entry, LogId, Response, Snapshot, SnapshotData, SnapshotMeta,
         StoredMembership, TypeConfig,
@@ -223,11 +223,13 @@ impl MachineStore {
         self.publication.offer(self.applied.published(), answers);
     }
 
-    fn snapshot_job(&mut self) -> SnapshotJob {
+    /// Writes to `blank`, or to what it opens itself.
+    fn snapshot_job(&mut self, blank: Option<Blank>) -> SnapshotJob {
         self.due.begun();
         SnapshotJob {
             applied: self.applied.clone(),
             files: self.files.clone(),
+            blank,
         }
     }
 }
@@ -275,17 +277,27 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         Ok(())
     }
 
-    /// Puts a snapshot off while space is short: writing one needs some, and there is nothing to gain from a full disk.
+    /// Puts a snapshot off while space is short: writing one needs some, and there is nothing to gain from a full disk. Likewise
+    /// while there are no files for it: what it needs is opened here, since a job that fails ends consensus. It is asked for
+    /// again when the log has grown by half of a limit more.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotJob> {
         if !force && !self.health.borrow().is_good() {
             tracing::warn!("snapshot put off: there is little space left");
             return None;
         }
-        Some(self.snapshot_job())
+        let files = self.files.clone();
+        match blocking(move || files.blank()).await {
+            Ok(Err(error)) if error.is_want() => {
+                tracing::warn!(%error, "snapshot put off: raise the limit on open files");
+                None
+            }
+            // Whatever else is wrong, the job runs into it, and says so.
+            opened => Some(self.snapshot_job(opened.ok().and_then(Result::ok))),
+        }
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotJob {
-        self.snapshot_job()
+        self.snapshot_job(None)
     }
 
     async fn install_snapshot(
@@ -318,7 +330,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             Ok(Some((meta, snapshot))) => Ok(Some(Snapshot { meta, snapshot })),
             Err(e @ SnapshotError::Garbled { .. }) => {
                 tracing::error!(error = %e, "written anew");
-                self.snapshot_job().build_snapshot().await.map(Some)
+                self.snapshot_job(None).build_snapshot().await.map(Some)
             }
             Err(e) => Err(io::Error::other(e)),
         }
@@ -329,6 +341,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
 pub struct SnapshotJob {
     applied: Applied,
     files: SnapshotFiles,
+    blank: Option<Blank>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotJob {
@@ -338,9 +351,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotJob {
         let applied = self.applied.clone();
         let files = self.files.clone();
         let meta = applied.meta();
-        let snapshot = blocking(move || files.write(&applied.meta(), &applied.state))
-            .await?
-            .map_err(io::Error::other)?;
+        let blank = self.blank.take();
+        let work = move || {
+            let (meta, state) = (applied.meta(), &applied.state);
+            match blank {
+                Some(blank) => files.write_to(blank, &meta, state),
+                None => files.write(&meta, state),
+            }
+        };
+        let snapshot = blocking(work).await?.map_err(io::Error::other)?;
         tracing::info!(
             index = meta.last_log_id.map(|id| id.index),
             bytes = snapshot.0.len(),

@@ -6,10 +6,13 @@
 //! used: the log still reaches back to that. One that came from the leader has no log behind it, so it is kept twice.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -19,7 +22,7 @@ use super::{
     log_store::lock,
     types::{SnapshotData, SnapshotMeta},
 };
-use crate::state::State;
+use crate::{shortage::shortage, state::State};
 
 const MAGIC: &[u8; 8] = b"PONTSNAP";
 const VERSION: u32 = 1;
@@ -53,7 +56,56 @@ struct Files {
     directory: PathBuf,
     /// In the order they were made.
     kept: Mutex<Vec<Kept>>,
+    /// Counts those that were opened, for their names.
+    blanks: AtomicU64,
     floor: watch::Sender<Option<u64>>,
+}
+
+impl SnapshotError {
+    /// Whether this node lacked files or memory for it: nothing is wrong with what there is, and a later try may do.
+    pub(super) fn is_want(&self) -> bool {
+        match self {
+            Self::File { source, .. } => shortage(source).is_some(),
+            Self::Garbled { .. } => false,
+        }
+    }
+}
+
+/// What a snapshot is written to, open already, so that writing it cannot fail for want of files. Unless it becomes one, it is
+/// removed when dropped.
+#[derive(Debug)]
+pub(super) struct Blank {
+    file: File,
+    path: PathBuf,
+    directory: File,
+}
+
+impl Blank {
+    /// Makes it the snapshot at `path`, on disk when this returns, and says what reads back. The rest of it must not be used.
+    fn become_snapshot(&mut self, path: &Path, bytes: &[u8]) -> Result<Vec<u8>, SnapshotError> {
+        let written = self
+            .file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_all());
+        written.map_err(|e| file_error("write", &self.path, e))?;
+        fs::rename(&self.path, path).map_err(|e| file_error("rename to", path, e))?;
+        let synced = self.directory.sync_all();
+        synced.map_err(|e| file_error("sync the directory of", path, e))?;
+        let mut back = Vec::with_capacity(bytes.len());
+        let read = self
+            .file
+            .rewind()
+            .and_then(|()| self.file.read_to_end(&mut back));
+        read.map_err(|e| file_error("read", path, e))?;
+        Ok(back)
+    }
+}
+
+impl Drop for Blank {
+    fn drop(&mut self) {
+        // Not there if it has become a snapshot; what is left of it is removed at the next start at the latest.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +161,7 @@ impl SnapshotFiles {
         let files = Files {
             directory,
             kept,
+            blanks: AtomicU64::new(0),
             floor,
         };
         Ok((Self(Arc::new(files)), loaded))
@@ -124,10 +177,37 @@ impl SnapshotFiles {
         self.0.floor.subscribe()
     }
 
+    /// Opens what the next snapshot is to be written to.
+    pub(super) fn blank(&self) -> Result<Blank, SnapshotError> {
+        let number = self.0.blanks.fetch_add(1, Relaxed);
+        let path = self.0.directory.join(format!("{number}.{UNFINISHED}"));
+        let opening = |e| file_error("open", &self.0.directory, e);
+        let directory = File::open(&self.0.directory).map_err(opening)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(&path);
+        let file = file.map_err(|e| file_error("make", &path, e))?;
+        Ok(Blank {
+            file,
+            path,
+            directory,
+        })
+    }
+
     /// Writes a snapshot and reads it back. Blocks for as long as packing takes.
     pub fn write(&self, meta: &SnapshotMeta, state: &State) -> Result<SnapshotData, SnapshotError> {
+        self.write_to(self.blank()?, meta, state)
+    }
+
+    /// As `write`, to what is open already: it takes no further file.
+    pub(super) fn write_to(
+        &self,
+        blank: Blank,
+        meta: &SnapshotMeta,
+        state: &State,
+    ) -> Result<SnapshotData, SnapshotError> {
         let bytes = encode(meta, state).map_err(|e| file_error("encode", &self.0.directory, e))?;
-        self.save(meta, &bytes)?;
+        self.save(blank, meta, &bytes)?;
         Ok(SnapshotData(bytes))
     }
 
@@ -136,7 +216,7 @@ impl SnapshotFiles {
         let loaded = decode("from the leader", &data.0)?;
         let index = loaded.meta.last_log_id.map(|id| id.index);
         for _ in 0..KEPT {
-            self.save(&loaded.meta, &data.0)?;
+            self.save(self.blank()?, &loaded.meta, &data.0)?;
         }
         tracing::info!(index, bytes = data.0.len(), "snapshot installed");
         Ok(loaded)
@@ -160,7 +240,12 @@ impl SnapshotFiles {
         }
     }
 
-    fn save(&self, meta: &SnapshotMeta, bytes: &Bytes) -> Result<(), SnapshotError> {
+    fn save(
+        &self,
+        mut blank: Blank,
+        meta: &SnapshotMeta,
+        bytes: &Bytes,
+    ) -> Result<(), SnapshotError> {
         let index = meta.last_log_id.map(|id| id.index);
         let mut kept = lock(&self.0.kept);
         if kept.last().is_some_and(|newest| newest.index > index) {
@@ -172,9 +257,8 @@ impl SnapshotFiles {
             index.map_or("none".to_owned(), |i| i.to_string())
         );
         let path = self.0.directory.join(name);
-        write_whole(&path, bytes)?;
-        let back = read(&path)?;
-        if back != bytes {
+        let back = blank.become_snapshot(&path, bytes)?;
+        if back != *bytes {
             set_aside(&path)?;
             return Err(garbled(
                 &path.display().to_string(),
@@ -235,20 +319,6 @@ fn parse_name(path: &Path) -> Option<(u64, Option<u64>)> {
         number => Some(number.parse().ok()?),
     };
     Some((sequence.parse().ok()?, index))
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
-    let unfinished = path.with_extension(UNFINISHED);
-    let failed = |e| file_error("write", &unfinished, e);
-    let mut file = File::create(&unfinished).map_err(failed)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if let Err(e) = written {
-        // What is left of it is removed at the next start at the latest.
-        let _ = fs::remove_file(&unfinished);
-        return Err(failed(e));
-    }
-    fs::rename(&unfinished, path).map_err(|e| file_error("rename to", path, e))?;
-    sync_directory(path.parent().unwrap_or(path))
 }
 
 fn sync_directory(directory: &Path) -> Result<(), SnapshotError> {

@@ -2,7 +2,7 @@
 //!
 //! Replies are checked before they count. It waits as long as it takes: whoever asks bounds it, and may drop it at any time.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Instant};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,6 +19,7 @@ use super::{
     scrub::scrub,
     stats::count,
 };
+use crate::shortage::{Shortage, shortage};
 
 /// Messages that do not fit the query before the server is asked over TCP, where nobody can guess.
 const MAX_IGNORED: usize = 16;
@@ -34,6 +35,9 @@ pub(super) enum Failure {
     Nonsense,
     /// An answer that is an error code.
     Error(Rcode),
+    /// This node had no files, memory or ports to ask it with: it says nothing of the server. Last, since who was not asked
+    /// might have answered.
+    Unasked,
 }
 
 impl Failure {
@@ -46,13 +50,31 @@ impl Failure {
             Self::Error(Rcode::SERV_FAIL) => ExtendedError::UPSTREAM_SERVFAIL,
             Self::Error(Rcode::REFUSED) => ExtendedError::UPSTREAM_REFUSED,
             Self::Error(_) => ExtendedError::UPSTREAM_ERROR,
+            Self::Unasked => ExtendedError::NO_RESOURCES,
+        }
+    }
+
+    /// Whether it is an answer for the next who ask, too. What this node lacks may be there again in a moment.
+    pub fn is_kept(self) -> bool {
+        self != Self::Unasked
+    }
+
+    /// What an error of the system on the way to a server is.
+    fn of(error: &io::Error, way: Way) -> Self {
+        match lacked(error, way) {
+            Some(_) => Self::Unasked,
+            None => Self::Broken,
         }
     }
 }
 
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Broken
+/// What this node lacks, if that is what an error says. EADDRINUSE: every port is taken. EADDRNOTAVAIL says so of TCP, which
+/// is bound to an address that UDP has found; of UDP it says that no address leads to the server.
+fn lacked(error: &io::Error, way: Way) -> Option<Shortage> {
+    match (error.raw_os_error(), way) {
+        (Some(libc::EADDRINUSE), _) => Some(Shortage::Ports),
+        (Some(libc::EADDRNOTAVAIL), Way::Udp) => None,
+        _ => shortage(error),
     }
 }
 
@@ -98,7 +120,37 @@ impl Exchange<'_> {
         }
     }
 
+    /// What `error` on the way to the server means. The log is told of what this node lacks, once a minute.
+    fn failed(&self, error: &io::Error, way: Way) -> Failure {
+        let told = &self.forwarding.told;
+        if let Some(lacked) = lacked(error, way)
+            && let Some(left_out) = told.admit(Instant::now())
+        {
+            let advice = match lacked {
+                Shortage::Resources => lacked.advice(),
+                Shortage::Ports => "widen net.ipv4.ip_local_port_range",
+            };
+            let server = self.server;
+            tracing::warn!(%server, %error, left_out, "this node lacks what a query to an upstream server needs: {advice}");
+        }
+        Failure::of(error, way)
+    }
+
     async fn over_udp(&self, edns: bool) -> Result<Received, Failure> {
+        let asked = self.ask_over_udp(edns).await;
+        asked.map_err(|error| self.failed(&error, Way::Udp))
+    }
+
+    async fn over_tcp(&self, edns: bool) -> Result<Received, Failure> {
+        let found = self.forwarding.socket_to(self.server).await;
+        let source = found.and_then(|socket| socket.local_addr());
+        let source = source.map_err(|error| self.failed(&error, Way::Udp))?;
+        let asked = self.ask_over_tcp(source, edns).await;
+        let received = asked.map_err(|error| self.failed(&error, Way::Tcp))?;
+        received.ok_or(Failure::Nonsense)
+    }
+
+    async fn ask_over_udp(&self, edns: bool) -> io::Result<Received> {
         let counters = &self.forwarding.counters;
         let socket = self.forwarding.socket_to(self.server).await?;
         let id = rand::random();
@@ -116,7 +168,12 @@ impl Exchange<'_> {
         Ok(Received::Truncated)
     }
 
-    async fn over_tcp(&self, edns: bool) -> Result<Received, Failure> {
+    /// From the address of `source`. None: what came is no answer.
+    async fn ask_over_tcp(
+        &self,
+        mut source: SocketAddr,
+        edns: bool,
+    ) -> io::Result<Option<Received>> {
         let counters = &self.forwarding.counters;
         count(&counters.over_tcp);
         count(&counters.sent);
@@ -125,20 +182,19 @@ impl Exchange<'_> {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         // Whole, since an address of one link is nothing without its scope.
-        let mut source = self.forwarding.socket_to(self.server).await?.local_addr()?;
         source.set_port(0);
         socket.bind(source)?;
         let mut stream = socket.connect(self.server).await?;
         let id = rand::random();
         let query = self.ask.question.encode(id, edns);
-        let length = u16::try_from(query.len()).map_err(|_| Failure::Nonsense)?;
+        let length = u16::try_from(query.len()).map_err(io::Error::other)?;
         stream
             .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
             .await?;
         let length = u64::from(stream.read_u16().await?);
         let mut octets = Vec::new();
         stream.take(length).read_to_end(&mut octets).await?;
-        Received::read(&self.ask.question, id, edns, &octets).ok_or(Failure::Nonsense)
+        Ok(Received::read(&self.ask.question, id, edns, &octets))
     }
 }
 
@@ -209,6 +265,26 @@ mod tests {
 
     fn read(octets: &[u8]) -> Option<Received> {
         Received::read(&question(), ID, true, octets)
+    }
+
+    #[test]
+    fn what_this_node_lacks_is_no_failure_of_the_server() {
+        use Failure::{Broken, Unasked};
+        for (number, udp, tcp) in [
+            (libc::EMFILE, Unasked, Unasked),
+            (libc::ENFILE, Unasked, Unasked),
+            (libc::ENOMEM, Unasked, Unasked),
+            (libc::ENOBUFS, Unasked, Unasked),
+            (libc::EADDRINUSE, Unasked, Unasked),
+            (libc::EADDRNOTAVAIL, Broken, Unasked),
+            (libc::ECONNREFUSED, Broken, Broken),
+            (libc::ENETUNREACH, Broken, Broken),
+        ] {
+            let of = |way| Failure::of(&io::Error::from_raw_os_error(number), way);
+            assert_eq!((of(Way::Udp), of(Way::Tcp)), (udp, tcp), "{number}");
+        }
+        assert!(!Unasked.is_kept() && Broken.is_kept());
+        assert!(Unasked > Failure::Error(Rcode::SERV_FAIL));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns the cache and the tasks of queries under way. `stop` ends them. It never decides whether a client may ask.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::hash_map::RandomState,
     hash::BuildHasher,
     io,
     net::{IpAddr, SocketAddr},
@@ -18,7 +18,12 @@ use arc_swap::ArcSwap;
 use tokio::{net::UdpSocket, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::defaults::dns as defaults, model::snapshot::Snapshot};
+use crate::{
+    config::defaults::dns as defaults,
+    model::{forwarder::Forwarder, snapshot::Snapshot},
+    shortage::{Shortage, shortage},
+    telemetry::throttle::Throttle,
+};
 
 use super::{
     answer::forwarder_for,
@@ -35,6 +40,7 @@ use super::{
     stats::{ForwardCounters, ForwardStats, count},
     under_way::{Share, Turn, UnderWay},
     upstream_times::UpstreamTimes,
+    waiting::Waiting,
 };
 
 /// Parts of the cache, each with its own lock, so that workers seldom wait for each other.
@@ -46,9 +52,9 @@ pub struct ForwardLimits {
     pub cache: CacheLimits,
     /// Questions to upstreams under way at one time. Where there are several forwarders, half of that for each.
     pub max_outstanding: usize,
-    /// Client questions waiting for them at one time.
+    /// Client questions waiting for them at one time. Where there are several forwarders, half of that for each.
     pub max_waiting: usize,
-    /// Of these, from one client address.
+    /// Of these, from one client address; half of that for each forwarder, too.
     pub max_waiting_per_client: usize,
     /// Longest time for one question with all its upstreams and repeats.
     pub total: Duration,
@@ -61,8 +67,8 @@ impl Default for ForwardLimits {
         Self {
             cache: CacheLimits::default(),
             max_outstanding: defaults::UPSTREAM_QUERIES as usize,
-            max_waiting: 10_000,
-            max_waiting_per_client: 1_000,
+            max_waiting: defaults::WAITING_QUESTIONS as usize,
+            max_waiting_per_client: defaults::WAITING_QUESTIONS_PER_CLIENT as usize,
             // Clients give up after about as long.
             total: Duration::from_secs(10),
             sources: Vec::new(),
@@ -86,32 +92,34 @@ pub(super) struct Forwarding {
     /// Counts flushes: an answer to a question from before one is not kept.
     epoch: AtomicU64,
     pub(super) counters: ForwardCounters,
+    /// When the log was last told what this node lacks to ask upstreams.
+    pub(super) told: Throttle,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
-#[derive(Default)]
-struct Waiting {
-    total: usize,
-    by_client: HashMap<IpAddr, usize>,
-}
-
-/// The right of one client question to wait. Dropping it gives the place back.
+/// The right of one client question to wait for a forwarder. Dropping it gives the place back.
 pub(super) struct Place {
     forwarding: Arc<Forwarding>,
     client: IpAddr,
+    forwarder: Arc<Forwarder>,
+}
+
+impl Place {
+    /// Makes it a place to wait for `forwarder`, as where an alias leads to another. None: it, or the client, has too many.
+    pub fn at(self, forwarder: &Arc<Forwarder>) -> Option<Self> {
+        if self.forwarder.suffix == forwarder.suffix {
+            return Some(self);
+        }
+        let (forwarding, client) = (Arc::clone(&self.forwarding), self.client);
+        drop(self);
+        forwarding.place(client, forwarder)
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut waiting = locked(&self.forwarding.waiting);
-        waiting.total -= 1;
-        if let Some(count) = waiting.by_client.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.by_client.remove(&self.client);
-            }
-        }
+        locked(&self.forwarding.waiting).end(self.client, &self.forwarder.suffix);
     }
 }
 
@@ -126,16 +134,18 @@ impl Forwarding {
             bytes: limits.cache.bytes / PARTS,
             ..limits.cache
         };
+        let waiting = Waiting::new(limits.max_waiting, limits.max_waiting_per_client);
         Arc::new(Self {
             under_way: Mutex::new(UnderWay::new(limits.max_outstanding)),
             limits,
             snapshot,
             parts: (0..PARTS).map(|_| Mutex::new(Cache::new(part))).collect(),
             hasher: RandomState::new(),
-            waiting: Mutex::default(),
+            waiting: Mutex::new(waiting),
             times: Mutex::default(),
             epoch: AtomicU64::new(0),
             counters: ForwardCounters::default(),
+            told: Throttle::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
         })
@@ -151,19 +161,18 @@ impl Forwarding {
         self.part(question).find(question, now)
     }
 
-    /// A place for one more waiting question of `client`; none when it, or everybody together, has too many.
-    pub fn place(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
-        let mut waiting = locked(&self.waiting);
-        let own = waiting.by_client.get(&client).copied().unwrap_or(0);
-        if waiting.total >= self.limits.max_waiting || own >= self.limits.max_waiting_per_client {
+    /// A place for one more question of `client` that waits for `forwarder`; none when either, or everybody together, has too
+    /// many.
+    pub fn place(self: &Arc<Self>, client: IpAddr, forwarder: &Arc<Forwarder>) -> Option<Place> {
+        let share = self.share();
+        if !locked(&self.waiting).begin(client, &forwarder.suffix, share) {
             count(&self.counters.shed);
             return None;
         }
-        waiting.total += 1;
-        *waiting.by_client.entry(client).or_insert(0) += 1;
         Some(Place {
             forwarding: Arc::clone(self),
             client,
+            forwarder: Arc::clone(forwarder),
         })
     }
 
@@ -310,7 +319,8 @@ impl Forwarding {
             shed: counters.shed.load(Relaxed),
             outstanding,
             most_of_one,
-            waiting: locked(&self.waiting).total as u64,
+            waiting: locked(&self.waiting).total() as u64,
+            unasked: counters.unasked.load(Relaxed),
         }
     }
 
@@ -320,9 +330,12 @@ impl Forwarding {
         let chosen = socket.local_addr()?.ip();
         let others = in_place_of(chosen, &self.snapshot.load().vips, &self.limits.sources);
         for own in others {
-            // One that the host has lost, or that leads nowhere, is no reason to ask nobody.
-            if let Ok(better) = connected(own, upstream).await {
-                return Ok(better);
+            match connected(own, upstream).await {
+                Ok(better) => return Ok(better),
+                // From the VIP the answer might go to another node, and the server would seem silent.
+                Err(error) if shortage(&error) == Some(Shortage::Resources) => return Err(error),
+                // One that the host has lost, or that leads nowhere, is no reason to ask nobody.
+                Err(_) => {}
             }
         }
         Ok(socket)
@@ -359,6 +372,10 @@ impl Lead {
         let limits = &self.forwarding.limits.cache;
         let answered = self.ask_all().await;
         let now = Instant::now();
+        let keeps = answered
+            .as_ref()
+            .err()
+            .is_none_or(|failure| failure.is_kept());
         let entry = Arc::new(match answered {
             Ok(message) => Entry::of_message(message, &self.ask.question, limits, now),
             Err(failure) => Entry::of_failure(failure.explained(), limits, now),
@@ -366,7 +383,8 @@ impl Lead {
         let question = self.ask.question.clone();
         let mut part = self.forwarding.part(&question);
         // Under the lock: who flushes has set what is flushed for before, and takes the lock after.
-        if self.forwarding.epoch.load(Relaxed) == self.epoch && self.is_still_asked_for() {
+        let current = self.forwarding.epoch.load(Relaxed) == self.epoch;
+        if keeps && current && self.is_still_asked_for() {
             part.insert(question, Arc::clone(&entry), now);
         }
         drop(part);
@@ -387,6 +405,7 @@ impl Lead {
         let forwarder = &self.ask.forwarder;
         let deadline = Instant::now() + self.forwarding.limits.total;
         let mut servers = locked(&self.forwarding.times).order(&forwarder.upstreams);
+        // Each is at least this.
         let mut worst = Failure::Silent;
         for _ in 0..2 {
             let mut silent = Vec::new();
@@ -433,6 +452,7 @@ impl Lead {
                 count(&counters.failed);
                 times.failed(server, patience);
             }
+            Err(Failure::Unasked) => count(&counters.unasked),
         }
         result
     }

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{rrset::RecordType, snapshot::Snapshot};
+use crate::{
+    alone::{is_alone, take_all_files},
+    model::{rrset::RecordType, snapshot::Snapshot},
+};
 
 use super::{
     ForwardLimits, Source,
@@ -122,6 +125,100 @@ async fn slow_servers_of_one_suffix_leave_room_for_others() {
         (4, 2)
     );
     assert!(fixture.server.stop(PATIENCE).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_for_one_suffix_leave_a_client_places_for_others() {
+    let silent = Upstream::start(Manner::Silent, Duration::ZERO);
+    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+    let mut state = forwarding_to(&[silent.address]);
+    add_forwarder(&mut state, "elsewhere.test.", &[honest.address]);
+    let state = with_timeout(state, Duration::from_secs(30));
+    let fixture = Fixture::start(state, |config| {
+        config.forward.max_waiting_per_client = 4;
+    });
+    let names = ["a.slow.", "b.slow.", "c.slow.", "d.slow."].map(name);
+    let slow = futures::future::join_all(names.iter().map(|qname| async {
+        fixture.server.query_local(qname, RecordType::A, true).await;
+    }));
+    let forward = || fixture.server.stats().forward;
+    let quick = async {
+        eventually("the slow ones wait or are shed", || {
+            forward().waiting + forward().shed >= 4
+        })
+        .await;
+        // From the same address as the others.
+        let qname = name("www.elsewhere.test.");
+        let reply = fixture
+            .server
+            .query_local(&qname, RecordType::A, true)
+            .await;
+        reply.expect("a reply").message
+    };
+    tokio::select! {
+        _ = slow => panic!("two of them wait for ten seconds"),
+        reply = quick => assert_eq!((reply.rcode, reply.answer.len()), (Rcode::NO_ERROR, 1)),
+    }
+    assert_eq!(forward().shed, 2);
+    assert!(fixture.server.stop(PATIENCE).await);
+}
+
+/// The reply to a question over loopback, without a socket of the client's.
+async fn asked(fixture: &Fixture, qname: &str) -> Rcode {
+    let qname = name(qname);
+    let asked = fixture.server.query_local(&qname, RecordType::A, true);
+    asked.await.expect("a reply").message.rcode
+}
+
+const WITHOUT_FILES: &str =
+    "dns::forward_tests::a_want_of_files_is_no_fault_of_a_server_and_is_over_when_there_are_some";
+
+/// In a process of its own, since no file is left to any of its threads.
+#[test]
+fn a_want_of_files_is_no_fault_of_a_server_and_is_over_when_there_are_some() {
+    if !is_alone(WITHOUT_FILES) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+        let fixture = Fixture::start(forwarding_to(&[honest.address]), |_| {});
+        let address = fixture.server.local_addresses()[0];
+        let client = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            None,
+        );
+        let client = client.expect("a socket");
+        let taken = take_all_files();
+        assert_eq!(
+            asked(&fixture, "www.elsewhere.test.").await,
+            Rcode::SERV_FAIL
+        );
+        client.connect(&address.into()).expect("the kernel accepts");
+        eventually("accepting fails", || {
+            fixture.server.stats().accept_errors > 0
+        })
+        .await;
+        drop(taken);
+        assert_eq!(
+            asked(&fixture, "www.elsewhere.test.").await,
+            Rcode::NO_ERROR
+        );
+        eventually("the connection is taken", || {
+            fixture.server.stats().connections_accepted == 1
+        })
+        .await;
+        let forward = fixture.server.stats().forward;
+        assert_eq!(
+            (forward.unasked, forward.failed, forward.timed_out),
+            (1, 0, 0)
+        );
+        assert!(fixture.server.stop(PATIENCE).await);
+    });
 }
 
 /// An honest upstream that tells where each query came from.

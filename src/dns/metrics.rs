@@ -157,6 +157,12 @@ fn plain_dns(stats: &DnsStats) -> Vec<Plain> {
             Counter,
             stats.connections_timed_out,
         ),
+        (
+            "dns_tcp_accept_errors",
+            "Failures of accept for want of file descriptors or memory",
+            Counter,
+            stats.accept_errors,
+        ),
         ("dns_cache_entries", "Cached answers", Gauge, cache.entries),
         (
             "dns_cache_bytes",
@@ -199,6 +205,12 @@ fn plain_dns(stats: &DnsStats) -> Vec<Plain> {
             "Queries to upstreams that failed",
             Counter,
             forward.failed,
+        ),
+        (
+            "dns_upstream_unasked",
+            "Queries to upstreams that could not be made for want of file descriptors, memory or ports",
+            Counter,
+            forward.unasked,
         ),
         (
             "dns_upstream_ignored",

@@ -9,6 +9,7 @@ mod builtin;
 mod chain;
 mod exchange;
 mod fast_path;
+mod files;
 mod forward;
 mod query_source;
 mod scrub;
@@ -21,6 +22,7 @@ mod tcp;
 mod udp;
 mod under_way;
 mod upstream_times;
+mod waiting;
 mod zone_tree;
 
 pub mod answer;

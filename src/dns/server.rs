@@ -161,12 +161,14 @@ pub struct DnsServer {
 }
 
 impl DnsServer {
-    /// Binds `config.addresses` and serves what `snapshots` holds, from now on. Call within a tokio runtime.
+    /// Binds `config.addresses` and serves what `snapshots` holds, from now on. Bounds are lowered if too few files may be open
+    /// for them. Call within a tokio runtime.
     pub fn start(
         config: DnsConfig,
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let config = config.fit();
         let first = snapshots.borrow().clone();
         let first_revision = first.revision;
         let snapshot = Arc::new(ArcSwap::new(first));

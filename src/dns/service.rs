@@ -34,7 +34,8 @@ pub(super) struct Pending {
     /// What upstreams said so far.
     upstream: Vec<Arc<Entry>>,
     ask: Ask,
-    _place: Place,
+    /// None when there was none where an alias led.
+    place: Option<Place>,
 }
 
 /// How far a message got.
@@ -61,7 +62,7 @@ impl Service {
             let now = Instant::now();
             let entry = match self.forwarding.cached(&ask.question, now) {
                 Some(entry) => entry,
-                None => match self.forwarding.place(client.address) {
+                None => match self.forwarding.place(client.address, &ask.forwarder) {
                     None => self.forwarding.overload(now),
                     Some(place) => {
                         return Progress::Wait(Box::new(Pending {
@@ -71,7 +72,7 @@ impl Service {
                             client,
                             upstream,
                             ask,
-                            _place: place,
+                            place: Some(place),
                         }));
                     }
                 },
@@ -100,8 +101,9 @@ impl Pending {
             let now = Instant::now();
             let entry = match cached.take() {
                 Some(entry) => entry,
-                None if now < deadline => forwarding.resolve(self.ask.clone()).await,
-                None => forwarding.out_of_time(now),
+                None if now >= deadline => forwarding.out_of_time(now),
+                None if self.place.is_none() => forwarding.overload(now),
+                None => forwarding.resolve(self.ask.clone()).await,
             };
             self.upstream.push(entry);
             let response = complete(
@@ -118,6 +120,9 @@ impl Pending {
                         .service
                         .forwarding
                         .cached(&next.question, Instant::now());
+                    if cached.is_none() {
+                        self.place = self.place.take().and_then(|p| p.at(&next.forwarder));
+                    }
                     self.ask = next;
                 }
                 last => return settle(last, counters),

@@ -74,6 +74,7 @@ pub(super) struct Counters {
     pub connections_accepted: AtomicU64,
     pub connections_refused: AtomicU64,
     pub connections_timed_out: AtomicU64,
+    pub accept_errors: AtomicU64,
 }
 
 /// Adds one. Counters order nothing, so nothing stronger than relaxed is called for.
@@ -113,6 +114,7 @@ pub(super) struct ForwardCounters {
     pub sent: AtomicU64,
     pub timed_out: AtomicU64,
     pub failed: AtomicU64,
+    pub unasked: AtomicU64,
     pub ignored: AtomicU64,
     pub over_tcp: AtomicU64,
     pub coalesced: AtomicU64,
@@ -128,6 +130,8 @@ pub struct ForwardStats {
     pub timed_out: u64,
     /// Queries that failed otherwise, or were answered with an error.
     pub failed: u64,
+    /// Queries that this node had no files, memory or ports for.
+    pub unasked: u64,
     /// Messages that did not fit the query and were ignored: late, or forged.
     pub ignored: u64,
     /// Queries repeated over TCP.
@@ -161,6 +165,8 @@ pub struct DnsStats {
     /// Connections closed at once because a limit was reached.
     pub connections_refused: u64,
     pub connections_timed_out: u64,
+    /// Failures of accept for want of files or memory.
+    pub accept_errors: u64,
     pub connections_open: u64,
     pub cache: CacheStats,
     pub forward: ForwardStats,
@@ -216,6 +222,7 @@ impl DnsStats {
             connections_accepted: total(&|c| &c.connections_accepted),
             connections_refused: total(&|c| &c.connections_refused),
             connections_timed_out: total(&|c| &c.connections_timed_out),
+            accept_errors: total(&|c| &c.accept_errors),
             ..Self::default()
         }
     }

@@ -5,6 +5,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -22,12 +23,15 @@ use super::{
     service::{Progress, Service, TcpLimits},
     stats::{Counters, count},
 };
+use crate::telemetry::throttle::Throttle;
 
 /// Octets of replies that one connection may have waiting to be written. Its reader waits for room, so that a client that
 /// asks and never reads holds this much and no more, until the write times out.
 const UNWRITTEN: usize = 128 * 1024;
 /// Octets gathered for one write, when more than one reply is ready.
 const GATHERED: usize = 4096;
+/// Between two tries to accept when this node has no files left.
+const REST_AFTER_FAILURE: Duration = Duration::from_millis(20);
 
 /// A reply on its way to the writer, with the room that it takes.
 struct Outgoing {
@@ -70,6 +74,8 @@ impl Outbox {
 pub(super) struct Connections {
     limits: TcpLimits,
     open: Mutex<Open>,
+    /// When the log was last told that accepting fails.
+    told: Throttle,
 }
 
 #[derive(Default)]
@@ -89,6 +95,7 @@ impl Connections {
         Arc::new(Self {
             limits,
             open: Mutex::default(),
+            told: Throttle::default(),
         })
     }
 
@@ -140,10 +147,13 @@ pub(super) async fn accept(
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
-                // Out of descriptors, or a connection gone before it was taken: wait a little, it may pass.
-                tracing::debug!(%error, "a DNS connection was not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                count(&counters.accept_errors);
+                if let Some(left_out) = connections.told.admit(Instant::now()) {
+                    tracing::warn!(%error, left_out, "accepting DNS connections failed; trying again shortly. Raise the limit on open files");
+                }
+                tokio::time::sleep(REST_AFTER_FAILURE).await;
                 continue;
             }
         };
@@ -164,6 +174,15 @@ pub(super) async fn accept(
         };
         service.forwarding.spawn(&service.runtime, work);
     }
+}
+
+/// Errors of accept(2) that concern a connection which is gone already.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
 }
 
 struct Connection {

@@ -47,6 +47,16 @@ pub(super) enum Share {
     Half,
 }
 
+impl Share {
+    /// What one forwarder may have of `limit`.
+    pub fn of(self, limit: usize) -> usize {
+        match self {
+            Self::Whole => limit,
+            Self::Half => half(limit),
+        }
+    }
+}
+
 impl<A: Clone> UnderWay<A> {
     /// Room for `limit` questions.
     pub fn new(limit: usize) -> Self {
@@ -83,11 +93,7 @@ impl<A: Clone> UnderWay<A> {
     ) -> Option<Turn> {
         let suffix = &forwarder.suffix;
         let own = self.by_suffix.get(suffix).copied().unwrap_or(0);
-        let most = match share {
-            Share::Whole => self.limit,
-            Share::Half => half(self.limit),
-        };
-        if self.total >= self.limit || own >= most {
+        if self.total >= self.limit || own >= share.of(self.limit) {
             return None;
         }
         self.total += 1;

@@ -239,6 +239,8 @@ fn dns_config(config: &NodeConfig, vip: &VipDriver) -> DnsConfig {
     let forward = ForwardLimits {
         cache,
         max_outstanding: limits.upstream_queries as usize,
+        max_waiting: limits.waiting_questions as usize,
+        max_waiting_per_client: limits.waiting_questions_per_client as usize,
         sources: [&addresses.dns[..], &addresses.service].concat(),
         ..ForwardLimits::default()
     };

@@ -11,14 +11,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     connection::{Told, connect},
-    ending::shortage,
     health::{Health, ProbeResult, Verdict},
     live::LiveBackend,
     probing::ProbeBudget,
 };
-use crate::model::{
-    health::{HealthCheck, Probe},
-    label::Label,
+use crate::{
+    model::{
+        health::{HealthCheck, Probe},
+        label::Label,
+    },
+    shortage::shortage,
 };
 
 /// The running health check of one backend; dropping it ends the check.

@@ -13,12 +13,15 @@ use std::{
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
-    ending::{Closing, Ending, Shortage, shortage},
+    ending::{Closing, Ending},
     live::{Admission, BackendSlot, LiveBackend, LiveListener, LivePool},
     pipe::PipePool,
     relay::{Meter, Meters, relay},
 };
-use crate::telemetry::throttle::Throttle;
+use crate::{
+    shortage::{Shortage, shortage},
+    telemetry::throttle::Throttle,
+};
 
 /// What every connection needs beside its listener.
 #[derive(Clone, Debug)]
@@ -167,7 +170,7 @@ pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpSt
             let problem = format!("no answer within {timeout:?}");
             io::Error::new(io::ErrorKind::TimedOut, problem)
         })?
-        .map_err(|error| told_apart(error, address))?;
+        .map_err(|error| told_apart(error, || has_source_for(address)))?;
     // Linux may pick the very port that it connects to when nothing listens there, and then connects to itself.
     if stream.local_addr()? == address {
         reset(&stream);
@@ -178,8 +181,9 @@ pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpSt
 
 /// Linux answers EADDRNOTAVAIL when no local port to the target is left, and also when no address of this host leads there, as
 /// where IPv6 is off. Only the first passes by itself, and is kept as it is; the second becomes an error of the target.
-fn told_apart(error: io::Error, target: SocketAddr) -> io::Error {
-    if error.raw_os_error() != Some(libc::EADDRNOTAVAIL) || has_source_for(target) {
+/// `has_source`: whether an address of this host leads there; asked only if it matters.
+fn told_apart(error: io::Error, has_source: impl FnOnce() -> bool) -> io::Error {
+    if error.raw_os_error() != Some(libc::EADDRNOTAVAIL) || has_source() {
         return error;
     }
     let problem = "this node has no address from which it could be reached";
@@ -274,15 +278,18 @@ mod tests {
 
     #[test]
     fn a_target_without_a_source_address_is_not_taken_for_a_want_of_ports() {
+        let told = |number, has_source| {
+            let error = io::Error::from_raw_os_error(number);
+            shortage(&told_apart(error, || has_source))
+        };
+        assert_eq!(told(libc::EADDRNOTAVAIL, true), Some(Shortage::Ports));
+        assert_eq!(told(libc::EADDRNOTAVAIL, false), None);
+        for has_source in [true, false] {
+            assert_eq!(told(libc::ECONNREFUSED, has_source), None);
+            let lacked = Some(Shortage::Resources);
+            assert_eq!(told(libc::EMFILE, has_source), lacked);
+        }
         let loopback = "127.0.0.1:9".parse().unwrap();
         assert!(has_source_for(loopback));
-        let lacking = || io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
-        assert_eq!(
-            shortage(&told_apart(lacking(), loopback)),
-            Some(Shortage::Ports)
-        );
-        let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
-        let told = told_apart(refused, loopback);
-        assert_eq!(told.raw_os_error(), Some(libc::ECONNREFUSED));
     }
 }

@@ -124,10 +124,10 @@ impl Default for ProxyLimits {
 }
 
 impl ProxyLimits {
-    /// Lowers the limits so that connections (two files each) and pipes (two each) take at most three quarters of the files
-    /// that the process may open, and listening sockets an eighth; DNS, peers and storage need the rest.
+    /// Lowers the limits so that connections (two files each) and pipes (two each) take at most five eighths of the files
+    /// that the process may open, and listening sockets an eighth. DNS takes an eighth; peers and storage need the rest.
     pub fn fit_into(self, open_files: u64) -> Self {
-        let ours = u32::try_from(open_files / 4 * 3).unwrap_or(u32::MAX);
+        let ours = u32::try_from(open_files / 8 * 5).unwrap_or(u32::MAX);
         let pipes = self.pipes.min(ours / 16);
         Self {
             connections: self.connections.min((ours - 2 * pipes) / 2),

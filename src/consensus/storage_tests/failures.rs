@@ -10,6 +10,7 @@ use openraft::{
 
 use super::{all_entries, append, entry, log_id, vote};
 use crate::{
+    alone::{is_alone, take_all_files},
     consensus::{
         engine_memory::MemoryEngine,
         storage::{OpenError, Storage, StorageOptions},
@@ -169,4 +170,42 @@ async fn a_second_opening_says_that_the_log_is_in_use() {
         error.to_string().contains("in use by another process"),
         "{error}"
     );
+}
+
+const WITHOUT_FILES: &str = "consensus::storage_tests::failures::without_files_a_snapshot_is_put_off_and_one_that_has_begun_ends_well";
+
+/// In a process of its own, since no file is left to any of its threads.
+#[test]
+fn without_files_a_snapshot_is_put_off_and_one_that_has_begun_ends_well() {
+    if !is_alone(WITHOUT_FILES) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Arc::new(MemoryEngine::new());
+        let (_log, mut machine, _handles) =
+            Storage::open_on(dir.path(), StorageOptions::default(), engine).unwrap();
+        apply(&mut machine, [level(0, 1)]).await;
+        let mut taken = take_all_files();
+        assert!(machine.try_create_snapshot_builder(true).await.is_none());
+
+        taken.truncate(taken.len() - 2);
+        let mut job = machine.try_create_snapshot_builder(true).await.unwrap();
+        taken.extend(take_all_files());
+        let made = job.build_snapshot().await.unwrap();
+        assert_eq!(made.meta.last_log_id, Some(log_id(1, 0)));
+        drop(taken);
+        drop(job);
+        let left: Vec<_> = std::fs::read_dir(dir.path().join("snapshots"))
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+            .collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        let current = machine.get_current_snapshot().await.unwrap().unwrap();
+        assert_eq!(current.snapshot.0, made.snapshot.0);
+    });
 }

@@ -106,6 +106,10 @@ impl ExtendedError {
         code: 14,
         text: "too many questions are waiting for upstream servers",
     };
+    pub const NO_RESOURCES: Self = Self {
+        code: 14,
+        text: "this server has no files, memory or ports left to ask upstream servers",
+    };
     pub const PROHIBITED: Self = Self {
         code: 18,
         text: "recursion is not allowed from this address",

@@ -255,8 +255,8 @@ async fn stopping_is_quick_when_nothing_is_left() {
 fn limits_fit_into_the_open_files() {
     let limits = super::super::ProxyLimits::default();
     let fitted = limits.clone().fit_into(1024);
-    assert_eq!((fitted.connections, fitted.pipes), (336, 48));
-    assert!(2 * fitted.connections + 2 * fitted.pipes <= 768);
+    assert_eq!((fitted.connections, fitted.pipes), (280, 40));
+    assert!(2 * fitted.connections + 2 * fitted.pipes <= 640);
     assert_eq!(fitted.sockets, 128);
     assert_eq!(limits.clone().fit_into(1_000_000), limits);
     assert_eq!(limits.fit_into(0).connections, 0);
