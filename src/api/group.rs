@@ -52,6 +52,12 @@ pub trait Group: Send + Sync + 'static {
     /// Who leads and who follows, as far as this node knows.
     fn standing(&self) -> Standing;
 
+    /// Why this node's state is the cluster's no longer (it was removed, or its log is lost), so that nothing may be told of it; none: it is.
+    fn gone(&self) -> Option<Failure>;
+
+    /// Waits until `gone` says why.
+    async fn until_gone(&self) -> Failure;
+
     /// Hands leadership to `to`, or to the best voter, and waits until it leads.
     ///
     /// # Errors

@@ -182,8 +182,13 @@ impl Api {
         self.0.node.as_ref()
     }
 
+    /// The group whose state this node may tell.
     fn group(&self) -> Result<Arc<dyn Group>, Failure> {
-        self.0.node.group().ok_or_else(|| self.0.node.outside())
+        let group = self.0.node.group().ok_or_else(|| self.0.node.outside())?;
+        match group.gone() {
+            Some(why) => Err(why),
+            None => Ok(group),
+        }
     }
 
     /// The id of this node; 0 before it has one.

@@ -60,6 +60,8 @@ pub struct MemoryGroup {
     pub catch_ups: AtomicU32,
     /// What this node shows until it catches up; none: the newest.
     behind: Mutex<Option<Applied>>,
+    /// When set, the state here is the cluster's no longer, and this is why.
+    pub gone: watch::Sender<Option<Failure>>,
     /// When set, the node has no group, and this is why.
     pub outside: Mutex<Option<Failure>>,
     /// Whether the node is asked to stop.
@@ -112,6 +114,7 @@ impl MemoryGroup {
             proposals: AtomicU32::new(0),
             catch_ups: AtomicU32::new(0),
             behind: Mutex::default(),
+            gone: watch::Sender::default(),
             outside: Mutex::default(),
             stopped: watch::Sender::new(false),
             removal: Mutex::default(),
@@ -224,6 +227,16 @@ impl Group for MemoryGroup {
             refusal: std::time::Duration::from_millis(280),
             flush: std::time::Duration::from_millis(2),
         }
+    }
+
+    fn gone(&self) -> Option<Failure> {
+        self.gone.borrow().clone()
+    }
+
+    async fn until_gone(&self) -> Failure {
+        let mut gone = self.gone.subscribe();
+        let why = gone.wait_for(Option::is_some).await;
+        why.expect("the group lives").clone().expect("just seen")
     }
 
     async fn transfer(&self, to: Option<NodeId>, _: Instant) -> Result<NodeId, Failure> {

@@ -164,6 +164,38 @@ async fn reflection_and_health_are_served() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_removed_tells_nothing_of_its_state_and_ends_what_it_told() {
+    use v1::watch_client::WatchClient;
+    let served = testing::Served::start().await;
+    let mut admin = admin(&served).await;
+    let mut watch = WatchClient::connect(format!("http://{}", served.address))
+        .await
+        .expect("connected");
+    let from_now = v1::WatchRequest::default();
+    let mut events = watch.watch(from_now).await.expect("a stream").into_inner();
+    events.message().await.expect("caught up").expect("goes on");
+    admin
+        .list_zones(v1::ListZonesRequest::default())
+        .await
+        .expect("told");
+
+    let why = Failure::new(
+        FailureCode::NotReady,
+        "this node",
+        "was removed",
+        "join it anew",
+    );
+    served.group.gone.send_replace(Some(why.clone()));
+    let told = |status: &tonic::Status| Failure::from_details(status.details());
+    let ended = events.message().await.expect_err("it ends");
+    assert_eq!(told(&ended), Some(why.clone()));
+    let refused = admin.list_zones(v1::ListZonesRequest::default()).await;
+    assert_eq!(told(&refused.expect_err("refused")), Some(why.clone()));
+    let again = watch.watch(v1::WatchRequest::default()).await;
+    assert_eq!(told(&again.expect_err("refused")), Some(why));
+}
+
+#[tokio::test]
 async fn a_watcher_sees_the_state_and_then_each_change() {
     use v1::{watch_change::Object, watch_client::WatchClient, watch_event::Kind};
     let served = testing::Served::start().await;

@@ -87,10 +87,21 @@ impl Watcher {
             }
             let at = self.at;
             // Either branch may be dropped: the channel holds the newest value, and the timer starts anew.
-            tokio::select! {
-                changed = newest.wait_for(|newest| *newest > at) => if changed.is_err() { return },
-                () = tokio::time::sleep(CAUGHT_UP_EVERY) => {}
+            let gone = tokio::select! {
+                changed = newest.wait_for(|newest| *newest > at) => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    None
+                }
+                () = tokio::time::sleep(CAUGHT_UP_EVERY) => None,
                 () = self.sender.closed() => return,
+                why = self.group.until_gone() => Some(why),
+            };
+            if let Some(why) = gone {
+                // The client goes on at another node; one that has gone itself needs no word.
+                let _ = self.sender.send(Err(why.into())).await;
+                return;
             }
         }
     }

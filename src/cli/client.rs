@@ -146,9 +146,14 @@ impl Client {
                 Some(Err(status)) => (self.failure(&status, object, false), may_pass(&status)),
                 None => (self.timed_out(object, FailureCode::Unreachable), true),
             };
-            let lost = failure.code == FailureCode::Unreachable;
             let others = tried < self.dialer.endpoints().len();
-            if !lost || !(others || passing) || self.is_late() {
+            let again = match failure.code {
+                FailureCode::Unreachable => others || passing,
+                // That node may not tell; another one may.
+                FailureCode::NotReady => others,
+                _ => false,
+            };
+            if !again || self.is_late() {
                 return Err(failure);
             }
             if !others {

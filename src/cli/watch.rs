@@ -236,7 +236,8 @@ async fn follow(
             }
             Err(status) => {
                 let failure = client.failure(&status, "watch", false);
-                return match may_pass(&status) {
+                // A node that was removed tells no more; another one does.
+                return match may_pass(&status) || failure.code == FailureCode::NotReady {
                     true => Ok(failure),
                     false => Err(progress.hinted(failure)),
                 };

@@ -8,7 +8,7 @@ use crate::{
     api::group::{Applied, Group, Standing},
     consensus::{
         Change, ChangeRefused, Consensus, MemberRole, ProposalRefused, ProposeError, ReadError,
-        Recovery, administer::AdministerError, publication::AppliedState,
+        Recovery, StopReason, administer::AdministerError, publication::AppliedState,
     },
     model::node::NodeId,
     state::{command::Command, outcome::Outcome},
@@ -98,11 +98,28 @@ impl Group for NodeGroup {
             term: status.term,
             role: own.map_or("starting", |own| own.state.word()),
             voters: voters.collect(),
-            stale: status.recovery == Recovery::Stale,
+            stale: status.recovery != Recovery::Current,
             problem: own.map(|own| own.problem.clone()).unwrap_or_default(),
             unfit: own.map(|own| own.unfit.clone()).unwrap_or_default(),
             refusal: self.consensus.timing().election_timeout_max,
             flush: self.consensus.log_figures().flush().unwrap_or_default(),
+        }
+    }
+
+    fn gone(&self) -> Option<Failure> {
+        gone(*self.consensus.recovery().borrow())
+    }
+
+    async fn until_gone(&self) -> Failure {
+        let mut recovery = self.consensus.recovery();
+        loop {
+            if let Some(why) = gone(*recovery.borrow_and_update()) {
+                return why;
+            }
+            // The node stops.
+            if recovery.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
@@ -164,6 +181,21 @@ fn propose_failure(error: ProposeError) -> Failure {
     failure(code, "cluster", &error.to_string())
 }
 
+/// Why state of such a standing is the cluster's no longer. One that is merely old is told, as stale.
+fn gone(recovery: Recovery) -> Option<Failure> {
+    match recovery {
+        Recovery::Stopped(reason @ (StopReason::Removed | StopReason::LogLost)) => Some(failure(
+            FailureCode::NotReady,
+            "this node",
+            &reason.to_string(),
+        )),
+        Recovery::Stopped(StopReason::TooStale)
+        | Recovery::Recovering
+        | Recovery::Current
+        | Recovery::Stale => None,
+    }
+}
+
 fn read_failure(error: ReadError) -> Failure {
     let code = match &error {
         ReadError::NoLeader { .. } => FailureCode::NoLeader,
@@ -196,6 +228,24 @@ fn failure(code: FailureCode, object: impl Into<String>, text: &str) -> Failure 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_state_of_a_node_that_was_removed_or_lost_its_log_is_not_told() {
+        for (recovery, told) in [
+            (Recovery::Current, true),
+            (Recovery::Stale, true),
+            (Recovery::Recovering, true),
+            (Recovery::Stopped(StopReason::TooStale), true),
+            (Recovery::Stopped(StopReason::Removed), false),
+            (Recovery::Stopped(StopReason::LogLost), false),
+        ] {
+            let why = gone(recovery);
+            assert_eq!(why.is_none(), told, "{recovery:?}");
+            assert!(
+                why.is_none_or(|why| why.code == FailureCode::NotReady && !why.hint.is_empty())
+            );
+        }
+    }
 
     #[test]
     fn an_unknown_outcome_is_called_so_once() {

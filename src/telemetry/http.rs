@@ -78,6 +78,8 @@ async fn serve_within(
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
+        // A client that has said all it has to say (`nc -N`) is answered all the same.
+        .half_close(true)
         .header_read_timeout(head_limit);
     let mut stop = pin!(stop);
     loop {
@@ -229,6 +231,20 @@ mod tests {
             head_limit, listener, port, metrics, readiness, never,
         ));
         address
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_closed_its_side_is_answered() {
+        let address = serve_at(&Port::new("http", PortLimits::of(8)), HEAD_LIMIT).await;
+        for version in ["1.0", "1.1"] {
+            let mut client = TcpStream::connect(address).await.expect("connected");
+            let asked = format!("GET /healthz HTTP/{version}\r\nhost: x\r\n\r\n");
+            client.write_all(asked.as_bytes()).await.expect("sent");
+            client.shutdown().await.expect("closed");
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("answered");
+            assert!(answer.contains(" 200 OK"), "{answer}");
+        }
     }
 
     #[tokio::test]

@@ -51,6 +51,8 @@ const PAGE_PORT: u16 = 80;
 const SHORT: Duration = Duration::from_secs(5);
 /// A start waits 5 s for recovery through a leader, and a machine under load is slow.
 const LONG: Duration = Duration::from_secs(60);
+/// From its start until a process catches the signals that end it.
+const BEGINS_WITHIN: Duration = Duration::from_secs(2);
 /// SIGKILL needs no leave of the process: only a machine that does not get on takes so long.
 const KILLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -219,9 +221,20 @@ impl Node {
             })
     }
 
-    /// SIGTERM, and waits for the end. How it ended.
+    /// SIGTERM, and waits for the end. How it ended. A process that has just begun and does not catch the signal yet is given a moment:
+    /// no program could end well then.
     pub fn stop(&mut self) -> Result<ExitStatus, LabError> {
-        self.end_with(Signal::SIGTERM, LONG)
+        let pid = self.pid();
+        let begun = || {
+            Ok(pid
+                .is_none_or(|pid| catches(pid, Signal::SIGTERM))
+                .then_some(()))
+        };
+        match wait_for("a process that catches SIGTERM", BEGINS_WITHIN, begun) {
+            // What it is then is for whoever judges its end to say.
+            Ok(()) | Err(LabError::Waited { .. }) => self.end_with(Signal::SIGTERM, LONG),
+            Err(other) => Err(other),
+        }
     }
 
     /// SIGSTOP.
@@ -245,6 +258,16 @@ impl Node {
         let pid = pid.ok_or_else(|| LabError::NotRunning(self.name.clone()))?;
         kill(pid, signal).map_err(|_| LabError::NotRunning(self.name.clone()))
     }
+}
+
+/// Whether a process catches a signal; one that has ended does not keep anybody waiting.
+fn catches(pid: Pid, signal: Signal) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return true;
+    };
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_none_or(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }
 
 impl Drop for Node {

@@ -167,13 +167,14 @@ impl ZoneDraft {
         })
     }
 
-    /// The serial of the changed zone: one step after `last`, or the floor where that is later. A new zone takes its
-    /// floor, or 1.
+    /// The serial of the changed zone: one step after `last`, or the floor where a secondary that holds `last` takes that as newer
+    /// (RFC 1982 section 3.2: not where it is exactly half the circle away). A new zone takes its floor, or 1.
     pub fn serial_after(&self, last: Option<Serial>) -> Serial {
         match (last, self.floor) {
             (None, floor) => floor.unwrap_or(Serial(1)),
             (Some(last), None) => last.next(),
-            (Some(last), Some(floor)) => last.next().later(floor),
+            (Some(last), Some(floor)) if floor.is_newer_than(last) => floor,
+            (Some(last), Some(_)) => last.next(),
         }
     }
 }

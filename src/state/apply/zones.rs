@@ -205,7 +205,15 @@ impl Work<'_> {
             .serial(name)
             .filter(|_| !defect::is(Defect::SerialRestarts));
         let last = base.or(deleted);
-        let serial = draft.serial_after(last);
+        let mut serial = draft.serial_after(last);
+        // Round the circle a serial may come again that the history still holds; there it says what is meant.
+        while self
+            .next
+            .history(name)
+            .is_some_and(|history| history.find(serial).is_some())
+        {
+            serial = serial.next();
+        }
         let zone = records
             .clone()
             .into_zone(name.clone(), serial, self.revision);

@@ -187,6 +187,7 @@ fn an_imported_serial_is_a_floor() {
         (u32::MAX, 3, 3),
         (3, u32::MAX, 4),
         (5, 0x8000_0006, 6), // neither is newer: one step forward
+        (5, 0x8000_0005, 6), // newer than the next serial, but not to a secondary that has 5
     ] {
         let mut machine = Machine::with(vec![create(ZONE, now)]);
         let mut records = apex(ZONE, file);
@@ -196,6 +197,26 @@ fn an_imported_serial_is_a_floor() {
         machine.applied(vec![replace(records)]);
         assert_eq!(machine.serial(ZONE), Serial(after), "{now} and {file}");
     }
+}
+
+#[test]
+fn a_serial_that_comes_again_is_passed_over_while_the_history_holds_it() {
+    let mut machine = Machine::with(vec![create(ZONE, 2)]);
+    for (host, file, after) in [
+        (1, 0x8000_0000, 0x8000_0000),
+        (2, 0xffff_fffe, 0xffff_fffe),
+        (3, 2, 3),
+    ] {
+        let mut records = apex(ZONE, file);
+        records.push((name(WWW), a(host)));
+        machine.applied(vec![replace(records)]);
+        assert_eq!(machine.serial(ZONE), Serial(after), "{file}");
+    }
+    machine.applied(vec![Change::RollbackZone {
+        zone: name(ZONE),
+        serial: Serial(2),
+    }]);
+    assert_eq!(machine.rrset(ZONE, WWW, RecordType::A), None);
 }
 
 #[test]
