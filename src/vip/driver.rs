@@ -726,6 +726,11 @@ impl Driver {
         self.look_at_the_lease();
         // Before others hear that a VIP was let go.
         self.keep_chance();
+        // However much there is to do: what is for a VIP whose connections are looked at is held up until then.
+        while let Some(look) = self.hands.look_that_ended() {
+            let seen = self.seen(&look);
+            self.machine.handle_all(seen, Instant::now());
+        }
         self.publish();
         let entitled = self.machine.entitled(Instant::now());
         let (mut answers, mut done) = (vec![], 0);

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use nix::errno::Errno;
 use tracing::{error, info, warn};
 
@@ -334,6 +335,14 @@ impl Hands {
         }
     }
 
+    /// A look that has ended by now, which `change` does not tell of then.
+    pub fn look_that_ended(&mut self) -> Option<Look> {
+        match self {
+            Hands::Kernel(kernel) => kernel.looks.next().now_or_never(),
+            Hands::StandIn => None,
+        }
+    }
+
     /// What is served that this look tells of, and whether there is a connection left.
     pub fn see(&mut self, look: &Look) -> Vec<(Target, bool)> {
         match self {
@@ -462,8 +471,7 @@ pub struct Kernel {
     served: BTreeMap<Target, Instant>,
     looks: Looks,
     chance: Option<Chance>,
-    /// VIPs that were let go, or fell silent, and the connections of theirs that may still end here, as far as was looked since: none
-    /// begins here any more.
+    /// VIPs that were let go, or fell silent, and the connections of theirs that may still end here, as far as was looked since.
     let_go: BTreeMap<IpAddr, Option<Left>>,
     /// What was wrong with it, when it was said last.
     no_chance: Option<String>,
@@ -474,6 +482,29 @@ pub struct Kernel {
 struct Left {
     seen: Instant,
     connections: Vec<Connection>,
+    /// Whether there were any that the look before had not found, since the VIP was let go; none: there was one look. Where the
+    /// present holder can remember no more, new ones begin here.
+    grew: Option<bool>,
+}
+
+impl Left {
+    fn after(before: Option<&Self>, seen: Instant, connections: Vec<Connection>) -> Self {
+        let grew = |before: &Self| {
+            let known: BTreeSet<_> = before.connections.iter().collect();
+            before.grew == Some(true) || connections.iter().any(|one| !known.contains(one))
+        };
+        Self {
+            seen,
+            grew: before.map(grew),
+            connections,
+        }
+    }
+
+    /// The connections, where they are known to be all.
+    fn known(&self, now: Instant) -> Option<&[Connection]> {
+        let fresh = now.saturating_duration_since(self.seen) < LEFT_LASTS;
+        (self.grew == Some(false) && fresh).then_some(&self.connections)
+    }
 }
 
 impl Kernel {
@@ -581,10 +612,8 @@ impl Kernel {
                 _ if !busy => drop(self.let_go.remove(&vip)),
                 Ok(found) => {
                     let left = found.iter().filter(|(_, own)| own.ip() == vip);
-                    let left = Left {
-                        seen: look.begun,
-                        connections: left.copied().collect(),
-                    };
+                    let before = self.let_go.get(&vip).and_then(Option::as_ref);
+                    let left = Left::after(before, look.begun, left.copied().collect());
                     self.let_go.insert(vip, Some(left));
                 }
                 Err(_) => {}
@@ -684,12 +713,8 @@ impl Kernel {
             return Ok(());
         }
         // One that is to be taken only now has none.
-        let known = |left: &Option<Left>| {
-            let left = left
-                .as_ref()
-                .filter(|left| left.seen.elapsed() < LEFT_LASTS)?;
-            Some(left.connections.clone())
-        };
+        let now = Instant::now();
+        let known = |left: &Option<Left>| Some(left.as_ref()?.known(now)?.to_vec());
         let let_go = self.let_go.iter();
         let mut carrying: Carrying = let_go.map(|(vip, left)| (*vip, known(left))).collect();
         for target in self.served.keys() {

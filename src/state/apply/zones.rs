@@ -207,12 +207,11 @@ impl Work<'_> {
         let last = base.or(deleted);
         let mut serial = draft.serial_after(last);
         // Round the circle a serial may come again that the history still holds; there it says what is meant.
-        while self
-            .next
-            .history(name)
-            .is_some_and(|history| history.find(serial).is_some())
-        {
-            serial = serial.next();
+        let history = self.next.history(name);
+        while history.is_some_and(|history| history.find(serial).is_some()) {
+            let newer = |serial: &Serial| last.is_none_or(|last| serial.is_newer_than(last));
+            let first = last.map_or(Serial(1), Serial::next);
+            serial = Some(serial.next()).filter(newer).unwrap_or(first);
         }
         let zone = records
             .clone()

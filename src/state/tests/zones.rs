@@ -217,6 +217,19 @@ fn a_serial_that_comes_again_is_passed_over_while_the_history_holds_it() {
         serial: Serial(2),
     }]);
     assert_eq!(machine.rrset(ZONE, WWW, RecordType::A), None);
+
+    // What is passed over must not lead to one that no secondary takes.
+    let mut machine = Machine::with(vec![create(ZONE, 2)]);
+    for (host, file, after) in [
+        (1, 0x8000_0001, 0x8000_0001),
+        (2, 0x8000_0003, 0x8000_0003),
+        (3, 2, 0x8000_0004),
+    ] {
+        let mut records = apex(ZONE, file);
+        records.push((name(WWW), a(host)));
+        machine.applied(vec![replace(records)]);
+        assert_eq!(machine.serial(ZONE), Serial(after), "{file}");
+    }
 }
 
 #[test]

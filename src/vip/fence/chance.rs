@@ -415,8 +415,8 @@ impl Chance {
             waiting: None,
             failed: None,
         };
-        let (late, known) = parted(passing, carrying, |_| true);
-        chance.make(passing, &late, &known)?;
+        let mine = Mine::of(passing, carrying, |_| true);
+        let late = mine.told_apart(|late, known| chance.make(passing, late, known))?;
         chance.wait_for(late);
         Ok(chance)
     }
@@ -426,30 +426,32 @@ impl Chance {
         if self.passing == *passing && !self.is_due() {
             return Ok(());
         }
-        let (whole_late, whole_known) = parted(passing, carrying, |_| true);
-        let (mut late, known) = parted(passing, carrying, |vip| {
+        let new = Mine::of(passing, carrying, |vip| {
             // What began at the others since is remembered already.
             let either = [&self.waiting, &self.failed].into_iter().flatten();
             let is_unknown = either.map(|(_, vips)| vips).any(|vips| vips.contains(&vip));
             is_unknown || !self.passing.old_holders.contains_key(&vip)
         });
-        let mut refilled = false;
+        let mut refilled = None;
         if self.passing.ports == passing.ports {
-            let mut requests = passing.refill(&late);
-            requests.extend(known);
-            match self.transactions.commit(&requests) {
+            let done = new.told_apart(|late, known| {
+                let mut requests = passing.refill(late);
+                requests.extend_from_slice(known);
+                self.transactions.commit(&requests)
+            });
+            match done {
                 // Somebody took the table away.
                 Err(error) if error.errno() == Some(Errno::ENOENT) => {}
-                other => {
-                    other.map_err(explain)?;
-                    refilled = true;
-                }
+                other => refilled = Some(other.map_err(explain)?),
             }
         }
-        if !refilled {
-            self.make(passing, &whole_late, &whole_known)?;
-            late = whole_late;
-        }
+        let late = match refilled {
+            Some(late) => late,
+            None => {
+                let all = Mine::of(passing, carrying, |_| true);
+                all.told_apart(|late, known| self.make(passing, late, known))?
+            }
+        };
         self.passing = passing.clone();
         self.wait_for(late);
         Ok(())
@@ -565,29 +567,54 @@ impl Chance {
     }
 }
 
-/// Of the VIPs that `concerns` is true of: those whose connections have to be listed before anything of theirs is passed on, and the
-/// requests that remember what is known.
-fn parted(
-    passing: &Passing,
-    carrying: &Carrying,
-    concerns: impl Fn(IpAddr) -> bool,
-) -> (BTreeSet<IpAddr>, Vec<Request>) {
-    let moved = passing.old_holders.keys().copied();
-    let mine: Vec<_> = moved
-        .filter(|vip| concerns(*vip))
-        .filter_map(|vip| Some((vip, carrying.get(&vip)?.as_deref())))
-        .collect();
-    let known: Vec<Connection> = mine
-        .iter()
-        .flat_map(|(_, known)| known.iter().copied().flatten().copied())
-        .collect();
-    match remember(&known) {
-        Some(requests) => {
-            let unknown = mine.iter().filter(|(_, known)| known.is_none());
-            (unknown.map(|(vip, _)| *vip).collect(), requests)
+/// Moved VIPs that connections of this node may have been made at.
+struct Mine {
+    vips: BTreeSet<IpAddr>,
+    /// Those of which it has to be looked what they are.
+    late: BTreeSet<IpAddr>,
+    /// What remembers the others' connections.
+    known: Vec<Request>,
+}
+
+impl Mine {
+    /// Of the VIPs that `concerns` is true of.
+    fn of(passing: &Passing, carrying: &Carrying, concerns: impl Fn(IpAddr) -> bool) -> Self {
+        let moved = passing.old_holders.keys().copied();
+        let mine: Vec<_> = moved
+            .filter(|vip| concerns(*vip))
+            .filter_map(|vip| Some((vip, carrying.get(&vip)?.as_deref())))
+            .collect();
+        let known = mine.iter().filter_map(|(_, known)| *known);
+        let known: Vec<Connection> = known.flatten().copied().collect();
+        let vips: BTreeSet<IpAddr> = mine.iter().map(|(vip, _)| *vip).collect();
+        let unknown = mine.iter().filter(|(_, known)| known.is_none());
+        match remember(&known) {
+            Some(known) => Self {
+                late: unknown.map(|(vip, _)| *vip).collect(),
+                vips,
+                known,
+            },
+            // They may be fewer by now.
+            None => Self {
+                late: vips.clone(),
+                vips,
+                known: vec![],
+            },
         }
-        // They may be fewer by now.
-        None => (mine.into_iter().map(|(vip, _)| vip).collect(), vec![]),
+    }
+
+    /// Does the first step, with what is known; where that fails, without it, and leaves all to the second step. Returns those
+    /// that wait for the second step.
+    fn told_apart<E>(
+        &self,
+        mut first_step: impl FnMut(&BTreeSet<IpAddr>, &[Request]) -> Result<(), E>,
+    ) -> Result<BTreeSet<IpAddr>, E> {
+        match first_step(&self.late, &self.known) {
+            Err(_) if !self.known.is_empty() => {
+                first_step(&self.vips, &[]).map(|()| self.vips.clone())
+            }
+            done => done.map(|()| self.late.clone()),
+        }
     }
 }
 

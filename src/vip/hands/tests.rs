@@ -269,11 +269,12 @@ fn what_was_left_of_connections_is_remembered_at_once_when_the_vip_comes_back() 
 
             let peers = VipPeers::default();
             hands.remove(&[vip()]).await;
+            assert!(hands.serve(vec![vip()], &peers).await.is_empty());
             for _ in 0..2 {
                 assert!(hands.serve(vec![vip()], &peers).await.is_empty());
+                let look = looked(&mut hands).await;
+                assert_eq!(hands.see(&look), [(vip(), true)]);
             }
-            let look = looked(&mut hands).await;
-            assert_eq!(hands.see(&look), [(vip(), true)]);
 
             let (old_holders, interfaces) = ([(vip(), [2; 6])].into(), [vip().interface].into());
             hands.keep_chance(&old_holders, &interfaces, BTreeSet::new());
@@ -284,6 +285,33 @@ fn what_was_left_of_connections_is_remembered_at_once_when_the_vip_comes_back() 
             assert!(remembered.contains(&port), "{remembered}");
         });
     });
+}
+
+#[test]
+fn what_was_left_of_connections_counts_when_none_came_to_it_and_not_for_long() {
+    let one = |port| ([192, 0, 2, 1], port).into();
+    let at = |port| (one(port), one(80));
+    let now = Instant::now();
+    let looks = |ports: &[&[u16]]| {
+        let mut left = None;
+        for ports in ports {
+            let connections = ports.iter().copied().map(at).collect();
+            left = Some(Left::after(left.as_ref(), now, connections));
+        }
+        left.expect("at least one look")
+    };
+    for (ports, known) in [
+        (&[&[1u16, 2][..]][..], false), // whether there will be more is not known yet
+        (&[&[1, 2], &[1, 2]], true),
+        (&[&[1, 2], &[2]], true),
+        (&[&[1, 2], &[2, 3]], false),
+        (&[&[1, 2], &[2, 3], &[2, 3]], false),
+        (&[&[1, 2], &[], &[]], true),
+    ] {
+        let left = looks(ports);
+        assert_eq!(left.known(now).is_some(), known, "{ports:?}");
+        assert_eq!(left.known(now + LEFT_LASTS), None, "{ports:?}");
+    }
 }
 
 #[test]
