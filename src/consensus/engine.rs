@@ -36,7 +36,7 @@ pub trait Engine: Send + Sync + 'static {
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Adds or replaces the entry at `index`.
+    /// Adds the entry at `index`, where the log ends. What an engine has from there on is removed.
     Append {
         index: u64,
         record: Bytes,

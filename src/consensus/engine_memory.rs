@@ -122,6 +122,7 @@ impl Contents {
     fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::Append { index, record } => {
+                self.entries.split_off(index);
                 self.entries.insert(*index, record.clone());
             }
             Operation::Truncate { from } => {

@@ -2,8 +2,9 @@
 //!
 //! sled's `flush` is no barrier on Linux: it ends in `sync_file_range`, which neither empties the disk's cache nor makes
 //! the file's new extents known. After it we `fdatasync` the file ourselves. That is two waits for the disk and two changes of
-//! threads, so it is not done for each write: a write goes into the [`Journal`], durably, and only then into the tree, whose own
-//! barrier follows when some hundred of them are in it. What is too large for the journal goes into the tree at once.
+//! threads, so it is not done for each write: a write goes into the [`Journal`], durably, and that is what is waited for. The tree
+//! gets it afterwards, when nobody waits, when somebody reads, or when the journal begins anew; its own barrier follows when some
+//! hundred of them are in it. What is too large for the journal goes into the tree at once.
 //!
 //! A page of sled's tree that outgrows a quarter of a segment (128 KiB) is written to a file of its own under `blobs/`,
 //! and each such file and its directory would need an fsync too. We make none instead: a record is cut into chunks of at
@@ -15,11 +16,11 @@
 //! more segments, 1 MiB. It writes several bytes for each of ours, so a barrier is made, even inside one write, before what
 //! it wrote since the last one can have reached that.
 //!
-//! Keys: `e | index (8) | chunk (4)`, `m | key (1)`, and `g` for the generations of the journal that the tree has, big endian. Chunk 0 is written last and carries the number of
-//! chunks in front; the others without it are leftovers of an unfinished write.
+//! Keys: those of entries (`tree_entries`), `m | key (1)`, and `g` for the generations of the journal that the tree has.
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     fs::{self, File},
     io,
     ops::Range,
@@ -27,22 +28,21 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, Once, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use rand::RngExt;
 use tempfile::TempDir;
 
 use super::{
     engine::{Engine, EngineError, Fault, MetadataKey, Operation, Subject, Verb},
     journal::{self, Journal, JournalError},
+    tree_entries::{Assembly, CHUNK, Run, entries_end, entries_of_run, entry_key, split_entry_key},
 };
 use crate::defect::{self, Defect};
 
-/// Largest value in the tree: 17 of them and their keys stay below 128 KiB, with as much again to spare.
-const CHUNK: usize = 4096;
 /// Bytes sled writes for one of ours, and for each value besides: measured at 5 to 7, and 1.5 KiB; page splits and the
 /// cleaning of old segments are in it.
 const COST_OF_BYTE: usize = 7;
@@ -51,6 +51,10 @@ const COST_OF_VALUE: usize = 2048;
 const UNBARRIERED: usize = 1024 * 1024;
 /// The same while nobody waits for it.
 const SETTLED: usize = UNBARRIERED / 2;
+/// Operations, and octets of them, that the tree may lack once nobody waits: enough that of the many numbers that are put under the
+/// same key only one goes into it, and so few that what waits behind them waits a millisecond or two.
+const BEHIND_OPERATIONS: usize = 128;
+const BEHIND_BYTES: usize = 64 * 1024;
 /// How many generations of the journal are wholly in the tree (8, big endian).
 const GENERATIONS: &[u8] = b"g";
 /// Bytes collected before they are handed to sled.
@@ -79,19 +83,30 @@ pub struct SledEngine {
     /// Always there but in `drop`.
     db: Option<sled::Db>,
     file: File,
+    /// Locked before `behind` where both are.
     ahead: Mutex<Ahead>,
+    behind: Mutex<Behind>,
     barrier: Barrier,
+    /// The tree has no entry from this index on; the highest there is while that is not known.
+    end: AtomicU64,
     unbarriered: AtomicUsize,
     failed: AtomicBool,
     /// Removed with the engine.
     _scratch: Option<TempDir>,
 }
 
-/// What the tree does not have yet.
+/// What goes in front of the tree.
 struct Ahead {
     journal: Journal,
     /// Written, and not durable.
     waiting: Vec<Operation>,
+}
+
+/// What is durable in the journal, and not in the tree yet: at most what the journal holds.
+#[derive(Default)]
+struct Behind {
+    operations: Vec<Operation>,
+    bytes: usize,
 }
 
 impl SledEngine {
@@ -117,7 +132,9 @@ impl SledEngine {
                 journal: found.journal,
                 waiting: Vec::new(),
             }),
+            behind: Mutex::default(),
             barrier,
+            end: AtomicU64::new(u64::MAX),
             unbarriered: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             _scratch: None,
@@ -233,6 +250,21 @@ impl SledEngine {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn behind(&self) -> MutexGuard<'_, Behind> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the tree what it lacks of the journal.
+    fn catch_up(&self) -> Result<(), EngineError> {
+        // Held meanwhile: who reads must find all of it.
+        let mut behind = self.behind();
+        let Behind { operations, .. } = std::mem::take(&mut *behind);
+        match operations.is_empty() {
+            true => Ok(()),
+            false => self.apply(&last_puts_alone(operations)),
+        }
+    }
+
     /// Whether a barrier waits for the disk.
     fn is_durable(&self) -> bool {
         match self.barrier {
@@ -257,6 +289,7 @@ impl SledEngine {
 
     /// Makes the tree durable, and with it that it has all of the journal, which begins anew.
     fn close_generation(&self, ahead: &mut Ahead) -> Result<(), EngineError> {
+        self.catch_up()?;
         let generation = ahead.journal.generation();
         self.change(Verb::Write, |db| {
             db.insert(GENERATIONS, &generation.to_be_bytes())?;
@@ -267,16 +300,23 @@ impl SledEngine {
         Ok(())
     }
 
-    /// Into the journal, durably, and then into the tree.
-    fn write_ahead(&self, ahead: &mut Ahead, operations: &[Operation]) -> Result<(), EngineError> {
-        let body = journal::encode(operations);
+    /// Into the journal, durably; the tree gets it later.
+    fn write_ahead(
+        &self,
+        ahead: &mut Ahead,
+        operations: Vec<Operation>,
+    ) -> Result<(), EngineError> {
+        let body = journal::encode(&operations);
         if !ahead.journal.has_room(body.len()) {
             self.close_generation(ahead)?;
         }
         self.change(Verb::Flush, |_| {
             Ok(ahead.journal.append(&body, self.is_durable())?)
         })?;
-        self.apply(operations)
+        let mut behind = self.behind();
+        behind.bytes += body.len();
+        behind.operations.extend(operations);
+        Ok(())
     }
 
     /// Into the tree alone. The journal must have nothing that could be done again after it.
@@ -295,27 +335,96 @@ impl SledEngine {
     /// Changes the tree.
     fn apply(&self, operations: &[Operation]) -> Result<(), EngineError> {
         let mut pending = Pending::default();
+        let mut run = Run::default();
         for operation in operations {
             match operation {
-                Operation::Append { index, record } => self.append(&mut pending, *index, record)?,
+                Operation::Append { index, record } => {
+                    if !run.takes(*index, record) {
+                        self.put_run(&mut pending, &mut run)?;
+                        // The journal done again may bring entries as they were before others took their place.
+                        self.end_at(&mut pending, *index)?;
+                    }
+                    match Run::is_for(record) {
+                        true => run.push(*index, record),
+                        false => self.append(&mut pending, *index, record)?,
+                    }
+                    self.end.store(index.saturating_add(1), Ordering::Release);
+                }
+                // Beside the entries: it need not wait for the run's end.
                 Operation::Put { key, record } => {
                     self.add(&mut pending, &metadata_key(*key), record)?;
                 }
                 Operation::Truncate { from } => {
-                    let range = entry_key(*from, 0)..entries_end();
-                    self.remove(&mut pending, move |db| {
-                        Box::new(db.range(range.clone()).keys().rev())
-                    })?;
+                    self.put_run(&mut pending, &mut run)?;
+                    self.end_at(&mut pending, *from)?;
                 }
                 Operation::Purge { through } => {
-                    let range = entry_key(0, 0)..=entry_key(*through, u32::MAX);
-                    self.remove(&mut pending, move |db| {
-                        Box::new(db.range(range.clone()).keys())
-                    })?;
+                    self.put_run(&mut pending, &mut run)?;
+                    self.purge(&mut pending, *through)?;
                 }
             }
         }
+        self.put_run(&mut pending, &mut run)?;
         self.pass_on(&mut pending, 0)
+    }
+
+    fn put_run(&self, pending: &mut Pending, run: &mut Run) -> Result<(), EngineError> {
+        if run.is_empty() {
+            return Ok(());
+        }
+        let (key, value) = run.take();
+        self.add(pending, &key, &value)
+    }
+
+    /// Removes what is there from `index` on, the last one first.
+    fn end_at(&self, pending: &mut Pending, index: u64) -> Result<(), EngineError> {
+        if index >= self.end.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let range = entry_key(index, 0)..entries_end();
+        self.remove(pending, move |db| {
+            Box::new(db.range(range.clone()).keys().rev())
+        })?;
+        if let Some(before) = self.run_across(index)? {
+            let (key, value) = run_of(before.range(..index)).take();
+            self.add(pending, &key, &value)?;
+        }
+        self.end.store(index, Ordering::Release);
+        Ok(())
+    }
+
+    /// Removes what is there up to and including `through`, the first one first.
+    fn purge(&self, pending: &mut Pending, through: u64) -> Result<(), EngineError> {
+        self.pass_on(pending, 0)?;
+        let next = through.saturating_add(1);
+        if let Some(across) = self.run_across(next)? {
+            let (key, value) = run_of(across.range(next..)).take();
+            self.add(pending, &key, &value)?;
+        }
+        let range = entry_key(0, 0)..=entry_key(through, u32::MAX);
+        self.remove(pending, move |db| Box::new(db.range(range.clone()).keys()))
+    }
+
+    /// The entries of the run that holds the one before `index` and the one at `index`, if there is one.
+    fn run_across(&self, index: u64) -> Result<Option<BTreeMap<u64, Bytes>>, EngineError> {
+        let subject = Subject::Entries(index..index.saturating_add(1));
+        self.look(subject, |db| {
+            let Some(item) = db.range(entry_key(0, 0)..entry_key(index, 0)).next_back() else {
+                return Ok(None);
+            };
+            let (key, value) = item?;
+            let Some((first, 0)) = split_entry_key(&key) else {
+                return Ok(None);
+            };
+            let Some(entries) = entries_of_run(first, &value) else {
+                return Ok(None);
+            };
+            let entries = entries.map_err(Trouble::corrupt)?.into_iter();
+            let entries: BTreeMap<_, _> = entries
+                .map(|(at, record)| (at, Bytes::copy_from_slice(record)))
+                .collect();
+            Ok(Some(entries).filter(|entries| entries.contains_key(&index)))
+        })
     }
 }
 
@@ -334,12 +443,19 @@ impl Engine for SledEngine {
         }
         let size: usize = operations.iter().map(Operation::size).sum();
         match size <= journal::LARGEST {
-            true => self.write_ahead(&mut ahead, &operations),
+            true => self.write_ahead(&mut ahead, operations),
             false => self.write_at_once(&mut ahead, &operations),
         }
     }
 
     fn settle(&self) -> Result<(), EngineError> {
+        let is_far_behind = {
+            let behind = self.behind();
+            behind.operations.len() >= BEHIND_OPERATIONS || behind.bytes >= BEHIND_BYTES
+        };
+        if is_far_behind {
+            self.catch_up()?;
+        }
         match self.unbarriered.load(Ordering::Acquire) > SETTLED {
             true => self.close_generation(&mut self.ahead()),
             false => Ok(()),
@@ -350,14 +466,19 @@ impl Engine for SledEngine {
         if range.is_empty() {
             return Ok(Vec::new());
         }
+        self.catch_up()?;
         let subject = Subject::Entries(range.clone());
         self.look(subject, |db| {
-            let mut entries = Assembly::default();
-            for item in db.range(entry_key(range.start, 0)..entry_key(range.end, 0)) {
+            let mut entries = Assembly::new(range.clone(), max_bytes);
+            // A run may begin before the first entry that is wanted.
+            let first = entry_key(range.start, 0);
+            let before = db.range(entry_key(0, 0)..=first).next_back().transpose()?;
+            let from = before.map_or(sled::IVec::from(&first), |(key, _)| key);
+            for item in db.range(from..sled::IVec::from(&entry_key(range.end, 0))) {
                 let (key, value) = item?;
                 let (index, chunk) = split_entry_key(&key)
                     .ok_or_else(|| Trouble::corrupt("a key of another form"))?;
-                if chunk == 0 && entries.bytes > max_bytes {
+                if chunk == 0 && entries.is_full() {
                     break;
                 }
                 entries
@@ -369,6 +490,7 @@ impl Engine for SledEngine {
     }
 
     fn metadata(&self, key: MetadataKey) -> Result<Option<Bytes>, EngineError> {
+        self.catch_up()?;
         self.look(Subject::Metadata(key), |db| {
             let value = db.get(metadata_key(key))?;
             Ok(value.map(|value| Bytes::copy_from_slice(&value)))
@@ -397,91 +519,27 @@ struct Pending {
     bytes: usize,
 }
 
-/// Puts entries together again from their chunks, which come in ascending order.
-#[derive(Default)]
-struct Assembly {
-    done: Vec<(u64, Bytes)>,
-    bytes: usize,
-    open: Option<Open>,
+fn run_of<'a>(entries: impl Iterator<Item = (&'a u64, &'a Bytes)>) -> Run {
+    let mut run = Run::default();
+    entries.for_each(|(index, record)| run.push(*index, record));
+    run
 }
 
-/// An entry of which some chunks have been seen.
-struct Open {
-    index: u64,
-    count: u32,
-    seen: u32,
-    bytes: BytesMut,
-}
-
-impl Assembly {
-    fn add(&mut self, index: u64, chunk: u32, mut value: &[u8]) -> Result<(), String> {
-        if chunk == 0 {
-            self.close()?;
-            if value.len() < 4 {
-                return Err(format!("entry {index} is cut off"));
-            }
-            let count = value.get_u32();
-            self.open = Some(Open {
-                index,
-                count,
-                seen: 0,
-                bytes: BytesMut::with_capacity(value.len()),
-            });
+/// The operations without those that put what a later one puts again. Entries and their removals keep their order; what is put
+/// beside them is under keys of its own.
+fn last_puts_alone(mut operations: Vec<Operation>) -> Vec<Operation> {
+    let mut seen = Vec::new();
+    operations.reverse();
+    operations.retain(|operation| match operation {
+        Operation::Put { key, .. } if seen.contains(key) => false,
+        Operation::Put { key, .. } => {
+            seen.push(*key);
+            true
         }
-        let Some(open) = self.open.as_mut().filter(|open| open.index == index) else {
-            return Ok(()); // A leftover without its first chunk.
-        };
-        if chunk >= open.count {
-            return Ok(()); // A leftover of a longer record.
-        }
-        if chunk != open.seen {
-            return Err(format!("part {} of entry {index} is missing", open.seen));
-        }
-        open.seen += 1;
-        open.bytes.extend_from_slice(value);
-        self.bytes += value.len();
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), String> {
-        let Some(open) = self.open.take() else {
-            return Ok(());
-        };
-        if open.seen != open.count {
-            return Err(format!(
-                "part {} of entry {} is missing",
-                open.seen, open.index
-            ));
-        }
-        self.done.push((open.index, open.bytes.freeze()));
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Vec<(u64, Bytes)>, String> {
-        self.close()?;
-        Ok(self.done)
-    }
-}
-
-fn entry_key(index: u64, chunk: u32) -> [u8; 13] {
-    let mut key = [b'e'; 13];
-    key[1..9].copy_from_slice(&index.to_be_bytes());
-    key[9..].copy_from_slice(&chunk.to_be_bytes());
-    key
-}
-
-fn entries_end() -> [u8; 13] {
-    let mut end = [0; 13];
-    end[0] = b'e' + 1;
-    end
-}
-
-fn split_entry_key(key: &[u8]) -> Option<(u64, u32)> {
-    let (index, chunk) = key.strip_prefix(b"e")?.split_first_chunk::<8>()?;
-    Some((
-        u64::from_be_bytes(*index),
-        u32::from_be_bytes(chunk.try_into().ok()?),
-    ))
+        _ => true,
+    });
+    operations.reverse();
+    operations
 }
 
 fn metadata_key(key: MetadataKey) -> [u8; 2] {

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     state::{
         State,
+        command::{Change, Command},
         outcome::{Outcome, Refusal, RefusalKind},
     },
     wire,
@@ -174,39 +175,50 @@ impl MachineStore {
     async fn apply_entry(&mut self, entry: Entry) -> io::Result<Response> {
         self.due.count(replay_bytes(&entry));
         let id = entry.log_id();
-        let before = self.applied.state.clone();
-        let large =
-            matches!(&entry.payload, EntryPayload::Normal(command) if command.0.len() >= LARGE);
         let outcome = match entry.payload {
             EntryPayload::Blank => None,
             EntryPayload::Membership(membership) => {
                 self.applied.membership = StoredMembership::new(Some(id), membership);
                 None
             }
-            EntryPayload::Normal(command) if !large => {
-                let state = Arc::make_mut(&mut self.applied.state);
-                Some(apply_command(state, id.index, &command))
-            }
-            EntryPayload::Normal(command) => {
-                let mut state = self.applied.state.clone();
-                let work = move || {
-                    let outcome = apply_command(Arc::make_mut(&mut state), id.index, &command);
-                    (state, outcome)
-                };
-                let (state, outcome) = blocking(work).await?;
-                self.applied.state = state;
-                Some(outcome)
-            }
+            EntryPayload::Normal(command) => Some(self.apply_command(id.index, command).await?),
         };
         // From here on it may not know what it is to apply: what it had before stays published.
         expect_known(self.applied.state.feature_level(), self.known_level)
             .map_err(io::Error::other)?;
         self.applied.last = Some(id);
-        let (old, new) = (before.totals().records, self.applied.state.totals().records);
-        if large || new.saturating_add(MANY) < old {
+        Ok(Response(outcome))
+    }
+
+    async fn apply_command(&mut self, index: u64, command: EncodedCommand) -> io::Result<Outcome> {
+        if command.0.len() >= LARGE {
+            let mut state = self.applied.state.clone();
+            let work = move || {
+                let outcome = match decode(index, &command) {
+                    Ok(command) => Arc::make_mut(&mut state).apply(index, &command),
+                    Err(outcome) => outcome,
+                };
+                (state, outcome)
+            };
+            let (state, outcome) = blocking(work).await?;
+            let before = std::mem::replace(&mut self.applied.state, state);
+            self.free_later(before);
+            return Ok(outcome);
+        }
+        let command = match decode(index, &command) {
+            Ok(command) => command,
+            Err(outcome) => return Ok(outcome),
+        };
+        // Held only where it may be needed: what two states share is copied when one of them changes.
+        let before = may_remove_many(&command).then(|| self.applied.state.clone());
+        let outcome = Arc::make_mut(&mut self.applied.state).apply(index, &command);
+        let left = self.applied.state.totals().records;
+        if let Some(before) = before
+            && left.saturating_add(MANY) < before.totals().records
+        {
             self.free_later(before);
         }
-        Ok(Response(outcome))
+        Ok(outcome)
     }
 
     /// Frees a state away from the asynchronous threads, after its other holders have let go of it: a large zone's end takes
@@ -234,17 +246,27 @@ impl MachineStore {
     }
 }
 
-/// Total: bytes that are no command to this program are refused, on every node that runs it alike.
-fn apply_command(state: &mut State, index: u64, command: &EncodedCommand) -> Outcome {
-    match wire::command::decode(&command.0) {
-        Ok(command) => state.apply(index, &command),
-        Err(e) => Outcome::Refused(Refusal::new(
+/// Whether what a command takes away may be more than the records it names.
+fn may_remove_many(command: &Command) -> bool {
+    let is_of_whole_zone = |change: &Change| {
+        matches!(
+            change,
+            Change::ReplaceZone { .. } | Change::DeleteZone { .. } | Change::RollbackZone { .. }
+        )
+    };
+    command.changes.iter().any(is_of_whole_zone)
+}
+
+/// Bytes that are no command to this program are refused, on every node that runs it alike.
+fn decode(index: u64, command: &EncodedCommand) -> Result<Command, Outcome> {
+    wire::command::decode(&command.0).map_err(|e| {
+        Outcome::Refused(Refusal::new(
             RefusalKind::FeatureLevel,
             format!("log entry {index}"),
             e,
             "it was proposed by another version of this program: run the same one on all nodes",
-        )),
-    }
+        ))
+    })
 }
 
 impl RaftStateMachine<TypeConfig> for MachineStore {
@@ -441,12 +463,11 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_command_are_refused() {
-        let mut state = State::default();
         let command = EncodedCommand(bytes::Bytes::from_static(b"\xff\xff\xff no command"));
-        let outcome = apply_command(&mut state, 7, &command);
+        let decoded = decode(7, &command);
         assert!(
-            matches!(&outcome, Outcome::Refused(r) if r.kind == RefusalKind::FeatureLevel),
-            "{outcome:?}"
+            matches!(&decoded, Err(Outcome::Refused(r)) if r.kind == RefusalKind::FeatureLevel),
+            "{decoded:?}"
         );
     }
 }

@@ -48,6 +48,7 @@ pub mod succession;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod tree_entries;
 pub mod types;
 pub mod watermark;
 pub mod writer;

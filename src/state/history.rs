@@ -168,25 +168,27 @@ impl Histories {
 
     /// Gives up the oldest version; the next one becomes the beginning and needs its changes no more.
     fn drop_oldest(&mut self, zone: &Name) {
-        let Some(mut history) = self.zones.get(zone).cloned() else {
+        let Some(history) = self.zones.get_mut(zone) else {
             return;
         };
-        let gone = history.versions.pop_front();
-        let next = history.versions.pop_front();
-        for version in gone.iter().chain(&next) {
-            history.cost -= version.cost();
-            self.count_out(zone, version);
+        let before = history.cost;
+        if let Some(gone) = history.versions.pop_front() {
+            history.cost -= gone.cost();
+            self.sum.remove(v1::version_digest(zone, &gone));
         }
-        if let Some(next) = next {
-            let first = ZoneVersion {
+        if let Some(first) = history.versions.front_mut()
+            && first.changes.is_some()
+        {
+            let alone = ZoneVersion {
                 changes: None,
-                ..next.as_ref().clone()
+                ..first.as_ref().clone()
             };
-            history.cost += first.cost();
-            self.count_in(zone, &first);
-            history.versions.push_front(Arc::new(first));
+            history.cost = history.cost - first.cost() + alone.cost();
+            self.sum.remove(v1::version_digest(zone, first));
+            self.sum.add(v1::version_digest(zone, &alone));
+            *first = Arc::new(alone);
         }
-        self.zones.insert(zone.clone(), history);
+        self.cost = self.cost - before + history.cost;
     }
 
     fn list(&mut self, zone: &Name) {

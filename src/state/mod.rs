@@ -31,7 +31,7 @@ use self::{
     command::{Command, JoinToken, RequestId, Secret},
     deleted::DeletedZones,
     digest::Sum,
-    history::{Histories, ZoneHistory, ZoneVersion},
+    history::{Histories, ZoneHistory},
     outcome::Outcome,
     requests::{Remembered, Requests},
     snapshot::v1::{self, Stored},
@@ -96,9 +96,15 @@ impl State {
         }
         let revision = revision.max(self.service.revision.saturating_add(1));
         let outcome = match apply::apply(self, revision, command) {
-            Ok((next, applied)) => {
-                *self = next;
-                Outcome::Applied(applied)
+            Ok(done) => {
+                *self = done.next;
+                for (zone, version) in done.versions {
+                    match version {
+                        Some(version) => self.histories.push(&zone, version),
+                        None => self.histories.forget(&zone),
+                    }
+                }
+                Outcome::Applied(done.applied)
             }
             Err(refusal) => Outcome::Refused(refusal),
         };
@@ -263,12 +269,11 @@ impl State {
         }
     }
 
-    /// Puts a zone in place of the one of its name, with the version that made it.
-    fn put_zone(&mut self, zone: Zone, version: ZoneVersion) {
+    /// Puts a zone in place of the one of its name.
+    fn put_zone(&mut self, zone: Zone) {
         self.totals.records += zone.record_count;
         self.totals.data_bytes += zone.data_bytes;
         self.sum.add(v1::zone_digest(&zone));
-        self.histories.push(&zone.apex, version);
         self.deleted.forget(&zone.apex);
         let old = self.service.zones.insert(zone.apex.clone(), Arc::new(zone));
         self.count_out(old.as_deref());
@@ -278,7 +283,6 @@ impl State {
     fn remove_zone(&mut self, apex: &Name, revision: u64) -> bool {
         let old = self.service.zones.remove(apex);
         self.count_out(old.as_deref());
-        self.histories.forget(apex);
         if let Some(zone) = &old {
             self.deleted.remember(apex.clone(), zone.serial, revision);
         }

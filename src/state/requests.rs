@@ -37,9 +37,13 @@ impl Remembered {
 /// The last commands, up to a limit of count and of octets.
 #[derive(Clone, Debug, Default)]
 pub struct Requests {
-    by_id: OrdMap<RequestId, Arc<Remembered>>,
+    /// The place of each in the order of age, counted from the first ever. A number: each command changes another part of the map,
+    /// and what is beside it there is copied.
+    by_id: OrdMap<RequestId, u64>,
     /// The oldest first.
     by_age: Vector<Arc<Remembered>>,
+    /// How many were before the oldest.
+    gone: u64,
     /// Highest revision made by a command that is no longer remembered.
     forgotten: u64,
     cost: u64,
@@ -56,7 +60,9 @@ impl Requests {
     }
 
     pub fn find(&self, request: RequestId) -> Option<&Outcome> {
-        self.by_id.get(&request).map(|r| &r.outcome)
+        let place = self.by_id.get(&request)?.checked_sub(self.gone)?;
+        let place = usize::try_from(place).ok()?;
+        self.by_age.get(place).map(|r| &r.outcome)
     }
 
     /// Whether a command first taken at revision `born` may have been applied and forgotten since. Its entry has an index
@@ -86,12 +92,14 @@ impl Requests {
         let remembered = Arc::new(remembered);
         self.cost += remembered.cost();
         self.sum.add(remembered.digest());
-        self.by_id.insert(remembered.request, remembered.clone());
+        let place = self.gone + self.by_age.len() as u64;
+        self.by_id.insert(remembered.request, place);
         self.by_age.push_back(remembered);
         while self.by_age.len() > limits::REQUESTS || self.cost > limits::REQUEST_OCTETS {
             let Some(oldest) = self.by_age.pop_front() else {
                 return;
             };
+            self.gone += 1;
             self.forget(&oldest);
         }
     }

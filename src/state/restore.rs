@@ -46,10 +46,8 @@ impl State {
                 changes: Some(Arc::from([])),
             };
             let records = ZoneRecords::of(zone);
-            next.put_zone(
-                records.into_zone(zone.apex.clone(), serial, revision),
-                version,
-            );
+            next.histories.push(&zone.apex, version);
+            next.put_zone(records.into_zone(zone.apex.clone(), serial, revision));
         }
         next
     }

@@ -23,6 +23,8 @@ const KEYS: [MetadataKey; 3] = [
 enum Step {
     /// Operations that are made durable together.
     Write(Vec<Kind>),
+    /// Reads all of it.
+    Look,
     Settle,
     /// Ends without a word, and starts again.
     Kill,
@@ -54,6 +56,7 @@ fn kind() -> impl Strategy<Value = Kind> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => prop::collection::vec(kind(), 1..12).prop_map(Step::Write),
+        1 => Just(Step::Look),
         1 => Just(Step::Settle),
         2 => Just(Step::Kill),
     ]
@@ -139,8 +142,8 @@ proptest! {
                         engine.write(&operations).unwrap();
                         engine.barrier().unwrap();
                     }
-                    same(&engine, &model)?;
                 }
+                Step::Look => same(&engine, &model)?,
                 Step::Settle => engine.settle().unwrap(),
                 Step::Kill => {
                     // What is on disk now is what a killed process leaves: nothing that its memory holds.
@@ -151,6 +154,7 @@ proptest! {
                 }
             }
         }
+        same(&engine, &model)?;
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     State, check,
     cluster::FIRST_FEATURE_LEVEL,
     command::{Change, Command, Precondition},
+    history::ZoneVersion,
     outcome::{Applied, Refusal, RefusalKind},
 };
 use crate::model::{label::Label, name::Name, node::NodeId, rrset::Rrset, serial::Serial};
@@ -34,10 +35,21 @@ struct Work<'a> {
     changed: bool,
     /// The id given to a new member.
     node: Option<NodeId>,
+    versions: Vec<(Name, Option<ZoneVersion>)>,
 }
 
-/// The state after `command`, or why it stays as it is.
-pub fn apply(state: &State, revision: u64, command: &Command) -> Result<(State, Applied), Refusal> {
+/// What a command makes of a state.
+pub struct Done {
+    /// The state after it, but for the histories.
+    pub next: State,
+    pub applied: Applied,
+    /// The new version of each zone that changed; none: its history ends. They are pushed when nobody holds the state before any
+    /// more: histories are mostly kept as they are, and what two states share would be copied.
+    pub versions: Vec<(Name, Option<ZoneVersion>)>,
+}
+
+/// What becomes of the state by `command`, or why it stays as it is.
+pub fn apply(state: &State, revision: u64, command: &Command) -> Result<Done, Refusal> {
     check::command(command)?;
     let mut work = Work {
         next: state.clone(),
@@ -48,6 +60,7 @@ pub fn apply(state: &State, revision: u64, command: &Command) -> Result<(State, 
         listeners: BTreeSet::new(),
         changed: false,
         node: None,
+        versions: Vec::new(),
     };
     for precondition in &command.preconditions {
         work.hold(precondition)?;
@@ -195,7 +208,7 @@ impl Work<'_> {
         }
     }
 
-    fn finish(mut self) -> Result<(State, Applied), Refusal> {
+    fn finish(mut self) -> Result<Done, Refusal> {
         self.judge_balancing()?;
         let mut changed_zones: Vec<(Name, Serial)> = Vec::new();
         let mut unchanged_zones: Vec<(Name, Serial)> = Vec::new();
@@ -224,7 +237,11 @@ impl Work<'_> {
             },
             node: self.node,
         };
-        Ok((self.next, applied))
+        Ok(Done {
+            next: self.next,
+            applied,
+            versions: self.versions,
+        })
     }
 }
 

@@ -192,6 +192,7 @@ impl Work<'_> {
     pub(super) fn finish_zone(&mut self, name: &Name, draft: ZoneDraft) -> Result<bool, Refusal> {
         draft.judge(name)?;
         let Some(records) = draft.records() else {
+            self.versions.push((name.clone(), None));
             return Ok(self.next.remove_zone(name, self.revision));
         };
         let changes = draft.changes();
@@ -227,7 +228,8 @@ impl Work<'_> {
             summary: draft.summary(),
             changes: kept.then(|| changes.into()),
         };
-        self.next.put_zone(zone, version);
+        self.next.put_zone(zone);
+        self.versions.push((name.clone(), Some(version)));
         Ok(true)
     }
 
