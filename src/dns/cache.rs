@@ -331,13 +331,14 @@ impl Cache {
 }
 
 impl Flush {
-    fn covers_answer(&self, question: &UpstreamQuestion, entry: &Entry) -> bool {
+    /// Whether an answer is among what is to be forgotten: its question, or where its aliases lead.
+    pub(super) fn covers_answer(&self, question: &UpstreamQuestion, entry: &Entry) -> bool {
         let mut aliases = entry.aliases.iter();
         self.covers(&question.name) || aliases.any(|alias| self.covers(&alias.target))
     }
 
     /// Whether `name`, in lower-case wire form, is among what is to be forgotten.
-    fn covers(&self, name: &[u8]) -> bool {
+    pub(super) fn covers(&self, name: &[u8]) -> bool {
         match self {
             Self::All => true,
             Self::Name(flushed) => **flushed == *name,

@@ -7,10 +7,7 @@ use std::{
     hash::BuildHasher,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -30,6 +27,7 @@ use super::{
     attempts::share,
     cache::{Cache, CacheLimits, CacheStats, Entry, Flush},
     exchange::{Exchange, Failure},
+    flushes::Flushes,
     message::{
         ExtendedError,
         upstream::{Message, UpstreamQuestion},
@@ -89,8 +87,8 @@ pub(super) struct Forwarding {
     under_way: Mutex<UnderWay<Awaited>>,
     waiting: Mutex<Waiting>,
     times: Mutex<UpstreamTimes>,
-    /// Counts flushes: an answer to a question from before one is not kept.
-    epoch: AtomicU64,
+    /// An answer to a question from before one that covers it is not kept. Locked last.
+    flushes: Mutex<Flushes>,
     pub(super) counters: ForwardCounters,
     /// When the log was last told what this node lacks to ask upstreams.
     pub(super) told: Throttle,
@@ -143,7 +141,7 @@ impl Forwarding {
             hasher: RandomState::new(),
             waiting: Mutex::new(waiting),
             times: Mutex::default(),
-            epoch: AtomicU64::new(0),
+            flushes: Mutex::default(),
             counters: ForwardCounters::default(),
             told: Throttle::default(),
             tasks: TaskTracker::new(),
@@ -216,24 +214,48 @@ impl Forwarding {
         self.tasks.wait().await;
     }
 
-    /// The answer of an upstream, from a query that is under way for somebody else if there is one.
-    pub async fn resolve(self: &Arc<Self>, ask: Ask) -> Arc<Entry> {
-        let mut answer = match self.join(ask) {
-            Ok(answer) => answer,
-            Err(entry) => return entry,
-        };
-        let done = answer.wait_for(Option::is_some).await;
-        let entry = done.ok().and_then(|entry| entry.clone());
-        entry.unwrap_or_else(|| self.overload(Instant::now()))
+    /// The answer of an upstream, from a query that is under way for somebody else if there is one. None is begun at `deadline` or later.
+    pub async fn resolve(self: &Arc<Self>, ask: Ask, deadline: Instant) -> Arc<Entry> {
+        let asked = locked(&self.flushes).number();
+        let mut not_before = 0;
+        loop {
+            let (mut answer, begun) = match self.join(ask.clone(), not_before) {
+                Ok(joined) => joined,
+                Err(entry) => return entry,
+            };
+            let done = answer.wait_for(Option::is_some).await;
+            let entry = done.ok().and_then(|entry| entry.clone());
+            let Some(entry) = entry else {
+                return self.overload(Instant::now());
+            };
+            // Who asks after a flush is told nothing from before it. That aliases lead to what was flushed is known only now.
+            let covers = |flush: &Flush| flush.covers_answer(&ask.question, &entry);
+            if !locked(&self.flushes).any_between(begun, asked, covers) {
+                return entry;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return self.out_of_time(now);
+            }
+            not_before = asked;
+        }
     }
 
-    /// The query under way for this question, started now if there is none to the same servers since the last flush.
-    fn join(self: &Arc<Self>, ask: Ask) -> Result<Awaited, Arc<Entry>> {
+    /// The query under way for this question, and how many flushes there were before it: started now if there is none to the same
+    /// servers since the question was last flushed, and since the flush number `not_before`.
+    fn join(self: &Arc<Self>, ask: Ask, not_before: u64) -> Result<(Awaited, u64), Arc<Entry>> {
         let mut under_way = locked(&self.under_way);
-        let epoch = self.epoch.load(Relaxed);
-        if let Some(answer) = under_way.find(&ask.question, &ask.forwarder, epoch) {
+        let flushes = locked(&self.flushes);
+        let epoch = flushes.number();
+        let is_current = |since| {
+            since >= not_before
+                && !flushes.any_since(since, |flush| flush.covers(&ask.question.name))
+        };
+        let found = under_way.find(&ask.question, &ask.forwarder, is_current);
+        drop(flushes);
+        if let Some(joined) = found {
             count(&self.counters.coalesced);
-            return Ok(answer);
+            return Ok(joined);
         }
         // It may have ended between the look into the cache, which was counted, and now.
         let now = Instant::now();
@@ -257,7 +279,7 @@ impl Forwarding {
             answer: sender,
         };
         self.spawn(&tokio::runtime::Handle::current(), lead.run());
-        Ok(answer)
+        Ok((answer, epoch))
     }
 
     /// What one forwarder may have under way.
@@ -268,9 +290,9 @@ impl Forwarding {
         }
     }
 
-    /// Forgets cached answers and says how many.
+    /// Forgets cached answers and says how many. Those under way that are covered are not kept.
     pub fn flush(&self, flush: &Flush) -> u64 {
-        self.epoch.fetch_add(1, Relaxed);
+        locked(&self.flushes).add(flush.clone());
         self.parts
             .iter()
             .map(|part| locked(part).flush(flush))
@@ -355,7 +377,7 @@ struct Lead {
     forwarding: Arc<Forwarding>,
     ask: Ask,
     turn: Turn,
-    /// As of when it began.
+    /// Flushes before it began.
     epoch: u64,
     answer: watch::Sender<Option<Arc<Entry>>>,
 }
@@ -383,8 +405,9 @@ impl Lead {
         let question = self.ask.question.clone();
         let mut part = self.forwarding.part(&question);
         // Under the lock: who flushes has set what is flushed for before, and takes the lock after.
-        let current = self.forwarding.epoch.load(Relaxed) == self.epoch;
-        if keeps && current && self.is_still_asked_for() {
+        let flushed = locked(&self.forwarding.flushes)
+            .any_since(self.epoch, |flush| flush.covers_answer(&question, &entry));
+        if keeps && !flushed && self.is_still_asked_for() {
             part.insert(question, Arc::clone(&entry), now);
         }
         drop(part);

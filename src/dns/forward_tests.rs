@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    ForwardLimits, Source,
+    ForwardLimits, ForwardStats, Source,
     message::Rcode,
     server_tests::{
         Fixture, Manner, PATIENCE, Upstream, elsewhere, eventually, forwarding_to, waiting_for,
@@ -91,76 +91,99 @@ async fn a_question_does_not_wait_for_servers_that_were_replaced() {
     assert_eq!(forward().outstanding, 0);
 }
 
+/// Questions for two suffixes, of which one has servers that never answer, within narrow limits.
+struct Slow {
+    fixture: Fixture,
+    _silent: Upstream,
+    _honest: Upstream,
+}
+
+impl Slow {
+    fn start(limit: impl FnOnce(&mut ForwardLimits)) -> Self {
+        let silent = Upstream::start(Manner::Silent, Duration::ZERO);
+        let honest = Upstream::start(Manner::Honest, Duration::ZERO);
+        let mut state = forwarding_to(&[silent.address]);
+        add_forwarder(&mut state, "elsewhere.test.", &[honest.address]);
+        let state = with_timeout(state, Duration::from_secs(30));
+        let fixture = Fixture::start(state, |config| limit(&mut config.forward));
+        Self {
+            fixture,
+            _silent: silent,
+            _honest: honest,
+        }
+    }
+
+    /// Asks four questions of the slow suffix; when `full` says so, one of the other, which is answered.
+    async fn ask(&self, full: impl Fn(&ForwardStats) -> bool) {
+        let names = ["a.slow.", "b.slow.", "c.slow.", "d.slow."];
+        let slow = futures::future::join_all(names.map(|qname| asked(&self.fixture, qname)));
+        let quick = async {
+            let stats = || self.fixture.server.stats().forward;
+            eventually("the slow ones are taken or shed", || full(&stats())).await;
+            // From the same address as the others.
+            asked(&self.fixture, "www.elsewhere.test.").await
+        };
+        tokio::select! {
+            _ = slow => panic!("two of them wait for ten seconds"),
+            reply = quick => assert_eq!(reply, Rcode::NO_ERROR),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_servers_of_one_suffix_leave_room_for_others() {
-    let silent = Upstream::start(Manner::Silent, Duration::ZERO);
-    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
-    let mut state = forwarding_to(&[silent.address]);
-    add_forwarder(&mut state, "elsewhere.test.", &[honest.address]);
-    let state = with_timeout(state, Duration::from_secs(30));
-    let fixture = Fixture::start(state, |config| {
-        config.forward.max_outstanding = 4;
-    });
-    let names = ["a.slow.", "b.slow.", "c.slow.", "d.slow."].map(name);
-    let slow = futures::future::join_all(names.iter().map(|qname| async {
-        fixture.server.query_local(qname, RecordType::A, true).await;
-    }));
-    let forward = || fixture.server.stats().forward;
-    let quick = async {
-        eventually("the slow ones are taken or shed", || {
-            forward().outstanding + forward().shed >= 4
-        })
-        .await;
-        fixture.ask("www.elsewhere.test.").await
-    };
-    tokio::select! {
-        _ = slow => panic!("two of them wait for ten seconds"),
-        reply = quick => assert_eq!((reply.rcode, reply.answer.len()), (Rcode::NO_ERROR, 1)),
-    }
-    let stats = forward();
-    assert_eq!((stats.most_of_one, stats.shed), (2, 2), "{stats:?}");
-    let limits = fixture.server.stats().limits;
+    let slow = Slow::start(|limits| limits.max_outstanding = 4);
+    slow.ask(|stats| stats.outstanding + stats.shed >= 4).await;
+    let stats = slow.fixture.server.stats();
+    let (forward, limits) = (stats.forward, stats.limits);
+    assert_eq!((forward.most_of_one, forward.shed), (2, 2), "{forward:?}");
     assert_eq!(
         (limits.outstanding, limits.outstanding_per_forwarder),
         (4, 2)
     );
-    assert!(fixture.server.stop(PATIENCE).await);
+    assert!(slow.fixture.server.stop(PATIENCE).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_for_one_suffix_leave_a_client_places_for_others() {
-    let silent = Upstream::start(Manner::Silent, Duration::ZERO);
-    let honest = Upstream::start(Manner::Honest, Duration::ZERO);
-    let mut state = forwarding_to(&[silent.address]);
-    add_forwarder(&mut state, "elsewhere.test.", &[honest.address]);
-    let state = with_timeout(state, Duration::from_secs(30));
-    let fixture = Fixture::start(state, |config| {
-        config.forward.max_waiting_per_client = 4;
-    });
-    let names = ["a.slow.", "b.slow.", "c.slow.", "d.slow."].map(name);
-    let slow = futures::future::join_all(names.iter().map(|qname| async {
-        fixture.server.query_local(qname, RecordType::A, true).await;
-    }));
-    let forward = || fixture.server.stats().forward;
-    let quick = async {
-        eventually("the slow ones wait or are shed", || {
-            forward().waiting + forward().shed >= 4
-        })
-        .await;
-        // From the same address as the others.
-        let qname = name("www.elsewhere.test.");
-        let reply = fixture
-            .server
-            .query_local(&qname, RecordType::A, true)
-            .await;
-        reply.expect("a reply").message
-    };
-    tokio::select! {
-        _ = slow => panic!("two of them wait for ten seconds"),
-        reply = quick => assert_eq!((reply.rcode, reply.answer.len()), (Rcode::NO_ERROR, 1)),
+    let slow = Slow::start(|limits| limits.max_waiting_per_client = 4);
+    slow.ask(|stats| stats.waiting + stats.shed >= 4).await;
+    assert_eq!(slow.fixture.server.stats().forward.shed, 2);
+    assert!(slow.fixture.server.stop(PATIENCE).await);
+}
+
+/// Who asks after a flush is told nothing from before it; what it does not cover is shared and kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_leaves_answers_under_way_alone_that_it_does_not_cover() {
+    let (www, alias) = ("www.elsewhere.test.", "x.old.elsewhere.test.");
+    let target = "x.a-longer-name.elsewhere.test.";
+    // What is asked, what is flushed while it is under way, and the queries that the upstream gets then.
+    for (qname, flushed, queries) in [
+        (www, "other.elsewhere.test.", 1),
+        (www, www, 2),
+        (alias, "other.elsewhere.test.", 1),
+        (alias, target, 2),
+    ] {
+        let upstream = Upstream::start(Manner::Honest, Duration::from_millis(200));
+        let state = with_timeout(forwarding_to(&[upstream.address]), PATIENCE);
+        let fixture = Fixture::start(state, |_| {});
+        let after = async {
+            eventually("it is under way", || upstream.asked() == 1).await;
+            let name = name(flushed).as_wire().into();
+            fixture.server.flush(&super::Flush::Name(name));
+            asked(&fixture, qname).await
+        };
+        let (before, after) = tokio::join!(asked(&fixture, qname), after);
+        assert_ne!(before, Rcode::SERV_FAIL);
+        assert_eq!(
+            (after, upstream.asked()),
+            (before, queries),
+            "{qname} {flushed}"
+        );
+        assert_eq!(asked(&fixture, qname).await, before);
+        assert_eq!(upstream.asked(), queries, "{qname} {flushed}: it is kept");
+        assert!(fixture.server.stop(PATIENCE).await);
     }
-    assert_eq!(forward().shed, 2);
-    assert!(fixture.server.stop(PATIENCE).await);
 }
 
 /// The reply to a question over loopback, without a socket of the client's.

@@ -10,6 +10,7 @@ mod chain;
 mod exchange;
 mod fast_path;
 mod files;
+mod flushes;
 mod forward;
 mod query_source;
 mod scrub;

@@ -103,7 +103,7 @@ impl Pending {
                 Some(entry) => entry,
                 None if now >= deadline => forwarding.out_of_time(now),
                 None if self.place.is_none() => forwarding.overload(now),
-                None => forwarding.resolve(self.ask.clone()).await,
+                None => forwarding.resolve(self.ask.clone(), deadline).await,
             };
             self.upstream.push(entry);
             let response = complete(

@@ -1,7 +1,7 @@
 //! The questions to upstreams that are under way: who asks for what, and how many there may be.
 //!
-//! A pure type. A question is shared by all who would ask the same servers for it, and did not ask for old answers to be
-//! forgotten meanwhile. `A` is how the answer is waited for.
+//! A pure type. A question is shared by all who would ask the same servers for it, unless its answer was to be forgotten
+//! meanwhile. `A` is how the answer is waited for.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -69,16 +69,17 @@ impl<A: Clone> UnderWay<A> {
         }
     }
 
-    /// The answer to wait for, if `question` is under way to the servers of `forwarder`, since a moment of this `epoch`.
+    /// The answer to wait for and the epoch of its beginning, if `question` is under way to the servers of `forwarder`, since an epoch
+    /// that `is_current`.
     pub fn find(
         &self,
         question: &UpstreamQuestion,
         forwarder: &Forwarder,
-        epoch: u64,
-    ) -> Option<A> {
+        is_current: impl FnOnce(u64) -> bool,
+    ) -> Option<(A, u64)> {
         let shared = self.by_question.get(question)?;
-        let same = shared.epoch == epoch && *shared.forwarder == *forwarder;
-        same.then(|| shared.answer.clone())
+        let same = *shared.forwarder == *forwarder && is_current(shared.epoch);
+        same.then(|| (shared.answer.clone(), shared.epoch))
     }
 
     /// Takes a place for a question that `find` does not find. Who asks it from now on waits for `answer`; who waits for an
@@ -175,22 +176,31 @@ mod tests {
         let mut under_way = UnderWay::new(10);
         let (asked, old) = (question("a.x."), forwarder("x.", "192.0.2.1:53"));
         let new = forwarder("x.", "192.0.2.2:53");
-        assert_eq!(under_way.find(&asked, &old, 1), None);
+        let since = |moment| move |epoch: u64| epoch == moment;
+        assert_eq!(under_way.find(&asked, &old, since(1)), None);
         let first = under_way.begin(&asked, &old, 1, Share::Whole, "first");
         let first = first.expect("room");
         let same = Arc::new(Forwarder::clone(&old));
-        assert_eq!(under_way.find(&asked, &same, 1), Some("first"));
-        assert_eq!(under_way.find(&question("b.x."), &old, 1), None);
-        assert_eq!(under_way.find(&asked, &new, 1), None, "other servers");
-        assert_eq!(under_way.find(&asked, &old, 2), None, "after a flush");
+        assert_eq!(under_way.find(&asked, &same, since(1)), Some(("first", 1)));
+        assert_eq!(under_way.find(&question("b.x."), &old, since(1)), None);
+        assert_eq!(
+            under_way.find(&asked, &new, since(1)),
+            None,
+            "other servers"
+        );
+        assert_eq!(
+            under_way.find(&asked, &old, since(2)),
+            None,
+            "after a flush"
+        );
         let second = under_way.begin(&asked, &new, 2, Share::Whole, "second");
         under_way.end(&asked, &first);
-        let found = under_way.find(&asked, &new, 2);
-        assert_eq!(found, Some("second"), "each ends its own");
+        let found = under_way.find(&asked, &new, since(2));
+        assert_eq!(found, Some(("second", 2)), "each ends its own");
         assert_eq!(under_way.total(), 1);
         under_way.end(&asked, &second.expect("room"));
         assert_eq!(
-            (under_way.find(&asked, &new, 2), under_way.total()),
+            (under_way.find(&asked, &new, since(2)), under_way.total()),
             (None, 0)
         );
     }

@@ -2,7 +2,9 @@
 //!
 //! A thread with a runtime of its own, because a withdrawal that waits behind somebody else's work is late: nothing here waits
 //! for a disk, a lock or another task. The lease is looked at once more, through the machine, right before every kernel call
-//! and every frame. A node that may not change addresses (no CAP_NET_ADMIN) says so in its status, holds nothing and goes on.
+//! and every frame. An address that is added or taken off takes its time where another program holds the kernel's lock; meanwhile
+//! permissions are renewed, and an addition is given up when the lease is over. A node that may not change addresses (no
+//! CAP_NET_ADMIN) says so in its status, holds nothing and goes on.
 //!
 //! `stop` withdraws everything first; dropping the driver does the same without waiting. If the process dies or is stopped, the
 //! fence lets nothing pass once the lease is over, the kernel takes the addresses away (`interface::VALID_FOR`), and the next start
@@ -28,7 +30,7 @@ use super::{
     failing::Failing,
     fence::ruleset::Ruleset,
     first_look::FirstLooks,
-    hands::{Hands, HandsChange, Problem},
+    hands::{Done, Hands, HandsChange, Problem, Unserved},
     interface::{Change, InterfaceError},
     lookout::{Lookout, LookoutTiming, Outlook, Sight, Watched},
     machine::{Action, Event, Fencing, Machine, Phase, Target, Timing},
@@ -382,6 +384,8 @@ struct Orders {
 struct Driver {
     machine: Machine,
     hands: Hands,
+    /// What the hands are at, since it takes its time; the machine is held up.
+    pending: Option<Pending>,
     leadership: watch::Receiver<Leadership>,
     reports: Reports,
     /// What keeps a VIP from being held, or from being withdrawn.
@@ -396,6 +400,8 @@ struct Driver {
     since: BTreeMap<Target, (Instant, SystemTime)>,
     /// VIPs of the snapshot.
     configured: BTreeSet<Target>,
+    /// What the fence was last to be made for.
+    fenced: BTreeSet<IpAddr>,
     /// What the machine was told of the fence.
     told: BTreeMap<Label, Fencing>,
     notifier: Option<Notifier>,
@@ -410,6 +416,12 @@ struct Driver {
     holder: Option<NodeId>,
     /// VIPs that are not claimed yet: it is looked whether a foreign host has them.
     first_looks: FirstLooks,
+}
+
+/// What takes its time.
+enum Pending {
+    Add(Target),
+    Remove,
 }
 
 /// What others may know.
@@ -465,6 +477,7 @@ impl Driver {
         Self {
             machine: Machine::new(config.timing, unless_told),
             hands,
+            pending: None,
             leadership,
             reports,
             problems: Problems::default(),
@@ -473,6 +486,7 @@ impl Driver {
             device_problems: BTreeMap::new(),
             since: BTreeMap::new(),
             configured: BTreeSet::new(),
+            fenced: BTreeSet::new(),
             told: BTreeMap::new(),
             notifier,
             peers: config.peers,
@@ -586,6 +600,7 @@ impl Driver {
             // Whatever woke the task: the time may be over.
             self.look_first().await;
             self.look_at_failures().await;
+            self.unfence_what_is_gone().await;
         }
     }
 
@@ -670,14 +685,28 @@ impl Driver {
 
     /// Makes the fence what it has to be, and tells the machine where it stands.
     async fn keep_fence(&mut self) {
+        let vips = self.to_fence();
+        self.fenced.clone_from(&vips);
+        let wanted = |devices| Ruleset { vips, devices };
+        self.hands.keep_fence(wanted);
+        self.tell_fencing().await;
+    }
+
+    /// What is configured, or may be on a device still.
+    fn to_fence(&self) -> BTreeSet<IpAddr> {
         let mut vips: BTreeSet<IpAddr> = self.configured.iter().map(|t| t.address).collect();
         vips.extend(self.machine.phases().filter_map(|(target, phase)| {
             let off = matches!(phase, Phase::Withdrawn { .. });
             (!off).then_some(target.address)
         }));
-        let wanted = |devices| Ruleset { vips, devices };
-        self.hands.keep_fence(wanted);
-        self.tell_fencing().await;
+        vips
+    }
+
+    /// An address that is no VIP any more, and took its time to go, may be used for something else.
+    async fn unfence_what_is_gone(&mut self) {
+        if self.fenced.len() > self.configured.len() && self.fenced != self.to_fence() {
+            self.keep_fence().await;
+        }
     }
 
     async fn tell_fencing(&mut self) {
@@ -724,6 +753,7 @@ impl Driver {
     /// action looks at the lease by itself: what was taken back meanwhile is not done.
     async fn do_next(&mut self) -> bool {
         self.look_at_the_lease();
+        self.give_up_what_was_taken_back();
         // Before others hear that a VIP was let go.
         self.keep_chance();
         // However much there is to do: what is for a VIP whose connections are looked at is held up until then.
@@ -765,6 +795,26 @@ impl Driver {
         self.machine.handle(event, Instant::now());
     }
 
+    /// What was taken back while it is added is added no further; the `Remove` behind it gives the answer.
+    fn give_up_what_was_taken_back(&mut self) {
+        if let Some(Pending::Add(target)) = &self.pending
+            && self.machine.phase(target) != Some(Phase::Adding)
+        {
+            self.hands.give_up_adding();
+            self.go_on();
+        }
+    }
+
+    fn hold_up(&mut self, pending: Pending) {
+        self.pending = Some(pending);
+        self.machine.hold_up();
+    }
+
+    fn go_on(&mut self) {
+        self.pending = None;
+        self.machine.go_on();
+    }
+
     async fn carry_out_all(&mut self, actions: Vec<Action>) -> Vec<Event> {
         let (mut removed, mut served, mut answers) = (vec![], vec![], vec![]);
         let mut silenced = vec![];
@@ -773,6 +823,7 @@ impl Driver {
                 Action::Silence(target) => silenced.push(target),
                 Action::Remove(target) => removed.push(target),
                 Action::Serve(target) => served.push(target),
+                Action::Add(target) => answers.extend(self.add(target).await),
                 other => answers.extend(self.carry_out(other).await),
             }
         }
@@ -791,13 +842,6 @@ impl Driver {
     /// Does it, unless it was taken back meanwhile; then a `Remove` stands behind it in the queue and gives the answer.
     async fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Add(target) => {
-                if self.machine.may_add(&target, Instant::now()) {
-                    Some(self.add(target).await)
-                } else {
-                    None
-                }
-            }
             Action::Renew(target) => {
                 if self.machine.may_renew(&target, Instant::now()) {
                     let outcome = self.hands.begin_renewal(&target)?;
@@ -814,7 +858,8 @@ impl Driver {
                 targets.retain(|target| self.machine.may_permit(target, now));
                 Some(self.permit(targets, lease_until))
             }
-            Action::Silence(_) | Action::Remove(_) | Action::Serve(_) => None, // with their like
+            // By `carry_out_all`.
+            Action::Add(_) | Action::Silence(_) | Action::Remove(_) | Action::Serve(_) => None,
             Action::EndServe(target) => {
                 self.hands.end_serve(&target).await;
                 info!(vip = %target.address, "no connection through the VIP is served any more");
@@ -876,8 +921,8 @@ impl Driver {
         targets.retain(|target| self.machine.may_serve(target));
         let peers = self.known_peers();
         let mut answers = vec![];
-        for (target, problem) in self.hands.serve(targets, &peers).await {
-            if let Some(problem) = problem {
+        for (target, why) in self.hands.serve(targets, &peers).await {
+            if let Unserved::Problem(problem) = why {
                 warn!(vip = %target.address, %problem, "connections through the VIP are not kept");
             }
             let relays = false;
@@ -943,13 +988,44 @@ impl Driver {
         self.hands.keep_chance(&old_holders, &interfaces, members);
     }
 
-    async fn add(&mut self, target: Target) -> Event {
-        let outcome = self.hands.add(&target).await;
-        if outcome.is_ok() {
-            let term = self.leadership.borrow().term;
-            info!(vip = %target.address, interface = %target.interface, term, "VIP taken");
+    /// Does it, unless it was taken back meanwhile; then a `Remove` stands behind it in the queue and gives the answer.
+    async fn add(&mut self, target: Target) -> Vec<Event> {
+        if !self.machine.may_add(&target, Instant::now()) {
+            return vec![];
         }
-        self.added(target, outcome)
+        match self.hands.add(&target).await {
+            Some(done) => self.answers_to(done),
+            None => {
+                self.hold_up(Pending::Add(target));
+                vec![]
+            }
+        }
+    }
+
+    /// What the machine is told of an addition or removal that has ended.
+    fn answers_to(&mut self, done: Done) -> Vec<Event> {
+        match done {
+            Done::Added(target, outcome) => {
+                if outcome.is_ok() {
+                    let term = self.leadership.borrow().term;
+                    info!(vip = %target.address, interface = %target.interface, term, "VIP taken");
+                }
+                vec![self.added(target, outcome)]
+            }
+            Done::Removed(outcomes) => {
+                let outcomes = outcomes.into_iter();
+                outcomes
+                    .map(|(t, outcome)| self.removed(t, outcome))
+                    .collect()
+            }
+        }
+    }
+
+    /// What took its time has ended.
+    async fn handle_done(&mut self, done: Done) {
+        self.go_on();
+        let answers = self.answers_to(done);
+        self.handle_all(answers).await;
     }
 
     fn permit(&mut self, targets: BTreeSet<Target>, lease_until: Instant) -> Event {
@@ -987,23 +1063,34 @@ impl Driver {
     }
 
     async fn remove(&mut self, targets: &[Target]) -> Vec<Event> {
-        let mut answers = vec![];
-        for (target, outcome) in self.hands.remove(targets).await {
-            answers.push(match outcome {
-                Ok(was_ours) => {
-                    if was_ours {
-                        let why = self.machine.reason(&target, Instant::now()).as_str();
-                        info!(vip = %target.address, interface = %target.interface, why, "VIP withdrawn");
-                    }
-                    Event::Removed(target)
-                }
-                Err(problem) => {
-                    self.problems.note(&target, &problem);
-                    Event::RemoveFailed(target)
-                }
-            });
+        // A permission is one for all devices: that of a VIP that is heard on another one stays.
+        let phases = self.machine.phases();
+        let is_heard = |phase| matches!(phase, Phase::Permitting { .. } | Phase::Held { .. });
+        let heard = phases.filter(|(_, phase)| is_heard(*phase));
+        let heard = heard.map(|(target, _)| target.address).collect();
+        match self.hands.remove(targets, &heard).await {
+            Some(done) => self.answers_to(done),
+            None => {
+                self.hold_up(Pending::Remove);
+                vec![]
+            }
         }
-        answers
+    }
+
+    fn removed(&mut self, target: Target, outcome: Result<bool, Problem>) -> Event {
+        match outcome {
+            Ok(was_ours) => {
+                if was_ours {
+                    let why = self.machine.reason(&target, Instant::now()).as_str();
+                    info!(vip = %target.address, interface = %target.interface, why, "VIP withdrawn");
+                }
+                Event::Removed(target)
+            }
+            Err(problem) => {
+                self.problems.note(&target, &problem);
+                Event::RemoveFailed(target)
+            }
+        }
     }
 
     /// A change and those that wait behind it.
@@ -1019,14 +1106,19 @@ impl Driver {
 
     async fn handle_changes(&mut self, changes: Vec<HandsChange>) {
         let (mut fence, mut devices, mut renewals) = (false, vec![], vec![]);
-        let mut seen = vec![];
+        let (mut seen, mut done) = (vec![], None);
         for change in changes {
             match change {
                 HandsChange::Looked(look) => seen.extend(self.seen(&look)),
                 HandsChange::Fence => fence = true,
                 HandsChange::Device(change) => devices.push(change),
                 HandsChange::Renewed(target, outcome) => renewals.push((target, outcome)),
+                HandsChange::Done(one) => done = Some(one), // nothing else is begun before it is taken in
             }
+        }
+        // First: what comes next may give up what has ended.
+        if let Some(done) = done {
+            self.handle_done(done).await;
         }
         if fence {
             self.handle_fence_change().await;

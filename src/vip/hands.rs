@@ -13,9 +13,11 @@ use std::{
 
 use futures::FutureExt;
 use nix::errno::Errno;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::{
+    address_work::{Known, Step, Work},
     announce::{Announcer, Mac, announcement},
     arp_settings,
     connections::{
@@ -30,7 +32,7 @@ use super::{
         ruleset::Ruleset,
         socket::TableWatch,
     },
-    interface::{self, Addresses, Change, Changes, Device, InterfaceError, Interfaces, VALID_FOR},
+    interface::{self, Change, Changes, Device, InterfaceError, Interfaces, VALID_FOR},
     machine::{Fencing, SERVE_LASTS, Target},
     renewals::Renewals,
 };
@@ -43,8 +45,9 @@ const FENCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Between attempts to open the socket for announcements.
 const ANNOUNCER_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// For how long a look at the host's addresses counts: until all VIPs are added that are added together.
-const ADDRESSES_LAST: Duration = Duration::from_millis(100);
+/// How long an address that is added, or several that are taken off, are waited for before they take their time beside the rest. The kernel
+/// answers within microseconds, unless another program holds its lock; and permissions are renewed every few tens of milliseconds.
+const AT_ONCE: Duration = Duration::from_millis(5);
 /// For how long it counts which connections were left at a VIP that was let go: longer than between two looks while it is served. The
 /// same addresses and ports may be those of a connection of another holder later.
 const LEFT_LASTS: Duration = SERVE_LASTS;
@@ -55,10 +58,29 @@ pub enum HandsChange {
     Device(Change),
     /// What came of a renewal.
     Renewed(Target, Result<(), Problem>),
+    /// What came of what took its time.
+    Done(Done),
     /// The rules of the fence were changed, or may have been.
     Fence,
     /// A look at the connections has ended.
     Looked(Look),
+}
+
+/// What came of adding an address, or of taking some off their devices.
+#[derive(Debug)]
+pub enum Done {
+    Added(Target, Result<(), Problem>),
+    /// Of each, whether there was something to remove.
+    Removed(Vec<(Target, Result<bool, Problem>)>),
+}
+
+/// Why connections through a VIP that was given away are not kept.
+#[derive(Debug)]
+pub enum Unserved {
+    /// It cannot be done.
+    Problem(Problem),
+    /// The stand-in has no frames to answer.
+    StandIn,
 }
 
 /// Waits for an instant, if there is one.
@@ -284,11 +306,20 @@ impl Hands {
         }
     }
 
-    pub async fn add(&mut self, target: &Target) -> Result<(), Problem> {
-        match self {
-            Hands::Kernel(kernel) => kernel.add(target).await,
+    /// Puts it on its device. None: it takes its time, and `change` tells what came of it, unless `give_up_adding` comes before.
+    pub async fn add(&mut self, target: &Target) -> Option<Done> {
+        let outcome = match self {
+            Hands::Kernel(kernel) => return kernel.add(target).await,
             Hands::StandIn if target.address.is_loopback() => Ok(()),
             Hands::StandIn => Err(Problem::NotLoopback(target.address)),
+        };
+        Some(Done::Added(target.clone(), outcome))
+    }
+
+    /// Adds what takes its time no further. What the kernel was asked for is for `remove` to take back.
+    pub fn give_up_adding(&mut self) {
+        if let Hands::Kernel(kernel) = self {
+            kernel.work = None;
         }
     }
 
@@ -308,30 +339,34 @@ impl Hands {
         }
     }
 
-    /// Takes them off their devices. Of each, whether there was something to remove.
-    pub async fn remove(&mut self, targets: &[Target]) -> Vec<(Target, Result<bool, Problem>)> {
+    /// Takes them off their devices, once nobody hears them any more, but for the addresses `heard` by another device of this node. None: it
+    /// takes its time, and `change` tells what came of it. Not while something is added.
+    pub async fn remove(&mut self, targets: &[Target], heard: &BTreeSet<IpAddr>) -> Option<Done> {
         match self {
-            Hands::Kernel(kernel) => kernel.remove(targets).await,
+            Hands::Kernel(kernel) => kernel.remove(targets, heard).await,
             Hands::StandIn => {
                 let was_held = |t: &Target| (t.clone(), Ok(t.address.is_loopback()));
-                targets.iter().map(was_held).collect()
+                Some(Done::Removed(targets.iter().map(was_held).collect()))
             }
         }
     }
 
     /// Answers for VIPs on behalf of their holder, for a moment. Of those that were served before, `see` tells later whether there is
-    /// a connection left. Returns those that cannot be served, and why.
+    /// a connection left. Returns those that are not served, and why.
     pub async fn serve(
         &mut self,
         targets: Vec<Target>,
         peers: &VipPeers,
-    ) -> Vec<(Target, Option<Problem>)> {
+    ) -> Vec<(Target, Unserved)> {
         match self {
             Hands::Kernel(kernel) => {
-                let failed = kernel.serve(targets, peers).await;
-                failed.into_iter().map(|(t, p)| (t, Some(p))).collect()
+                let failed = kernel.serve(targets, peers).await.into_iter();
+                failed.map(|(t, p)| (t, Unserved::Problem(p))).collect()
             }
-            Hands::StandIn => targets.into_iter().map(|t| (t, None)).collect(),
+            Hands::StandIn => targets
+                .into_iter()
+                .map(|t| (t, Unserved::StandIn))
+                .collect(),
         }
     }
 
@@ -436,6 +471,15 @@ impl Hands {
         }
     }
 
+    /// Nothing that is asked of the kernel's addresses is done until what is returned is dropped, as while another program holds its lock.
+    #[cfg(test)]
+    pub fn block(&mut self) -> std::sync::mpsc::Sender<()> {
+        match self {
+            Hands::Kernel(kernel) => kernel.interfaces().expect("a socket").block(),
+            Hands::StandIn => unreachable!("it asks the kernel for nothing"),
+        }
+    }
+
     pub fn device_of(&self, interface: &Label) -> Option<String> {
         match self {
             Hands::Kernel(kernel) => kernel.names.get(interface).cloned(),
@@ -453,6 +497,8 @@ pub struct Kernel {
     devices: BTreeMap<Label, Device>,
     interfaces: Option<Arc<Interfaces>>,
     renewals: Renewals<Result<(), Problem>>,
+    /// What is added or taken off at the moment.
+    work: Option<Work>,
     watch: DeviceWatch,
     guard: Guard,
     /// The devices that the fence was last made for.
@@ -464,7 +510,7 @@ pub struct Kernel {
     /// When to try again to open one.
     announcer_due: Option<Instant>,
     /// The last look at the host's addresses.
-    addresses: Option<(Instant, Addresses)>,
+    addresses: Option<Known>,
     /// What was added and not removed, and the device it was added to: a device may be given another index or name.
     ours: BTreeMap<Target, Device>,
     /// VIPs on `lo`, which this node serves on behalf of their holder, and since when.
@@ -514,6 +560,7 @@ impl Kernel {
             devices: BTreeMap::new(),
             interfaces: None,
             renewals: Renewals::default(),
+            work: None,
             watch: DeviceWatch::default(),
             fenced: BTreeMap::new(),
             guard,
@@ -627,11 +674,13 @@ impl Kernel {
         if vips.is_empty() {
             return BTreeMap::new();
         }
-        match self.addresses().await {
-            Ok(there) => vips
-                .iter()
-                .filter_map(|vip| Some((*vip, there.expect_not_foreign(*vip, &loopback()).err()?)))
-                .collect(),
+        match self.known().await {
+            Ok(known) => {
+                let foreign = |vip| known.addresses.expect_not_foreign(vip, &loopback()).err();
+                let vips = vips.iter();
+                vips.filter_map(|vip| Some((*vip, foreign(*vip)?)))
+                    .collect()
+            }
             Err(error) => {
                 warn!(%error, "whether the host has the addresses of VIPs on lo is not known");
                 BTreeMap::new()
@@ -761,50 +810,97 @@ impl Kernel {
         Ok(self.interfaces()?.sweep(device).await?)
     }
 
-    async fn add(&mut self, target: &Target) -> Result<(), Problem> {
-        let device = self.look_up(&target.interface).await?;
-        self.expect_fence(target, &device)?;
-        let addresses = self.addresses().await?;
-        let added = match addresses.expect_free(target.address) {
-            Ok(()) => self.interfaces()?.renew(target.address, &device).await,
-            Err(taken) => Err(taken),
-        };
-        // Also one that fails half-way: it is removed.
-        self.ours.insert(target.clone(), device);
-        if matches!(
-            added,
-            Err(InterfaceError::Taken { .. } | InterfaceError::NotPermitted { .. })
-        ) {
-            self.ours.remove(target);
+    async fn add(&mut self, target: &Target) -> Option<Done> {
+        match self.look_for(target) {
+            Ok(look) => self.work = Some(look),
+            Err(problem) => return Some(Done::Added(target.clone(), Err(problem))),
         }
-        Ok(added?)
+        self.done_at_once().await
+    }
+
+    /// The first step of adding an address.
+    fn look_for(&mut self, target: &Target) -> Result<Work, Problem> {
+        let name = self.device_name(&target.interface)?;
+        let known = self.addresses.clone();
+        let interfaces = Arc::clone(self.interfaces()?);
+        Ok(Work::look(target.clone(), name, known, interfaces))
+    }
+
+    /// The second, once the device and the addresses of the host are known.
+    fn put(&mut self, target: &Target, device: Device, known: Known) -> Result<Work, Problem> {
+        self.devices
+            .entry(target.interface.clone())
+            .or_insert_with(|| device.clone());
+        self.expect_fence(target, &device)?;
+        let free = known.addresses.expect_free(target.address);
+        self.addresses = Some(known);
+        free?;
+        let interfaces = Arc::clone(self.interfaces()?);
+        // Also one that fails half-way, or is given up: it is removed.
+        self.ours.insert(target.clone(), device.clone());
+        Ok(Work::add(target.clone(), device, interfaces))
+    }
+
+    /// What comes of the work, if it ends soon; else `change` tells.
+    async fn done_at_once(&mut self) -> Option<Done> {
+        timeout(AT_ONCE, self.done()).await.ok()
+    }
+
+    /// What comes of the work; never, where there is none. Dropping the future loses nothing.
+    async fn done(&mut self) -> Done {
+        loop {
+            let step = ended(&mut self.work).await;
+            if let Some(done) = self.take_in(step) {
+                return done;
+            }
+        }
+    }
+
+    /// Goes on to the next step, or tells what came of the last.
+    fn take_in(&mut self, step: Step) -> Option<Done> {
+        self.work = None;
+        let (target, outcome) = match step {
+            Step::Looked(target, looked) => {
+                let looked = looked.map_err(Problem::from);
+                match looked.and_then(|(device, known)| self.put(&target, device, known)) {
+                    Ok(work) => {
+                        self.work = Some(work);
+                        return None;
+                    }
+                    Err(problem) => (target, Err(problem)),
+                }
+            }
+            Step::Added(target, outcome) => (target, outcome.map_err(Problem::from)),
+            Step::Removed(outcomes) => return Some(self.removed(outcomes)),
+        };
+        if let Err(Problem::Interface(
+            InterfaceError::Taken { .. } | InterfaceError::NotPermitted { .. },
+        )) = &outcome
+        {
+            self.ours.remove(&target);
+        }
+        Some(Done::Added(target, outcome))
     }
 
     async fn may_add(&mut self, target: &Target) -> Result<(), Problem> {
         let Some(device) = self.devices.get(&target.interface).cloned() else {
             return Ok(()); // that is another problem
         };
-        self.addresses().await?.expect_free(target.address)?;
+        let known = self.known().await?;
+        known.addresses.expect_free(target.address)?;
         Ok(interface::expect_enabled(target.address, &device)?)
     }
 
-    /// The addresses of this host, asked for once for all VIPs that are added together.
-    async fn addresses(&mut self) -> Result<&Addresses, InterfaceError> {
-        let now = Instant::now();
-        let known = self.addresses.take();
-        let known = known.filter(|(at, _)| now.saturating_duration_since(*at) < ADDRESSES_LAST);
-        let known = match known {
-            Some(known) => known,
-            None => (now, self.interfaces()?.addresses().await?),
-        };
-        Ok(&self.addresses.insert(known).1)
+    /// The addresses of this host.
+    async fn known(&mut self) -> Result<&Known, InterfaceError> {
+        let before = self.addresses.take();
+        let known = Known::look(before, self.interfaces()?).await?;
+        Ok(self.addresses.insert(known))
     }
 
     /// Beside everything else: the kernel may take its time, and permissions have to be renewed meanwhile.
     fn begin_renewal(&mut self, target: &Target) -> Result<(), Problem> {
-        let Some(name) = self.names.get(&target.interface).cloned() else {
-            return Err(Problem::Unmapped(target.interface.clone()));
-        };
+        let name = self.device_name(&target.interface)?;
         let Some(device) = self.devices.get(&target.interface).cloned() else {
             return Err(InterfaceError::NoDevice { device: name }.into());
         };
@@ -821,33 +917,50 @@ impl Kernel {
         Ok(())
     }
 
+    async fn remove(&mut self, targets: &[Target], heard: &BTreeSet<IpAddr>) -> Option<Done> {
+        self.work = Some(self.removal(targets, heard));
+        self.done_at_once().await
+    }
+
     /// Only what we added is removed; an address somebody else put there stays.
-    async fn remove(&mut self, targets: &[Target]) -> Vec<(Target, Result<bool, Problem>)> {
+    fn removal(&mut self, targets: &[Target], heard: &BTreeSet<IpAddr>) -> Work {
         for target in targets {
             // What it has sent already comes to the kernel first.
             self.renewals.cancel(target);
         }
-        let ours = targets.iter().filter(|t| self.ours.contains_key(*t));
-        let ours: Vec<Target> = ours.cloned().collect();
         // Unheard first. If that fails, the permission ends with the lease, and the address goes all the same.
-        for (target, problem) in self.guard.forbid(&ours) {
+        let is_unheard = |t: &&Target| self.ours.contains_key(*t) && !heard.contains(&t.address);
+        let unheard: Vec<Target> = targets.iter().filter(is_unheard).cloned().collect();
+        for (target, problem) in self.guard.forbid(&unheard) {
             warn!(vip = %target.address, %problem, "the permission could not be taken back");
         }
-        let mut outcomes = vec![];
+        let (mut done, mut there) = (vec![], vec![]);
         for target in targets {
-            outcomes.push((target.clone(), self.take_off(target).await));
+            let Some(device) = self.ours.get(target).cloned() else {
+                done.push((target.clone(), Ok(false)));
+                continue;
+            };
+            match self.interfaces() {
+                Ok(interfaces) => there.push((target.clone(), device, Arc::clone(interfaces))),
+                Err(error) => done.push((target.clone(), Err(error))),
+            }
         }
-        outcomes
+        Work::remove(done, there)
     }
 
-    async fn take_off(&mut self, target: &Target) -> Result<bool, Problem> {
-        let Some(device) = self.ours.get(target).cloned() else {
-            return Ok(false);
-        };
-        self.interfaces()?.remove(target.address, &device).await?;
-        self.ours.remove(target);
-        self.let_go.insert(target.address, None);
-        Ok(true)
+    fn removed(&mut self, outcomes: Vec<(Target, Result<bool, InterfaceError>)>) -> Done {
+        for (target, outcome) in &outcomes {
+            if matches!(outcome, Ok(true)) {
+                self.ours.remove(target);
+                self.let_go.insert(target.address, None);
+            }
+        }
+        let outcomes = outcomes.into_iter();
+        Done::Removed(
+            outcomes
+                .map(|(t, o)| (t, o.map_err(Problem::from)))
+                .collect(),
+        )
     }
 
     fn announce(&mut self, target: &Target) -> Result<(), Problem> {
@@ -897,12 +1010,18 @@ impl Kernel {
 
     /// The next change; one that something is waiting for is never lost, at worst an overrun is reported.
     async fn change(&mut self) -> HandsChange {
-        // Each branch may be dropped: see the functions.
-        tokio::select! {
-            change = self.watch.next() => HandsChange::Device(change),
-            () = self.guard.touched() => HandsChange::Fence,
-            (target, outcome) = self.renewals.next() => HandsChange::Renewed(target, outcome),
-            look = self.looks.next() => HandsChange::Looked(look),
+        loop {
+            // Each branch may be dropped: see the functions.
+            let step = tokio::select! {
+                change = self.watch.next() => return HandsChange::Device(change),
+                () = self.guard.touched() => return HandsChange::Fence,
+                (target, outcome) = self.renewals.next() => return HandsChange::Renewed(target, outcome),
+                look = self.looks.next() => return HandsChange::Looked(look),
+                step = ended(&mut self.work) => step,
+            };
+            if let Some(done) = self.take_in(step) {
+                return HandsChange::Done(done);
+            }
         }
     }
 
@@ -1047,14 +1166,17 @@ impl Kernel {
     /// The device behind an interface, as it is now. What is remembered of it is left alone: the change that the kernel has
     /// yet to tell of must still be news then.
     async fn look_up(&mut self, interface: &Label) -> Result<Device, Problem> {
-        let Some(name) = self.names.get(interface).cloned() else {
-            return Err(Problem::Unmapped(interface.clone()));
-        };
+        let name = self.device_name(interface)?;
         let device = self.interfaces()?.device(&name).await?;
         self.devices
             .entry(interface.clone())
             .or_insert_with(|| device.clone());
         Ok(device)
+    }
+
+    fn device_name(&self, interface: &Label) -> Result<String, Problem> {
+        let name = self.names.get(interface).cloned();
+        name.ok_or_else(|| Problem::Unmapped(interface.clone()))
     }
 
     fn interfaces(&mut self) -> Result<&Arc<Interfaces>, InterfaceError> {
@@ -1063,6 +1185,14 @@ impl Kernel {
             Some(open) => Ok(open),
             empty => Ok(empty.insert(Arc::new(Interfaces::open()?))),
         }
+    }
+}
+
+/// What came of the step that is under way; never, where there is none.
+async fn ended(work: &mut Option<Work>) -> Step {
+    match work {
+        Some(work) => work.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -307,6 +307,24 @@ impl Interfaces {
         self.connection.abort();
     }
 
+    /// Nothing more comes to the kernel until what is returned is dropped, as while another program holds its lock.
+    #[cfg(test)]
+    pub(super) fn block(&self) -> std::sync::mpsc::Sender<()> {
+        let (release, released) = std::sync::mpsc::channel();
+        let (begin, has_begun) = std::sync::mpsc::channel();
+        let runtime = self
+            .runtime
+            .as_ref()
+            .expect("none only while it is dropped");
+        runtime.spawn(async move {
+            begin.send(()).expect("it is waited for");
+            // Keeps the only thread.
+            let _ = released.recv();
+        });
+        has_begun.recv().expect("it begins");
+        release
+    }
+
     pub async fn device(&self, name: &str) -> Result<Device, InterfaceError> {
         let attempt = || format!("look up device {name:?}");
         let mut links = self

@@ -14,9 +14,10 @@
 //! deadline passes or the VIP comes back. That is apart from `Phase`: a VIP that is served so is withdrawn all the same.
 //!
 //! Actions are carried out in the order in which they were given, but what permits, silences or renews comes before each `Add` that was not
-//! begun yet (`queue`): a thousand of those must not keep what is held already from being heard. Each `Add` and `Remove` is answered by
-//! one event, each `Renew` by one at most: later, and not after the `Remove` behind it. The machine never blocks, never reads a clock,
-//! and assumes nothing about an address between its request and the answer: an address that *may* be on the interface is removed.
+//! begun yet, and is done while an `Add` or `Remove` takes its time (`queue`): neither must keep what is held already from being heard.
+//! Each `Add` and `Remove` is answered by one event, but for an `Add` that was taken back: the `Remove` behind it is. Each `Renew` is
+//! answered by one at most: later, and not after the `Remove` behind it. The machine never blocks, never reads a clock, and assumes
+//! nothing about an address between its request and the answer: an address that *may* be on the interface is removed.
 
 mod queue;
 
@@ -342,6 +343,16 @@ impl Machine {
     /// The next thing to do, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop()
+    }
+
+    /// What was polled last, an `Add` or `Remove`, takes its time: until `go_on` there is nothing to do but what permits, silences or renews.
+    pub fn hold_up(&mut self) {
+        self.actions.hold_up();
+    }
+
+    /// That has ended.
+    pub fn go_on(&mut self) {
+        self.actions.go_on();
     }
 
     /// When to call `handle(Deadline)` if nothing else happens.

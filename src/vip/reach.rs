@@ -275,26 +275,32 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_interface_that_gets_its_first_vip_again_is_not_judged_by_what_was_heard_long_ago() {
-        let start = Instant::now();
-        let s = Duration::from_secs;
-        let (lan, member) = (label("lan"), ip("192.0.2.12"));
-        let (named, members, networks) = (BTreeSet::new(), [member].into(), two());
+    const MEMBER: &str = "192.0.2.12";
+
+    /// What is wrong where that member alone is asked.
+    fn problems_with_one_member(reach: &Reach, now: Instant) -> BTreeMap<Label, String> {
+        let (named, members, networks) = (BTreeSet::new(), [ip(MEMBER)].into(), two());
         let asked = Asked {
             named: &named,
             members: &members,
             networks: &networks,
         };
+        reach.problems(asked, now)
+    }
+
+    #[test]
+    fn an_interface_that_gets_its_first_vip_again_is_not_judged_by_what_was_heard_long_ago() {
+        let (start, s) = (Instant::now(), Duration::from_secs);
+        let lan = label("lan");
         let mut reach = Reach::new(PATIENCE);
         let only: BTreeSet<Label> = [lan.clone()].into();
         reach.watch(&only, start);
-        reach.hear(&lan, member, start);
+        reach.hear(&lan, ip(MEMBER), start);
         reach.watch(&BTreeSet::new(), start + s(10));
-        assert!(reach.problems(asked, start + s(10)).is_empty());
+        assert!(problems_with_one_member(&reach, start + s(10)).is_empty());
         reach.watch(&only, start + s(60));
-        assert!(reach.problems(asked, start + s(62)).is_empty());
-        let problems = reach.problems(asked, start + s(63));
+        assert!(problems_with_one_member(&reach, start + s(62)).is_empty());
+        let problems = problems_with_one_member(&reach, start + s(63));
         assert_eq!(
             problems.get(&lan).map(String::as_str),
             Some("no answer from other members (192.0.2.12) on interface lan")
@@ -303,20 +309,13 @@ mod tests {
 
     #[test]
     fn what_was_heard_on_an_interface_that_is_watched_no_more_owes_nothing_elsewhere() {
-        let start = Instant::now();
-        let s = Duration::from_secs;
-        let (lan, wan, member) = (label("lan"), label("wan"), ip("192.0.2.12"));
-        let (named, members, networks) = (BTreeSet::new(), [member].into(), two());
-        let asked = Asked {
-            named: &named,
-            members: &members,
-            networks: &networks,
-        };
+        let (start, s) = (Instant::now(), Duration::from_secs);
+        let (lan, wan) = (label("lan"), label("wan"));
         let mut reach = Reach::new(PATIENCE);
         reach.watch(&[lan.clone(), wan.clone()].into(), start);
-        reach.hear(&lan, member, start);
+        reach.hear(&lan, ip(MEMBER), start);
         reach.watch(&[wan].into(), start + s(10));
-        assert!(reach.problems(asked, start + s(60)).is_empty());
+        assert!(problems_with_one_member(&reach, start + s(60)).is_empty());
     }
 
     proptest! {
