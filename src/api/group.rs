@@ -9,8 +9,6 @@ use std::{
 
 use tonic::transport::Channel;
 
-pub use crate::model::few::first_few;
-
 use crate::{
     config::reserved::Reserved,
     model::{
