@@ -154,7 +154,8 @@ pub struct Join {
 
 /// Make this node (the first endpoint) leave the cluster for ever
 ///
-/// Leadership and virtual addresses are handed over first, and its process ends. Refused when the quorum would be lost.
+/// Leadership and virtual addresses are handed over first, and its process ends; so does that of a node that was removed already.
+/// Refused when the quorum would be lost.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  pontoon cluster leave --endpoints unix:/var/lib/pontoon/pontoon.sock"
@@ -163,7 +164,8 @@ pub struct Leave {}
 
 /// Remove a node, dead or alive, for ever
 ///
-/// Its id is never used again: the machine may join anew, under a new id. Refused when the quorum would be lost.
+/// Its id is never used again: the machine may join anew, under a new id. Refused when the quorum would be lost. A second time, only
+/// its id names it: its name is free for another node.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon cluster remove 3")]
 pub struct Remove {
