@@ -30,6 +30,7 @@ use crate::{
         join::{self, JoinError},
     },
     model::{
+        node::is_like_id,
         quoted::quoted,
         timing::{Profile as TimingProfile, Timing},
     },
@@ -1054,8 +1055,16 @@ fn status_text(context: &Context, status: &StatusJson) -> String {
 /// A node given by id or by name. Whose name it is, the newest state says: a name may be used again, and a node that lags would
 /// name the one that had it before.
 pub async fn node_id(client: &mut Client, node: &str) -> Result<u64, Failure> {
-    if let Ok(id) = node.parse() {
-        return Ok(id);
+    if is_like_id(node) {
+        return node.parse().map_err(|_| {
+            let object = format!("node {}", quoted(node));
+            let problem = "is larger than any node's id";
+            exit::wrong_argument(
+                object,
+                problem,
+                "`pontoon cluster status` shows the ids and names",
+            )
+        });
     }
     let request = v1::FindMemberRequest {
         name: node.to_owned(),
