@@ -14,7 +14,7 @@ use super::{
     admin::Admin,
     client::{Attempt, Client},
     data_dir::DataDir,
-    duration,
+    data_failure, duration,
     endpoint::admin_dir,
     exit,
     output::{moment, or_dash},
@@ -26,7 +26,7 @@ use crate::{
     enrol::{
         admin_files::StagedAdmin,
         identity_file::StoredCertificate,
-        init::{self, InitError, Initialised},
+        init::{self, Initialised},
         join::{self, JoinError},
     },
     model::{
@@ -322,21 +322,8 @@ impl Init {
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
         let data_dir = DataDir::of(context, &config, &self.config);
         data_dir.prepare()?;
-        let made = init::init(&config, &dir, &self.admin, SystemTime::now()).map_err(|error| {
-            let code = match &error {
-                InitError::OldData { .. } => FailureCode::Conflict,
-                InitError::Identity(_)
-                | InitError::DataDir { .. }
-                | InitError::Owner { .. }
-                | InitError::AdminCertificate(_) => FailureCode::Invalid,
-                InitError::Pki(_) | InitError::AdminNotInPlace { .. } => FailureCode::Internal,
-            };
-            let hint = match &error {
-                InitError::OldData { data_dir } => emptied(data_dir),
-                _ => String::new(),
-            };
-            Failure::new(code, "cluster", error, hint)
-        })?;
+        let made = init::init(&config, &dir, &self.admin, SystemTime::now())
+            .map_err(data_failure::of_init)?;
         data_dir.tell(context);
         let made = match made {
             Initialised::New {
@@ -544,7 +531,7 @@ async fn resolve(peer: &str) -> Result<Vec<SocketAddr>, Failure> {
 }
 
 /// What to do about a data directory that another cluster has used.
-fn emptied(data_dir: &Path) -> String {
+pub fn emptied(data_dir: &Path) -> String {
     format!(
         "stop the node, then: find {} -mindepth 1 -delete",
         data_dir.display()
