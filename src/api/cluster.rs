@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     model::{
+        few::{and_more, first_few},
         node::{ClusterId, NodeId},
         quoted::quoted,
         timing::{Profile, TimingFault},
@@ -114,14 +115,18 @@ impl Cluster for Api {
     ) -> Result<Response<v1::LeaveReply>, Status> {
         Caller::admin(&request)?;
         let deadline = deadline_of(&request);
-        let group = self.group()?;
+        // Also of one that was removed already: the answer to the first call may have been lost.
+        let group = self.own_group()?;
         let id = group.standing().id;
         let node = Arc::clone(&self.0.node);
         let permit = admit(&self.0.writes, "writes")?;
         // It ends by the deadline.
         let leave = self.0.leaves.carry_out(async move {
             let _permit = permit;
-            group.remove(id, deadline).await?;
+            if let Err(failure) = group.remove(id, deadline).await {
+                // Of a node that lost its log, this says more.
+                return Err(group.gone().unwrap_or(failure));
+            }
             node.stop();
             Ok(())
         });
@@ -154,7 +159,7 @@ impl Cluster for Api {
         group.catch_up(deadline).await?;
         let state = group.state();
         let found = state.members().values().find(|member| member.name == name);
-        let id = found.ok_or_else(|| no_member(quoted(&name)))?.id;
+        let id = found.ok_or_else(|| no_such_name(&name, &state))?.id;
         Ok(Response::new(v1::FindMemberReply { node_id: id.0 }))
     }
 
@@ -472,6 +477,21 @@ fn no_member(node: impl std::fmt::Display) -> Failure {
         format!("node {node}"),
         "is no member of the cluster",
         "`pontoon cluster status` shows the members",
+    )
+}
+
+/// Of a node that was removed, its id alone is remembered: its name is free for another.
+fn no_such_name(name: &str, state: &State) -> Failure {
+    let members = state.members().values();
+    let members = members.map(|member| format!("{} ({})", member.name, member.id));
+    Failure::new(
+        FailureCode::NotFound,
+        format!("node {}", quoted(name)),
+        "no member has this name",
+        format!(
+            "the members are {}; one that was removed is known by its id alone",
+            first_few(members.collect(), and_more).join(", ")
+        ),
     )
 }
 

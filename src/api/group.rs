@@ -9,8 +9,6 @@ use std::{
 
 use tonic::transport::Channel;
 
-pub use crate::model::few::first_few;
-
 use crate::{
     config::reserved::Reserved,
     model::{
@@ -67,7 +65,8 @@ pub trait Group: Send + Sync + 'static {
     /// Makes a learner a voter; false when it was one.
     async fn promote(&self, id: NodeId, deadline: Instant) -> Result<bool, Failure>;
 
-    /// Ends the membership of a node; false when it was no member. Refused when the quorum would be lost.
+    /// Ends the membership of a node; false when it was no member. Refused when the quorum would be lost. This node itself also when it
+    /// was removed before, whatever `gone` says.
     async fn remove(&self, id: NodeId, deadline: Instant) -> Result<bool, Failure>;
 }
 

@@ -184,11 +184,16 @@ impl Api {
 
     /// The group whose state this node may tell.
     fn group(&self) -> Result<Arc<dyn Group>, Failure> {
-        let group = self.0.node.group().ok_or_else(|| self.0.node.outside())?;
+        let group = self.own_group()?;
         match group.gone() {
             Some(why) => Err(why),
             None => Ok(group),
         }
+    }
+
+    /// The group, also one that this node was removed from.
+    fn own_group(&self) -> Result<Arc<dyn Group>, Failure> {
+        self.0.node.group().ok_or_else(|| self.0.node.outside())
     }
 
     /// The id of this node; 0 before it has one.

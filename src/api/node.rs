@@ -13,10 +13,13 @@ use super::{
     caller::Caller,
     deadline_of,
     dns::until,
-    group::{BackendHealth, BackendVerdict, HeldVip, ListenerReport, NodeReport, first_few},
+    group::{BackendHealth, BackendVerdict, HeldVip, ListenerReport, NodeReport},
 };
 use crate::{
-    model::node::{Member, NodeId},
+    model::{
+        few::{and_more, first_few},
+        node::{Member, NodeId},
+    },
     wire::error::Failure,
 };
 
@@ -124,7 +127,7 @@ impl Api {
         let applied = group.map(|g| g.applied());
         let id = standing.id.0;
         let problems = std::iter::once(standing.problem).filter(|p| !p.is_empty());
-        let problems = first_few(problems.chain(not_serving).collect());
+        let problems = first_few(problems.chain(not_serving).collect(), and_more);
         let node = v1::NodeSummary {
             id,
             name,

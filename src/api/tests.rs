@@ -382,6 +382,78 @@ async fn a_long_answer_of_another_node_is_read() {
     assert!(prost::Message::encoded_len(&reply) > 4 << 20);
 }
 
+/// A request of the user of this machine.
+fn local<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.extensions_mut().insert(crate::transport::PeerInfo {
+        address: None,
+        peer: crate::transport::Peer::Local { uid: 0 },
+    });
+    request
+}
+
+#[tokio::test]
+async fn a_name_that_no_member_has_is_told_with_those_that_are_there() {
+    use v1::cluster_server::Cluster;
+    let group = testing::MemoryGroup::new();
+    let node = testing::MemoryNode(group, crate::transport::Security::Plain);
+    let api = Api::new(Arc::new(node));
+    let request = v1::FindMemberRequest { name: "n9".into() };
+    let status = api.find_member(local(request)).await.expect_err("unknown");
+    let failure = Failure::from_details(status.details()).expect("details");
+    assert_eq!(failure.code, FailureCode::NotFound);
+    assert!(failure.object.contains("n9"), "{failure:?}");
+    for told in ["n1 (1)", "by its id alone"] {
+        assert!(failure.hint.contains(told), "{told}: {failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_task_outlives_the_api() {
+    use v1::watch_server::Watch;
+    let group = testing::MemoryGroup::new();
+    let known = Arc::downgrade(&group);
+    let node = testing::MemoryNode(group, crate::transport::Security::Plain);
+    let api = Api::new(Arc::new(node));
+    let watching = api.watch(local(v1::WatchRequest::default())).await;
+    drop((watching.expect("a stream"), api));
+    let ended = async {
+        while known.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    assert!(ended.is_ok(), "a task still has the group");
+}
+
+#[tokio::test]
+async fn a_leave_of_a_node_that_was_removed_already_ends_it() {
+    use v1::cluster_server::Cluster;
+    let group = testing::MemoryGroup::new();
+    let node = testing::MemoryNode(Arc::clone(&group), crate::transport::Security::Plain);
+    let api = Api::new(Arc::new(node));
+    let gone = |problem: &str| {
+        let why = Failure::new(FailureCode::NotReady, "this node", problem, "");
+        group.gone.send_replace(Some(why));
+    };
+
+    // Its removal is refused, as by a node that takes no part for another reason.
+    gone("its log is gone");
+    let refused = api.leave(local(v1::LeaveRequest {})).await;
+    let status = refused.expect_err("refused");
+    let failure = Failure::from_details(status.details()).expect("details");
+    assert_eq!(failure.problem, "its log is gone");
+    assert!(!*group.stopped.borrow());
+
+    gone("it was removed");
+    let removal = testing::Removal::default();
+    removal.go_on.notify_one();
+    *group.removal.lock().expect("unused") = Some(removal);
+    let left = api.leave(local(v1::LeaveRequest {})).await;
+    assert_eq!(left.expect("left").into_inner().node_id, 1);
+    assert!(*group.stopped.borrow());
+}
+
 #[tokio::test]
 async fn a_leave_goes_on_when_its_caller_goes_away() {
     use v1::cluster_server::Cluster;
@@ -390,12 +462,7 @@ async fn a_leave_goes_on_when_its_caller_goes_away() {
     *group.removal.lock().expect("unused") = Some(removal.clone());
     let node = testing::MemoryNode(Arc::clone(&group), crate::transport::Security::Plain);
     let api = Api::new(Arc::new(node));
-    let mut request = tonic::Request::new(v1::LeaveRequest {});
-    request.extensions_mut().insert(crate::transport::PeerInfo {
-        address: None,
-        peer: crate::transport::Peer::Local { uid: 0 },
-    });
-    let mut call = api.leave(request);
+    let mut call = api.leave(local(v1::LeaveRequest {}));
     tokio::select! {
         ended = &mut call => panic!("before the removal ended: {ended:?}"),
         () = removal.begun.notified() => {}

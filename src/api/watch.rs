@@ -1,9 +1,16 @@
 //! The Watch service: changes by revision, resumable.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use futures::Stream;
 use pontoon_proto::v1::{self, watch_event::Kind, watch_server::Watch};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -49,10 +56,25 @@ impl Watch for Api {
             sender,
             _permit: permit,
         };
-        // Ends when the client goes, which `send` tells, or the node stops.
-        tokio::spawn(watcher.run());
-        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        Ok(Response::new(Box::pin(stream)))
+        let events = Events {
+            receiver,
+            _watcher: AbortOnDropHandle::new(tokio::spawn(watcher.run())),
+        };
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+/// What a client is sent. Dropped when the client goes or the API ends, it ends the watcher.
+struct Events {
+    receiver: mpsc::Receiver<Result<v1::WatchEvent, Status>>,
+    _watcher: AbortOnDropHandle<()>,
+}
+
+impl Stream for Events {
+    type Item = Result<v1::WatchEvent, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.receiver.poll_recv(context)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use imbl::ordmap::DiffItem;
 use pontoon_proto::v1;
 use prost::Message;
 use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::group::{Applied, Group};
 use crate::{
@@ -42,16 +43,22 @@ pub struct Step {
 /// since; a step for each change would cost every write something for nobody.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// The log and the task that fills it, started with the node: a watcher that comes from another node resumes here.
+/// The log and the task that fills it, started with the node: a watcher that comes from another node resumes here. Dropped with the
+/// API, it ends the task.
 #[derive(Default)]
-pub struct WatchLog(OnceLock<Arc<Shared>>);
+pub struct WatchLog(OnceLock<Followed>);
+
+struct Followed {
+    shared: Arc<Shared>,
+    _following: AbortOnDropHandle<()>,
+}
 
 /// What the task and the watchers share.
 pub struct Shared {
     steps: Mutex<Steps>,
     newest: watch::Sender<u64>,
     /// A watcher has come.
-    came: Arc<Notify>,
+    came: Notify,
 }
 
 #[derive(Default)]
@@ -72,7 +79,7 @@ pub enum Pending {
 impl WatchLog {
     /// The log, begun at the group's present state when this is the first call.
     pub fn of(&self, group: &Arc<dyn Group>) -> Arc<Shared> {
-        let shared = self.0.get_or_init(|| {
+        let followed = self.0.get_or_init(|| {
             let Applied { state, .. } = group.applied();
             let shared = Arc::new(Shared {
                 steps: Mutex::new(Steps {
@@ -80,13 +87,15 @@ impl WatchLog {
                     ..Steps::default()
                 }),
                 newest: watch::Sender::new(state.revision()),
-                came: Arc::default(),
+                came: Notify::new(),
             });
-            // Ends when the group ends, or when the log is dropped with the API.
-            tokio::spawn(follow(Arc::clone(group), state, Arc::downgrade(&shared)));
-            shared
+            let following = follow(Arc::clone(group), state, Arc::clone(&shared));
+            Followed {
+                shared,
+                _following: AbortOnDropHandle::new(tokio::spawn(following)),
+            }
         });
-        Arc::clone(shared)
+        Arc::clone(&followed.shared)
     }
 }
 
@@ -137,22 +146,14 @@ impl Shared {
     }
 }
 
-async fn follow(group: Arc<dyn Group>, mut last: Arc<State>, shared: Weak<Shared>) {
+/// Ends when the group ends.
+async fn follow(group: Arc<dyn Group>, mut last: Arc<State>, shared: Arc<Shared>) {
     while let Some(mut next) = group.applied_after(last.revision()).await {
-        let Some((watchers, came)) = shared
-            .upgrade()
-            .map(|shared| (shared.newest.receiver_count(), Arc::clone(&shared.came)))
-        else {
-            return;
-        };
-        if watchers == 0 {
+        if shared.newest.receiver_count() == 0 {
             // Ended early by a watcher that comes: what changes from then on is a step of its own.
-            let _ = tokio::time::timeout(GATHER, came.notified()).await;
+            let _ = tokio::time::timeout(GATHER, shared.came.notified()).await;
             next = group.applied();
         }
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
         let (from, to) = (Arc::clone(&last), next.clone());
         // A large import is long work, and heartbeats wait for these threads.
         let work = move || match outweighs(from.snapshot(), to.state.snapshot(), MAX_OCTETS) {
@@ -301,7 +302,7 @@ mod tests {
                 ..Steps::default()
             }),
             newest: watch::Sender::new(from),
-            came: Arc::default(),
+            came: Notify::new(),
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
     client::Client,
     cluster::{NODE_TOML, kept_text, load_config},
     data_dir::DataDir,
+    data_failure,
     endpoint::admin_dir,
     exit,
     whole_file::{Place, Readers, WholeFile},
@@ -93,10 +94,12 @@ impl Restore {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         let config = load_config(&self.config)?;
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
+        // First: what is no backup leaves nothing on this machine.
+        let state = rescue::read_backup(&self.file).map_err(data_failure::of_rescue)?;
         let data_dir = DataDir::of(context, &config, &self.config);
         data_dir.prepare()?;
-        let made = rescue::restore(&config, &self.file, &dir, &self.admin)
-            .map_err(|e| exit::invalid("node", e, ""))?;
+        let made =
+            rescue::restore(&config, &state, &dir, &self.admin).map_err(data_failure::of_rescue)?;
         data_dir.tell(context);
         let (cluster, node, kept) = match made {
             Initialised::New {
@@ -145,7 +148,7 @@ impl Recover {
         let data_dir = DataDir::of(context, &config, &self.config);
         let recovered = rescue::recover(&config)
             .await
-            .map_err(|e| exit::invalid("node", e, ""))?;
+            .map_err(data_failure::of_rescue)?;
         data_dir.tell(context);
         let recovered = Recovered {
             revision: recovered.revision,
@@ -165,7 +168,7 @@ impl Recover {
 /// What would be done, as the reason why it was not.
 async fn unconfirmed(config: &NodeConfig) -> Failure {
     match rescue::outlook(config).await {
-        Err(e) => exit::invalid("node", e, ""),
+        Err(error) => data_failure::of_rescue(error),
         Ok(outlook) => {
             let retired: Vec<String> = outlook.retired.iter().map(|id| id.0.to_string()).collect();
             let problem = format!(

@@ -14,7 +14,7 @@ use super::{
     admin::Admin,
     client::{Attempt, Client},
     data_dir::DataDir,
-    duration,
+    data_failure, duration,
     endpoint::admin_dir,
     exit,
     output::{moment, or_dash},
@@ -26,10 +26,11 @@ use crate::{
     enrol::{
         admin_files::StagedAdmin,
         identity_file::StoredCertificate,
-        init::{self, InitError, Initialised},
+        init::{self, Initialised},
         join::{self, JoinError},
     },
     model::{
+        node::is_like_id,
         quoted::quoted,
         timing::{Profile as TimingProfile, Timing},
     },
@@ -154,7 +155,8 @@ pub struct Join {
 
 /// Make this node (the first endpoint) leave the cluster for ever
 ///
-/// Leadership and virtual addresses are handed over first, and its process ends. Refused when the quorum would be lost.
+/// Leadership and virtual addresses are handed over first, and its process ends; so does that of a node that was removed already.
+/// Refused when the quorum would be lost.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  pontoon cluster leave --endpoints unix:/var/lib/pontoon/pontoon.sock"
@@ -163,7 +165,8 @@ pub struct Leave {}
 
 /// Remove a node, dead or alive, for ever
 ///
-/// Its id is never used again: the machine may join anew, under a new id. Refused when the quorum would be lost.
+/// Its id is never used again: the machine may join anew, under a new id. Refused when the quorum would be lost. A second time, only
+/// its id names it: its name is free for another node.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pontoon cluster remove 3")]
 pub struct Remove {
@@ -319,21 +322,8 @@ impl Init {
         let dir = self.admin_dir.unwrap_or_else(admin_dir);
         let data_dir = DataDir::of(context, &config, &self.config);
         data_dir.prepare()?;
-        let made = init::init(&config, &dir, &self.admin, SystemTime::now()).map_err(|error| {
-            let code = match &error {
-                InitError::OldData { .. } => FailureCode::Conflict,
-                InitError::Identity(_)
-                | InitError::DataDir { .. }
-                | InitError::Owner { .. }
-                | InitError::AdminCertificate(_) => FailureCode::Invalid,
-                InitError::Pki(_) | InitError::AdminNotInPlace { .. } => FailureCode::Internal,
-            };
-            let hint = match &error {
-                InitError::OldData { data_dir } => emptied(data_dir),
-                _ => String::new(),
-            };
-            Failure::new(code, "cluster", error, hint)
-        })?;
+        let made = init::init(&config, &dir, &self.admin, SystemTime::now())
+            .map_err(data_failure::of_init)?;
         data_dir.tell(context);
         let made = match made {
             Initialised::New {
@@ -541,7 +531,7 @@ async fn resolve(peer: &str) -> Result<Vec<SocketAddr>, Failure> {
 }
 
 /// What to do about a data directory that another cluster has used.
-fn emptied(data_dir: &Path) -> String {
+pub fn emptied(data_dir: &Path) -> String {
     format!(
         "stop the node, then: find {} -mindepth 1 -delete",
         data_dir.display()
@@ -1052,8 +1042,16 @@ fn status_text(context: &Context, status: &StatusJson) -> String {
 /// A node given by id or by name. Whose name it is, the newest state says: a name may be used again, and a node that lags would
 /// name the one that had it before.
 pub async fn node_id(client: &mut Client, node: &str) -> Result<u64, Failure> {
-    if let Ok(id) = node.parse() {
-        return Ok(id);
+    if is_like_id(node) {
+        return node.parse().map_err(|_| {
+            let object = format!("node {}", quoted(node));
+            let problem = "is larger than any node's id";
+            exit::wrong_argument(
+                object,
+                problem,
+                "`pontoon cluster status` shows the ids and names",
+            )
+        });
     }
     let request = v1::FindMemberRequest {
         name: node.to_owned(),

@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod completion;
 mod data_dir;
+mod data_failure;
 mod dev;
 mod dns;
 mod endpoint;

@@ -692,6 +692,31 @@ async fn a_node_is_found_by_its_name_in_the_newest_state() {
     assert_eq!(removed.map_err(|(_, code)| code), Err("conflict"));
     let nobody = run(&served, &["cluster", "remove", "n9"]).await;
     assert_eq!(nobody.map_err(|(_, code)| code), Err("not_found"));
+    // Digits alone are an id, however many there are.
+    let too_large = run(&served, &["cluster", "remove", "18446744073709551616"]).await;
+    assert_eq!(too_large.map_err(|(_, code)| code), Err("usage"));
+}
+
+#[tokio::test]
+async fn what_is_no_backup_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (data, config, admin) = (at("data"), at("node.toml"), at("admin"));
+    let text = format!(
+        "name = \"n1\"\ndata_dir = \"{data}\"\n[addresses]\nservice = [\"10.0.0.1\"]\nraft = \"10.0.0.1:1\"\napi = \"10.0.0.1:2\"\n"
+    );
+    fs::write(&config, text).expect("written");
+    fs::write(at("garbled"), "no backup").expect("written");
+    for (file, code) in [
+        (at("garbled"), "invalid"),
+        (at(""), "invalid"),
+        (at("missing"), "not_found"),
+    ] {
+        let line: [&str; 6] = ["restore", &file, "--config", &config, "--admin-dir", &admin];
+        let (ended, _) = run_at("127.0.0.1:1", Format::Json, &line).await;
+        assert_eq!(ended.map_err(|(_, code)| code), Err(code), "{file}");
+        assert!(!dir.path().join("data").exists(), "{file}");
+    }
 }
 
 #[tokio::test]

@@ -14,8 +14,9 @@ use super::{
     units::{parse_duration, parse_size},
 };
 use crate::model::{
-    label::Label,
+    label::{Label, LabelError},
     network::{is_link_local, without_scope},
+    node::is_like_id,
     quoted::quoted,
 };
 
@@ -775,9 +776,15 @@ fn socket_path(config: &NodeConfig) -> Option<Fault> {
 }
 
 fn node_name(text: &str) -> Result<String, String> {
-    text.parse::<Label>()
-        .map(|label| label.as_str().to_owned())
-        .map_err(|e| e.to_string())
+    let label: Label = text.parse().map_err(|e: LabelError| e.to_string())?;
+    if is_like_id(text) {
+        return Err(format!(
+            "{text} is digits alone, which commands take for a node's id; add a letter, as in {better}",
+            text = quoted(text),
+            better = quoted(&format!("n{text}"))
+        ));
+    }
+    Ok(label.as_str().to_owned())
 }
 
 fn absolute_path(text: &str) -> Result<PathBuf, String> {
@@ -1028,6 +1035,21 @@ mod tests {
             "logging.level",
         ] {
             assert!(keys.contains(&key), "{key} is not among {keys:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_not_taken_for_an_id() {
+        for name in ["n3", "3n", "10.0.0.1", "2026-11"] {
+            assert_eq!(node_name(name).as_deref(), Ok(name));
+        }
+        for name in ["3", "007", "18446744073709551616"] {
+            let fault = node_name(name).expect_err(name);
+            assert!(
+                fault.contains(name) && fault.contains("node's id"),
+                "{fault}"
+            );
+            assert!(fault.contains(&format!("n{name}")), "{fault}");
         }
     }
 

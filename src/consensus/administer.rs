@@ -175,14 +175,20 @@ impl Consensus {
             .await
     }
 
-    /// Removes this node for ever.
+    /// Removes this node for ever. One that was removed before, by whomever, has nothing left to do.
     ///
     /// # Errors
     /// As `remove`.
     pub async fn leave(&self, deadline: Instant) -> Result<Change, AdministerError> {
-        let left = self.remove(self.core.id, deadline).await?;
-        self.core.removed.send_replace(true);
-        Ok(left)
+        match self.remove(self.core.id, deadline).await {
+            Ok(change) => {
+                self.core.removed.send_replace(true);
+                Ok(change)
+            }
+            // Perhaps by this call, whose answer was lost.
+            Err(_) if *self.core.removed.borrow() => Ok(Change::Unneeded),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -39,6 +39,10 @@ const LARGE: usize = 64 * 1024;
 const MANY: u64 = 5000;
 /// How long others may still hold a state that was replaced.
 const OTHERS_LET_GO: Duration = Duration::from_secs(2);
+/// Between attempts to open files while there are none left.
+const OPEN_AGAIN: Duration = Duration::from_millis(250);
+/// Attempts of which one is told of: one a minute.
+const TELL_OF_WANT_EVERY: u64 = 240;
 /// Entries applied after which what there is so far is published.
 const PUBLISH_EVERY: usize = 1024;
 
@@ -328,7 +332,9 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
         let files = self.files.clone();
-        let loaded = blocking(move || files.install(&snapshot))
+        let blanks = once_there_are_files(move || files.blanks()).await?;
+        let files = self.files.clone();
+        let loaded = blocking(move || files.install(blanks, &snapshot))
             .await?
             .map_err(io::Error::other)?;
         if loaded.meta != *meta {
@@ -344,7 +350,8 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         Ok(())
     }
 
-    /// A file that went bad while the node ran is replaced by a new one: the state is at hand.
+    /// A file that went bad while the node ran is replaced by a new one: the state is at hand. So it is packed without a file where there
+    /// is none left to read one with; waiting would hold up every write of a leader.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let files = self.files.clone();
         match blocking(move || files.current()).await? {
@@ -352,7 +359,15 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             Ok(Some((meta, snapshot))) => Ok(Some(Snapshot { meta, snapshot })),
             Err(e @ SnapshotError::Garbled { .. }) => {
                 tracing::error!(error = %e, "written anew");
-                self.snapshot_job(None).build_snapshot().await.map(Some)
+                let files = self.files.clone();
+                let blank = once_there_are_files(move || files.blank()).await?;
+                let mut job = self.snapshot_job(Some(blank));
+                job.build_snapshot().await.map(Some)
+            }
+            Err(error) if error.is_want() => {
+                tracing::warn!(%error, "the snapshot is packed from memory: raise the limit on open files");
+                let files = self.files.clone();
+                pack(self.applied.clone(), files).await.map(Some)
             }
             Err(e) => Err(io::Error::other(e)),
         }
@@ -388,6 +403,41 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotJob {
             "snapshot written"
         );
         Ok(Snapshot { meta, snapshot })
+    }
+}
+
+/// A snapshot that is in no file.
+async fn pack(applied: Applied, files: SnapshotFiles) -> io::Result<Snapshot> {
+    let meta = applied.meta();
+    let packing = move || files.pack(&applied.meta(), &applied.state);
+    let snapshot = blocking(packing).await?.map_err(io::Error::other)?;
+    Ok(Snapshot { meta, snapshot })
+}
+
+/// What `open` opens, tried again for as long as this node has no files left: an error would end consensus here for good, and what is
+/// to be kept is still wanted when connections have ended. Other errors are the caller's.
+async fn once_there_are_files<T: Send + 'static>(
+    open: impl Fn() -> Result<T, SnapshotError> + Clone + Send + 'static,
+) -> io::Result<T> {
+    let mut attempts: u64 = 0;
+    loop {
+        match blocking(open.clone()).await? {
+            Ok(opened) => {
+                if attempts > 0 {
+                    tracing::info!(attempts, "there are files for the snapshot again");
+                }
+                return Ok(opened);
+            }
+            Err(error) if error.is_want() => {
+                if attempts.is_multiple_of(TELL_OF_WANT_EVERY) {
+                    tracing::warn!(%error, "the snapshot waits until there are files for it, and changes behind it: raise the limit on open files");
+                }
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        }
+        attempts += 1;
+        // Nothing tells when another part of the process has closed some.
+        tokio::time::sleep(OPEN_AGAIN).await;
     }
 }
 

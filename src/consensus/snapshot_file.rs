@@ -206,17 +206,36 @@ impl SnapshotFiles {
         meta: &SnapshotMeta,
         state: &State,
     ) -> Result<SnapshotData, SnapshotError> {
-        let bytes = encode(meta, state).map_err(|e| file_error("encode", &self.0.directory, e))?;
-        self.save(blank, meta, &bytes)?;
-        Ok(SnapshotData(bytes))
+        let packed = self.pack(meta, state)?;
+        self.save(blank, meta, &packed.0)?;
+        Ok(packed)
     }
 
-    /// Checks and decodes a snapshot from a peer, and keeps it.
-    pub fn install(&self, data: &SnapshotData) -> Result<Loaded, SnapshotError> {
+    /// A snapshot in memory alone. It takes no file.
+    pub(super) fn pack(
+        &self,
+        meta: &SnapshotMeta,
+        state: &State,
+    ) -> Result<SnapshotData, SnapshotError> {
+        let packed = encode(meta, state).map_err(|e| file_error("encode", &self.0.directory, e))?;
+        Ok(SnapshotData(packed))
+    }
+
+    /// Opens what a snapshot from the leader is to be kept in.
+    pub(super) fn blanks(&self) -> Result<[Blank; KEPT], SnapshotError> {
+        Ok([self.blank()?, self.blank()?])
+    }
+
+    /// Checks and decodes a snapshot from a peer, and keeps it in `blanks`: it takes no further file.
+    pub(super) fn install(
+        &self,
+        blanks: [Blank; KEPT],
+        data: &SnapshotData,
+    ) -> Result<Loaded, SnapshotError> {
         let loaded = decode("from the leader", &data.0)?;
         let index = loaded.meta.last_log_id.map(|id| id.index);
-        for _ in 0..KEPT {
-            self.save(self.blank()?, &loaded.meta, &data.0)?;
+        for blank in blanks {
+            self.save(blank, &loaded.meta, &data.0)?;
         }
         tracing::info!(index, bytes = data.0.len(), "snapshot installed");
         Ok(loaded)

@@ -173,6 +173,35 @@ mod tests {
         }
     }
 
+    fn not_ready(id: u64) -> Candidate {
+        Candidate {
+            ready: false,
+            ..voter(id)
+        }
+    }
+
+    fn unfit(id: u64) -> Candidate {
+        Candidate {
+            fit: false,
+            ..voter(id)
+        }
+    }
+
+    fn damped(id: u64) -> Candidate {
+        Candidate {
+            damped: true,
+            ..voter(id)
+        }
+    }
+
+    fn late(id: u64, missed: u64, lag: u64) -> Candidate {
+        Candidate {
+            missed,
+            lag,
+            ..voter(id)
+        }
+    }
+
     fn prefer(id: u64) -> Option<Preference> {
         Some(Preference {
             node: NodeId(id),
@@ -182,37 +211,15 @@ mod tests {
 
     #[test]
     fn the_fit_come_first_then_those_that_answer_then_those_that_keep_up() {
-        let not_ready = Candidate {
-            ready: false,
-            ..voter(2)
-        };
-        let unfit = Candidate {
-            fit: false,
-            ..voter(2)
-        };
-        let late = Candidate {
-            missed: 1,
-            ..voter(2)
-        };
-        let behind = Candidate { lag: 9, ..voter(2) };
         // (candidates, best)
         let cases = [
             (vec![], None),
-            (vec![not_ready], None),
-            (vec![unfit], Some(2)),
-            (vec![unfit, voter(3)], Some(3)),
-            (vec![late, voter(3)], Some(3)),
-            (vec![behind, voter(3)], Some(3)),
-            (
-                vec![
-                    unfit,
-                    Candidate {
-                        lag: 900,
-                        ..voter(3)
-                    },
-                ],
-                Some(3),
-            ),
+            (vec![not_ready(2)], None),
+            (vec![unfit(2)], Some(2)),
+            (vec![unfit(2), voter(3)], Some(3)),
+            (vec![late(2, 1, 0), voter(3)], Some(3)),
+            (vec![late(2, 0, 9), voter(3)], Some(3)),
+            (vec![unfit(2), late(3, 0, 900)], Some(3)),
             (vec![voter(3), voter(2)], Some(2)),
         ];
         for (candidates, expected) in cases {
@@ -222,25 +229,13 @@ mod tests {
 
     #[test]
     fn the_vips_move_on_to_a_fit_voter_that_is_ready_and_to_no_other() {
-        let not_ready = Candidate {
-            ready: false,
-            ..voter(2)
-        };
-        let unfit = Candidate {
-            fit: false,
-            ..voter(3)
-        };
-        let late = Candidate {
-            missed: 9,
-            lag: 900,
-            ..voter(4)
-        };
+        let late = late(4, 9, 900);
         // (candidates, best of the fit)
         let cases = [
             (vec![], None),
-            (vec![unfit], None),
-            (vec![not_ready, unfit], None),
-            (vec![not_ready, unfit, late], Some(4)),
+            (vec![unfit(3)], None),
+            (vec![not_ready(2), unfit(3)], None),
+            (vec![not_ready(2), unfit(3), late], Some(4)),
             (vec![voter(2), late], Some(2)),
         ];
         for (candidates, expected) in cases {
@@ -255,24 +250,16 @@ mod tests {
     #[test]
     fn an_unfit_leader_gives_way_to_a_fit_one_and_else_stays() {
         let now = Instant::now();
-        let unfit = Candidate {
-            fit: false,
-            ..voter(2)
-        };
-        let damped = Candidate {
-            damped: true,
-            ..voter(2)
-        };
         // (this one fit, leased, candidates, goes to)
         let cases = [
             (true, true, vec![voter(2)], None),
             (false, true, vec![voter(2)], Some(2)),
             (false, false, vec![voter(2)], None),
-            (false, true, vec![unfit], None),
-            (false, true, vec![unfit, voter(3)], Some(3)),
+            (false, true, vec![unfit(2)], None),
+            (false, true, vec![unfit(2), voter(3)], Some(3)),
             (false, true, vec![], None),
-            (false, true, vec![damped], None),
-            (false, true, vec![damped, voter(3)], Some(3)),
+            (false, true, vec![damped(2)], None),
+            (false, true, vec![damped(2), voter(3)], Some(3)),
         ];
         for (fit, leased, candidates, expected) in cases {
             let seen = Seen {
@@ -291,10 +278,6 @@ mod tests {
     #[test]
     fn a_preferred_node_that_is_not_trusted_yet_has_to_wait() {
         let now = Instant::now();
-        let damped = Candidate {
-            damped: true,
-            ..voter(2)
-        };
         let mut mover = Mover::default();
         let mut decide = |candidate: Candidate, at: u64| {
             let seen = Seen {
@@ -307,8 +290,8 @@ mod tests {
             mover.decide(&seen, now + ms(at)).is_some()
         };
         let decided = [
-            (damped, 0),
-            (damped, 60_000),
+            (damped(2), 0),
+            (damped(2), 60_000),
             (voter(2), 61_000),
             (voter(2), 70_000),
             (voter(2), 71_000),
@@ -341,13 +324,7 @@ mod tests {
     fn the_preferred_node_gets_the_vips_after_the_cool_down_and_not_while_it_comes_and_goes() {
         let start = Instant::now();
         let ready = [voter(2), voter(3)];
-        let unfit = [
-            Candidate {
-                fit: false,
-                ..voter(2)
-            },
-            voter(3),
-        ];
+        let unfit = [unfit(2), voter(3)];
         let seen = |candidates| Seen {
             me: NodeId(1),
             fit: true,

@@ -25,6 +25,11 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// Whether a text means a node's id where an id or a name may stand: digits alone. No node may have such a name.
+pub fn is_like_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit())
+}
+
 /// The cluster's name for itself: 128 random bits, in hexadecimal, made by `cluster init`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]

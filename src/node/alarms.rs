@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::vip::{announce::Mac, driver::VipStatus, neighbour::mac_text};
-
-/// So many of one kind are told one by one; the rest of them by their number.
-const FEW: usize = 10;
+use crate::{
+    model::few::first_few,
+    vip::{announce::Mac, driver::VipStatus, neighbour::mac_text},
+};
 
 /// The alarms of one node, by kind.
 #[derive(Debug, Default)]
@@ -77,13 +77,8 @@ fn conflict(host: Mac, vips: &[IpAddr]) -> String {
 }
 
 /// The first few of one kind, and what is true of how many more.
-fn few(mut told: Vec<String>, what: &str) -> Vec<String> {
-    let more = told.len().saturating_sub(FEW);
-    if more > 0 {
-        told.truncate(FEW);
-        told.push(format!("{more} more {what}"));
-    }
-    told
+fn few(told: Vec<String>, what: &str) -> Vec<String> {
+    first_few(told, |more| format!("{more} more {what}"))
 }
 
 #[cfg(test)]

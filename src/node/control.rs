@@ -18,13 +18,19 @@ use super::{alarms::Alarms, group::NodeGroup, services::Observed};
 use crate::{
     api::group::{
         BackendHealth, BackendVerdict, DnsAnswer, FlushScope, Group, HeldVip, ListenerReport,
-        NodeControl, NodeReport, Reloaded, first_few,
+        NodeControl, NodeReport, Reloaded,
     },
     config::{node::NodeConfig, reserved::Reserved, units::format_duration},
     consensus::{Consensus, MemberRole, Recovery},
     dns::Flush,
     enrol::IdentityFile,
-    model::{moment::moment_of, name::Name, node::Member, rrset::RecordType},
+    model::{
+        few::{and_more, first_few},
+        moment::moment_of,
+        name::Name,
+        node::Member,
+        rrset::RecordType,
+    },
     pki::{validity::Left, verify::Expected},
     proxy::{SocketState, Verdict},
     telemetry::{http::Readiness, log::Log},
@@ -440,7 +446,7 @@ fn listeners(services: &Observed) -> Vec<ListenerReport> {
         ListenerReport {
             listener: listener.name.to_string(),
             bound,
-            problem: first_few(problems).join("; "),
+            problem: first_few(problems, and_more).join("; "),
             connections,
         }
     };

@@ -7,7 +7,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::lock::{DataDirLock, LockError};
+use super::lock::DataDirLock;
+pub use super::lock::LockError;
 use crate::{
     config::node::NodeConfig,
     consensus::{
@@ -20,7 +21,7 @@ use crate::{
         ownership::give_to_owner,
     },
     model::node::NodeId,
-    state::command::UnixMillis,
+    state::{State, command::UnixMillis},
     wire::backup::{self, BackupError},
 };
 
@@ -45,19 +46,45 @@ pub enum NodeRescueError {
     Rescue(#[from] RescueError),
 }
 
-/// Makes this machine the first node of a new cluster with the service of a backup. Serials and the revision leap past
-/// anything the old cluster may have served. `admin_dir` receives the administrator's certificate, as with `cluster init`.
+/// The state in a backup.
 ///
 /// # Errors
-/// When the data directory is not empty, the backup is no backup, or something cannot be written; then this machine has no
-/// identity yet, and the call may be made again.
+/// When the file cannot be read or is no backup.
+pub fn read_backup(file: &Path) -> Result<State, NodeRescueError> {
+    let opened = File::open(file).map_err(|source| NodeRescueError::File {
+        path: file.to_owned(),
+        source,
+    })?;
+    backup::read(BufReader::new(opened)).map_err(|source| NodeRescueError::Backup {
+        path: file.to_owned(),
+        source,
+    })
+}
+
+/// Makes this machine the first node of a new cluster with the service of `state`, which was read of a backup. Serials and the
+/// revision leap past anything the old cluster may have served. `admin_dir` receives the administrator's certificate, as with
+/// `cluster init`.
+///
+/// # Errors
+/// When the data directory is not empty, or something cannot be written; then this machine has no identity yet, and the call may
+/// be made again.
 pub fn restore(
     config: &NodeConfig,
-    file: &Path,
+    state: &State,
     admin_dir: &Path,
     admin: &str,
 ) -> Result<Initialised, NodeRescueError> {
     let _lock = DataDirLock::take(&config.data_dir)?;
+    let made = restore_locked(config, state, admin_dir, admin);
+    and_given(config, made)
+}
+
+fn restore_locked(
+    config: &NodeConfig,
+    state: &State,
+    admin_dir: &Path,
+    admin: &str,
+) -> Result<Initialised, NodeRescueError> {
     let identity = IdentityFile::in_dir(&config.data_dir);
     let storage = config.storage_dir();
     // A log without an identity is a node's all the same: it is for a person to remove.
@@ -66,14 +93,6 @@ pub fn restore(
             data_dir: config.data_dir.clone(),
         });
     }
-    let opened = File::open(file).map_err(|source| NodeRescueError::File {
-        path: file.to_owned(),
-        source,
-    })?;
-    let state = backup::read(BufReader::new(opened)).map_err(|source| NodeRescueError::Backup {
-        path: file.to_owned(),
-        source,
-    })?;
     // Snapshots alone are what an interrupted `restore` left.
     if storage.exists() {
         std::fs::remove_dir_all(&storage).map_err(|source| NodeRescueError::File {
@@ -119,15 +138,15 @@ pub async fn outlook(config: &NodeConfig) -> Result<Recovered, NodeRescueError> 
 }
 
 /// Whatever came of it, the files that were made or written are the service's.
-fn and_given(
+fn and_given<T, E: Into<NodeRescueError>>(
     config: &NodeConfig,
-    found: Result<Recovered, RescueError>,
-) -> Result<Recovered, NodeRescueError> {
+    found: Result<T, E>,
+) -> Result<T, NodeRescueError> {
     let given = give_to_owner(&config.data_dir).map_err(|source| NodeRescueError::File {
         path: config.data_dir.clone(),
         source,
     });
-    let found = found?;
+    let found = found.map_err(Into::into)?;
     given.map(|()| found)
 }
 
@@ -155,7 +174,6 @@ fn now() -> UnixMillis {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::State;
 
     fn config_in(dir: &Path) -> NodeConfig {
         let text = format!(
@@ -211,13 +229,43 @@ mod tests {
         let mut octets = Vec::new();
         backup::write(&State::default(), &mut octets).expect("written");
         std::fs::write(&file, octets).expect("written");
-        let made = restore(&config, &file, &admin, "ann").expect("restored");
+        let state = read_backup(&file).expect("read");
+        let made = restore(&config, &state, &admin, "ann").expect("restored");
         assert!(
             matches!(made, Initialised::New { kept: None, .. }),
             "{made:?}"
         );
         assert!(admin.join("admin.pem").exists() && config.storage_dir().exists());
-        let again = restore(&config, &file, &admin, "ann");
+        let again = restore(&config, &state, &admin, "ann");
         assert!(matches!(again, Err(NodeRescueError::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn a_refused_restore_leaves_nothing_of_root_behind() {
+        use std::os::unix::fs::{MetadataExt, lchown};
+        if !nix::unistd::geteuid().is_root() {
+            return crate::skipped::skip("only root gives files away");
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = config_in(dir.path());
+        let cluster = crate::model::node::ClusterId("c".into());
+        let identity = crate::enrol::StoredIdentity::new(cluster, NodeId(1), "n1".into());
+        let file = IdentityFile::in_dir(&config.data_dir);
+        file.store(&identity).expect("stored");
+        lchown(&config.data_dir, Some(65_534), Some(65_534)).expect("given");
+        let refused = restore(&config, &State::default(), dir.path(), "ann");
+        assert!(matches!(refused, Err(NodeRescueError::NotEmpty { .. })));
+        // The service is to be able to lock it.
+        let lock = std::fs::metadata(config.data_dir.join("lock")).expect("there");
+        assert_eq!(lock.uid(), 65_534);
+    }
+
+    #[test]
+    fn a_directory_is_no_backup_and_is_called_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let Err(error) = read_backup(dir.path()) else {
+            panic!("read a directory");
+        };
+        assert!(error.to_string().contains("Is a directory"), "{error}");
     }
 }

@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use crate::model::{few::first_few, label::Label};
+use crate::model::{
+    few::{and_more, first_few},
+    label::Label,
+};
 
 /// Something that a node needs to hold VIPs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,7 +139,7 @@ impl Fitness {
             }
         }
         let told: Vec<String> = failed.into_iter().map(str::to_owned).collect();
-        (!told.is_empty()).then(|| first_few(told).join("; "))
+        (!told.is_empty()).then(|| first_few(told, and_more).join("; "))
     }
 }
 

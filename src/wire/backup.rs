@@ -44,9 +44,10 @@ pub fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
 /// Reads what `write` wrote.
 pub fn read(mut input: impl Read) -> Result<State, BackupError> {
     let mut magic = [0; MAGIC.len()];
-    input
-        .read_exact(&mut magic)
-        .map_err(|_| BackupError::Magic)?;
+    input.read_exact(&mut magic).map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => BackupError::Magic,
+        _ => BackupError::Io(e),
+    })?;
     if magic != MAGIC {
         return Err(BackupError::Magic);
     }

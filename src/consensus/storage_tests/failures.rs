@@ -1,6 +1,6 @@
 //! A storage that fails ends consensus on its node, and nothing else: no panic, no false acknowledgement, state goes on.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use openraft::{
     RaftSnapshotBuilder,
@@ -207,5 +207,49 @@ fn without_files_a_snapshot_is_put_off_and_one_that_has_begun_ends_well() {
         assert_eq!(left.len(), 1, "{left:?}");
         let current = machine.get_current_snapshot().await.unwrap().unwrap();
         assert_eq!(current.snapshot.0, made.snapshot.0);
+    });
+}
+
+const NEEDS_FILES: &str = "consensus::storage_tests::failures::without_files_a_snapshot_is_sent_from_memory_and_one_that_came_is_kept_later";
+
+/// In a process of its own, since no file is left to any of its threads.
+#[test]
+fn without_files_a_snapshot_is_sent_from_memory_and_one_that_came_is_kept_later() {
+    if !is_alone(NEEDS_FILES) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let [leader, follower] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let open = |dir: &tempfile::TempDir| {
+            let engine = Arc::new(MemoryEngine::new());
+            Storage::open_on(dir.path(), StorageOptions::default(), engine).unwrap()
+        };
+        let (_log, mut sends, _handles) = open(&leader);
+        let (_log, mut takes, handles) = open(&follower);
+        apply(&mut sends, [level(0, 1)]).await;
+        let mut builder = sends.get_snapshot_builder().await;
+        builder.build_snapshot().await.unwrap();
+        apply(&mut sends, [blank(1)]).await;
+
+        let taken = take_all_files();
+        let sent = sends.get_current_snapshot().await.unwrap().unwrap();
+        assert_eq!(sent.meta.last_log_id, Some(log_id(1, 1)));
+        {
+            let mut keeping = std::pin::pin!(takes.install_snapshot(&sent.meta, sent.snapshot));
+            let waits = tokio::time::timeout(Duration::from_millis(50), &mut keeping);
+            assert!(waits.await.is_err(), "there is no file to keep it in");
+            drop(taken);
+            keeping.await.unwrap();
+        }
+        assert_eq!(handles.publication.state().log_id, Some(log_id(1, 1)));
+        let kept = takes.get_current_snapshot().await.unwrap().unwrap();
+        assert_eq!(kept.meta, sent.meta);
+        // What is newest on the disk of the other is not what was sent.
+        let on_disk = sends.get_current_snapshot().await.unwrap().unwrap();
+        assert_eq!(on_disk.meta.last_log_id, Some(log_id(1, 0)));
     });
 }

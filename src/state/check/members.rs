@@ -5,7 +5,7 @@ use crate::{
     model::{
         leadership::{COOL_DOWN, Preference},
         network::without_scope,
-        node::ClusterId,
+        node::{ClusterId, is_like_id},
         timing::Profile,
     },
     state::{
@@ -100,6 +100,18 @@ pub fn member(member: &NewMember) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// That a name is not taken for an id: not one of those that members of earlier logs may have.
+pub fn new_name(name: &str) -> Result<(), Refusal> {
+    match is_like_id(name) {
+        false => Ok(()),
+        true => Err(invalid(
+            member_object(name),
+            "its name is digits alone, which commands take for a node's id",
+            format!("set `name` in node.toml to one with a letter, as in n{name}"),
+        )),
+    }
 }
 
 pub fn token(token: &JoinToken) -> Result<(), Refusal> {

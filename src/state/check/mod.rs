@@ -50,13 +50,24 @@ pub fn command(command: &Command) -> Result<(), Refusal> {
 /// Checks the form of a command that is to be proposed. The first fault is the answer.
 pub fn proposal(command: &Command) -> Result<(), Refusal> {
     self::command(command)?;
-    command.changes.iter().try_for_each(addresses::change)
+    command.changes.iter().try_for_each(only_new)
 }
 
 /// Checks the form of one change that is to be proposed.
 pub fn proposed_change(change: &Change) -> Result<(), Refusal> {
     self::change(change)?;
-    addresses::change(change)
+    only_new(change)
+}
+
+/// What changes in a log need not keep to.
+fn only_new(change: &Change) -> Result<(), Refusal> {
+    addresses::change(change)?;
+    match change {
+        Change::InitCluster { first: member, .. } | Change::AddMember { member, .. } => {
+            members::new_name(&member.name)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn precondition(precondition: &Precondition) -> Result<(), Refusal> {

@@ -184,6 +184,30 @@ fn bad_form_is_refused() {
 }
 
 #[test]
+fn a_new_name_of_digits_alone_is_refused_and_one_in_a_log_is_not() {
+    use crate::state::check;
+    let proposed = |changes| super::command(1, changes);
+    for name in ["3", "0", "18446744073709551616"] {
+        let mut first = init();
+        if let Change::InitCluster { first, .. } = &mut first {
+            first.name = name.into();
+        }
+        for change in [first, join("a", name, 7100)] {
+            let refusal = check::proposal(&proposed(vec![change])).expect_err(name);
+            assert_eq!(refusal.kind, RefusalKind::Invalid, "{refusal}");
+            assert_eq!(refusal.object, format!("node {name}"));
+            assert!(refusal.hint.contains("node.toml"), "{refusal}");
+        }
+        // A log of an earlier release comes to the same state as ever.
+        Machine::with(vec![init(), token("a")]).applied(vec![join("a", name, 7100)]);
+    }
+    for name in ["n3", "3n", "3.1", "-"] {
+        let joins = vec![join("a", name, 7100)];
+        assert_eq!(check::proposal(&proposed(joins)), Ok(()), "{name}");
+    }
+}
+
+#[test]
 fn tokens_are_bounded_and_used_ones_make_room() {
     let mut machine = Machine::with(vec![init(), token("first")]);
     machine.applied(vec![join("first", "n2", 7100)]);
