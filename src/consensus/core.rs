@@ -418,7 +418,7 @@ impl Core {
     /// Why no quorum has room for the command, unless it makes some.
     fn short_of_space(&self, command: &EncodedCommand) -> Option<ProposalRefused> {
         let (node, low) = space::short_of_space(&self.voter_disks())?;
-        let helps = crate::wire::command::decode(&command.0).is_ok_and(|c| space::makes_room(&c));
+        let helps = crate::wire::command::decode(&command.0).is_ok_and(|c| space::helps(&c));
         (!helps).then_some(ProposalRefused::LowSpace {
             node,
             free_bytes: low.free_bytes,

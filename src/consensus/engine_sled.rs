@@ -30,6 +30,7 @@ use std::{
         Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -91,8 +92,8 @@ pub struct SledEngine {
     end: AtomicU64,
     unbarriered: AtomicUsize,
     failed: AtomicBool,
-    /// Removed with the engine.
-    _scratch: Option<TempDir>,
+    /// Removed with the engine. The file says by its lock that it is in use.
+    _scratch: Option<(TempDir, File)>,
 }
 
 /// What goes in front of the tree.
@@ -148,9 +149,9 @@ impl SledEngine {
     /// not. Nothing reaches the disk.
     pub fn open_copy(directory: &Path) -> Result<Self, EngineError> {
         let fail = |trouble: Trouble| trouble.error(Verb::Open, Subject::Log, directory);
-        let scratch = copy_to_memory(directory).map_err(|e| fail(e.into()))?;
-        let mut engine = Self::open(scratch.path(), Barrier::Durable)?;
-        engine._scratch = Some(scratch);
+        let copy = copy_to_memory(directory).map_err(|e| fail(e.into()))?;
+        let mut engine = Self::open(copy.0.path(), Barrier::Durable)?;
+        engine._scratch = Some(copy);
         Ok(engine)
     }
 
@@ -672,10 +673,45 @@ fn check_settings(directory: &Path) -> Result<(), Trouble> {
 /// Largest log that is copied into memory.
 const COPY: u64 = 1 << 30;
 
-fn copy_to_memory(directory: &Path) -> io::Result<TempDir> {
+const COPIES: &str = "/dev/shm";
+const COPY_PREFIX: &str = "pontoon-log-";
+/// Locked in a copy for as long as the process lives whose copy it is.
+const COPY_OWNER: &str = "owner";
+
+/// Removes the copies of processes that were killed: nobody else does, and they lie in memory.
+fn sweep_copies(place: &Path) -> io::Result<()> {
+    /// A copy of this age without an owner is not one that is just being made.
+    const JUST_MADE: Duration = Duration::from_secs(60);
+    for entry in fs::read_dir(place)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(COPY_PREFIX) {
+            continue;
+        }
+        let is_left = match File::open(entry.path().join(COPY_OWNER)) {
+            Ok(owner) => owner.try_lock().is_ok(),
+            Err(_) => {
+                let made = entry.metadata()?.modified()?;
+                made.elapsed().is_ok_and(|age| age > JUST_MADE)
+            }
+        };
+        if is_left {
+            fs::remove_dir_all(entry.path())?;
+            tracing::info!(copy = %entry.path().display(), "a log's copy that a process had left was removed");
+        }
+    }
+    Ok(())
+}
+
+fn copy_to_memory(directory: &Path) -> io::Result<(TempDir, File)> {
+    if let Err(error) = sweep_copies(Path::new(COPIES)) {
+        // Another user's, or another process was faster.
+        tracing::warn!(%error, "copies of logs that were left in {COPIES} could not all be removed");
+    }
     let scratch = tempfile::Builder::new()
-        .prefix("pontoon-log-")
-        .tempdir_in("/dev/shm")?;
+        .prefix(COPY_PREFIX)
+        .tempdir_in(COPIES)?;
+    let owner = File::create_new(scratch.path().join(COPY_OWNER))?;
+    owner.lock()?;
     let mut size = 0;
     for file in fs::read_dir(directory)? {
         let file = file?;
@@ -689,7 +725,7 @@ fn copy_to_memory(directory: &Path) -> io::Result<TempDir> {
             fs::copy(file.path(), scratch.path().join(file.file_name()))?;
         }
     }
-    Ok(scratch)
+    Ok((scratch, owner))
 }
 
 fn open_journal(db: &sled::Db, directory: &Path) -> Result<journal::Found, Trouble> {
@@ -743,4 +779,27 @@ fn sync_files(directory: &Path) -> io::Result<File> {
         }
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copy_of_a_process_that_was_killed_is_removed_and_no_other() {
+        let place = tempfile::tempdir().unwrap();
+        let [left, used, being_made, foreign] =
+            ["pontoon-log-a", "pontoon-log-b", "pontoon-log-c", "other"]
+                .map(|name| place.path().join(name));
+        for directory in [&left, &used, &being_made, &foreign] {
+            fs::create_dir(directory).unwrap();
+        }
+        // The lock of a process that ends is gone.
+        drop(File::create_new(left.join(COPY_OWNER)).unwrap());
+        let owner = File::create_new(used.join(COPY_OWNER)).unwrap();
+        owner.lock().unwrap();
+        sweep_copies(place.path()).unwrap();
+        assert!(!left.exists());
+        assert!(used.exists() && being_made.exists() && foreign.exists());
+    }
 }

@@ -21,8 +21,8 @@ use super::{
     writer::{Queue, give_up},
 };
 
-/// How often space and progress are looked at.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// How often space and progress are looked at. A disk takes hundreds of megabytes a second, and what is above the watermark goes fast.
+const INTERVAL: Duration = Duration::from_millis(200);
 /// A write that takes longer than this is taken for a broken disk. Far above what a busy disk needs.
 const STALL: Duration = Duration::from_secs(60);
 

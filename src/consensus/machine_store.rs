@@ -4,8 +4,16 @@
 //! Decoding and applying a large command happens away from the asynchronous threads, as does packing a snapshot, which
 //! works on a clone that shares structure with the state and so never stops apply.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
@@ -55,6 +63,8 @@ pub struct MachineStore {
     health: watch::Receiver<StorageHealth>,
     /// The highest feature level that this program knows.
     known_level: u32,
+    /// Set by a job that found no room for its snapshot.
+    put_off: Arc<AtomicBool>,
     /// Those that free replaced states.
     freeing: JoinSet<io::Result<()>>,
 }
@@ -107,6 +117,8 @@ fn replay_bytes(entry: &Entry) -> usize {
 pub(super) struct SnapshotDue {
     limit: Growth,
     since_snapshot: Growth,
+    /// The same when the last snapshot was begun.
+    before: Growth,
     ask_at: Growth,
     asked: watch::Sender<u64>,
 }
@@ -122,6 +134,7 @@ impl SnapshotDue {
         Self {
             limit,
             since_snapshot: Growth::default(),
+            before: Growth::default(),
             ask_at: limit,
             asked: watch::Sender::new(0),
         }
@@ -140,17 +153,32 @@ impl SnapshotDue {
     fn ask(&mut self) {
         let now = self.since_snapshot;
         if now.bytes >= self.ask_at.bytes || now.entries >= self.ask_at.entries {
-            self.ask_at = Growth {
-                bytes: now.bytes.saturating_add(self.limit.bytes / 2 + 1),
-                entries: now.entries.saturating_add(self.limit.entries / 2 + 1),
-            };
+            self.ask_later();
             self.asked.send_modify(|asked| *asked += 1);
         }
     }
 
     fn begun(&mut self) {
-        self.since_snapshot = Growth::default();
+        self.before = std::mem::take(&mut self.since_snapshot);
         self.ask_at = self.limit;
+    }
+
+    /// The snapshot that was begun last was not written: it is asked for again after half of a limit more.
+    fn put_off(&mut self) {
+        let now = self.since_snapshot;
+        self.since_snapshot = Growth {
+            bytes: now.bytes.saturating_add(self.before.bytes),
+            entries: now.entries.saturating_add(self.before.entries),
+        };
+        self.ask_later();
+    }
+
+    fn ask_later(&mut self) {
+        let now = self.since_snapshot;
+        self.ask_at = Growth {
+            bytes: now.bytes.saturating_add(self.limit.bytes / 2 + 1),
+            entries: now.entries.saturating_add(self.limit.entries / 2 + 1),
+        };
     }
 }
 
@@ -170,6 +198,7 @@ impl MachineStore {
             due,
             health,
             known_level,
+            put_off: Arc::default(),
             freeing: JoinSet::new(),
         }
     }
@@ -246,6 +275,8 @@ impl MachineStore {
             applied: self.applied.clone(),
             files: self.files.clone(),
             blank,
+            reserve: self.health.borrow().watermark,
+            put_off: Arc::clone(&self.put_off),
         }
     }
 }
@@ -299,6 +330,9 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             }
         }
         self.publish(answers);
+        if self.put_off.swap(false, Ordering::AcqRel) {
+            self.due.put_off();
+        }
         self.due.ask();
         Ok(())
     }
@@ -361,8 +395,12 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
                 tracing::error!(error = %e, "written anew");
                 let files = self.files.clone();
                 let blank = once_there_are_files(move || files.blank()).await?;
-                let mut job = self.snapshot_job(Some(blank));
-                job.build_snapshot().await.map(Some)
+                match self.snapshot_job(Some(blank)).write().await? {
+                    Some(written) => Ok(Some(written)),
+                    None => pack(self.applied.clone(), self.files.clone())
+                        .await
+                        .map(Some),
+                }
             }
             Err(error) if error.is_want() => {
                 tracing::warn!(%error, "the snapshot is packed from memory: raise the limit on open files");
@@ -379,30 +417,53 @@ pub struct SnapshotJob {
     applied: Applied,
     files: SnapshotFiles,
     blank: Option<Blank>,
+    /// Octets of the disk that it leaves free.
+    reserve: u64,
+    put_off: Arc<AtomicBool>,
+}
+
+impl SnapshotJob {
+    /// None: there is no room for it, and nothing was written.
+    async fn write(&mut self) -> io::Result<Option<Snapshot>> {
+        let applied = self.applied.clone();
+        let files = self.files.clone();
+        let meta = applied.meta();
+        let blank = self.blank.take();
+        let reserve = self.reserve;
+        let work = move || files.write_within(reserve, blank, &applied.meta(), &applied.state);
+        match blocking(work).await? {
+            Ok(snapshot) => {
+                tracing::info!(
+                    index = meta.last_log_id.map(|id| id.index),
+                    bytes = snapshot.0.len(),
+                    "snapshot written"
+                );
+                Ok(Some(Snapshot { meta, snapshot }))
+            }
+            Err(error) if error.is_no_room() => {
+                tracing::error!(
+                    %error,
+                    "snapshot put off, and the log grows meanwhile: free space on the disk of data_dir, or delete what is not needed"
+                );
+                self.put_off.store(true, Ordering::Release);
+                Ok(None)
+            }
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotJob {
     type SnapshotData = SnapshotData;
 
+    /// Of one that was put off openraft is told as of a snapshot of nothing, which is none that it has not got: an error would end
+    /// consensus here, and on all nodes at once where all have disks of one size.
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let applied = self.applied.clone();
-        let files = self.files.clone();
-        let meta = applied.meta();
-        let blank = self.blank.take();
-        let work = move || {
-            let (meta, state) = (applied.meta(), &applied.state);
-            match blank {
-                Some(blank) => files.write_to(blank, &meta, state),
-                None => files.write(&meta, state),
-            }
-        };
-        let snapshot = blocking(work).await?.map_err(io::Error::other)?;
-        tracing::info!(
-            index = meta.last_log_id.map(|id| id.index),
-            bytes = snapshot.0.len(),
-            "snapshot written"
-        );
-        Ok(Snapshot { meta, snapshot })
+        let written = self.write().await?;
+        Ok(written.unwrap_or_else(|| Snapshot {
+            meta: SnapshotMeta::default(),
+            snapshot: SnapshotData(Bytes::new()),
+        }))
     }
 }
 
@@ -476,6 +537,16 @@ mod tests {
             due.begun();
             due.ask();
             assert_eq!(*due.subscribe().borrow(), asked, "begun: {sizes:?}");
+        }
+        let mut due = SnapshotDue::new(limit);
+        due.count(1000);
+        due.ask();
+        due.begun();
+        due.put_off();
+        for (size, asked) in [(500, 1), (1, 2), (500, 2), (1, 3)] {
+            due.count(size);
+            due.ask();
+            assert_eq!(*due.subscribe().borrow(), asked, "put off, then {size}");
         }
     }
 

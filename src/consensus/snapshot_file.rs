@@ -19,6 +19,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
+    health,
     log_store::lock,
     types::{SnapshotData, SnapshotMeta},
 };
@@ -45,6 +46,16 @@ pub enum SnapshotError {
     },
     #[error("the snapshot {name} is garbled: {problem}")]
     Garbled { name: String, problem: String },
+    #[error(
+        "a snapshot of {bytes} octets has no room in {}: {free} octets are free, of which {reserve} are to stay free",
+        directory.display()
+    )]
+    NoRoom {
+        directory: PathBuf,
+        bytes: u64,
+        free: u64,
+        reserve: u64,
+    },
 }
 
 /// The directory of snapshots. Clones are the same directory.
@@ -66,6 +77,16 @@ impl SnapshotError {
     pub(super) fn is_want(&self) -> bool {
         match self {
             Self::File { source, .. } => shortage(source).is_some(),
+            Self::Garbled { .. } | Self::NoRoom { .. } => false,
+        }
+    }
+
+    /// Whether the disk has no room for it.
+    pub(super) fn is_no_room(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        match self {
+            Self::File { source, .. } => full.contains(&source.kind()),
+            Self::NoRoom { .. } => true,
             Self::Garbled { .. } => false,
         }
     }
@@ -196,17 +217,37 @@ impl SnapshotFiles {
 
     /// Writes a snapshot and reads it back. Blocks for as long as packing takes.
     pub fn write(&self, meta: &SnapshotMeta, state: &State) -> Result<SnapshotData, SnapshotError> {
-        self.write_to(self.blank()?, meta, state)
+        self.write_within(0, None, meta, state)
     }
 
-    /// As `write`, to what is open already: it takes no further file.
-    pub(super) fn write_to(
+    /// As `write`, leaving `reserve` octets of the disk free. To `blank`, if there is one: it takes no further file.
+    ///
+    /// # Errors
+    /// Also when there is no room; then nothing of it is left on the disk.
+    pub(super) fn write_within(
         &self,
-        blank: Blank,
+        reserve: u64,
+        blank: Option<Blank>,
         meta: &SnapshotMeta,
         state: &State,
     ) -> Result<SnapshotData, SnapshotError> {
+        let blank = match blank {
+            Some(blank) => blank,
+            None => self.blank()?,
+        };
         let packed = self.pack(meta, state)?;
+        let directory = &self.0.directory;
+        let (free, _) = health::space(directory)
+            .map_err(|e| file_error("look at the space of", directory, e))?;
+        let bytes = packed.0.len() as u64;
+        if free < bytes.saturating_add(reserve) {
+            return Err(SnapshotError::NoRoom {
+                directory: directory.clone(),
+                bytes,
+                free,
+                reserve,
+            });
+        }
         self.save(blank, meta, &packed.0)?;
         Ok(packed)
     }

@@ -31,12 +31,16 @@ pub fn short_of_space(voters: &[VoterDisk]) -> Option<(NodeId, LowSpace)> {
     taking_part().find_map(|voter| Some((voter.id, voter.low?)))
 }
 
-/// Whether a command helps when space is short: it only takes things away, or a member out of the cluster.
-pub fn makes_room(command: &Command) -> bool {
+/// Whether a command helps when space is short: it only takes things away, or a member out of the cluster, or lets the VIPs go on
+/// with a node that has space.
+pub fn helps(command: &Command) -> bool {
     command.changes.iter().all(|change| {
         matches!(
             change,
             Change::RetireMember { .. }
+                | Change::ReleaseVips { .. }
+                | Change::TakeVips { .. }
+                | Change::SetPreference { .. }
                 | Change::DeleteZone { .. }
                 | Change::DeleteRecords { .. }
                 | Change::DeleteName { .. }
@@ -68,6 +72,29 @@ mod tests {
             low: matches!(letter, 'l' | 'X').then_some(LOW),
         };
         text.chars().enumerate().map(voter).collect()
+    }
+
+    #[test]
+    fn vips_and_leadership_may_move_to_a_node_that_has_space() {
+        use crate::state::command::{RequestId, UnixMillis};
+        let of = |changes| Command {
+            request: RequestId(1),
+            born: 0,
+            proposed_at: UnixMillis(0),
+            author: "a".into(),
+            preconditions: vec![],
+            changes,
+        };
+        let release = Change::ReleaseVips {
+            to: NodeId(2),
+            term: 1,
+        };
+        let level = Change::SetFeatureLevel { level: 1 };
+        assert!(helps(&of(vec![
+            release.clone(),
+            Change::TakeVips { term: 1 }
+        ])));
+        assert!(!helps(&of(vec![release, level])));
     }
 
     #[test]

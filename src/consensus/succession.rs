@@ -116,6 +116,11 @@ impl Mover {
         Some(chosen)
     }
 
+    /// What was decided last was not tried: the node was found to be unfit meanwhile.
+    pub fn choose_again(&mut self) {
+        self.tried = None;
+    }
+
     /// This node leads in `term`. In a new one the cool-down begins anew, though nobody looked while another node led.
     pub fn lead_in(&mut self, term: u64) {
         if self.term != Some(term) {

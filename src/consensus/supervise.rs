@@ -33,6 +33,8 @@ use crate::{
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A peer that has not answered by then is called silent.
 const ASK_LIMIT: Duration = Duration::from_millis(800);
+/// How long a hand-over waits for what its target says of itself.
+const ASK_AGAIN_LIMIT: Duration = Duration::from_millis(250);
 /// How often the leader looks whether the group is as the state wants it.
 const STEP_EVERY: Duration = Duration::from_millis(200);
 /// How often a leader that is short of space tries to hand over.
@@ -509,7 +511,10 @@ async fn keep_group(core: &Core) {
         }
         let mut group = core.group(&metrics);
         if let Some((to, why)) = core.hand_over_due(&mut mover, &metrics, &group, now) {
-            give_away(core, to, why).await;
+            match is_unfit_too(core, to).await {
+                true => mover.choose_again(),
+                false => give_away(core, to, why).await,
+            }
             continue;
         }
         if let Some(level) = level_to_raise_to(core, &group) {
@@ -593,6 +598,29 @@ async fn make_way(core: &Core) {
     tracing::warn!("little space is left on the disk of the leader: handing leadership over");
     if let Err(problem) = core.hand_over(Instant::now() + STEP_LIMIT).await {
         tracing::warn!(%problem, "leadership was not handed over");
+    }
+}
+
+/// Whether the node that is to get the VIPs says now that it is unfit. What it said last may be a second old: where all become unfit at
+/// one moment, each would give them to one of which it does not know that yet. One that does not answer is for the hand-over to find.
+async fn is_unfit_too(core: &Core, to: NodeId) -> bool {
+    let Some(target) = core.target_of(to) else {
+        return false;
+    };
+    let answer = core
+        .links
+        .call::<_, PeerReport>(target, Rpc::Status, &(), ASK_AGAIN_LIMIT)
+        .await;
+    if answer.is_err() {
+        return false;
+    }
+    note(core, to, answer);
+    match lock(&core.peers).unfit(to) {
+        Some(unfit) => {
+            tracing::warn!(%to, %unfit, "the VIPs stay: the node that was to get them is unfit, too");
+            true
+        }
+        None => false,
     }
 }
 

@@ -253,3 +253,23 @@ fn without_files_a_snapshot_is_sent_from_memory_and_one_that_came_is_kept_later(
         assert_eq!(on_disk.meta.last_log_id, Some(log_id(1, 0)));
     });
 }
+
+#[tokio::test]
+async fn a_snapshot_for_which_there_is_no_room_is_put_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Arc::new(MemoryEngine::new());
+    // More than any disk has is to stay free.
+    let options = StorageOptions {
+        low_space: Some(1 << 60),
+        ..StorageOptions::default()
+    };
+    let (_log, mut machine, _handles) = Storage::open_on(dir.path(), options, engine).unwrap();
+    apply(&mut machine, [level(0, 1)]).await;
+    let mut job = machine.try_create_snapshot_builder(true).await.unwrap();
+    let made = job.build_snapshot().await.unwrap();
+    assert_eq!(made.meta.last_log_id, None, "consensus goes on");
+    drop(job);
+    let left = std::fs::read_dir(dir.path().join("snapshots")).unwrap();
+    assert_eq!(left.count(), 0, "nothing of it is left on the disk");
+    assert!(machine.get_current_snapshot().await.unwrap().is_none());
+}
