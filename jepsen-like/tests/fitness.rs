@@ -21,7 +21,7 @@ use jepsen_like::{
 };
 use nix::unistd::Pid;
 use pontoon::{
-    model::{leadership::Preference, node::NodeId},
+    model::{leadership::Preference, node::NodeId, vip::Vip},
     state::command::Change,
 };
 use pontoon_proto::v1::StatusReply;
@@ -236,15 +236,53 @@ fn a_thief_is_told_by_its_ethernet_address() {
     println!("the thief was told after {took:?}");
 }
 
-/// How often a leader has given the VIPs away for the sake of the preferred node, as the nodes' logs say.
-fn given_to_the_preferred(cluster: &Cluster) -> usize {
-    let nodes = status(cluster).unwrap().nodes;
-    let logs = nodes.iter().map(|node| {
-        let log = cluster.node(&node.name).unwrap().log();
-        let text = fs::read_to_string(log).unwrap();
-        text.matches("the preferred node has been fit").count()
+/// How often `words` stand in the nodes' logs.
+fn logged(cluster: &Cluster, words: &str) -> usize {
+    let logs = cluster.nodes().iter().map(|node| {
+        let text = fs::read_to_string(node.log()).unwrap();
+        text.matches(words).count()
     });
     logs.sum()
+}
+
+/// How often a leader has given the VIPs away for the sake of the preferred node.
+fn given_to_the_preferred(cluster: &Cluster) -> usize {
+    logged(cluster, "the preferred node has been fit")
+}
+
+#[test]
+fn what_makes_all_nodes_unfit_at_one_moment_does_not_send_the_vips_round() {
+    let Some(cluster) = cluster() else { return };
+    holder(&cluster);
+    let names: Vec<String> = (cluster.nodes().iter())
+        .map(|node| node.name().to_owned())
+        .collect();
+    for name in &names {
+        wait_until(&cluster, &format!("{name} fit"), || is_fit(&cluster, name));
+    }
+    let address = network::ipv4(199).into();
+    let vip = Vip {
+        address,
+        interface: "nosuch".parse().unwrap(),
+    };
+    let propose = |change: Change| {
+        let leader = cluster.leader().unwrap();
+        leader.client().propose(&[change], PATIENCE).unwrap();
+    };
+    propose(Change::PutVip { vip, create: true });
+    for name in &names {
+        wait_until(&cluster, &format!("{name} unfit"), || {
+            says_unfit(&cluster, name, "nosuch")
+        });
+    }
+    propose(Change::DeleteVip { address });
+    for name in &names {
+        wait_until(&cluster, &format!("{name} fit"), || is_fit(&cluster, name));
+    }
+    // One is given them that had not looked yet.
+    let moves = logged(&cluster, "handing leadership and the VIPs over");
+    println!("{moves} moves when all became unfit");
+    assert!(moves <= 1, "{moves} moves");
 }
 
 #[test]
