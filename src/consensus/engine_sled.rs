@@ -275,6 +275,13 @@ impl SledEngine {
         }
     }
 
+    /// Makes the tree have everything, durably, while the journal's generation goes on.
+    #[cfg(test)]
+    pub fn spill(&self) {
+        self.catch_up().unwrap();
+        self.flush().unwrap();
+    }
+
     /// Makes everything that the tree was given durable.
     fn flush(&self) -> Result<(), EngineError> {
         self.change(Verb::Flush, |db| {
@@ -340,9 +347,10 @@ impl SledEngine {
         for operation in operations {
             match operation {
                 Operation::Append { index, record } => {
-                    if !run.takes(*index, record) {
+                    if run.is_empty() || !run.takes(*index, record) {
                         self.put_run(&mut pending, &mut run)?;
-                        // The journal done again may bring entries as they were before others took their place.
+                        // The journal done again brings entries as they were before others took their place, and runs cut otherwise:
+                        // of two that overlap a truncation would cut only one.
                         self.end_at(&mut pending, *index)?;
                     }
                     match Run::is_for(record) {
@@ -801,5 +809,35 @@ mod tests {
         sweep_copies(place.path()).unwrap();
         assert!(!left.exists());
         assert!(used.exists() && being_made.exists() && foreign.exists());
+    }
+
+    #[test]
+    fn runs_that_are_cut_otherwise_by_the_next_start_do_not_hide_what_comes_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |index: u64, text: &str| Operation::Append {
+            index,
+            record: Bytes::from(format!("{index} {text}")),
+        };
+        let write = |engine: &SledEngine, operations: &[Operation]| {
+            engine.write(operations).unwrap();
+            engine.barrier().unwrap();
+        };
+        let place = dir.path().join("log");
+        let engine = SledEngine::open(&place, Barrier::Durable).unwrap();
+        for indexes in [3..5, 5..9] {
+            let entries: Vec<_> = indexes.map(|index| record(index, "first")).collect();
+            write(&engine, &entries);
+            // A run of its own, and on the disk, as when more than the journal holds was written.
+            engine.spill();
+        }
+        drop(engine);
+        // It does both again, as one run.
+        let engine = SledEngine::open(&place, Barrier::Durable).unwrap();
+        let cut = Operation::Truncate { from: 7 };
+        write(&engine, &[cut, record(7, "second")]);
+        let found = engine.read(0..u64::MAX, usize::MAX).unwrap();
+        let first = (3..7).map(|index| (index, format!("{index} first").into()));
+        let expected: Vec<(u64, Bytes)> = first.chain([(7, "7 second".into())]).collect();
+        assert_eq!(found, expected);
     }
 }

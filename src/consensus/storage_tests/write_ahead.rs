@@ -26,8 +26,17 @@ enum Step {
     /// Reads all of it.
     Look,
     Settle,
+    /// The tree has everything on the disk, in the middle of a generation.
+    Spill,
     /// Ends without a word, and starts again.
     Kill,
+}
+
+/// How large entries are: alone, small ones lie in runs that follow one another without a gap.
+#[derive(Clone, Copy, Debug)]
+enum Sizes {
+    All,
+    Small,
 }
 
 /// An operation; which indexes it is about follows from the log.
@@ -43,23 +52,29 @@ enum Kind {
     Put(MetadataKey, u8),
 }
 
-fn kind() -> impl Strategy<Value = Kind> {
+fn kind(sizes: Sizes) -> BoxedStrategy<Kind> {
+    let size = match sizes {
+        Sizes::All => prop_oneof![6 => 0usize..3000, 1 => 20_000usize..400_000].boxed(),
+        Sizes::Small => (0usize..100).boxed(),
+    };
     prop_oneof![
-        6 => (0usize..3000).prop_map(|size| Kind::Append { size }),
-        1 => (20_000usize..400_000).prop_map(|size| Kind::Append { size }),
+        7 => size.prop_map(|size| Kind::Append { size }),
         1 => (0u64..5).prop_map(Kind::Truncate),
         1 => (0u64..5).prop_map(Kind::Purge),
         2 => (prop::sample::select(KEYS.to_vec()), any::<u8>()).prop_map(|(k, v)| Kind::Put(k, v)),
     ]
+    .boxed()
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => prop::collection::vec(kind(), 1..12).prop_map(Step::Write),
+fn steps(sizes: Sizes) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => prop::collection::vec(kind(sizes), 1..6).prop_map(Step::Write),
         1 => Just(Step::Look),
         1 => Just(Step::Settle),
+        3 => Just(Step::Spill),
         2 => Just(Step::Kill),
-    ]
+    ];
+    prop::collection::vec(step, 1..60)
 }
 
 /// The log's ends, so that operations are such as the log store makes.
@@ -128,7 +143,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn what_is_found_after_an_end_at_any_time_is_what_was_durable(steps in prop::collection::vec(step(), 1..40)) {
+    fn what_is_found_after_an_end_at_any_time_is_what_was_durable(
+        steps in prop_oneof![steps(Sizes::All), steps(Sizes::Small)],
+    ) {
         let dir = tempfile::tempdir().unwrap();
         let mut place = dir.path().join("0");
         let mut engine = SledEngine::open(&place, Barrier::Durable).unwrap();
@@ -145,6 +162,7 @@ proptest! {
                 }
                 Step::Look => same(&engine, &model)?,
                 Step::Settle => engine.settle().unwrap(),
+                Step::Spill => engine.spill(),
                 Step::Kill => {
                     // What is on disk now is what a killed process leaves: nothing that its memory holds.
                     place = dir.path().join(format!("{}", number + 1));
