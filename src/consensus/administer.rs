@@ -388,6 +388,7 @@ impl Core {
     /// is given up before.
     async fn find_heir(&self, heirs: Heirs, deadline: Instant) -> Result<Heir, NotDone> {
         let until = deadline.min(Instant::now() + HAND_OVER);
+        let declined_until = deadline.min(Instant::now() + SECOND_LOOK);
         loop {
             let fit = |metrics: &Metrics, group: &Group| self.successor(metrics, group, heirs);
             let id = self.once_fit(deadline, fit).await?;
@@ -405,6 +406,7 @@ impl Core {
             }
             match self.call_heir(at, Rpc::Offer, &Offer { term }).await {
                 Ok(noted) => {
+                    lock(&self.peers).declined.remove(&id);
                     return Ok(Heir {
                         at,
                         term,
@@ -412,13 +414,18 @@ impl Core {
                         noted_by: Instant::now(),
                     });
                 }
-                Err(error) if Instant::now() < until => {
-                    tracing::debug!(%error, "the heir is asked again");
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
                 Err(error) => {
-                    let problem = format!("nothing was handed over: {error}");
-                    return Err(NotDone::Unfinished(problem));
+                    let declined = matches!(error, CallError::Refused { .. });
+                    if declined {
+                        lock(&self.peers).declined.insert(id, Instant::now());
+                    }
+                    let until = if declined { declined_until } else { until };
+                    if Instant::now() >= until {
+                        let problem = format!("nothing was handed over: {error}");
+                        return Err(NotDone::Unfinished(problem));
+                    }
+                    tracing::debug!(%error, "the offer is made again");
+                    tokio::time::sleep(LOOK_EVERY).await;
                 }
             }
         }
@@ -646,6 +653,9 @@ impl Core {
             may_pass |= !matches!(unfit, Some(Unfit::Because(_)));
             problems.push(match unfit {
                 Some(unfit) => format!("node {id}: {unfit}"),
+                None if peers.declined_lately(*id, Instant::now()) => {
+                    format!("node {id}: too few would elect it")
+                }
                 None => format!("node {id}: it does not answer, or has not caught up"),
             });
         }
@@ -668,7 +678,10 @@ impl Core {
             let silence = self.silence(metrics, *id).map(|s| s.as_millis() / slack);
             Candidate {
                 id: *id,
-                ready: group.alive.contains(id) && lag.is_some() && silence.is_some(),
+                ready: group.alive.contains(id)
+                    && lag.is_some()
+                    && silence.is_some()
+                    && !peers.declined_lately(*id, now),
                 fit: peers.is_fit(*id),
                 damped: peers.damping.is_damped(*id, now),
                 missed: silence.map_or(u64::MAX, |s| u64::try_from(s).unwrap_or(u64::MAX)),

@@ -137,6 +137,8 @@ pub struct Peers {
     pub damping: Damping,
     /// When a lease was granted to this node last.
     pub granted: Option<Instant>,
+    /// Those that refused an offer of leadership, and when they did last.
+    pub declined: BTreeMap<NodeId, Instant>,
 }
 
 /// A peer's last answer.
@@ -147,6 +149,17 @@ pub struct Heard {
     pub at: Option<Instant>,
     /// Why the last question brought none.
     pub problem: Option<String>,
+}
+
+/// For how long a node that refused an offer of leadership is chosen by nobody but who names it.
+const PASSED_OVER: Duration = Duration::from_secs(5);
+
+impl Peers {
+    /// It refused leadership a moment ago: too few would have elected it.
+    pub fn declined_lately(&self, id: NodeId, now: Instant) -> bool {
+        let at = self.declined.get(&id);
+        at.is_some_and(|at| now.saturating_duration_since(*at) < PASSED_OVER)
+    }
 }
 
 impl Core {

@@ -10,6 +10,7 @@
 
 pub mod administer;
 mod append_stream;
+mod canvass;
 pub mod core;
 pub mod damping;
 pub mod election;

@@ -1,8 +1,8 @@
 //! The calling side of the peer links: openraft's network over gRPC.
 //!
 //! Every peer has four connections, one per `Lane`, because a large append or a snapshot must never stand in front of a
-//! heartbeat. Connections are lazy, reconnect by themselves and are shared by all callers of a lane. Nothing here retries:
-//! openraft and the handle decide what to do with a failed call.
+//! heartbeat. Connections are lazy, reconnect by themselves and are shared by all callers of a lane. A call that found no connection
+//! makes one; but for that nothing here retries: openraft and the handle decide what to do with a failed call.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -190,6 +190,9 @@ pub enum CallError {
         /// The peer says that this node was removed from the cluster.
         removed: bool,
     },
+    /// The peer's program is older than this call.
+    #[error("node {to} at {address} does not know this call")]
+    Unknown { to: NodeId, address: SocketAddr },
 }
 
 /// Metadata key with which a peer says that the caller was removed from the cluster.
@@ -347,32 +350,48 @@ impl PeerLinks {
         request: &Q,
         limit: Duration,
     ) -> Result<A, CallError> {
-        let mut client = self.client(target.id, target.address, rpc.lane());
         let message = self.envelope(target.id, target.encode(request)?);
-        let sent = Instant::now();
-        let answer = async {
-            match rpc {
-                Rpc::Heartbeat => client.heartbeat(message).await,
-                Rpc::Vote => client.vote(message).await,
-                Rpc::PreVote => client.pre_vote(message).await,
-                Rpc::Transfer => client.transfer(message).await,
-                Rpc::Propose => client.propose(message).await,
-                Rpc::ReadIndex => client.read_index(message).await,
-                Rpc::Administer => client.administer(message).await,
-                Rpc::Offer => client.offer(message).await,
-                Rpc::Grant => client.grant(message).await,
-                Rpc::Status => client.status(message).await,
+        let calling = async {
+            match self.call_once(target, rpc, message.clone()).await {
+                // A channel that nobody waits for stands still: what failed is an attempt of the call before, of long ago perhaps.
+                Err(CallError::Unreached { .. }) => self.call_once(target, rpc, message).await,
+                answered => answered,
             }
         };
-        let answer = tokio::time::timeout(limit, answer)
+        let answer = tokio::time::timeout(limit, calling)
             .await
-            .map_err(|_| target.no_answer(format!("nothing within {limit:?}")))?
+            .map_err(|_| target.no_answer(format!("nothing within {limit:?}")))??;
+        target.decode(&answer.payload)
+    }
+
+    async fn call_once(
+        &self,
+        target: Target,
+        rpc: Rpc,
+        message: RaftMessage,
+    ) -> Result<RaftMessage, CallError> {
+        let mut client = self.client(target.id, target.address, rpc.lane());
+        let sent = Instant::now();
+        let answer = match rpc {
+            Rpc::Heartbeat => client.heartbeat(message).await,
+            Rpc::Vote => client.vote(message).await,
+            Rpc::PreVote => client.pre_vote(message).await,
+            Rpc::Transfer => client.transfer(message).await,
+            Rpc::Propose => client.propose(message).await,
+            Rpc::ReadIndex => client.read_index(message).await,
+            Rpc::Administer => client.administer(message).await,
+            Rpc::Canvass => client.canvass(message).await,
+            Rpc::Offer => client.offer(message).await,
+            Rpc::Grant => client.grant(message).await,
+            Rpc::Status => client.status(message).await,
+        };
+        let answer = answer
             .map_err(|status| target.failed(&status))?
             .into_inner();
         if rpc == Rpc::Heartbeat {
             self.note_promise(target.id, sent, answer.election_timeout_max_ms);
         }
-        target.decode(&answer.payload)
+        Ok(answer)
     }
 
     async fn send_snapshot(
@@ -410,6 +429,7 @@ pub enum Rpc {
     Propose,
     ReadIndex,
     Administer,
+    Canvass,
     Offer,
     Grant,
     Status,
@@ -422,6 +442,7 @@ impl Rpc {
             | Self::Vote
             | Self::PreVote
             | Self::Transfer
+            | Self::Canvass
             | Self::Offer
             | Self::Grant => Lane::Heartbeat,
             Self::Propose | Self::ReadIndex | Self::Administer | Self::Status => Lane::Call,
@@ -472,13 +493,13 @@ impl Target {
             Code::PermissionDenied
             | Code::Unauthenticated
             | Code::FailedPrecondition
-            | Code::InvalidArgument
-            | Code::Unimplemented => CallError::Refused {
+            | Code::InvalidArgument => CallError::Refused {
                 to,
                 address,
                 problem,
                 removed: status.metadata().contains_key(REMOVED_KEY),
             },
+            Code::Unimplemented => CallError::Unknown { to, address },
             Code::Unavailable if is_connect_failure(status) => CallError::Unreached {
                 to,
                 address,
@@ -592,7 +613,9 @@ pub(super) fn rpc_error(
             timeout,
         }),
         // Both make openraft wait before it tries again.
-        error @ (CallError::Unreached { .. } | CallError::Refused { .. }) => {
+        error @ (CallError::Unreached { .. }
+        | CallError::Refused { .. }
+        | CallError::Unknown { .. }) => {
             tracing::debug!(%error, "peer call failed");
             RPCError::Unreachable(Unreachable::from_string(error))
         }
@@ -744,6 +767,62 @@ mod tests {
         server.abort();
     }
 
+    /// The first connection attempt is answered by nobody, the later ones are refused.
+    struct SilentAtFirst {
+        dials: Arc<AtomicU32>,
+    }
+
+    impl PeerConnector for SilentAtFirst {
+        fn channel(&self, _: NodeId, address: SocketAddr) -> Channel {
+            let dials = Arc::clone(&self.dials);
+            let dialer = tower::service_fn(move |_| {
+                let first = dials.fetch_add(1, Ordering::SeqCst) == 0;
+                async move {
+                    if first {
+                        tokio::time::sleep(CONNECT_LIMIT).await;
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    Ok::<_, io::Error>(TokioIo::new(dial(address, None).await?))
+                }
+            });
+            peer_endpoint().connect_with_connector_lazy(dialer)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_to_connect_of_long_ago_fails_no_call() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_, health) = tonic_health::server::health_reporter();
+        let served = Server::builder()
+            .add_service(health)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let server = tokio::spawn(served);
+        let dials = Arc::new(AtomicU32::new(0));
+        let connector = SilentAtFirst {
+            dials: Arc::clone(&dials),
+        };
+        let me = Identity {
+            cluster: ClusterId("test".into()),
+            id: NodeId(1),
+        };
+        let links = PeerLinks::new(me, Arc::new(connector));
+        let to = Target {
+            id: NodeId(2),
+            address,
+        };
+        let call = |limit| links.call::<(), ()>(to, Rpc::PreVote, &(), limit);
+        let early = call(Duration::from_millis(50)).await.unwrap_err();
+        assert!(early.to_string().contains("nothing within"), "{early}");
+        assert_eq!(dials.load(Ordering::SeqCst), 1);
+        // The link is whole again, and nobody uses it for a while.
+        tokio::time::sleep(CONNECT_LIMIT * 2).await;
+        let answered = call(Duration::from_secs(10)).await.unwrap_err();
+        // It has another service only: the peer was reached.
+        assert!(matches!(answered, CallError::Unknown { .. }), "{answered}");
+        server.abort();
+    }
+
     #[test]
     fn a_status_is_sorted_by_whether_the_request_was_seen() {
         let target = Target {
@@ -754,9 +833,11 @@ mod tests {
             CallError::Unreached { .. } => "unreached",
             CallError::NoAnswer { .. } => "no answer",
             CallError::Refused { .. } => "refused",
+            CallError::Unknown { .. } => "unknown",
         };
         assert_eq!(seen(Status::permission_denied("wrong cluster")), "refused");
         assert_eq!(seen(Status::failed_precondition("no vote yet")), "refused");
+        assert_eq!(seen(Status::unimplemented("")), "unknown");
         assert_eq!(seen(Status::unavailable("connection reset")), "no answer");
         assert_eq!(seen(Status::internal("h2")), "no answer");
         assert_eq!(seen(Status::deadline_exceeded("late")), "no answer");

@@ -367,10 +367,21 @@ impl RaftRpc for RaftService {
         self.reply(&self.core.administer_here(request.change, deadline).await)
     }
 
+    async fn canvass(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        let () = self.open(request)?;
+        self.vote_allowed(true)?;
+        self.reply(&())
+    }
+
     async fn offer(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let from = NodeId(request.get_ref().from);
         let offer: Offer = self.open(request)?;
-        self.takes_part()?;
+        self.vote_allowed(true)?;
+        let canvassed = self.core.canvass().await;
+        canvassed.map_err(Refused::NotElectable)?;
         self.reply(&self.core.note_offer(from, offer.term))
     }
 
@@ -490,6 +501,9 @@ enum Refused {
     Promised(Duration),
     #[error("this node started a moment ago and votes again in {0:?}")]
     VotesWithheld(Duration),
+    /// Who would vote for it and why others would not.
+    #[error("it would not be elected: {0}")]
+    NotElectable(String),
 }
 
 impl From<Refused> for Status {
@@ -497,6 +511,7 @@ impl From<Refused> for Status {
         let text = refused.to_string();
         match refused {
             Refused::VotesWithheld(_)
+            | Refused::NotElectable(_)
             | Refused::NoLog
             | Refused::Promised(_)
             | Refused::Protocol { .. } => Status::failed_precondition(text),

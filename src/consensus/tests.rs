@@ -1039,6 +1039,43 @@ async fn a_node_that_is_starting_is_given_no_leadership() {
     cluster.stop().await;
 }
 
+/// The leader reaches it. Given leadership it would hold the VIPs for a moment, and nobody would after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_given_to_nobody_whom_too_few_would_elect() {
+    let cluster = Cluster::of(5).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    let lonely = followers[0];
+    let away = followers[1..].iter().map(|other| (lonely, *other));
+    cluster.cuts.write().unwrap().extend(away);
+    let leadership = cluster.node(leader).leadership();
+    let term = leadership.borrow().term;
+    let sent = cluster
+        .node(leader)
+        .transfer(Some(NodeId(lonely)), soon())
+        .await;
+    let Err(AdministerError::Unfinished { problem }) = sent else {
+        panic!("{sent:?}");
+    };
+    let votes = format!("node {lonely} would get 2 of 5 votes");
+    assert!(problem.contains(&votes), "{problem}");
+    assert!(problem.contains("nothing was handed over"), "{problem}");
+    {
+        let still = leadership.borrow();
+        assert!(still.holds(Instant::now()) && still.term == term);
+    }
+    // Who only wants to get rid of it finds another at once.
+    let next = cluster.node(leader).step_down(soon()).await.unwrap();
+    assert_ne!(next, NodeId(lonely));
+    cluster.heal();
+    let sent = cluster
+        .node(next.0)
+        .transfer(Some(NodeId(lonely)), soon())
+        .await;
+    assert_eq!(sent, Ok(NodeId(lonely)));
+    cluster.stop().await;
+}
+
 /// A command that waits for a move that is under way, or whose answer was lost, is made of the next leader too.
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_that_has_left_a_node_is_not_moved_on_again() {

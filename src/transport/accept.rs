@@ -390,7 +390,7 @@ impl Door {
 
     /// None when there is no place for the connection.
     async fn secure(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Option<Arriving>> {
-        tcp.set_nodelay(true)?;
+        super::connect::tune(&tcp)?;
         // All clients speak first. Who says nothing takes no place from those who do, and costs little.
         if tcp.peek(&mut [0]).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -19,6 +20,11 @@ use crate::pki::verify::Expected;
 
 /// Longest wait for a TCP connection and for the TLS handshake, each.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A SYN that was lost is sent again after a second only (RFC 6298, section 2): a link that is whole again by then is found by
+/// further attempts beside the first, this long after one another.
+const NEXT_ATTEMPT: Duration = Duration::from_millis(300);
+/// Attempts beside one another.
+const ATTEMPTS: usize = 4;
 /// A peer that answers no HTTP/2 ping for the interval plus the timeout is given up.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,24 +132,43 @@ fn default_endpoint() -> Endpoint {
 }
 
 async fn connect_tcp(address: SocketAddr, link: &Link) -> io::Result<TcpStream> {
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("{address}: {e}"));
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, first_connected(address, link.local))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|e: io::Error| io::Error::new(e.kind(), format!("{address}: {e}")))?;
+    tune(&stream)?;
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(link.user_timeout))?;
+    Ok(stream)
+}
+
+/// What is said is said at once, and what was lost is sent again before long. The kernel doubles the pause each time: a link that was
+/// cut for a second would carry nothing for another one after it is whole again. Of connections that carry little it need not.
+pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_thin_linear_timeouts(true)
+}
+
+async fn first_connected(address: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
+    let mut attempts = FuturesUnordered::new();
+    loop {
+        attempts.push(attempt(address, local));
+        let may_go_on = attempts.len() < ATTEMPTS;
+        tokio::select! {
+            Some(connected) = attempts.next() => return connected,
+            () = tokio::time::sleep(NEXT_ATTEMPT), if may_go_on => {}
+        }
+    }
+}
+
+async fn attempt(address: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    if let Some(local) = link
-        .local
-        .filter(|local| local.is_ipv4() == address.is_ipv4())
-    {
-        socket.bind(SocketAddr::new(local, 0)).map_err(named)?;
+    if let Some(local) = local.filter(|local| local.is_ipv4() == address.is_ipv4()) {
+        socket.bind(SocketAddr::new(local, 0))?;
     }
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        .map_err(named)?;
-    stream.set_nodelay(true)?;
-    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(link.user_timeout))?;
-    Ok(stream)
+    socket.connect(address).await
 }
 
 async fn handshake(tcp: TcpStream, config: ClientConfig) -> io::Result<Io> {
