@@ -238,7 +238,8 @@ Examples:
   jepsen-like replay history.jsonl --out again -o json
       the same from a history alone
 
-The faults, their times, lengths and aims come again; what clients draw, and who leads by then, does not. The history of a
+The faults, their times and lengths come again, and the nodes that they name; what clients draw does not, nor who leads when a
+fault is aimed at the leader or the holder. The history of a
 self-test is refused: its faults and its defect are not drawn from a seed (`jepsen-like self-test --defect NAME` does them again).
 
 Exit code: as of run.";

@@ -21,6 +21,7 @@ use crate::{
         node::NodeId,
         rrset::RecordType,
         snapshot::Snapshot,
+        vip::Vip,
     },
     state::{
         State,
@@ -35,9 +36,20 @@ use crate::{
 /// Service addresses of every member; none of those that did not tell.
 type Services = BTreeMap<NodeId, Option<Vec<IpAddr>>>;
 
+/// Logical names of interfaces that each member maps to devices; none of those that did not tell.
+type Interfaces = BTreeMap<NodeId, BTreeSet<String>>;
+
+/// What the members say of themselves.
+struct Told {
+    services: Services,
+    interfaces: Interfaces,
+}
+
 /// What a batch makes of listeners and VIPs.
 struct Intent<'a> {
     listeners: Vec<&'a Listener>,
+    /// VIPs that are put on an interface on which they are not.
+    placed: Vec<&'a Vip>,
     new_vips: BTreeSet<IpAddr>,
     /// VIPs as they will be.
     vips: BTreeSet<IpAddr>,
@@ -48,6 +60,7 @@ impl<'a> Intent<'a> {
         let before = state.snapshot();
         let mut intent = Self {
             listeners: Vec::new(),
+            placed: Vec::new(),
             new_vips: BTreeSet::new(),
             vips: before.vips.keys().copied().collect(),
         };
@@ -59,7 +72,12 @@ impl<'a> Intent<'a> {
                 {
                     intent.listeners.push(listener);
                 }
-                Change::PutVip { vip, .. } => drop(intent.vips.insert(vip.address)),
+                Change::PutVip { vip, .. } => {
+                    if before.vips.get(&vip.address) != Some(vip) {
+                        intent.placed.push(vip);
+                    }
+                    intent.vips.insert(vip.address);
+                }
                 Change::DeleteVip { address } => drop(intent.vips.remove(address)),
                 _ => {}
             }
@@ -70,16 +88,16 @@ impl<'a> Intent<'a> {
     }
 
     fn is_empty(&self) -> bool {
-        self.listeners.is_empty() && self.new_vips.is_empty()
+        self.listeners.is_empty() && self.placed.is_empty()
     }
 
-    /// Whether the other nodes have to be asked for their addresses.
-    fn needs_services(&self, own: &[IpAddr]) -> bool {
+    /// Whether the other nodes have to be asked for their addresses and interfaces.
+    fn needs_others(&self, own: &[IpAddr]) -> bool {
         let is_elsewhere = |listener: &&Listener| match listener.address {
             ListenAddress::Address(ip) => !self.vips.contains(&ip) && !own.contains(&ip),
             ListenAddress::EveryNode => false,
         };
-        !self.new_vips.is_empty() || self.listeners.iter().any(is_elsewhere)
+        !self.placed.is_empty() || self.listeners.iter().any(is_elsewhere)
     }
 }
 
@@ -123,24 +141,35 @@ impl Api {
             loopback_is_no_vip(&intent)?;
         }
         let own = self.node().report().service_addresses;
-        let services = match intent.needs_services(&own) {
-            true => self.services(state, deadline).await,
-            false => Services::from([(self.id(), Some(own.clone()))]),
+        let told = match intent.needs_others(&own) {
+            true => self.told(state, deadline).await,
+            false => Told {
+                services: Services::from([(self.id(), Some(own.clone()))]),
+                interfaces: Interfaces::new(),
+            },
         };
-        judge(state, &intent, &own, &self.node().reserved(), &services)
+        let reserved = self.node().reserved();
+        let mut warnings = judge(state, &intent, &own, &reserved, &told.services)?;
+        warnings.extend(unmapped(&intent, &told.interfaces));
+        Ok(warnings)
     }
 
-    /// Asks every member for its service addresses.
-    async fn services(&self, state: &Arc<State>, deadline: Instant) -> Services {
+    /// Asks every member for its service addresses and interfaces.
+    async fn told(&self, state: &Arc<State>, deadline: Instant) -> Told {
         let mut services: Services = state.members().keys().map(|id| (*id, None)).collect();
+        let mut interfaces = Interfaces::new();
         for report in self.all_reports(state, deadline).await {
             let addresses = report.service_addresses.iter();
             let addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
-            let id = report.node.map_or(0, |node| node.id);
+            let id = NodeId(report.node.map_or(0, |node| node.id));
+            interfaces.insert(id, report.interfaces.into_iter().collect());
             // A node of an earlier release says nothing of them.
-            services.insert(NodeId(id), Some(addresses).filter(|a| !a.is_empty()));
+            services.insert(id, Some(addresses).filter(|a| !a.is_empty()));
         }
-        services
+        Told {
+            services,
+            interfaces,
+        }
     }
 }
 
@@ -181,6 +210,36 @@ fn judge(
         None => Ok(warnings),
         Some(failure) => Err(failure),
     }
+}
+
+/// The VIPs whose interface some node maps to no device: that node is unfit to hold any VIP.
+fn unmapped(intent: &Intent<'_>, interfaces: &Interfaces) -> Vec<String> {
+    // Those of a local cluster are on no device.
+    let placed = intent
+        .placed
+        .iter()
+        .filter(|vip| !vip.address.is_loopback());
+    let warning = |vip: &&&Vip| {
+        let interface = vip.interface.to_string();
+        let without = interfaces
+            .iter()
+            .filter(|(_, maps)| !maps.contains(&interface));
+        let without: Vec<String> = without.map(|(id, _)| id.to_string()).collect();
+        let (who, unfit) = match without.len() {
+            0 => return None,
+            all if all == interfaces.len() => ("no node maps".to_owned(), "every node".to_owned()),
+            1 => (format!("node {} does not map", without[0]), "it".to_owned()),
+            _ => (
+                format!("nodes {} do not map", without.join(", ")),
+                "each of them".to_owned(),
+            ),
+        };
+        Some(format!(
+            "VIP {}: {who} interface {interface} to a device ([interfaces] in node.toml): {unfit} is unfit to hold any VIP until it does",
+            vip.address
+        ))
+    };
+    placed.filter_map(|vip| warning(&vip)).collect()
 }
 
 /// Every host has the loopback addresses for itself: behind the fence of a VIP it would not hear itself. Only the VIPs of a
@@ -416,11 +475,7 @@ fn hiding<'a>(snapshot: &'a Snapshot, suffix: &Name) -> Option<&'a Name> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::node::NodeConfig,
-        model::{forwarder::Forwarder, vip::Vip},
-        site::Site,
-    };
+    use crate::{config::node::NodeConfig, model::forwarder::Forwarder, site::Site};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -453,6 +508,46 @@ mod tests {
         let state = super::super::testing::MemoryGroup::new().state();
         let intent = Intent::of(&state, changes);
         judge(&state, &intent, &[ip("10.0.0.1")], &reserved(), services)
+    }
+
+    #[test]
+    fn it_is_told_which_nodes_map_the_interface_of_a_vip_to_no_device() {
+        let maps = |known: &[(u64, &[&str])]| -> Interfaces {
+            let names = |names: &&[&str]| names.iter().map(ToString::to_string).collect();
+            known
+                .iter()
+                .map(|(id, known)| (NodeId(*id), names(known)))
+                .collect()
+        };
+        // (interfaces by node, what is told)
+        let cases = [
+            (maps(&[]), None),
+            (maps(&[(1, &["vip"]), (2, &["lan", "vip"])]), None),
+            (
+                maps(&[(1, &["vip"]), (2, &["lan"])]),
+                Some("node 2 does not map interface vip"),
+            ),
+            (
+                maps(&[(1, &["vip"]), (2, &[]), (3, &[])]),
+                Some("nodes 2, 3 do not map interface vip"),
+            ),
+            (
+                maps(&[(1, &["lan"]), (2, &[])]),
+                Some("no node maps interface vip"),
+            ),
+        ];
+        let state = super::super::testing::MemoryGroup::new().state();
+        let changes = [vip("10.0.0.100"), vip("127.0.0.9")];
+        let intent = Intent::of(&state, &changes);
+        for (interfaces, expected) in cases {
+            let told = unmapped(&intent, &interfaces);
+            assert_eq!(told.len(), usize::from(expected.is_some()), "{told:?}");
+            assert!(
+                told.iter()
+                    .all(|t| t.contains("10.0.0.100") && t.contains(expected.unwrap())),
+                "{told:?}"
+            );
+        }
     }
 
     #[test]

@@ -155,6 +155,8 @@ pub struct NodeReport {
     pub alarms: Vec<String>,
     /// Own addresses on which listeners answer.
     pub service_addresses: Vec<IpAddr>,
+    /// Logical names of interfaces that it maps to devices.
+    pub interfaces: Vec<String>,
 }
 
 /// A virtual address this node holds.

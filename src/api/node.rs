@@ -120,6 +120,7 @@ impl Api {
             listeners,
             alarms,
             service_addresses,
+            interfaces,
         } = self.node().report();
         let group = self.0.node.group();
         let standing = group.as_ref().map(|g| g.standing()).unwrap_or_default();
@@ -165,6 +166,7 @@ impl Api {
             listeners: listeners.into_iter().map(|l| listener(l, id)).collect(),
             alarms,
             service_addresses: service_addresses.iter().map(ToString::to_string).collect(),
+            interfaces,
             unfenced_vips: unfenced_vips.iter().map(ToString::to_string).collect(),
         }
     }

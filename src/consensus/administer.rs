@@ -414,20 +414,20 @@ impl Core {
                         noted_by: Instant::now(),
                     });
                 }
-                Err(error) => {
-                    let declined = matches!(error, CallError::Refused { .. });
-                    if declined {
-                        lock(&self.peers).declined.insert(id, Instant::now());
+                Err(CallError::Refused { problem, .. }) => {
+                    tracing::debug!(%id, problem, "leadership was declined");
+                    lock(&self.peers).declined.insert(id, Instant::now());
+                    if Instant::now() >= declined_until {
+                        return Err(ChangeRefused::Declined { id, problem }.into());
                     }
-                    let until = if declined { declined_until } else { until };
-                    if Instant::now() >= until {
-                        let problem = format!("nothing was handed over: {error}");
-                        return Err(NotDone::Unfinished(problem));
-                    }
-                    tracing::debug!(%error, "the offer is made again");
-                    tokio::time::sleep(LOOK_EVERY).await;
                 }
+                Err(error) if Instant::now() >= until => {
+                    let problem = format!("nothing was handed over: {error}");
+                    return Err(NotDone::Unfinished(problem));
+                }
+                Err(error) => tracing::debug!(%error, "the offer is made again"),
             }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -453,6 +453,7 @@ impl Core {
         self.wait_applied(index, deadline)
             .await
             .map_err(|_| NotDone::Unfinished("the release was not applied in time".into()))?;
+        self.wait_written(to, index, deadline).await?;
         // The heir noted the time before the lease is looked at here: it cannot take the grant for longer than it is.
         let lapses = self.give_up_lease(term).await;
         if let Some(left) = lapses.and_then(|at| at.checked_duration_since(heir.noted_by)) {
@@ -481,6 +482,26 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Waits until `heir` has the entry at `index` on its disk: one whose disk hangs cannot be elected.
+    async fn wait_written(
+        &self,
+        heir: NodeId,
+        index: u64,
+        deadline: Instant,
+    ) -> Result<(), NotDone> {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let has_it = |metrics: &Metrics| matched(metrics, heir).is_some_and(|at| at >= index);
+        let settled = |metrics: &Metrics| has_it(metrics) || metrics.state != ServerState::Leader;
+        let waited = self.raft.wait(Some(limit.min(SECOND_LOOK)));
+        let written = waited.metrics(settled, "the heir has the release").await;
+        self.leading()?;
+        if written.is_ok_and(|metrics| has_it(&metrics)) {
+            return Ok(());
+        }
+        lock(&self.peers).declined.insert(heir, Instant::now());
+        Err(ChangeRefused::WritesNothing(heir).into())
     }
 
     /// A leader that may hold nothing yet gives nothing away either: what an earlier leader granted may last.
@@ -640,7 +661,16 @@ impl Core {
         }
         match heirs {
             Heirs::Fit => best_fit(&candidates).ok_or_else(|| self.no_heir(&candidates)),
-            _ => best(&candidates).ok_or(ChangeRefused::NoSuccessor),
+            _ => best(&candidates).ok_or_else(|| self.no_successor(&candidates)),
+        }
+    }
+
+    fn no_successor(&self, candidates: &[Candidate]) -> ChangeRefused {
+        let now = Instant::now();
+        let declined = |c: &Candidate| lock(&self.peers).declined_lately(c.id, now);
+        match candidates.iter().any(declined) {
+            true => self.no_heir(candidates),
+            false => ChangeRefused::NoSuccessor,
         }
     }
 
@@ -957,14 +987,14 @@ pub(super) fn lag_of(metrics: &Metrics, id: NodeId) -> Option<u64> {
     if id.0 == metrics.id {
         return Some(0);
     }
-    let matched = metrics
-        .replication
-        .as_ref()?
-        .iter()
-        .find(|(node, _)| *node == &id.0)?
-        .1;
-    let matched = matched.as_ref().map_or(0, |id| id.index);
+    let matched = matched(metrics, id)?;
     Some(metrics.last_log_index?.saturating_sub(matched))
+}
+
+/// The last entry that a follower has on its disk, as far as this leader heard.
+fn matched(metrics: &Metrics, id: NodeId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&id.0)?;
+    Some(matched.as_ref().map_or(0, |id| id.index))
 }
 
 fn unix_millis() -> u64 {

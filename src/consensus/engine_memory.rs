@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -16,6 +16,8 @@ use super::engine::{Engine, EngineError, Fault, MetadataKey, Operation, Subject,
 #[derive(Default)]
 pub struct MemoryEngine {
     disk: Mutex<Disk>,
+    held: Mutex<bool>,
+    let_go: Condvar,
 }
 
 #[derive(Default)]
@@ -49,6 +51,12 @@ impl MemoryEngine {
         disk.fail_at = Some(disk.steps + steps);
     }
 
+    /// While it is held, no barrier ends, as on a disk that hangs.
+    pub fn hold(&self, held: bool) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        self.let_go.notify_all();
+    }
+
     /// What is found after a loss of power: everything durable, and the first `survivors` of the unflushed operations.
     /// The engine itself goes on as it was.
     pub fn lose_power(&self, survivors: usize) -> Self {
@@ -63,6 +71,7 @@ impl MemoryEngine {
                 visible: found,
                 ..Disk::default()
             }),
+            ..Self::default()
         }
     }
 
@@ -148,6 +157,8 @@ impl Engine for MemoryEngine {
     }
 
     fn barrier(&self) -> Result<(), EngineError> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.let_go.wait_while(held, |held| *held));
         let mut disk = self.disk();
         disk.step(Verb::Flush)?;
         let disk = &mut *disk;

@@ -192,6 +192,14 @@ pub enum ChangeRefused {
         "no other voter can take the VIPs at present ({problems}); wait until one that is fit answers and has caught up"
     )]
     NoneReady { problems: String },
+    #[error(
+        "nothing was handed over, as node {id} declined: {problem}; choose another, or see to its links and try again"
+    )]
+    Declined { id: NodeId, problem: String },
+    #[error(
+        "nothing was handed over, as node {0} wrote nothing to its disk in time; choose another, or see to that disk and try again"
+    )]
+    WritesNothing(NodeId),
 }
 
 impl ChangeRefused {

@@ -249,6 +249,12 @@ impl NodeControl for Control {
             listeners: services.as_deref().map(listeners).unwrap_or_default(),
             alarms: self.alarms().told(),
             service_addresses: self.config.addresses.service.clone(),
+            interfaces: self
+                .config
+                .interfaces
+                .keys()
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 
