@@ -108,6 +108,8 @@ struct Ahead {
 struct Behind {
     operations: Vec<Operation>,
     bytes: usize,
+    /// Some of it did not get into the tree, nor is it here any more.
+    is_lost: bool,
 }
 
 impl SledEngine {
@@ -211,9 +213,9 @@ impl SledEngine {
         // What is pending must be visible to the search.
         self.pass_on(pending, 0)?;
         let Some(db) = &self.db else { return Ok(()) };
-        for key in keys(db) {
-            let key =
-                key.map_err(|e| Trouble::from(e).error(Verb::Read, Subject::Log, &self.directory))?;
+        let fail = |trouble: Trouble| trouble.error(Verb::Read, Subject::Log, &self.directory);
+        let mut keys = guarded(|| Ok(keys(db))).map_err(fail)?;
+        while let Some(key) = guarded(|| Ok(keys.next().transpose()?)).map_err(fail)? {
             pending.bytes += key.len();
             pending.changes.push((key, None));
             self.pass_on(pending, BATCH)?;
@@ -259,11 +261,21 @@ impl SledEngine {
     fn catch_up(&self) -> Result<(), EngineError> {
         // Held meanwhile: who reads must find all of it.
         let mut behind = self.behind();
-        let Behind { operations, .. } = std::mem::take(&mut *behind);
-        match operations.is_empty() {
-            true => Ok(()),
-            false => self.apply(&last_puts_alone(operations)),
+        if behind.is_lost {
+            return Err(Trouble::ended().error(Verb::Write, Subject::Log, &self.directory));
         }
+        if behind.operations.is_empty() {
+            return Ok(());
+        }
+        // Unless all of it gets there the journal is all that has it: the next start does it again.
+        behind.is_lost = true;
+        let operations = std::mem::take(&mut behind.operations);
+        let done = self.apply(&last_puts_alone(operations));
+        match done {
+            Ok(()) => *behind = Behind::default(),
+            Err(_) => self.failed.store(true, Ordering::Release),
+        }
+        done
     }
 
     /// Whether a barrier waits for the disk.
@@ -359,8 +371,9 @@ impl SledEngine {
                     }
                     self.end.store(index.saturating_add(1), Ordering::Release);
                 }
-                // Beside the entries: it need not wait for the run's end.
+                // What it says may be of the entries before it.
                 Operation::Put { key, record } => {
+                    self.put_run(&mut pending, &mut run)?;
                     self.add(&mut pending, &metadata_key(*key), record)?;
                 }
                 Operation::Truncate { from } => {
@@ -392,7 +405,7 @@ impl SledEngine {
         }
         let range = entry_key(index, 0)..entries_end();
         self.remove(pending, move |db| {
-            Box::new(db.range(range.clone()).keys().rev())
+            Box::new(heads_first(db.range(range.clone()).keys().rev()))
         })?;
         if let Some(before) = self.run_across(index)? {
             let (key, value) = run_of(before.range(..index)).take();
@@ -526,6 +539,27 @@ struct Pending {
     /// In order; without a value the key is removed.
     changes: Vec<(sled::IVec, Option<sled::IVec>)>,
     bytes: usize,
+}
+
+/// Keys of entries, the last entry first: of each the first chunk, without which the others are leftovers, before those.
+fn heads_first(
+    keys: impl Iterator<Item = sled::Result<sled::IVec>>,
+) -> impl Iterator<Item = sled::Result<sled::IVec>> {
+    let mut begun = None;
+    keys.flat_map(move |key| {
+        let place = key.as_ref().ok().and_then(|key| split_entry_key(key));
+        let head = match place {
+            // Of more than one chunk: given before them.
+            Some((index, 0)) if begun == Some(index) => return [None, None],
+            Some((index, chunk)) if chunk > 0 && begun != Some(index) => {
+                begun = Some(index);
+                Some(Ok(sled::IVec::from(&entry_key(index, 0))))
+            }
+            _ => None,
+        };
+        [head, Some(key)]
+    })
+    .flatten()
 }
 
 fn run_of<'a>(entries: impl Iterator<Item = (&'a u64, &'a Bytes)>) -> Run {
@@ -809,6 +843,107 @@ mod tests {
         sweep_copies(place.path()).unwrap();
         assert!(!left.exists());
         assert!(used.exists() && being_made.exists() && foreign.exists());
+    }
+
+    /// What the tree is given, as keys; of what is removed, with `false`.
+    fn given(mut events: sled::Subscriber) -> Vec<(Vec<u8>, bool)> {
+        std::iter::from_fn(|| {
+            events
+                .next_timeout(std::time::Duration::from_millis(50))
+                .ok()
+        })
+        .map(|event| {
+            (
+                event.key().to_vec(),
+                matches!(event, sled::Event::Insert { .. }),
+            )
+        })
+        .collect()
+    }
+
+    fn append(index: u64, size: usize) -> Operation {
+        Operation::Append {
+            index,
+            record: vec![7; size].into(),
+        }
+    }
+
+    fn durably(engine: &SledEngine, operations: &[Operation]) -> Result<(), EngineError> {
+        engine.write(operations)?;
+        engine.barrier()
+    }
+
+    #[test]
+    fn what_bypasses_the_journal_reaches_the_tree_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = SledEngine::open(&dir.path().join("log"), Barrier::Durable).unwrap();
+        let events = engine.db.as_ref().unwrap().watch_prefix([]);
+        let committed = Operation::Put {
+            key: MetadataKey::Committed,
+            record: Bytes::from_static(b"1"),
+        };
+        durably(
+            &engine,
+            &[append(0, journal::LARGEST), append(1, 5), committed],
+        )
+        .unwrap();
+        let given = given(events);
+        let at = |wanted: &[u8]| given.iter().position(|(key, _)| key == wanted).unwrap();
+        assert!(at(&entry_key(1, 0)) < at(&metadata_key(MetadataKey::Committed)));
+    }
+
+    /// Ended in the middle, chunks without the first are leftovers; the first without others is an entry that cannot be read.
+    #[test]
+    fn a_large_entry_loses_its_first_chunk_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = SledEngine::open(&dir.path().join("log"), Barrier::Durable).unwrap();
+        let large = [append(0, 10), append(1, 4 * CHUNK), append(2, 3 * CHUNK)];
+        durably(&engine, &large).unwrap();
+        engine.close_generation(&mut engine.ahead()).unwrap();
+        let events = engine.db.as_ref().unwrap().watch_prefix([]);
+        durably(
+            &engine,
+            &[Operation::Truncate { from: 1 }, append(1, journal::LARGEST)],
+        )
+        .unwrap();
+        let removed: Vec<(u64, u32)> = given(events)
+            .into_iter()
+            .take_while(|(_, is_there)| !is_there)
+            .map(|(key, _)| split_entry_key(&key).unwrap())
+            .collect();
+        assert_eq!(
+            removed,
+            [(2, 0), (2, 2), (2, 1), (1, 0), (1, 3), (1, 2), (1, 1)]
+        );
+    }
+
+    #[test]
+    fn what_did_not_get_into_the_tree_is_not_taken_for_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("log");
+        let engine = SledEngine::open(&place, Barrier::Durable).unwrap();
+        // A run that cannot be read, as after an error of the disk.
+        let garbled = ((1_u32 << 31) | 3).to_be_bytes();
+        let db = engine.db.as_ref().unwrap();
+        db.insert(entry_key(1, 0), &garbled).unwrap();
+        let vote = Operation::Put {
+            key: MetadataKey::Vote,
+            record: Bytes::from_static(b"v"),
+        };
+        durably(&engine, &[Operation::Truncate { from: 3 }, vote]).unwrap();
+        assert!(engine.read(0..9, usize::MAX).is_err());
+        assert!(engine.metadata(MetadataKey::Vote).is_err());
+        assert!(durably(&engine, &[Operation::Truncate { from: 9 }]).is_err());
+        assert!(engine.close_generation(&mut engine.ahead()).is_err());
+        // The journal has it still.
+        db.remove(entry_key(1, 0)).unwrap();
+        db.flush().unwrap();
+        drop(engine);
+        let engine = SledEngine::open(&place, Barrier::Durable).unwrap();
+        assert_eq!(
+            engine.metadata(MetadataKey::Vote).unwrap(),
+            Some(Bytes::from_static(b"v"))
+        );
     }
 
     #[test]

@@ -297,6 +297,7 @@ impl Storage {
             health: health.clone(),
             watermark,
             durable,
+            committed: None,
             truncations: 0,
             written: Box::new(move |last, truncations| lock(&told).written(last, truncations)),
         };

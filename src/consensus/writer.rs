@@ -286,6 +286,8 @@ pub(super) struct Writer {
     pub watermark: Option<WatermarkFile>,
     /// Last durable log index.
     pub durable: Option<u64>,
+    /// What is to be stored once the entry that it names is.
+    pub committed: Option<LogId>,
     /// Truncations written so far.
     pub truncations: u64,
     /// Told of what the engine holds, so that caches may forget it: the last index, and `truncations`.
@@ -378,7 +380,10 @@ impl Writer {
         committed: Option<LogId>,
         vote: Option<Vote>,
     ) -> Result<(), String> {
-        if let Some(committed) = committed {
+        let last = last_after(self.durable, &operations);
+        self.committed = committed.or(self.committed.take());
+        // An entry that waits for the next batch is not durable with this one.
+        if let Some(committed) = self.committed.take_if(|it| Some(it.index) <= last) {
             let key = MetadataKey::Committed;
             let record = record::seal(Identity::Metadata(key), &committed);
             let record = record.map_err(|e| e.to_string())?;
@@ -386,7 +391,6 @@ impl Writer {
         }
         self.engine.write(&operations).map_err(|e| e.to_string())?;
         self.engine.barrier().map_err(|e| e.to_string())?;
-        let last = last_after(self.durable, &operations);
         let truncated = |operation: &&Operation| matches!(operation, Operation::Truncate { .. });
         self.truncations += operations.iter().filter(truncated).count() as u64;
         (self.written)(last, self.truncations);

@@ -276,3 +276,33 @@ impl Model {
         }
     }
 }
+
+/// Ends at each step of two batches. The entry that is called committed while the first waits is in the second.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_committed_index_is_not_stored_before_the_entry_that_it_names() {
+    for steps in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |engine| Storage::open_on(dir.path(), StorageOptions::default(), engine);
+        let engine = Arc::new(MemoryEngine::new());
+        let (mut log, machine, handles) = open(engine.clone()).unwrap();
+        engine.hold(true);
+        let mut done = vec![begin_append(&mut log, vec![entry(1, 0, 10)]).await];
+        until(|| engine.unflushed() > 0);
+        for index in 1..4 {
+            // Two of them fill a batch.
+            done.push(begin_append(&mut log, vec![entry(1, index, 600_000)]).await);
+        }
+        log.save_committed(Some(log_id(1, 3))).await.unwrap();
+        engine.fail_after(steps);
+        engine.hold(false);
+        let mut whole = true;
+        for done in done {
+            whole &= done.await.unwrap().is_ok();
+        }
+        assert_eq!(whole, steps >= 7, "{steps}");
+        drop((log, machine, handles));
+        if let Err(error) = open(Arc::new(engine.lose_power(0))) {
+            panic!("after {steps} steps: {error}");
+        }
+    }
+}
