@@ -9,8 +9,20 @@ const ALONE: &str = "PONTOON_TEST_ALONE";
 /// Files that a process of its own may have open.
 const FILES: u64 = 256;
 
-/// Whether this is the process of its own. If not, runs `test`, named by its path in the crate, in one, which must pass.
-pub fn is_alone(test: &str) -> bool {
+/// Does `body` in a process of its own, for `test`, which calls this and is named by its path in the crate; it must pass there.
+pub fn run_alone(test: &str, body: impl Future<Output = ()>) {
+    if !is_alone(test) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(body);
+}
+
+/// Whether this is the process of its own. If not, runs `test` in one.
+fn is_alone(test: &str) -> bool {
     if std::env::var_os(ALONE).is_some() {
         return true;
     }

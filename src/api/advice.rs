@@ -150,7 +150,8 @@ impl Api {
         };
         let reserved = self.node().reserved();
         let mut warnings = judge(state, &intent, &own, &reserved, &told.services)?;
-        warnings.extend(unmapped(&intent, &told.interfaces));
+        let members = state.members().len();
+        warnings.extend(unmapped(&intent, members, &told.interfaces));
         Ok(warnings)
     }
 
@@ -213,7 +214,7 @@ fn judge(
 }
 
 /// The VIPs whose interface some node maps to no device: that node is unfit to hold any VIP.
-fn unmapped(intent: &Intent<'_>, interfaces: &Interfaces) -> Vec<String> {
+fn unmapped(intent: &Intent<'_>, members: usize, interfaces: &Interfaces) -> Vec<String> {
     // Those of a local cluster are on no device.
     let placed = intent
         .placed
@@ -227,7 +228,7 @@ fn unmapped(intent: &Intent<'_>, interfaces: &Interfaces) -> Vec<String> {
         let without: Vec<String> = without.map(|(id, _)| id.to_string()).collect();
         let (who, unfit) = match without.len() {
             0 => return None,
-            all if all == interfaces.len() => ("no node maps".to_owned(), "every node".to_owned()),
+            all if all == members => ("no node maps".to_owned(), "every node".to_owned()),
             1 => (format!("node {} does not map", without[0]), "it".to_owned()),
             _ => (
                 format!("nodes {} do not map", without.join(", ")),
@@ -532,15 +533,20 @@ mod tests {
                 Some("nodes 2, 3 do not map interface vip"),
             ),
             (
-                maps(&[(1, &["lan"]), (2, &[])]),
+                maps(&[(1, &["lan"]), (2, &[]), (3, &[])]),
                 Some("no node maps interface vip"),
+            ),
+            // One did not answer.
+            (
+                maps(&[(1, &["lan"]), (2, &[])]),
+                Some("nodes 1, 2 do not map interface vip"),
             ),
         ];
         let state = super::super::testing::MemoryGroup::new().state();
         let changes = [vip("10.0.0.100"), vip("127.0.0.9")];
         let intent = Intent::of(&state, &changes);
         for (interfaces, expected) in cases {
-            let told = unmapped(&intent, &interfaces);
+            let told = unmapped(&intent, 3, &interfaces);
             assert_eq!(told.len(), usize::from(expected.is_some()), "{told:?}");
             assert!(
                 told.iter()

@@ -47,12 +47,19 @@ const FIT_LAG: u64 = 1000;
 const SECOND_LOOK: Duration = Duration::from_millis(1500);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// How long the answer of a successor is waited for.
+const HEIR_LIMIT: Duration = Duration::from_millis(500);
+/// How long a successor may take to have the hand-over on its disk.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+/// An offer that is older is made again: a tenth of its age is taken off the grant.
+const OFFER_LASTS: Duration = Duration::from_millis(300);
 /// How long a hand-over may take once the lease is given up. The others elect somebody soon after if it fails.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// Silence of all others after which a leader waits for no successor. Well above what a busy machine causes.
 const DESERTED: Duration = Duration::from_secs(3);
 
 /// Who takes over, and has answered an offer.
+#[derive(Clone, Copy, Debug)]
 struct Heir {
     at: Target,
     term: u64,
@@ -346,18 +353,12 @@ impl Core {
         heirs: Heirs,
         deadline: Instant,
     ) -> Result<Change, NotDone> {
-        if heirs == Heirs::Named(self.id) {
+        if heirs.named() == Some(self.id) {
             self.leading()?;
             return Ok(Change::Unneeded);
         }
-        let heir = tokio::select! {
-            heir = self.find_heir(heirs, deadline) => heir?,
-            () = self.deserted() => {
-                return Err(NotDone::Unfinished("no other node answers any more".into()));
-            }
-        };
+        let heir = self.vips_to_heir(heirs, deadline).await?;
         let (to, term) = (heir.at.id, heir.term);
-        self.hand_over_vips(&heir, deadline).await?;
         tracing::info!(%to, term, "handing leadership over");
         let ended = |fatal: openraft::errors::Fatal<_>| NotDone::Unfinished(fatal.to_string());
         self.raft
@@ -374,7 +375,7 @@ impl Core {
             }
         };
         match leader {
-            Some(leader) if leader == to || heirs != Heirs::Named(to) => Ok(Change::Made),
+            Some(leader) if leader == to || heirs.are_several() => Ok(Change::Made),
             Some(other) => Err(NotDone::Unfinished(format!(
                 "node {other} was elected instead"
             ))),
@@ -384,11 +385,34 @@ impl Core {
         }
     }
 
+    /// Finds who takes over, and gives it the VIPs. Whom it can be, while there are others, need not have the only disk that works.
+    async fn vips_to_heir(&self, heirs: Heirs, deadline: Instant) -> Result<Heir, NotDone> {
+        let until = deadline.min(Instant::now() + HAND_OVER);
+        loop {
+            let heir = tokio::select! {
+                heir = self.find_heir(heirs, deadline) => heir?,
+                () = self.deserted() => {
+                    return Err(NotDone::Unfinished("no other node answers any more".into()));
+                }
+            };
+            match self.hand_over_vips(heir, deadline).await {
+                Ok(()) => return Ok(heir),
+                Err(NotDone::Refused(ChangeRefused::NotWritten(_)))
+                    if heirs.are_several() && Instant::now() < until => {}
+                Err(problem) => return Err(problem),
+            }
+        }
+    }
+
     /// Who takes over, and has answered: one that cannot be told where connections of this node are would end them. Nothing
     /// is given up before.
     async fn find_heir(&self, heirs: Heirs, deadline: Instant) -> Result<Heir, NotDone> {
         let until = deadline.min(Instant::now() + HAND_OVER);
-        let declined_until = deadline.min(Instant::now() + SECOND_LOOK);
+        let declined_until = match heirs {
+            Heirs::Chosen(_) => Instant::now(),
+            Heirs::Named(_) => deadline.min(Instant::now() + SECOND_LOOK),
+            Heirs::Any | Heirs::Fit => until,
+        };
         loop {
             let fit = |metrics: &Metrics, group: &Group| self.successor(metrics, group, heirs);
             let id = self.once_fit(deadline, fit).await?;
@@ -404,19 +428,14 @@ impl Core {
                     noted_by,
                 });
             }
-            match self.call_heir(at, Rpc::Offer, &Offer { term }).await {
-                Ok(noted) => {
+            match self.offer(at, term, deadline).await {
+                Ok(heir) => {
                     lock(&self.peers).declined.remove(&id);
-                    return Ok(Heir {
-                        at,
-                        term,
-                        noted,
-                        noted_by: Instant::now(),
-                    });
+                    return Ok(heir);
                 }
                 Err(CallError::Refused { problem, .. }) => {
                     tracing::debug!(%id, problem, "leadership was declined");
-                    lock(&self.peers).declined.insert(id, Instant::now());
+                    self.note_declined(id);
                     if Instant::now() >= declined_until {
                         return Err(ChangeRefused::Declined { id, problem }.into());
                     }
@@ -431,9 +450,23 @@ impl Core {
         }
     }
 
+    async fn offer(&self, at: Target, term: u64, deadline: Instant) -> Result<Heir, CallError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let limit = left.min(self.canvass_limit() + HEIR_LIMIT / 2);
+        let noted = self
+            .call_heir(at, Rpc::Offer, &Offer { term }, limit)
+            .await?;
+        Ok(Heir {
+            at,
+            term,
+            noted,
+            noted_by: Instant::now(),
+        })
+    }
+
     /// Gives the VIPs to the heir, ahead of leadership: commits that it may take them, lets them go, and grants it what is
     /// left of this node's lease. From then on this node holds nothing any more in this term.
-    async fn hand_over_vips(&self, heir: &Heir, deadline: Instant) -> Result<(), NotDone> {
+    async fn hand_over_vips(&self, heir: Heir, deadline: Instant) -> Result<(), NotDone> {
         let (to, term) = (heir.at.id, heir.term);
         if defect::is(Defect::BareTransfer) {
             return Ok(());
@@ -454,6 +487,13 @@ impl Core {
             .await
             .map_err(|_| NotDone::Unfinished("the release was not applied in time".into()))?;
         self.wait_written(to, index, deadline).await?;
+        let heir = match heir.noted_by.elapsed() < OFFER_LASTS {
+            true => heir,
+            false => {
+                let offered = self.offer(heir.at, term, deadline).await;
+                offered.map_err(|e| NotDone::Unfinished(format!("nothing was handed over: {e}")))?
+            }
+        };
         // The heir noted the time before the lease is looked at here: it cannot take the grant for longer than it is.
         let lapses = self.give_up_lease(term).await;
         if let Some(left) = lapses.and_then(|at| at.checked_duration_since(heir.noted_by)) {
@@ -471,7 +511,8 @@ impl Core {
                 others: known.facts,
                 givers: known.givers,
             };
-            match self.call_heir(heir.at, Rpc::Grant, &grant).await {
+            let granted = self.call_heir(heir.at, Rpc::Grant, &grant, HEIR_LIMIT);
+            match granted.await {
                 Ok(true) => {}
                 Ok(false) => {
                     tracing::info!(%to, "the grant was not taken: the VIPs move with leadership");
@@ -494,14 +535,18 @@ impl Core {
         let limit = deadline.saturating_duration_since(Instant::now());
         let has_it = |metrics: &Metrics| matched(metrics, heir).is_some_and(|at| at >= index);
         let settled = |metrics: &Metrics| has_it(metrics) || metrics.state != ServerState::Leader;
-        let waited = self.raft.wait(Some(limit.min(SECOND_LOOK)));
+        let waited = self.raft.wait(Some(limit.min(WRITTEN_WITHIN)));
         let written = waited.metrics(settled, "the heir has the release").await;
         self.leading()?;
         if written.is_ok_and(|metrics| has_it(&metrics)) {
             return Ok(());
         }
+        self.note_declined(heir);
+        Err(ChangeRefused::NotWritten(heir).into())
+    }
+
+    fn note_declined(&self, heir: NodeId) {
         lock(&self.peers).declined.insert(heir, Instant::now());
-        Err(ChangeRefused::WritesNothing(heir).into())
     }
 
     /// A leader that may hold nothing yet gives nothing away either: what an earlier leader granted may last.
@@ -537,12 +582,12 @@ impl Core {
         to: Target,
         rpc: Rpc,
         request: &Q,
+        limit: Duration,
     ) -> Result<A, CallError> {
-        const LIMIT: Duration = Duration::from_millis(500);
         const AGAIN_AFTER: Duration = Duration::from_millis(20);
         let began = Instant::now();
         loop {
-            let left = LIMIT.saturating_sub(began.elapsed());
+            let left = limit.saturating_sub(began.elapsed());
             match self.links.call(to, rpc, request, left).await {
                 // A connection that was lost is only noticed by who uses it next.
                 Err(CallError::Unreached { .. }) if AGAIN_AFTER < left => {
@@ -652,7 +697,7 @@ impl Core {
         group: &Group,
         heirs: Heirs,
     ) -> Result<NodeId, ChangeRefused> {
-        if let Heirs::Named(id) = heirs {
+        if let Some(id) = heirs.named() {
             return self.check_successor(metrics, group, id).map(|()| id);
         }
         let candidates = self.candidates(metrics, group);
@@ -661,16 +706,7 @@ impl Core {
         }
         match heirs {
             Heirs::Fit => best_fit(&candidates).ok_or_else(|| self.no_heir(&candidates)),
-            _ => best(&candidates).ok_or_else(|| self.no_successor(&candidates)),
-        }
-    }
-
-    fn no_successor(&self, candidates: &[Candidate]) -> ChangeRefused {
-        let now = Instant::now();
-        let declined = |c: &Candidate| lock(&self.peers).declined_lately(c.id, now);
-        match candidates.iter().any(declined) {
-            true => self.no_heir(candidates),
-            false => ChangeRefused::NoSuccessor,
+            _ => best(&candidates).ok_or(ChangeRefused::NoSuccessor),
         }
     }
 
@@ -683,9 +719,6 @@ impl Core {
             may_pass |= !matches!(unfit, Some(Unfit::Because(_)));
             problems.push(match unfit {
                 Some(unfit) => format!("node {id}: {unfit}"),
-                None if peers.declined_lately(*id, Instant::now()) => {
-                    format!("node {id}: too few would elect it")
-                }
                 None => format!("node {id}: it does not answer, or has not caught up"),
             });
         }
@@ -708,10 +741,8 @@ impl Core {
             let silence = self.silence(metrics, *id).map(|s| s.as_millis() / slack);
             Candidate {
                 id: *id,
-                ready: group.alive.contains(id)
-                    && lag.is_some()
-                    && silence.is_some()
-                    && !peers.declined_lately(*id, now),
+                ready: group.alive.contains(id) && lag.is_some() && silence.is_some(),
+                declined: peers.declined_for(*id, now),
                 fit: peers.is_fit(*id),
                 damped: peers.damping.is_damped(*id, now),
                 missed: silence.map_or(u64::MAX, |s| u64::try_from(s).unwrap_or(u64::MAX)),

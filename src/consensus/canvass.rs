@@ -16,8 +16,8 @@ use super::{
 };
 use crate::model::node::NodeId;
 
-/// How long the voters are waited for: not as long as the leader waits for the answer to its offer.
-const LIMIT: Duration = Duration::from_millis(300);
+/// How long the voters are waited for: as long as an election may take, within these.
+const LIMITS: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(1)];
 
 /// Whether those who give their votes are enough: a majority of each of the configurations of voters that count at present
 /// (the Raft dissertation, section 4.3).
@@ -47,8 +47,7 @@ impl Core {
         }
         while !is_elected(&votes, &configurations) {
             match asking.next().await {
-                // One that does not know the call does not withhold its vote either.
-                Some((id, Ok(()) | Err(CallError::Unknown { .. }))) => drop(votes.insert(id)),
+                Some((id, Ok(()))) => drop(votes.insert(id)),
                 Some((_, Err(CallError::Refused { to, problem, .. }))) => {
                     problems.push(format!("node {to} refused: {problem}"));
                 }
@@ -73,7 +72,15 @@ impl Core {
     }
 
     async fn asked(&self, at: Target) -> (NodeId, Result<(), CallError>) {
-        (at.id, self.links.call(at, Rpc::Canvass, &(), LIMIT).await)
+        let limit = self.canvass_limit();
+        (at.id, self.links.call(at, Rpc::Canvass, &(), limit).await)
+    }
+
+    /// How long the voters are waited for.
+    pub(super) fn canvass_limit(&self) -> Duration {
+        let [shortest, longest] = LIMITS;
+        let election = self.timing().election_timeout_min;
+        election.clamp(shortest, longest)
     }
 
     fn configurations(&self) -> Vec<BTreeSet<NodeId>> {

@@ -137,7 +137,7 @@ pub struct Peers {
     pub damping: Damping,
     /// When a lease was granted to this node last.
     pub granted: Option<Instant>,
-    /// Those that refused an offer of leadership, and when they did last.
+    /// To whom leadership could not be given, and when that was tried last.
     pub declined: BTreeMap<NodeId, Instant>,
 }
 
@@ -151,14 +151,17 @@ pub struct Heard {
     pub problem: Option<String>,
 }
 
-/// For how long a node that refused an offer of leadership is chosen by nobody but who names it.
+/// For how long others are chosen before a node to which leadership could not be given.
 const PASSED_OVER: Duration = Duration::from_secs(5);
 
 impl Peers {
-    /// It refused leadership a moment ago: too few would have elected it.
-    pub fn declined_lately(&self, id: NodeId, now: Instant) -> bool {
-        let at = self.declined.get(&id);
-        at.is_some_and(|at| now.saturating_duration_since(*at) < PASSED_OVER)
+    /// For how much longer others are chosen before it; zero: leadership was not offered to it in vain.
+    pub fn declined_for(&self, id: NodeId, now: Instant) -> Duration {
+        let ago = self
+            .declined
+            .get(&id)
+            .map(|at| now.saturating_duration_since(*at));
+        ago.map_or(Duration::ZERO, |ago| PASSED_OVER.saturating_sub(ago))
     }
 }
 

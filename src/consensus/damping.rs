@@ -164,6 +164,7 @@ mod tests {
                         ready: true,
                         fit: fits[other],
                         damped: seen_by[leader].is_damped(NodeId(other as u64), now),
+                        declined: Duration::ZERO,
                         missed: 0,
                         lag: 0,
                     })

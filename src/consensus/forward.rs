@@ -153,7 +153,6 @@ async fn run(links: &PeerLinks, leader: Target, mut waiting: mpsc::Receiver<Wait
         CallError::Refused { problem, .. } | CallError::Unreached { problem, .. } => {
             leader.no_answer(format!("the stream to it ended: {problem}"))
         }
-        CallError::Unknown { .. } => leader.no_answer(error.to_string()),
     };
     for (_, answer) in session.under_way.drain() {
         let _ = answer.send(Err(of_those_sent.clone()));

@@ -193,16 +193,21 @@ pub enum ChangeRefused {
     )]
     NoneReady { problems: String },
     #[error(
-        "nothing was handed over, as node {id} declined: {problem}; choose another, or see to its links and try again"
+        "nothing was handed over, as node {id} declined: {problem}; choose another, or try again when that is over"
     )]
     Declined { id: NodeId, problem: String },
     #[error(
-        "nothing was handed over, as node {0} wrote nothing to its disk in time; choose another, or see to that disk and try again"
+        "nothing was handed over, as node {0} did not have it on its disk in time; choose another, or see to that disk and its link"
     )]
-    WritesNothing(NodeId),
+    NotWritten(NodeId),
 }
 
 impl ChangeRefused {
+    /// The node that was to lead cannot, for the time being; nothing was given up.
+    pub fn is_of_heir(&self) -> bool {
+        matches!(self, Self::Declined { .. } | Self::NotWritten(_))
+    }
+
     /// Whether the obstacle may be gone in a moment: a leader that was just elected has not heard from everybody yet.
     pub fn may_pass(&self) -> bool {
         matches!(

@@ -402,7 +402,9 @@ impl Consensus {
                 // There is nobody to hand it to.
                 Err(NotDone::Refused(ChangeRefused::OnlyVoter(_))) => {}
                 Err(problem) => {
-                    tracing::info!(%problem, "leadership was not handed over before the stop")
+                    tracing::info!(%problem, "leadership was not handed over before the stop");
+                    // Of one that was begun the next leader would wait for another's lease.
+                    supervise::settle_release(&self.core).await;
                 }
             }
         }

@@ -47,7 +47,7 @@ use super::{
 use crate::model::node::{ClusterId, NodeId};
 
 /// Version of the payloads' encoding. Raised when a message changes its shape.
-pub const PROTOCOL: u32 = 8;
+pub const PROTOCOL: u32 = 9;
 
 /// Largest message on a peer link, in bytes: one command of the largest size and its envelope. Larger ones are refused by
 /// both sides.
@@ -64,6 +64,9 @@ const SNAPSHOT_TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// A connection attempt. Peers are one switch away; a lost SYN is sent again after a second.
 const CONNECT_LIMIT: Duration = Duration::from_millis(1500);
+
+/// A call that finds no connection in so short a time has hardly tried to make one.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT), and how long
 /// an HTTP/2 ping may. After a cut link heals, the next attempt then starts from a fresh connection at once.
@@ -190,9 +193,6 @@ pub enum CallError {
         /// The peer says that this node was removed from the cluster.
         removed: bool,
     },
-    /// The peer's program is older than this call.
-    #[error("node {to} at {address} does not know this call")]
-    Unknown { to: NodeId, address: SocketAddr },
 }
 
 /// Metadata key with which a peer says that the caller was removed from the cluster.
@@ -352,9 +352,12 @@ impl PeerLinks {
     ) -> Result<A, CallError> {
         let message = self.envelope(target.id, target.encode(request)?);
         let calling = async {
+            let began = Instant::now();
             match self.call_once(target, rpc, message.clone()).await {
-                // A channel that nobody waits for stands still: what failed is an attempt of the call before, of long ago perhaps.
-                Err(CallError::Unreached { .. }) => self.call_once(target, rpc, message).await,
+                // A channel that nobody waits for stands still: what failed at once is an attempt of a call before, of long ago perhaps.
+                Err(CallError::Unreached { .. }) if began.elapsed() < AT_ONCE => {
+                    self.call_once(target, rpc, message).await
+                }
                 answered => answered,
             }
         };
@@ -493,13 +496,13 @@ impl Target {
             Code::PermissionDenied
             | Code::Unauthenticated
             | Code::FailedPrecondition
-            | Code::InvalidArgument => CallError::Refused {
+            | Code::InvalidArgument
+            | Code::Unimplemented => CallError::Refused {
                 to,
                 address,
                 problem,
                 removed: status.metadata().contains_key(REMOVED_KEY),
             },
-            Code::Unimplemented => CallError::Unknown { to, address },
             Code::Unavailable if is_connect_failure(status) => CallError::Unreached {
                 to,
                 address,
@@ -613,9 +616,7 @@ pub(super) fn rpc_error(
             timeout,
         }),
         // Both make openraft wait before it tries again.
-        error @ (CallError::Unreached { .. }
-        | CallError::Refused { .. }
-        | CallError::Unknown { .. }) => {
+        error @ (CallError::Unreached { .. } | CallError::Refused { .. }) => {
             tracing::debug!(%error, "peer call failed");
             RPCError::Unreachable(Unreachable::from_string(error))
         }
@@ -767,7 +768,7 @@ mod tests {
         server.abort();
     }
 
-    /// The first connection attempt is answered by nobody, the later ones are refused.
+    /// The first connection attempt is answered by nobody, the later ones are made.
     struct SilentAtFirst {
         dials: Arc<AtomicU32>,
     }
@@ -818,8 +819,8 @@ mod tests {
         // The link is whole again, and nobody uses it for a while.
         tokio::time::sleep(CONNECT_LIMIT * 2).await;
         let answered = call(Duration::from_secs(10)).await.unwrap_err();
-        // It has another service only: the peer was reached.
-        assert!(matches!(answered, CallError::Unknown { .. }), "{answered}");
+        // There is no such service: the peer was reached.
+        assert!(matches!(answered, CallError::Refused { .. }), "{answered}");
         server.abort();
     }
 
@@ -833,11 +834,9 @@ mod tests {
             CallError::Unreached { .. } => "unreached",
             CallError::NoAnswer { .. } => "no answer",
             CallError::Refused { .. } => "refused",
-            CallError::Unknown { .. } => "unknown",
         };
         assert_eq!(seen(Status::permission_denied("wrong cluster")), "refused");
         assert_eq!(seen(Status::failed_precondition("no vote yet")), "refused");
-        assert_eq!(seen(Status::unimplemented("")), "unknown");
         assert_eq!(seen(Status::unavailable("connection reset")), "no answer");
         assert_eq!(seen(Status::internal("h2")), "no answer");
         assert_eq!(seen(Status::deadline_exceeded("late")), "no answer");

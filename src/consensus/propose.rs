@@ -326,7 +326,7 @@ fn is_large(command: &Command) -> bool {
 /// Whether the leader has certainly not taken what it was asked.
 fn is_certain(error: &CallError) -> bool {
     match error {
-        CallError::Unreached { .. } | CallError::Refused { .. } | CallError::Unknown { .. } => true,
+        CallError::Unreached { .. } | CallError::Refused { .. } => true,
         CallError::NoAnswer { .. } => false,
     }
 }

@@ -684,12 +684,12 @@ mod tests {
             ),
             (
                 RaftMessage {
-                    protocol: 9,
+                    protocol: PROTOCOL + 1,
                     ..good.clone()
                 },
                 None,
                 NotUsed,
-                Some("version 9"),
+                Some("the caller speaks version"),
             ),
             (
                 RaftMessage {

@@ -22,6 +22,8 @@ pub struct Candidate {
     pub id: NodeId,
     /// It answered within the last second and has caught up.
     pub ready: bool,
+    /// For how much longer others come before it, as leadership was offered to it in vain; zero: it was not.
+    pub declined: Duration,
     /// It said lately that it is fit to hold VIPs.
     pub fit: bool,
     /// It became unfit several times of late, and was not fit for long enough since: see `damping`.
@@ -32,11 +34,11 @@ pub struct Candidate {
     pub lag: u64,
 }
 
-/// The best of those that are ready; fit ones before others.
+/// The best of those that are ready: who did not decline lately before others, then the fit.
 pub fn best(candidates: &[Candidate]) -> Option<NodeId> {
     let ready = candidates.iter().filter(|c| c.ready);
     ready
-        .min_by_key(|c| (!c.fit, c.missed, c.lag, c.id))
+        .min_by_key(|c| (c.declined, !c.fit, c.missed, c.lag, c.id))
         .map(|c| c.id)
 }
 
@@ -50,10 +52,26 @@ pub fn best_fit(candidates: &[Candidate]) -> Option<NodeId> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heirs {
     Named(NodeId),
+    /// As named; but others may do, so one that declines is not asked again.
+    Chosen(NodeId),
     /// The voter that is best off: when a node stops, an unfit one is better than none.
     Any,
     /// The fit voter that is best off.
     Fit,
+}
+
+impl Heirs {
+    pub fn named(self) -> Option<NodeId> {
+        match self {
+            Self::Named(id) | Self::Chosen(id) => Some(id),
+            Self::Any | Self::Fit => None,
+        }
+    }
+
+    /// If one cannot have it, another may.
+    pub fn are_several(self) -> bool {
+        self.named().is_none()
+    }
 }
 
 /// What a leader sees.
@@ -103,10 +121,16 @@ impl Mover {
             return None;
         }
         let chosen = match seen.fit {
-            true => (ripe?, Why::Preferred),
+            true => {
+                let declined = |c: &&Candidate| !c.declined.is_zero();
+                let mut declined = seen.candidates.iter().filter(declined);
+                let ripe = ripe.filter(|id| declined.all(|c| c.id != *id));
+                (ripe?, Why::Preferred)
+            }
             false => {
                 // What makes this node unfit may make each of the others so once it holds the VIPs.
-                let steady = seen.candidates.iter().filter(|c| c.fit && !c.damped);
+                let is_steady = |c: &&Candidate| c.fit && !c.damped && c.declined.is_zero();
+                let steady = seen.candidates.iter().filter(is_steady);
                 let steady: Vec<Candidate> = steady.copied().collect();
                 let ripe = ripe.filter(|id| steady.iter().any(|c| c.id == *id));
                 (ripe.or_else(|| best(&steady))?, Why::Unfit)
@@ -116,7 +140,7 @@ impl Mover {
         Some(chosen)
     }
 
-    /// What was decided last was not tried: the node was found to be unfit meanwhile.
+    /// What was decided last came to nothing before anything was given up: the node was found to be unfit, or declined.
     pub fn choose_again(&mut self) {
         self.tried = None;
     }
@@ -173,8 +197,16 @@ mod tests {
             ready: true,
             fit: true,
             damped: false,
+            declined: Duration::ZERO,
             missed: 0,
             lag: 0,
+        }
+    }
+
+    fn declined(id: u64, left: u64) -> Candidate {
+        Candidate {
+            declined: ms(left),
+            ..voter(id)
         }
     }
 
@@ -226,6 +258,10 @@ mod tests {
             (vec![late(2, 0, 9), voter(3)], Some(3)),
             (vec![unfit(2), late(3, 0, 900)], Some(3)),
             (vec![voter(3), voter(2)], Some(2)),
+            (vec![declined(2, 9), voter(3)], Some(3)),
+            (vec![declined(2, 9), unfit(3)], Some(3)),
+            // All declined: who did so longest ago.
+            (vec![declined(2, 9), declined(3, 8)], Some(3)),
         ];
         for (candidates, expected) in cases {
             assert_eq!(best(&candidates), expected.map(NodeId), "{candidates:?}");
@@ -265,6 +301,8 @@ mod tests {
             (false, true, vec![], None),
             (false, true, vec![damped(2)], None),
             (false, true, vec![damped(2), voter(3)], Some(3)),
+            (false, true, vec![declined(2, 9)], None),
+            (false, true, vec![declined(2, 9), voter(3)], Some(3)),
         ];
         for (fit, leased, candidates, expected) in cases {
             let seen = Seen {

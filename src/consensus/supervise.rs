@@ -513,7 +513,8 @@ async fn keep_group(core: &Core) {
         if let Some((to, why)) = core.hand_over_due(&mut mover, &metrics, &group, now) {
             match is_unfit_too(core, to).await {
                 true => mover.choose_again(),
-                false => give_away(core, to, why).await,
+                false if give_away(core, to, why).await => {}
+                false => mover.choose_again(),
             }
             continue;
         }
@@ -540,7 +541,7 @@ async fn keep_group(core: &Core) {
 
 /// A leader with a lease of its own says so after a hand-over: the next leader then need not wait. So it does after one of its
 /// own that was begun and given up.
-async fn settle_release(core: &Core) {
+pub(super) async fn settle_release(core: &Core) {
     // Looked at under the lock: of a hand-over that is under way the release has to stay.
     let Ok(_one_at_a_time) = core.changing.try_lock() else {
         return;
@@ -624,19 +625,20 @@ async fn is_unfit_too(core: &Core, to: NodeId) -> bool {
     }
 }
 
-/// A leader that is unfit, or not where the VIPs are to be, hands over.
-async fn give_away(core: &Core, to: NodeId, why: Why) {
+/// A leader that is unfit, or not where the VIPs are to be, hands over. False: the other node could not take them.
+async fn give_away(core: &Core, to: NodeId, why: Why) -> bool {
     let problem = core.unfit().unwrap_or_default();
     tracing::warn!(%to, %why, problem, "handing leadership and the VIPs over");
     let _one_at_a_time = core.changing.lock().await;
     let deadline = Instant::now() + STEP_LIMIT;
     loop {
-        match core.transfer_here(Heirs::Named(to), deadline).await {
-            Ok(_) => return,
+        match core.transfer_here(Heirs::Chosen(to), deadline).await {
+            Ok(_) => return true,
             // openraft takes entries only while a quorum has answered a moment ago: on a busy machine that comes and goes.
             Err(NotDone::NotLeading) if core.leading().is_ok() && core.pause(deadline).await => {}
             Err(problem) => {
-                return tracing::warn!(%to, %problem, "leadership was not handed over");
+                tracing::warn!(%to, %problem, "leadership was not handed over");
+                return !matches!(problem, NotDone::Refused(refused) if refused.is_of_heir());
             }
         }
     }

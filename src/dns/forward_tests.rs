@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    alone::{is_alone, take_all_files},
+    alone::{run_alone, take_all_files},
     model::{rrset::RecordType, snapshot::Snapshot},
 };
 
@@ -199,14 +199,7 @@ const WITHOUT_FILES: &str =
 /// In a process of its own, since no file is left to any of its threads.
 #[test]
 fn a_want_of_files_is_no_fault_of_a_server_and_is_over_when_there_are_some() {
-    if !is_alone(WITHOUT_FILES) {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    run_alone(WITHOUT_FILES, async {
         let honest = Upstream::start(Manner::Honest, Duration::ZERO);
         let fixture = Fixture::start(forwarding_to(&[honest.address]), |_| {});
         let address = fixture.server.local_addresses()[0];

@@ -145,7 +145,10 @@ async fn connect_tcp(address: SocketAddr, link: &Link) -> io::Result<TcpStream> 
 /// cut for a second would carry nothing for another one after it is whole again. Of connections that carry little it need not.
 pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    socket2::SockRef::from(stream).set_tcp_thin_linear_timeouts(true)
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_thin_linear_timeouts(true) {
+        tracing::debug!(%error, "after a cut this link will be silent for longer than need be");
+    }
+    Ok(())
 }
 
 async fn first_connected(address: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {

@@ -46,7 +46,8 @@ macro_rules! kinds {
                 match self { $(Self::$name => Lane::$lane,)* }
             }
 
-            /// Shortest and longest time until it is healed, in milliseconds.
+            /// Shortest and longest time until it is healed, in milliseconds. What makes a leader give the VIPs away lasts longer than that
+            /// may take more often than not (`Bounds::hand_over`).
             pub fn lasts_ms(self) -> (u64, u64) {
                 match self { $(Self::$name => $lasts,)* }
             }
@@ -62,7 +63,7 @@ kinds! {
     RollingRestart = "rolling-restart", Alone, (0, 500), "SIGTERM, end and start of every node in turn, each when the one before is well again";
     PowerLoss = "power-loss", Process, (300, 3000), "kill -9 of one node, and its disk keeps only what was made durable";
     PowerLossAll = "power-loss-all", Alone, (300, 3000), "the power of every node fails at once: each disk keeps only what was made durable";
-    DnsHang = "dns-hang", Process, (2000, 16_000), "the DNS threads of one node stand still while the others go on, the leader's more often than not";
+    DnsHang = "dns-hang", Process, (8000, 16_000), "the DNS threads of one node stand still while the others go on, the leader's more often than not";
     Transfer = "transfer", Process, (200, 500), "leadership and VIPs are moved by plan";
     VipMove = "vip-move", Process, (200, 500), "`pontoon vip move` to a node that is named";
     ProfileChange = "profile-change", Process, (500, 6000), "another timing profile is set under load, and `lan` again";
@@ -71,7 +72,7 @@ kinds! {
     PartitionRing = "partition-ring", Network, (500, 6000), "each node hears its neighbours in a ring only (three nodes: one link less)";
     PartitionBridge = "partition-bridge", Network, (500, 6000), "two halves that only one node hears both of";
     PartitionOneWay = "partition-one-way", Network, (500, 6000), "the leader hears nobody, or nobody hears it";
-    PartitionClient = "partition-client", Network, (500, 16_000), "the leader hears no client, but every node";
+    PartitionClient = "partition-client", Network, (8000, 16_000), "the leader hears no client, but every node";
     Loss = "loss", Network, (500, 6000), "5 to 30 % of the frames are lost: to a node, from a node, between all";
     Delay = "delay", Network, (500, 6000), "frames take 10 to 200 ms: to a node, from a node, between all";
     Interface = "interface", Network, (200, 4000), "a node's link loses its carrier";

@@ -10,7 +10,7 @@ use openraft::{
 
 use super::{all_entries, append, entry, log_id, vote};
 use crate::{
-    alone::{is_alone, take_all_files},
+    alone::{run_alone, take_all_files},
     consensus::{
         engine_memory::MemoryEngine,
         storage::{OpenError, Storage, StorageOptions},
@@ -177,14 +177,7 @@ const WITHOUT_FILES: &str = "consensus::storage_tests::failures::without_files_a
 /// In a process of its own, since no file is left to any of its threads.
 #[test]
 fn without_files_a_snapshot_is_put_off_and_one_that_has_begun_ends_well() {
-    if !is_alone(WITHOUT_FILES) {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    run_alone(WITHOUT_FILES, async {
         let dir = tempfile::tempdir().unwrap();
         let engine = Arc::new(MemoryEngine::new());
         let (_log, mut machine, _handles) =
@@ -215,14 +208,7 @@ const NEEDS_FILES: &str = "consensus::storage_tests::failures::without_files_a_s
 /// In a process of its own, since no file is left to any of its threads.
 #[test]
 fn without_files_a_snapshot_is_sent_from_memory_and_one_that_came_is_kept_later() {
-    if !is_alone(NEEDS_FILES) {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    run_alone(NEEDS_FILES, async {
         let [leader, follower] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let open = |dir: &tempfile::TempDir| {
             let engine = Arc::new(MemoryEngine::new());
