@@ -294,6 +294,11 @@ impl SledEngine {
         self.flush().unwrap();
     }
 
+    #[cfg(test)]
+    pub fn tree(&self) -> &sled::Db {
+        self.db.as_ref().unwrap()
+    }
+
     /// Makes everything that the tree was given durable.
     fn flush(&self) -> Result<(), EngineError> {
         self.change(Verb::Flush, |db| {
@@ -877,7 +882,7 @@ mod tests {
     fn what_bypasses_the_journal_reaches_the_tree_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let engine = SledEngine::open(&dir.path().join("log"), Barrier::Durable).unwrap();
-        let events = engine.db.as_ref().unwrap().watch_prefix([]);
+        let events = engine.tree().watch_prefix([]);
         let committed = Operation::Put {
             key: MetadataKey::Committed,
             record: Bytes::from_static(b"1"),
@@ -900,7 +905,7 @@ mod tests {
         let large = [append(0, 10), append(1, 4 * CHUNK), append(2, 3 * CHUNK)];
         durably(&engine, &large).unwrap();
         engine.close_generation(&mut engine.ahead()).unwrap();
-        let events = engine.db.as_ref().unwrap().watch_prefix([]);
+        let events = engine.tree().watch_prefix([]);
         durably(
             &engine,
             &[Operation::Truncate { from: 1 }, append(1, journal::LARGEST)],
@@ -924,7 +929,7 @@ mod tests {
         let engine = SledEngine::open(&place, Barrier::Durable).unwrap();
         // A run that cannot be read, as after an error of the disk.
         let garbled = ((1_u32 << 31) | 3).to_be_bytes();
-        let db = engine.db.as_ref().unwrap();
+        let db = engine.tree();
         db.insert(entry_key(1, 0), &garbled).unwrap();
         let vote = Operation::Put {
             key: MetadataKey::Vote,

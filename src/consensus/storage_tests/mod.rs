@@ -3,6 +3,7 @@
 //! They live in the library, not under `tests/`, because one of them needs a barrier that does not hold, which no released
 //! program must be able to choose.
 
+mod cut_tree;
 mod disk_full;
 mod failures;
 mod garbled;

@@ -20,7 +20,7 @@ const KEYS: [MetadataKey; 3] = [
 
 /// What is done next.
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     /// Operations that are made durable together.
     Write(Vec<Kind>),
     /// Reads all of it.
@@ -34,14 +34,14 @@ enum Step {
 
 /// How large entries are: alone, small ones lie in runs that follow one another without a gap.
 #[derive(Clone, Copy, Debug)]
-enum Sizes {
+pub(super) enum Sizes {
     All,
     Small,
 }
 
 /// An operation; which indexes it is about follows from the log.
 #[derive(Clone, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Append {
         size: usize,
     },
@@ -52,7 +52,7 @@ enum Kind {
     Put(MetadataKey, u8),
 }
 
-fn kind(sizes: Sizes) -> BoxedStrategy<Kind> {
+pub(super) fn kind(sizes: Sizes) -> BoxedStrategy<Kind> {
     let size = match sizes {
         Sizes::All => prop_oneof![6 => 0usize..3000, 1 => 20_000usize..400_000].boxed(),
         Sizes::Small => (0usize..100).boxed(),
@@ -66,7 +66,7 @@ fn kind(sizes: Sizes) -> BoxedStrategy<Kind> {
     .boxed()
 }
 
-fn steps(sizes: Sizes) -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps(sizes: Sizes) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => prop::collection::vec(kind(sizes), 1..6).prop_map(Step::Write),
         1 => Just(Step::Look),
@@ -79,7 +79,7 @@ fn steps(sizes: Sizes) -> impl Strategy<Value = Vec<Step>> {
 
 /// The log's ends, so that operations are such as the log store makes.
 #[derive(Default)]
-struct Ends {
+pub(super) struct Ends {
     first: u64,
     next: u64,
     /// No two records are equal.
@@ -87,7 +87,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn operation(&mut self, kind: &Kind) -> Operation {
+    pub(super) fn operation(&mut self, kind: &Kind) -> Operation {
         self.count += 1;
         match *kind {
             Kind::Append { size } => {
@@ -119,7 +119,7 @@ impl Ends {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();
@@ -130,7 +130,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn same(engine: &dyn Engine, model: &dyn Engine) -> Result<(), TestCaseError> {
+pub(super) fn same(engine: &dyn Engine, model: &dyn Engine) -> Result<(), TestCaseError> {
     let all = |engine: &dyn Engine| engine.read(0..u64::MAX, usize::MAX).unwrap();
     prop_assert_eq!(all(engine), all(model));
     for key in KEYS {
