@@ -385,7 +385,7 @@ impl Core {
         }
     }
 
-    /// Finds who takes over, and gives it the VIPs. Whom it can be, while there are others, need not have the only disk that works.
+    /// Finds who takes over, and gives it the VIPs: another one, where several may have them, if its disk hangs.
     async fn vips_to_heir(&self, heirs: Heirs, deadline: Instant) -> Result<Heir, NotDone> {
         let until = deadline.min(Instant::now() + HAND_OVER);
         loop {

@@ -31,6 +31,7 @@ use super::{
         GrantRequest, LowSpace, NodeState, PeerReport, ProposalRefused, Proposed, ReadIndex,
     },
     network::{PeerLinks, Target},
+    probe::Probe,
     promise::{self, Ledger, Promise},
     publication::Publication,
     recovery::{Patience, Recovery},
@@ -90,6 +91,7 @@ pub struct Core {
     pub(super) leader: watch::Sender<Option<NodeId>>,
     pub(super) recovery: watch::Sender<Recovery>,
     /// The last term for which the VIP reported that it holds nothing any more.
+    pub(super) probe: Probe,
     pub(super) released: watch::Sender<u64>,
     pub(super) heard: Mutex<Option<Instant>>,
     /// Set when a peer said, or the state says, that this node was removed.

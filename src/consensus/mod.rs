@@ -31,6 +31,7 @@ pub mod membership;
 pub mod messages;
 pub mod metrics;
 pub mod network;
+mod probe;
 pub mod promise;
 pub mod propose;
 pub mod publication;
@@ -231,6 +232,7 @@ impl Consensus {
             recovery: watch::Sender::new(Recovery::Recovering),
             released: watch::Sender::new(0),
             heard: None.into(),
+            probe: handles.probe.clone(),
             removed: watch::Sender::new(false),
             log_lost: watch::Sender::new(false),
             is_mute: false.into(),
@@ -409,6 +411,18 @@ impl Consensus {
             }
         }
         self.halt().await;
+    }
+
+    /// Stops leading though nobody took over, for a node that stops: from now on it holds nothing, and is no leader that the others
+    /// hear, so they elect one of them. False: there is nobody else who votes.
+    pub fn resign(&self) -> bool {
+        let metrics = self.core.metrics();
+        if self.core.standing(&metrics).sole_voter {
+            return false;
+        }
+        core::lock(&self.core.leases).abdicate(metrics.current_term);
+        self.core.observe(&metrics);
+        true
     }
 
     /// Ends without handing leadership over: the other voters end too, or there are none.

@@ -380,8 +380,13 @@ impl RaftRpc for RaftService {
         let from = NodeId(request.get_ref().from);
         let offer: Offer = self.open(request)?;
         self.vote_allowed(true)?;
-        let canvassed = self.core.canvass().await;
+        let limit = self.core.canvass_limit();
+        let (canvassed, disk_answers) =
+            tokio::join!(self.core.canvass(), self.core.probe.answers_within(limit));
         canvassed.map_err(Refused::NotElectable)?;
+        if !disk_answers {
+            return Err(Refused::DiskHangs.into());
+        }
         self.reply(&self.core.note_offer(from, offer.term))
     }
 
@@ -504,6 +509,8 @@ enum Refused {
     /// Who would vote for it and why others would not.
     #[error("it would not be elected: {0}")]
     NotElectable(String),
+    #[error("its disk does not answer: a write does not end in time")]
+    DiskHangs,
 }
 
 impl From<Refused> for Status {
@@ -512,6 +519,7 @@ impl From<Refused> for Status {
         match refused {
             Refused::VotesWithheld(_)
             | Refused::NotElectable(_)
+            | Refused::DiskHangs
             | Refused::NoLog
             | Refused::Promised(_)
             | Refused::Protocol { .. } => Status::failed_precondition(text),

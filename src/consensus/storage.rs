@@ -24,6 +24,7 @@ use super::{
     heard_file::HeardFile,
     log_store::{CorruptLog, LogStore, View, lock},
     machine_store::{Growth, MachineStore, SnapshotDue},
+    probe::Probe,
     publication::{AppliedState, Publication, States},
     snapshot_file::{Loaded, SnapshotError, SnapshotFiles},
     types::LogId,
@@ -91,6 +92,8 @@ pub struct StorageHandles {
     pub recovered: Recovered,
     /// When a leader was last heard.
     pub heard: HeardFile,
+    /// Whether the disk takes writes.
+    pub probe: Probe,
     /// The highest feature level that this program knows.
     pub feature_level: u32,
     queue: Arc<Queue>,
@@ -336,6 +339,7 @@ impl Storage {
             publication: publication.clone(),
             recovered,
             heard: HeardFile::in_dir(directory),
+            probe: Probe::in_dir(directory),
             feature_level: options.feature_level,
             queue,
             report: health.clone(),

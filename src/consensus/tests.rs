@@ -1108,6 +1108,27 @@ async fn leadership_is_given_to_nobody_whose_disk_hangs() {
     cluster.stop().await;
 }
 
+/// As a leader does whose own disk hangs when it is to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_resigns_is_followed_by_another() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    cluster.disks[&leader].engine.hold(true);
+    let leadership = cluster.node(leader).leadership();
+    assert!(cluster.node(leader).resign());
+    assert!(!leadership.borrow().holds(Instant::now()));
+    let another = |id: &u64| {
+        cluster
+            .node(*id)
+            .leader()
+            .is_some_and(|it| it != NodeId(leader))
+    };
+    eventually("another leads", || followers.iter().all(another)).await;
+    cluster.disks[&leader].engine.hold(false);
+    cluster.stop().await;
+}
+
 /// A command that waits for a move that is under way, or whose answer was lost, is made of the next leader too.
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_that_has_left_a_node_is_not_moved_on_again() {

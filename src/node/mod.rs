@@ -75,6 +75,8 @@ use membership::BootstrapError;
 use ports::Ports;
 use services::{Services, ServicesError};
 
+/// How long the end of consensus is waited for on a node that found no successor.
+const RESIGNED_WITHIN: Duration = Duration::from_secs(1);
 /// Longest wait for consensus to hand over and end.
 const CONSENSUS_STOP: Duration = Duration::from_secs(10);
 /// Longest wait for calls under way when the API ends.
@@ -465,17 +467,29 @@ impl Node {
             }
             () = self.stop.cancelled() => tracing::info!("stopping"),
         }
+        let mut has_resigned = false;
         let hands_over = self.stop.is_cancelled() && !self.all_stop.is_cancelled();
         if hands_over && consensus.present_leader() == Some(consensus.id()) {
             // Before the rest: the VIPs go with leadership, and connections through them are served until they are drained.
             match consensus.step_down(Instant::now() + CONSENSUS_STOP).await {
                 Ok(leader) => tracing::info!(%leader, "leadership handed over"),
-                Err(error) => tracing::warn!(%error, "leadership was not handed over"),
+                Err(error) => {
+                    tracing::warn!(%error, "leadership was not handed over");
+                    has_resigned = consensus.resign();
+                }
             }
         }
         let term = consensus.leadership().borrow().term;
         let withdrawn = services.withdraw().await;
         consensus.acknowledge_release(term);
+        if has_resigned {
+            // A leader that goes on writing is heard by the others. It may wait for a disk that hangs; what drains does not.
+            let ended = tokio::time::timeout(RESIGNED_WITHIN, consensus.halt()).await;
+            tracing::info!(
+                ended = ended.is_ok(),
+                "this node leads no more, and the others elect a leader"
+            );
+        }
         self.control.serving(None);
         let cut_short = self.cut_short.clone();
         match self.all_stop.is_cancelled() {

@@ -66,6 +66,9 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
         ));
     }
     // What has not come yet may have come later.
+    if !history.is_complete {
+        findings.retain(|finding| finding.kind == "skipped");
+    }
     let absent = set_aside(history, &mut findings, |finding| finding.kind == "skipped");
     let ended = match &history.breakdown {
         Some(breakdown) => Some(format!(
@@ -172,6 +175,12 @@ mod tests {
             )),
             ["nothing succeeded"]
         );
+
+        // One that was interrupted before shows nothing either, and fails for nothing.
+        let mut interrupted = tried(vec![], vec![]);
+        interrupted.is_complete = false;
+        let verdict = check_trial(&interrupted, &Bounds::default());
+        assert!(verdict.conclusion == Conclusion::Undecided, "{verdict:?}");
 
         let mut skipped = fault("skew", "n2", 5, 6, false);
         skipped.skipped = Some("faketime is absent".into());

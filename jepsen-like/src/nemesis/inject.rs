@@ -194,7 +194,10 @@ impl<'a> Nemesis<'a> {
             {
                 let open = self.open.remove(place);
                 self.heal(open)?;
-            } else if is_ending || (now >= until && self.open.is_empty()) {
+            } else if is_ending {
+                return Ok(());
+            } else if now >= until && self.open.is_empty() {
+                coming.for_each(|late| self.tell_of_late(late));
                 return Ok(());
             } else if let Some(next) =
                 coming.next_if(|next| next.at <= now && now < until && self.may_begin(next.kind))
@@ -204,6 +207,22 @@ impl<'a> Nemesis<'a> {
                 std::thread::sleep(TICK);
             }
         }
+    }
+
+    /// A fault for which there was no time left: those before it took longer than planned.
+    fn tell_of_late(&self, planned: &Planned) {
+        let now = self.recorder.now();
+        let fault = Fault {
+            kind: planned.kind.name().into(),
+            nodes: BTreeSet::new(),
+            began: now,
+            healed: Some(now),
+            hit_leader: false,
+            skipped: None,
+        };
+        let why = "those before it took longer than planned, and the time was over";
+        let fault = Done::Nothing(why.into()).told(fault, None);
+        self.recorder.append(&Entry::Fault(fault));
     }
 
     /// Goes on looking after the processes, without faults, until the time is over or `is_over`.
