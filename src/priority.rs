@@ -17,6 +17,15 @@ pub fn level_this_thread() {
     let _ = set(of_this_process());
 }
 
+/// Lets the calling thread run only while nobody else wants its processor (SCHED_IDLE), for good: going back may not be permitted. Others
+/// need not wait for it until the end of its slice, as they do for one that is merely less preferred.
+#[expect(unsafe_code, reason = "a system call that nix does not offer")]
+pub fn idle_this_thread() {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads the structure, which lives; 0 means the calling thread. It is always permitted, and without it the thread is as others.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) };
+}
+
 /// The nice value of the first thread, which is the one that the operator chose.
 #[expect(unsafe_code, reason = "a system call that nix does not offer")]
 fn of_this_process() -> i32 {
@@ -39,6 +48,23 @@ mod tests {
     fn of_this_thread() -> i32 {
         // SAFETY: takes integers and returns one; 0 is the calling thread.
         unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+    }
+
+    #[expect(unsafe_code, reason = "a system call that nix does not offer")]
+    fn policy_of_this_thread() -> i32 {
+        // SAFETY: takes an integer and returns one; 0 is the calling thread.
+        unsafe { libc::sched_getscheduler(0) }
+    }
+
+    #[test]
+    fn a_thread_that_idles_is_alone_in_it() {
+        let usual = policy_of_this_thread();
+        let idle = std::thread::spawn(|| {
+            idle_this_thread();
+            policy_of_this_thread()
+        });
+        assert_eq!(idle.join().unwrap(), libc::SCHED_IDLE);
+        assert_eq!(policy_of_this_thread(), usual);
     }
 
     #[test]

@@ -29,15 +29,15 @@ const DATAGRAM: usize = 1 << 16;
 pub type Connection = (SocketAddr, SocketAddr);
 
 /// Every connection at one of `addresses`: of those that a packet may still belong to. Those of the network
-/// namespace of this thread.
+/// namespace of this thread. `between` is called between two walks of the kernel through its table.
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn at(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
+pub fn at(addresses: &BTreeSet<IpAddr>, between: impl FnMut()) -> io::Result<Vec<Connection>> {
     if addresses.is_empty() {
         return Ok(vec![]);
     }
-    match ask(addresses) {
+    match ask(addresses, between) {
         Err(Errno::ENOENT | Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP | Errno::EINVAL) => {
             list::at(addresses)
         }
@@ -45,13 +45,16 @@ pub fn at(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
     }
 }
 
-fn ask(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Connection>, Errno> {
+fn ask(addresses: &BTreeSet<IpAddr>, mut between: impl FnMut()) -> Result<Vec<Connection>, Errno> {
     let addresses: Vec<IpAddr> = addresses.iter().copied().collect();
     let socket = open()?;
     let (mut found, mut sequence) = (vec![], 0);
     for chunk in addresses.chunks(MOST_ADDRESSES) {
         // One at an IPv4 address may be that of an IPv6 socket.
         for family in [Family::V4, Family::V6] {
+            if sequence > 0 {
+                between();
+            }
             sequence += 1;
             send(&socket, &question::about(family, chunk, sequence))?;
             receive(&socket, sequence, &mut found)?;
@@ -126,7 +129,7 @@ mod tests {
         let (third, _third) = connection("::1", "::1");
         let (other, _other) = connection("127.0.53.63", "127.0.53.63");
         let asked: BTreeSet<IpAddr> = [first.1.ip(), second.1.ip(), third.1.ip()].into();
-        for found in [Ok(ask(&asked).unwrap()), list::at(&asked)] {
+        for found in [Ok(ask(&asked, || {}).unwrap()), list::at(&asked)] {
             let found = found.unwrap();
             assert!([first, second, third].iter().all(|one| found.contains(one)));
             assert!(!found.contains(&other));
@@ -140,10 +143,10 @@ mod tests {
     fn a_connection_that_waits_for_its_end_is_none() {
         let (ends, kept) = connection("127.0.53.64", "127.0.53.64");
         let asked = [ends.1.ip()].into();
-        assert_eq!(at(&asked).unwrap(), [ends]);
+        assert_eq!(at(&asked, || {}).unwrap(), [ends]);
         drop(kept); // the server's end is closed first, and waits
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while !at(&asked).unwrap().is_empty() {
+        while !at(&asked, || {}).unwrap().is_empty() {
             assert!(std::time::Instant::now() < deadline, "it is still listed");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
@@ -157,11 +160,11 @@ mod tests {
             .collect();
         asked.extend((0..600u16).map(|n| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n])));
         asked.insert(ends.1.ip());
-        assert_eq!(ask(&asked).unwrap(), [ends]);
+        assert_eq!(ask(&asked, || {}).unwrap(), [ends]);
     }
 
     #[test]
     fn nothing_is_asked_for_without_an_address() {
-        assert_eq!(at(&BTreeSet::new()).unwrap(), []);
+        assert_eq!(at(&BTreeSet::new(), || {}).unwrap(), []);
     }
 }

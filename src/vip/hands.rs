@@ -22,7 +22,7 @@ use super::{
     arp_settings,
     connections::{
         Connection,
-        looks::{Look, Looks},
+        looks::{Look, Looks, Pace},
     },
     driver::FenceWish,
     failing::Again,
@@ -373,7 +373,7 @@ impl Hands {
     /// A look that has ended by now, which `change` does not tell of then.
     pub fn look_that_ended(&mut self) -> Option<Look> {
         match self {
-            Hands::Kernel(kernel) => kernel.looks.next().now_or_never(),
+            Hands::Kernel(kernel) => kernel.looked().now_or_never(),
             Hands::StandIn => None,
         }
     }
@@ -515,7 +515,10 @@ pub struct Kernel {
     ours: BTreeMap<Target, Device>,
     /// VIPs on `lo`, which this node serves on behalf of their holder, and since when.
     served: BTreeMap<Target, Instant>,
+    /// For what packets of connections wait for.
     looks: Looks,
+    /// At what is served, again and again.
+    idle_looks: Looks,
     chance: Option<Chance>,
     /// VIPs that were let go, or fell silent, and the connections of theirs that may still end here, as far as was looked since.
     let_go: BTreeMap<IpAddr, Option<Left>>,
@@ -571,7 +574,8 @@ impl Kernel {
             addresses: None,
             ours: BTreeMap::new(),
             served: BTreeMap::new(),
-            looks: Looks::default(),
+            looks: Looks::new(Pace::Soon),
+            idle_looks: Looks::new(Pace::Idle),
             chance: None,
             let_go: BTreeMap::new(),
             no_chance: None,
@@ -608,7 +612,7 @@ impl Kernel {
             match self.served.entry(target.clone()) {
                 // At first there is no time to look.
                 Entry::Vacant(entry) => drop(entry.insert(Instant::now())),
-                Entry::Occupied(_) => self.looks.ask([target.address]),
+                Entry::Occupied(_) => self.idle_looks.ask([target.address]),
             }
             begun.push(target);
         }
@@ -632,6 +636,14 @@ impl Kernel {
             failed.extend(outcome.err().map(|problem| (target, problem)));
         }
         failed
+    }
+
+    /// The next look that has ended. Dropping the future loses nothing.
+    async fn looked(&mut self) -> Look {
+        tokio::select! {
+            look = self.looks.next() => look,
+            look = self.idle_looks.next() => look,
+        }
     }
 
     fn see(&mut self, look: &Look) -> Vec<(Target, bool)> {
@@ -1017,6 +1029,7 @@ impl Kernel {
                 () = self.guard.touched() => return HandsChange::Fence,
                 (target, outcome) = self.renewals.next() => return HandsChange::Renewed(target, outcome),
                 look = self.looks.next() => return HandsChange::Looked(look),
+                look = self.idle_looks.next() => return HandsChange::Looked(look),
                 step = ended(&mut self.work) => step,
             };
             if let Some(done) = self.take_in(step) {

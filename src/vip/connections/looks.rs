@@ -1,12 +1,22 @@
 //! Looks at connections beside the thread that holds VIPs: for each one the kernel walks through its table of all connections of the
 //! host, which takes 4 to 15 ms, and a VIP that is to be taken would wait for it.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Instant};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use super::Connection;
-use crate::priority::level_this_thread;
+use crate::priority::{idle_this_thread, level_this_thread};
+
+/// Between two walks of a look that nobody waits for. A kernel that does not preempt itself lets nobody else have the processor in
+/// the midst of one: questions that wait for it meanwhile are answered between them.
+const PAUSE: Duration = Duration::from_millis(10);
 
 type Found = Result<Vec<Connection>, String>;
 
@@ -23,20 +33,38 @@ pub struct Look {
 #[derive(Debug)]
 struct UnderWay {
     vips: BTreeSet<IpAddr>,
-    running: JoinHandle<(Instant, Found)>,
+    running: oneshot::Receiver<(Instant, Found)>,
+}
+
+/// Who waits for a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Packets of connections do.
+    Soon,
+    /// Nobody: it takes no processor that somebody else could use.
+    Idle,
 }
 
 /// One look at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Looks {
+    pace: Pace,
     under_way: Option<UnderWay>,
     /// What was asked for meanwhile.
     next: BTreeSet<IpAddr>,
 }
 
 impl Looks {
+    pub fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            under_way: None,
+            next: BTreeSet::new(),
+        }
+    }
+
     /// Has a look at these begun, now or behind the one that is under way; one look is for all that is asked for meanwhile. Must
-    /// be called within a runtime, and by a thread of the network namespace that is meant.
+    /// be called by a thread of the network namespace that is meant.
     pub fn ask(&mut self, vips: impl IntoIterator<Item = IpAddr>) {
         self.next.extend(vips);
         self.begin();
@@ -47,28 +75,32 @@ impl Looks {
             return;
         }
         let vips = std::mem::take(&mut self.next);
-        let asked = vips.clone();
+        let (asked, pace) = (vips.clone(), self.pace);
+        let (answer, running) = oneshot::channel();
         let look = move || {
-            level_this_thread();
             let begun = Instant::now();
-            let found = super::at(&asked).map_err(|error| error.to_string());
-            (begun, found)
+            // Who asked may have ended.
+            let _ = answer.send((begun, look(&asked, pace)));
         };
-        let running = tokio::task::spawn_blocking(look);
+        // A thread of its own: one that idles may not be permitted to stop doing so. If there can be none, that is what `next` tells.
+        let thread = std::thread::Builder::new().name("vip-look".to_owned());
+        if let Err(error) = thread.spawn(look) {
+            tracing::debug!(%error, "no thread for a look at the connections");
+        }
         self.under_way = Some(UnderWay { vips, running });
     }
 
     /// The next look that has ended. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Look {
         let outcome = match &mut self.under_way {
-            Some(under_way) => (&mut under_way.running).await,
+            Some(under_way) => Pin::new(&mut under_way.running).await,
             None => std::future::pending().await,
         };
         let ended = self.under_way.take();
         self.begin();
-        let (begun, found) = outcome.unwrap_or_else(|error| {
-            let why = format!("the look at the connections failed: {error}");
-            (Instant::now(), Err(why))
+        let (begun, found) = outcome.unwrap_or_else(|_| {
+            let why = "the thread that looks at the connections could not be started, or ended";
+            (Instant::now(), Err(why.to_owned()))
         });
         Look {
             begun,
@@ -76,6 +108,21 @@ impl Looks {
             found,
         }
     }
+}
+
+fn look(vips: &BTreeSet<IpAddr>, pace: Pace) -> Found {
+    let between: fn() = match pace {
+        Pace::Soon => {
+            level_this_thread();
+            || {}
+        }
+        Pace::Idle => {
+            level_this_thread();
+            idle_this_thread();
+            || std::thread::sleep(PAUSE)
+        }
+    };
+    super::at(vips, between).map_err(|error: io::Error| error.to_string())
 }
 
 #[cfg(test)]
@@ -90,18 +137,20 @@ mod tests {
         let own = listener.local_addr().unwrap();
         let client = TcpStream::connect(own).unwrap();
         let others: [IpAddr; 2] = [[127, 0, 53, 72].into(), [127, 0, 53, 73].into()];
-        let mut looks = Looks::default();
-        assert!(futures::poll!(Box::pin(looks.next())).is_pending());
+        for pace in [Pace::Soon, Pace::Idle] {
+            let mut looks = Looks::new(pace);
+            assert!(futures::poll!(Box::pin(looks.next())).is_pending());
 
-        looks.ask([own.ip()]);
-        others.iter().for_each(|vip| looks.ask([*vip]));
-        let asked = Instant::now();
-        let first = looks.next().await;
-        assert_eq!(first.vips, [own.ip()].into());
-        assert_eq!(first.found, Ok(vec![(client.local_addr().unwrap(), own)]));
-        let second = looks.next().await;
-        assert_eq!((second.vips, second.found), (others.into(), Ok(vec![])));
-        assert!(second.begun >= asked);
-        assert!(futures::poll!(Box::pin(looks.next())).is_pending());
+            looks.ask([own.ip()]);
+            others.iter().for_each(|vip| looks.ask([*vip]));
+            let asked = Instant::now();
+            let first = looks.next().await;
+            assert_eq!(first.vips, [own.ip()].into());
+            assert_eq!(first.found, Ok(vec![(client.local_addr().unwrap(), own)]));
+            let second = looks.next().await;
+            assert_eq!((second.vips, second.found), (others.into(), Ok(vec![])));
+            assert!(second.begun >= asked);
+            assert!(futures::poll!(Box::pin(looks.next())).is_pending());
+        }
     }
 }
