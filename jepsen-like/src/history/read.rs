@@ -1,4 +1,5 @@
-//! Reads history files, of either form and compressed or not; what a file is, is told by its first bytes and not by its name.
+//! Reads history files, of either form, compressed or not, with a byte order mark or without; what a file is, is told by its first bytes
+//! and not by its name.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -13,9 +14,12 @@ use super::{
     Entry, History, Operation, Outcome, Run,
     registers::{self, RegisterHistory},
 };
+use crate::{nemesis::Kind, workload::Workload};
 
 /// The history in the directory of a run.
 pub const FILE: &str = "history.jsonl";
+/// What some editors and programs put in front of a text in UTF-8; it is no part of it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 256 << 20;
 /// Without it neither the nodes nor the bounds are known.
@@ -168,6 +172,9 @@ impl<'a, R: BufRead> Lines<'a, R> {
                 return Ok(None);
             }
             self.is_torn = line.last() != Some(&b'\n');
+            if self.number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+                line.drain(..BYTE_ORDER_MARK.len());
+            }
             if length as u64 == LONGEST_LINE && self.is_torn {
                 self.input.skip_until(b'\n').map_err(failed)?;
                 return Err(self.error("a line of more than 256 MiB"));
@@ -257,6 +264,32 @@ fn is_entry(line: &[u8]) -> bool {
         .is_ok_and(|value| value.get("entry").is_some())
 }
 
+/// What a head names and this program does not have. A checker that went by such a head would take what it does not know for done.
+fn unknown_names(run: &Run) -> Option<String> {
+    let listed = |what: &str, names: Vec<&str>| {
+        let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+        (!quoted.is_empty()).then(|| format!("no {what} is named {}", quoted.join(", ")))
+    };
+    let is_workload = |name: &&str| name.parse::<Workload>().is_ok();
+    let is_fault = |name: &&str| name.parse::<Kind>().is_ok();
+    let (workloads, faults) = (
+        run.workloads.iter().map(String::as_str),
+        run.nemeses.iter().map(String::as_str),
+    );
+    let unknown: Vec<_> = [
+        listed(
+            "workload",
+            workloads.filter(|name| !is_workload(name)).collect(),
+        ),
+        listed("fault", faults.filter(|name| !is_fault(name)).collect()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let hint = "`jepsen-like list` names those of this program";
+    (!unknown.is_empty()).then(|| format!("the head of the run: {}; {hint}", unknown.join("; ")))
+}
+
 /// A history in the making.
 #[derive(Default)]
 struct Assembly {
@@ -280,6 +313,9 @@ impl Assembly {
                 ));
             }
             Entry::Run(run) => {
+                if let Some(unknown) = unknown_names(&run) {
+                    return Err(unknown);
+                }
                 history.run = run;
                 self.has_run = true;
             }
