@@ -29,13 +29,13 @@ const NO_HEAD: &str =
 /// Why a file cannot be read as a history.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    #[error("{}: cannot be read: {source}", file.display())]
+    #[error("{}: cannot be read: {source}", shown(file))]
     Io { file: PathBuf, source: io::Error },
-    #[error("{}: holds no history: it is empty", file.display())]
+    #[error("{}: holds no history: it is empty", shown(file))]
     Empty { file: PathBuf },
-    #[error("{}: {}", file.display(), NO_HEAD)]
+    #[error("{}: {}", shown(file), NO_HEAD)]
     Headless { file: PathBuf },
-    #[error("{}:{line}: {problem}", file.display())]
+    #[error("{}:{line}: {problem}", shown(file))]
     Line {
         file: PathBuf,
         line: u64,
@@ -43,25 +43,31 @@ pub enum HistoryError {
     },
 }
 
+/// How messages call a file.
+fn shown(file: &Path) -> String {
+    match file.to_str() {
+        Some("-") => "standard input".to_owned(),
+        _ => file.display().to_string(),
+    }
+}
+
 impl HistoryError {
-    /// As the command line prints errors with `-o json`.
-    pub fn to_json(&self) -> serde_json::Value {
-        let (object, problem) = match self {
-            Self::Io { file, source } => (file.display().to_string(), source.to_string()),
-            Self::Empty { file } => (file.display().to_string(), "it is empty".to_owned()),
-            Self::Headless { file } => (file.display().to_string(), NO_HEAD.to_owned()),
-            Self::Line {
-                file,
-                line,
-                problem,
-            } => (format!("{}:{line}", file.display()), problem.clone()),
-        };
-        serde_json::json!({
-            "object": object,
-            "problem": problem,
-            "hint": "give a history.jsonl of a run, or histories of registers, one a line",
-            "code": "unreadable",
-        })
+    /// What could not be read: the file, and the line of it where it is one.
+    pub fn object(&self) -> String {
+        match self {
+            Self::Io { file, .. } | Self::Empty { file } | Self::Headless { file } => shown(file),
+            Self::Line { file, line, .. } => format!("{}:{line}", shown(file)),
+        }
+    }
+
+    /// What is wrong with it.
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("cannot be read: {source}"),
+            Self::Empty { .. } => "holds no history: it is empty".to_owned(),
+            Self::Headless { .. } => NO_HEAD.to_owned(),
+            Self::Line { problem, .. } => problem.clone(),
+        }
     }
 }
 

@@ -302,6 +302,35 @@ fn a_head_that_names_what_there_is_not_is_refused() {
 }
 
 #[test]
+fn what_the_disk_does_not_take_is_kept_and_the_file_ends_with_a_whole_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = [
+        run(),
+        invoke(0, 10),
+        complete(0, 15),
+        Entry::End { at: Moment(30) },
+    ];
+    let text = lines(&entries);
+    for room in 0..=text.len() {
+        let path = directory.path().join(room.to_string());
+        let writer = HistoryWriter::onto(FullDisk::create(&path, room));
+        let failures = entries.iter().filter(|entry| writer.append(entry).is_err());
+        assert_eq!(
+            failures.count(),
+            usize::from(room < text.len()),
+            "room {room}"
+        );
+        let rest = writer.take_rest().unwrap();
+        let mut whole = std::fs::read(&path).unwrap();
+        assert_eq!(rest.written, whole.len() as u64);
+        assert!(whole.len() <= room);
+        assert!(whole.is_empty() || whole.ends_with(b"\n"));
+        whole.extend(rest.lines);
+        assert_eq!(String::from_utf8(whole).unwrap(), text);
+    }
+}
+
+#[test]
 fn a_bad_line_among_registers_leaves_the_others() {
     let good = REGISTER.replace('\n', "");
     for (events, problem) in [
