@@ -242,12 +242,13 @@ fn a_disk_that_fills_up_ends_a_run_with_a_verdict_and_names_the_file() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let disk = SmallDisk::mount(directory.path().join("disk"), "512k");
+    // The witness writes some 50 KiB a second.
+    let disk = SmallDisk::mount(directory.path().join("disk"), "1m");
     let out = disk.0.join("run");
     let (said, complained) = (directory.path().join("out"), directory.path().join("err"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
     command
-        .args(["run", "--workload", "set,register", "--nemesis", "none"])
+        .args(["run", "--workload", "set,vip", "--nemesis", "none"])
         .args(["--time", "600", "--seed", "7", "-o", "json", "--out"])
         .arg(&out)
         .process_group(0)
