@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use crate::{
     checker::{
@@ -37,13 +37,6 @@ pub struct Judged {
     pub text: String,
 }
 
-/// The line that `-o json` prints for a history.
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    id: &'a serde_json::Value,
-    verdict: &'static str,
-}
-
 impl Judged {
     pub fn verdict(&self) -> &'static str {
         match self.conclusion {
@@ -52,13 +45,15 @@ impl Judged {
             Conclusion::Violated => "violation",
         }
     }
+}
 
-    pub fn to_json(&self) -> String {
-        let line = JsonLine {
-            id: &self.id,
-            verdict: self.verdict(),
-        };
-        serde_json::to_string(&line).unwrap_or_else(|_| unreachable!("a text and a number"))
+impl Serialize for Judged {
+    /// The line that `-o json` prints for a history: `id` and `verdict`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut line = serializer.serialize_struct("Judged", 2)?;
+        line.serialize_field("id", &self.id)?;
+        line.serialize_field("verdict", self.verdict())?;
+        line.end()
     }
 }
 

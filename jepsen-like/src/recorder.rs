@@ -10,10 +10,12 @@ use std::{
     time::Instant,
 };
 
-use crate::history::{Call, Entry, HistoryWriter, Moment, Outcome, Reply};
+#[cfg(test)]
+use crate::history::Medium;
+use crate::history::{Call, Entry, HistoryWriter, Moment, Outcome, Reply, Rest};
 
-/// Writes the history of one run. What cannot be written is kept for [`Recorder::finish`] and stops the run: a history with
-/// holes judges nothing.
+/// Writes the history of one run. The first failure to write is kept for [`Recorder::finish`] and is to end the run; what the file does not
+/// take until then stays in memory, for a history with holes judges nothing.
 #[derive(Debug)]
 pub struct Recorder {
     began: Instant,
@@ -27,14 +29,24 @@ pub struct Recorder {
 impl Recorder {
     /// Makes the history file; the run's time begins.
     pub fn create(path: &Path) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+        Ok(Self::of(HistoryWriter::create(path)?))
+    }
+
+    /// As `create`, onto something else than a new file.
+    #[cfg(test)]
+    pub(crate) fn onto(medium: impl Medium + 'static) -> Arc<Self> {
+        Self::of(HistoryWriter::onto(medium))
+    }
+
+    fn of(writer: HistoryWriter) -> Arc<Self> {
+        Arc::new(Self {
             began: Instant::now(),
-            writer: HistoryWriter::create(path)?,
+            writer,
             operations: AtomicU64::new(0),
             processes: AtomicU64::new(0),
             has_failed: AtomicBool::new(false),
             failure: Mutex::new(None),
-        }))
+        })
     }
 
     pub fn now(&self) -> Moment {
@@ -96,12 +108,14 @@ impl Recorder {
         self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// The first failure to write, or has everything on disk.
-    pub fn finish(&self) -> io::Result<()> {
+    /// Has everything on disk. What the file did not take, and the first failure to write: with one the history is whole all the same, by what is
+    /// returned. Nothing is to be appended afterwards.
+    pub fn finish(&self) -> (Rest, Option<io::Error>) {
         let mut failure = self.failure.lock().unwrap_or_else(|e| e.into_inner());
-        match failure.take() {
-            Some(error) => Err(error),
-            None => self.writer.sync(),
+        let failure = failure.take().or_else(|| self.writer.sync().err());
+        match self.writer.take_rest() {
+            Ok(rest) => (rest, failure),
+            Err(error) => (Rest::default(), failure.or(Some(error))),
         }
     }
 }

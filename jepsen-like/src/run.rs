@@ -3,7 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fmt,
+    fs::{self, File},
+    io::{self, Read, Write},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicU64},
@@ -17,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     arp, canary, check,
     checker::{self, Bounds, Conclusion, Verdict, planned::Trial},
+    failure::{Code, Failure},
     history::{
-        self, Entry, FILE, Histories, History, HistoryError, Moment, Notice, NoticeKind, Run,
+        self, Entry, FILE, Histories, History, HistoryError, Moment, Notice, NoticeKind, Rest, Run,
         SelfTest, Skip,
     },
     lab::{
@@ -57,6 +60,8 @@ const ENOUGH: Duration = Duration::from_secs(600);
 /// For the search for an order of one register's operations, and its memory (100 bytes each).
 const SEARCH: Duration = Duration::from_secs(60);
 const CONFIGURATIONS: usize = 4_000_000;
+/// Octets that a disk must take before anything is started: less is full at once.
+const LEAST_ROOM: usize = 64 << 10;
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -175,8 +180,8 @@ impl Plan {
 pub enum RunError {
     #[error(transparent)]
     Lab(#[from] LabError),
-    #[error("{path}: {source}", path = .path.display())]
-    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    File(#[from] Unwritten),
     #[error("cannot read the run's own history: {0}")]
     History(#[from] HistoryError),
     #[error("cannot run that again: {0}")]
@@ -200,6 +205,21 @@ pub enum RunError {
     TooShort { given: u64, seed: u64, needed: u64 },
 }
 
+/// A file of a run that could not be written, or not whole.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+pub struct Unwritten {
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+impl Unwritten {
+    fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self { path, source }
+    }
+}
+
 /// A run that was judged.
 #[derive(Debug)]
 pub struct Finished {
@@ -207,6 +227,8 @@ pub struct Finished {
     pub verdicts: Vec<Verdict>,
     /// What ended it before its time, where that was the laboratory's own fault; what came before is judged all the same.
     pub breakdown: Option<LabError>,
+    /// Files that are not whole. The history that was judged is: from the first failure on it was kept in memory, and the run ended.
+    pub unwritten: Vec<Unwritten>,
 }
 
 /// What cannot be done here, and why.
@@ -295,31 +317,58 @@ pub fn run_course(
     course: &Course<'_>,
     is_over: &dyn Fn() -> bool,
 ) -> Result<Finished, RunError> {
-    let file_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| RunError::File { path, source }
-    };
-    fs::create_dir_all(&plan.out).map_err(file_error(&plan.out))?;
+    fs::create_dir_all(&plan.out).map_err(Unwritten::at(&plan.out))?;
     let path = plan.out.join(FILE);
     if path.exists() {
         return Err(RunError::Taken(plan.out.clone()));
     }
+    find_room(&plan.out)?;
     let mut cluster = Cluster::start_with(options)?;
     let ended = record(plan, &mut cluster, missing, &path, course, is_over);
-    let copied = copy_logs(&cluster, &plan.out);
-    let breakdown = ended.map_err(|error| match error {
-        RunError::Lab(error) => cluster.with_logs(error).into(),
-        other => other,
+    let uncopied = copy_logs(&cluster, &plan.out);
+    let mut recorded = ended.map_err(|error| {
+        for Unwritten { path, source } in &uncopied {
+            tracing::warn!(file = %path.display(), error = %source, "a log could not be copied");
+        }
+        match error {
+            RunError::Lab(error) => cluster.with_logs(error).into(),
+            other => other,
+        }
     })?;
-    copied.map_err(file_error(&plan.out))?;
     drop(cluster);
-    judge(&path, plan, breakdown)
+    recorded.unwritten.extend(uncopied);
+    judge(&path, plan, recorded)
+}
+
+/// Refuses a directory in which nothing can be written, before there is anything to write.
+fn find_room(directory: &Path) -> Result<(), Unwritten> {
+    let tried = tempfile::NamedTempFile::new_in(directory).and_then(|mut file| {
+        file.write_all(&vec![b'x'; LEAST_ROOM])?;
+        file.as_file().sync_all()
+    });
+    tried.map_err(Unwritten::at(&directory.join(FILE)))
+}
+
+/// What was written of a run, and how it ended.
+#[derive(Default)]
+struct Recorded {
+    rest: Rest,
+    breakdown: Option<LabError>,
+    unwritten: Vec<Unwritten>,
 }
 
 /// Reads the history back and judges it; writes the report.
-fn judge(path: &Path, plan: &Plan, breakdown: Option<LabError>) -> Result<Finished, RunError> {
-    let Histories::Run(history) = history::read(path)? else {
-        return Err(RunError::Replay("not the history of a run".to_owned()));
+fn judge(path: &Path, plan: &Plan, recorded: Recorded) -> Result<Finished, RunError> {
+    let Recorded {
+        rest,
+        breakdown,
+        mut unwritten,
+    } = recorded;
+    let history = match (read_back(path, &rest), unwritten.is_empty()) {
+        (Ok(history), _) => history,
+        (Err(error), true) => return Err(error.into()),
+        // That it cannot be read follows from this.
+        (Err(_), false) => return Err(unwritten.swap_remove(0).into()),
     };
     let bounds = Bounds {
         allow_skip: plan.allow_skip,
@@ -329,17 +378,35 @@ fn judge(path: &Path, plan: &Plan, breakdown: Option<LabError>) -> Result<Finish
         checker::check(&history, &bounds, limits)
     });
     let page = plan.out.join(REPORT);
-    fs::write(&page, report::page(&history, &verdicts))
-        .map_err(|source| RunError::File { path: page, source })?;
+    if let Err(source) = fs::write(&page, report::page(&history, &verdicts)) {
+        let _ = fs::remove_file(&page); // half a page misleads; the failure is told
+        unwritten.push(Unwritten { path: page, source });
+    }
     Ok(Finished {
-        history: *history,
+        history,
         verdicts,
         breakdown,
+        unwritten,
     })
 }
 
+/// The history as it is in the file and, behind that, in memory.
+fn read_back(path: &Path, rest: &Rest) -> Result<History, HistoryError> {
+    let file = File::open(path).map_err(|source| HistoryError::Io {
+        file: path.to_owned(),
+        source,
+    })?;
+    let whole = file.take(rest.written).chain(rest.lines.as_slice());
+    match history::read_from(whole, path)? {
+        Histories::Run(history) => Ok(*history),
+        Histories::Registers(_) => Err(HistoryError::Headless {
+            file: path.to_owned(),
+        }),
+    }
+}
+
 /// Runs a plan up to its last entry. What breaks it off once the clients have begun ends it in order, and is returned where it is the
-/// laboratory's own fault; what the cluster owed and did not do is in the history.
+/// laboratory's own fault; what the cluster owed and did not do is in the history. A history that cannot be written ends it as `is_over` does.
 fn record(
     plan: &Plan,
     cluster: &mut Cluster,
@@ -347,7 +414,7 @@ fn record(
     path: &Path,
     course: &Course<'_>,
     is_over: &dyn Fn() -> bool,
-) -> Result<Option<LabError>, RunError> {
+) -> Result<Recorded, RunError> {
     let outside = Outside {
         witness: cluster.add_host(WITNESS, 220)?,
         thief: cluster.add_host(THIEF, 201)?,
@@ -362,11 +429,9 @@ fn record(
         .propose(&changes, Duration::from_secs(10))
         .map_err(LabError::Call)?;
 
-    let recorder = Recorder::create(path).map_err(|source| RunError::File {
-        path: path.to_owned(),
-        source,
-    })?;
+    let recorder = Recorder::create(path).map_err(Unwritten::at(path))?;
     recorder.append(&Entry::Run(plan.head()));
+    let is_over = &|| is_over() || recorder.has_failed();
     let mut people = People::start(plan, cluster, &outside, &recorder)?;
     people.runtime.spawn(workload::sessions::serve_echo(
         echo,
@@ -413,11 +478,12 @@ fn record(
             false => Entry::End { at },
         });
     }
-    recorder.finish().map_err(|source| RunError::File {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(ended.err().filter(|error| !error.is_of_cluster()))
+    let (rest, failure) = recorder.finish();
+    Ok(Recorded {
+        rest,
+        breakdown: ended.err().filter(|error| !error.is_of_cluster()),
+        unwritten: (failure.map(Unwritten::at(path))).into_iter().collect(),
+    })
 }
 
 /// Does the faults, and gives the cluster the time to be whole and to serve at every place again; says whether it is whole.
@@ -645,13 +711,17 @@ fn note_panics(cluster: &Cluster, recorder: &Recorder) {
     }
 }
 
-fn copy_logs(cluster: &Cluster, out: &Path) -> io::Result<()> {
-    for node in cluster.nodes().iter().chain(cluster.spares()) {
-        if node.log().is_file() {
-            fs::copy(node.log(), out.join(format!("{}.log", node.name())))?;
+/// Copies the nodes' logs; those that could not be copied whole.
+fn copy_logs(cluster: &Cluster, out: &Path) -> Vec<Unwritten> {
+    let nodes = cluster.nodes().iter().chain(cluster.spares());
+    let copies = nodes.filter(|node| node.log().is_file()).map(|node| {
+        let path = out.join(format!("{}.log", node.name()));
+        match fs::copy(node.log(), &path) {
+            Ok(_) => None,
+            Err(source) => Some(Unwritten { path, source }),
         }
-    }
-    Ok(())
+    });
+    copies.flatten().collect()
 }
 
 /// What `run -o json` prints, in this order.
@@ -664,11 +734,15 @@ pub struct Document<'a> {
     /// Why the laboratory could not go on; absent where it could.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breakdown: Option<String>,
+    /// What the laboratory failed at, as on stderr; absent where it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
     pub checkers: &'a [Verdict],
     /// When the last fault was healed; zero where there was none.
     pub last_heal: Moment,
     pub history: PathBuf,
-    pub report: PathBuf,
+    /// None: it could not be written.
+    pub report: Option<PathBuf>,
     #[serde(flatten)]
     pub counts: Counts<'a>,
 }
@@ -706,11 +780,38 @@ impl Finished {
             seconds: plan.time.as_secs(),
             verdict: checker::conclusion(&self.verdicts),
             breakdown: self.breakdown.as_ref().map(ToString::to_string),
+            error: self.failure(plan),
             checkers: &self.verdicts,
             last_heal: healed.max().unwrap_or(Moment(0)),
             history: plan.out.join(FILE),
-            report: plan.out.join(REPORT),
+            report: self.report(plan),
             counts: self.counts(),
+        }
+    }
+
+    /// The page, if it is there.
+    fn report(&self, plan: &Plan) -> Option<PathBuf> {
+        let page = plan.out.join(REPORT);
+        let is_absent = self.unwritten.iter().any(|file| file.path == page);
+        (!is_absent).then_some(page)
+    }
+
+    /// What the laboratory failed at; what it found holds all the same. None: nothing.
+    pub fn failure(&self, plan: &Plan) -> Option<Failure> {
+        let unwritten = Failure::of_unwritten(&self.unwritten);
+        let broke = self.breakdown.as_ref().map(|error| {
+            let problem = format!(
+                "it failed before the end of the run, which says nothing of the cluster: {error}"
+            );
+            let hint = format!("the nodes' logs are in {}", plan.out.display());
+            Failure::new(Code::Laboratory, "laboratory", problem, hint)
+        });
+        match (unwritten, broke) {
+            (Some(unwritten), Some(broke)) => Some(Failure {
+                problem: format!("{}; and {}", unwritten.problem, broke.problem),
+                ..unwritten
+            }),
+            (one, other) => one.or(other),
         }
     }
 
@@ -880,7 +981,12 @@ mod tests {
         let writer = history::HistoryWriter::create(&path).unwrap();
         writer.append(&Entry::Run(plan.head())).unwrap();
         writer.append_all(entries).unwrap();
-        let finished = judge(&path, &plan, breakdown).unwrap();
+        let recorded = Recorded {
+            rest: writer.take_rest().unwrap(),
+            breakdown,
+            ..Recorded::default()
+        };
+        let finished = judge(&path, &plan, recorded).unwrap();
         let page = fs::read_to_string(plan.out.join(REPORT)).unwrap();
         (finished, page)
     }
@@ -938,6 +1044,102 @@ mod tests {
         assert!(finished.document(&plan()).breakdown.is_some());
     }
 
+    /// A register that is written and read: what was read is in the last entry.
+    fn operations(seen: &str) -> Vec<Entry> {
+        let (key, at) = ("r".to_owned(), Moment);
+        let invoke = |id, at, call| Entry::Invoke {
+            id,
+            process: 0,
+            node: Some("n1".into()),
+            at,
+            call,
+        };
+        let complete = |id, at, reply| Entry::Complete {
+            id,
+            at,
+            outcome: history::Outcome::Ok,
+            reply: Some(reply),
+            reason: None,
+        };
+        let write = history::Call::Write {
+            key: key.clone(),
+            value: Some("1".into()),
+        };
+        let committed = history::Reply::Committed {
+            revision: 3,
+            serial: None,
+        };
+        vec![
+            invoke(1, at(1), write),
+            complete(1, at(2), committed),
+            invoke(2, at(3), history::Call::Read { key }),
+            complete(2, at(4), history::Reply::Value(Some(seen.into()))),
+        ]
+    }
+
+    #[test]
+    fn a_run_whose_disk_fills_up_is_judged_from_memory_and_says_which_file_is_not_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let head = serde_json::to_string(&Entry::Run(plan().head()))
+            .unwrap()
+            .len()
+            + 1;
+        for (number, room) in [0, 10, head, head + 1, head + 100].into_iter().enumerate() {
+            for (seen, verdict) in [("1", Conclusion::Undecided), ("2", Conclusion::Violated)] {
+                let plan = Plan {
+                    out: directory.path().join(format!("{number}-{seen}")),
+                    ..plan()
+                };
+                fs::create_dir(&plan.out).unwrap();
+                // The page cannot be written either.
+                fs::create_dir(plan.out.join(REPORT)).unwrap();
+                let path = plan.out.join(FILE);
+                let recorder = Recorder::onto(history::FullDisk::create(&path, room));
+                recorder.append(&Entry::Run(plan.head()));
+                assert_eq!(recorder.has_failed(), room < head);
+                recorder.append_all(&operations(seen));
+                assert!(recorder.has_failed());
+                recorder.append(&Entry::Interrupted { at: Moment(5) });
+                let (rest, failure) = recorder.finish();
+                let written = fs::read(&path).unwrap();
+                assert!(
+                    written.is_empty() || written.ends_with(b"\n"),
+                    "room {room}"
+                );
+                assert_eq!(rest.written, written.len() as u64);
+                let recorded = Recorded {
+                    rest,
+                    breakdown: None,
+                    unwritten: vec![Unwritten::at(&path)(failure.unwrap())],
+                };
+
+                let finished = judge(&path, &plan, recorded).unwrap();
+                assert_eq!(finished.history.operations.len(), 2, "room {room}");
+                assert!(!finished.history.is_cut_off);
+                assert_eq!(checker::conclusion(&finished.verdicts), verdict);
+                let document = serde_json::to_value(finished.document(&plan)).unwrap();
+                let error = &document["error"];
+                assert_eq!(error["code"], "unwritten");
+                assert_eq!(error["object"], format!("file {}", path.display()));
+                let problem = error["problem"].as_str().unwrap();
+                assert!(
+                    problem.contains("no storage space") && problem.contains(REPORT),
+                    "{problem}"
+                );
+                assert_eq!(document["report"], serde_json::Value::Null);
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_takes_nothing_is_refused_before_anything_is_started() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(find_room(directory.path()).is_ok());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let refused = find_room(&directory.path().join("absent")).unwrap_err();
+        assert!(refused.path.ends_with(FILE), "{refused}");
+    }
+
     #[test]
     fn the_summary_counts_outcomes_and_faults() {
         let fault = |kind: &str, hit_leader, skipped: Option<Skip>| history::Fault {
@@ -962,6 +1164,7 @@ mod tests {
         let finished = Finished {
             verdicts: vec![],
             breakdown: None,
+            unwritten: vec![],
             history,
         };
         let text = serde_json::to_string(&finished.document(&plan())).unwrap();

@@ -5,7 +5,7 @@
 use std::{
     fs::File,
     os::unix::process::CommandExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output},
     time::Duration,
 };
@@ -13,6 +13,7 @@ use std::{
 use jepsen_like::{lab, waiting::wait_until};
 use nix::{
     errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::{
         signal::{Signal, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
@@ -168,6 +169,131 @@ fn ctrl_c_ends_a_run_and_no_node_of_it() {
     assert!(out.join("report.html").is_file());
     let told = written(&history);
     assert!(told.contains("\"final\":true") && !told.contains("\"entry\":\"notice\""));
+}
+
+/// The namespaces of the labs of a process.
+fn namespaces_of(process: Pid) -> Vec<String> {
+    let listed = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let ours = format!("pj{process}x");
+    let names = listed.lines().filter(|line| line.starts_with(&ours));
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_run_that_nobody_reads_is_done_to_its_end() {
+    if !lab::available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("run");
+    let complained = directory.path().join("err");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
+    command
+        .args(["run", "--workload", "set", "--nemesis", "none"])
+        .args(["--time", "1", "--seed", "7", "-o", "json", "--out"])
+        .arg(&out)
+        .process_group(0)
+        .stdout(writer)
+        .stderr(File::create(&complained).unwrap());
+    let mut running = Group(command.spawn().unwrap());
+    drop(command);
+    wait_until("the end of the run", PATIENCE, || running.has_ended());
+    let status = running.0.wait().unwrap();
+    let errors = written(&complained);
+    // A run so short leaves things open.
+    assert!(matches!(status.code(), Some(0 | 4)), "{status}: {errors}");
+    assert_eq!(errors, "");
+    assert!(out.join("report.html").is_file());
+    assert_eq!(namespaces_of(running.id()), [""; 0]);
+}
+
+/// A disk of its own, in memory; gone with this.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, size: &str) -> Self {
+        std::fs::create_dir(&at).unwrap();
+        let options = format!("size={size}");
+        let flags = MsFlags::empty();
+        mount(
+            Some("tmpfs"),
+            &at,
+            Some("tmpfs"),
+            flags,
+            Some(options.as_str()),
+        )
+        .unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH); // the directory's removal fails then, and says so
+    }
+}
+
+#[test]
+fn a_disk_that_fills_up_ends_a_run_with_a_verdict_and_names_the_file() {
+    if !lab::available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    // The witness writes some 50 KiB a second.
+    let disk = SmallDisk::mount(directory.path().join("disk"), "1m");
+    let out = disk.0.join("run");
+    let (said, complained) = (directory.path().join("out"), directory.path().join("err"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
+    command
+        .args(["run", "--workload", "set,vip", "--nemesis", "none"])
+        .args(["--time", "600", "--seed", "7", "-o", "json", "--out"])
+        .arg(&out)
+        .process_group(0)
+        .stdout(File::create(&said).unwrap())
+        .stderr(File::create(&complained).unwrap());
+    let mut running = Group(command.spawn().unwrap());
+    wait_until("the end of the run", PATIENCE, || running.has_ended());
+    let status = running.0.wait().unwrap();
+    let (text, errors) = (written(&said), written(&complained));
+    let document: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{errors}"));
+    assert_eq!(status.code(), Some(3), "{document:#}{errors}");
+    assert_eq!(document["verdict"], "undecided", "{document:#}");
+    assert!(document["operations"]["ok"].as_u64().unwrap() > 0);
+    let error = &document["error"];
+    assert_eq!(error["code"], "unwritten");
+    let history = out.join("history.jsonl");
+    assert_eq!(error["object"], format!("file {}", history.display()));
+    assert_eq!(serde_json::from_str::<Value>(&errors).unwrap(), *error);
+    assert!(written(&history).ends_with('\n'));
+    assert_eq!(namespaces_of(running.id()), [""; 0]);
+}
+
+#[test]
+fn a_disk_that_is_full_is_found_before_anything_is_started() {
+    if !lab::available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(directory.path().join("disk"), "16k");
+    let out = disk.0.join("run");
+    let ran = jepsen_like(&[
+        "run",
+        "--nemesis",
+        "none",
+        "--time",
+        "1",
+        "-o",
+        "json",
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    assert_eq!(ran.status.code(), Some(3));
+    let error: Value = serde_json::from_slice(&ran.stderr).unwrap();
+    assert_eq!(error["code"], "unwritten", "{error}");
+    assert!(ran.stdout.is_empty());
 }
 
 #[test]

@@ -19,7 +19,9 @@ pub use entry::{
     Responder, Run, SelfTest, Session, SessionEnd, Skip, StateHash, Unhealed, Usage,
 };
 pub use read::{FILE, Histories, HistoryError, read, read_from, read_head};
-pub use writer::HistoryWriter;
+#[cfg(test)]
+pub(crate) use writer::{FullDisk, Medium};
+pub use writer::{HistoryWriter, Rest};
 
 /// Nanoseconds on the run's monotonic clock since the run began.
 #[derive(

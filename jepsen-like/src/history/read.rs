@@ -1,4 +1,5 @@
-//! Reads history files, of either form and compressed or not; what a file is, is told by its first bytes and not by its name.
+//! Reads history files, of either form, compressed or not, with a byte order mark or without; what a file is, is told by its first bytes
+//! and not by its name.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -13,9 +14,12 @@ use super::{
     Entry, History, Operation, Outcome, Run,
     registers::{self, RegisterHistory},
 };
+use crate::{nemesis::Kind, workload::Workload};
 
 /// The history in the directory of a run.
 pub const FILE: &str = "history.jsonl";
+/// What some editors and programs put in front of a text in UTF-8; it is no part of it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 256 << 20;
 /// Without it neither the nodes nor the bounds are known.
@@ -25,13 +29,13 @@ const NO_HEAD: &str =
 /// Why a file cannot be read as a history.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    #[error("{}: cannot be read: {source}", file.display())]
+    #[error("{}: cannot be read: {source}", shown(file))]
     Io { file: PathBuf, source: io::Error },
-    #[error("{}: holds no history: it is empty", file.display())]
+    #[error("{}: holds no history: it is empty", shown(file))]
     Empty { file: PathBuf },
-    #[error("{}: {}", file.display(), NO_HEAD)]
+    #[error("{}: {}", shown(file), NO_HEAD)]
     Headless { file: PathBuf },
-    #[error("{}:{line}: {problem}", file.display())]
+    #[error("{}:{line}: {problem}", shown(file))]
     Line {
         file: PathBuf,
         line: u64,
@@ -39,25 +43,31 @@ pub enum HistoryError {
     },
 }
 
+/// How messages call a file.
+fn shown(file: &Path) -> String {
+    match file.to_str() {
+        Some("-") => "standard input".to_owned(),
+        _ => file.display().to_string(),
+    }
+}
+
 impl HistoryError {
-    /// As the command line prints errors with `-o json`.
-    pub fn to_json(&self) -> serde_json::Value {
-        let (object, problem) = match self {
-            Self::Io { file, source } => (file.display().to_string(), source.to_string()),
-            Self::Empty { file } => (file.display().to_string(), "it is empty".to_owned()),
-            Self::Headless { file } => (file.display().to_string(), NO_HEAD.to_owned()),
-            Self::Line {
-                file,
-                line,
-                problem,
-            } => (format!("{}:{line}", file.display()), problem.clone()),
-        };
-        serde_json::json!({
-            "object": object,
-            "problem": problem,
-            "hint": "give a history.jsonl of a run, or histories of registers, one a line",
-            "code": "unreadable",
-        })
+    /// What could not be read: the file, and the line of it where it is one.
+    pub fn object(&self) -> String {
+        match self {
+            Self::Io { file, .. } | Self::Empty { file } | Self::Headless { file } => shown(file),
+            Self::Line { file, line, .. } => format!("{}:{line}", shown(file)),
+        }
+    }
+
+    /// What is wrong with it.
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("cannot be read: {source}"),
+            Self::Empty { .. } => "holds no history: it is empty".to_owned(),
+            Self::Headless { .. } => NO_HEAD.to_owned(),
+            Self::Line { problem, .. } => problem.clone(),
+        }
     }
 }
 
@@ -168,6 +178,9 @@ impl<'a, R: BufRead> Lines<'a, R> {
                 return Ok(None);
             }
             self.is_torn = line.last() != Some(&b'\n');
+            if self.number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+                line.drain(..BYTE_ORDER_MARK.len());
+            }
             if length as u64 == LONGEST_LINE && self.is_torn {
                 self.input.skip_until(b'\n').map_err(failed)?;
                 return Err(self.error("a line of more than 256 MiB"));
@@ -257,6 +270,32 @@ fn is_entry(line: &[u8]) -> bool {
         .is_ok_and(|value| value.get("entry").is_some())
 }
 
+/// What a head names and this program does not have. A checker that went by such a head would take what it does not know for done.
+fn unknown_names(run: &Run) -> Option<String> {
+    let listed = |what: &str, names: Vec<&str>| {
+        let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+        (!quoted.is_empty()).then(|| format!("no {what} is named {}", quoted.join(", ")))
+    };
+    let is_workload = |name: &&str| name.parse::<Workload>().is_ok();
+    let is_fault = |name: &&str| name.parse::<Kind>().is_ok();
+    let (workloads, faults) = (
+        run.workloads.iter().map(String::as_str),
+        run.nemeses.iter().map(String::as_str),
+    );
+    let unknown: Vec<_> = [
+        listed(
+            "workload",
+            workloads.filter(|name| !is_workload(name)).collect(),
+        ),
+        listed("fault", faults.filter(|name| !is_fault(name)).collect()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let hint = "`jepsen-like list` names those of this program";
+    (!unknown.is_empty()).then(|| format!("the head of the run: {}; {hint}", unknown.join("; ")))
+}
+
 /// A history in the making.
 #[derive(Default)]
 struct Assembly {
@@ -280,6 +319,9 @@ impl Assembly {
                 ));
             }
             Entry::Run(run) => {
+                if let Some(unknown) = unknown_names(&run) {
+                    return Err(unknown);
+                }
                 history.run = run;
                 self.has_run = true;
             }

@@ -1,7 +1,11 @@
 use std::{collections::BTreeSet, io::Write, path::Path};
 
 use super::*;
-use crate::checker::register::{Action, Step};
+use crate::{
+    checker::register::{Action, Step},
+    nemesis::Kind,
+    workload::Workload,
+};
 
 fn run() -> Entry {
     Entry::Run(Run {
@@ -213,6 +217,116 @@ fn recorded_registers_are_read_plain_or_compressed() {
                 step(4, 8, None, Action::Read(None)),
             ]
         );
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_history() {
+    let packed = |text: &[u8]| {
+        let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        packed.write_all(text).unwrap();
+        packed.finish().unwrap()
+    };
+    let mark = "\u{feff}";
+    let register = REGISTER.replace('\n', "");
+    let registers = format!("{mark}{register}\n{register}\n");
+    for text in [registers.clone().into_bytes(), packed(registers.as_bytes())] {
+        let histories = parsed_registers(&text);
+        assert_eq!(histories.len(), 2);
+        assert!(histories.iter().all(Result::is_ok), "{histories:?}");
+    }
+    let whole = lines(&[run(), Entry::End { at: Moment(3) }]);
+    let marked = format!("{mark}{whole}");
+    for text in [marked.clone().into_bytes(), packed(marked.as_bytes())] {
+        assert!(matches!(parsed(&text), Ok(Histories::Run(history)) if history.is_complete));
+        let head = read::head_from(text.as_slice(), Path::new("file"));
+        assert_eq!(head.unwrap().unwrap().seed, 7);
+    }
+    // Before a line of its own, and where there is nothing else.
+    assert!(matches!(
+        parsed(format!("{mark}\n{whole}").as_bytes()),
+        Ok(Histories::Run(_))
+    ));
+    assert!(matches!(
+        parsed(mark.as_bytes()),
+        Err(HistoryError::Empty { .. })
+    ));
+    // It marks a beginning and nothing else.
+    let within = parsed(format!("{whole}{mark}{whole}").as_bytes()).unwrap_err();
+    assert!(within.to_string().starts_with("file:3: "), "{within}");
+}
+
+#[test]
+fn a_head_that_names_what_there_is_not_is_refused() {
+    let head = |workloads: &[&str], nemeses: &[&str]| {
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let head = Entry::Run(Run {
+            format: 1,
+            workloads: named(workloads),
+            nemeses: named(nemeses),
+            ..Run::default()
+        });
+        lines(&[head])
+    };
+    let workloads: Vec<_> = Workload::ALL.iter().map(|one| one.name()).collect();
+    let faults: Vec<_> = Kind::ALL.iter().map(|one| one.name()).collect();
+    assert!(parsed(head(&workloads, &faults).as_bytes()).is_ok());
+    for (workloads, nemeses, problem) in [
+        (
+            &["set", "flood"][..],
+            &[][..],
+            "no workload is named `flood`;",
+        ),
+        (
+            &["set"],
+            &["kill", "melt", "burn"],
+            "no fault is named `burn`, `melt`;",
+        ),
+        (
+            &["all"],
+            &["none"],
+            "no workload is named `all`; no fault is named `none`;",
+        ),
+    ] {
+        let text = head(workloads, nemeses);
+        let errors = [
+            parsed(text.as_bytes()).unwrap_err(),
+            read::head_from(text.as_bytes(), Path::new("file")).unwrap_err(),
+        ];
+        for error in errors {
+            let said = error.to_string();
+            assert!(said.starts_with("file:1: the head of the run: "), "{said}");
+            assert!(said.contains(problem), "{said}");
+        }
+    }
+}
+
+#[test]
+fn what_the_disk_does_not_take_is_kept_and_the_file_ends_with_a_whole_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = [
+        run(),
+        invoke(0, 10),
+        complete(0, 15),
+        Entry::End { at: Moment(30) },
+    ];
+    let text = lines(&entries);
+    for room in 0..=text.len() {
+        let path = directory.path().join(room.to_string());
+        let writer = HistoryWriter::onto(FullDisk::create(&path, room));
+        let failures = entries.iter().filter(|entry| writer.append(entry).is_err());
+        assert_eq!(
+            failures.count(),
+            usize::from(room < text.len()),
+            "room {room}"
+        );
+        let rest = writer.take_rest().unwrap();
+        let mut whole = std::fs::read(&path).unwrap();
+        assert_eq!(rest.written, whole.len() as u64);
+        assert!(whole.len() <= room);
+        assert!(whole.is_empty() || whole.ends_with(b"\n"));
+        whole.extend(rest.lines);
+        assert_eq!(String::from_utf8(whole).unwrap(), text);
     }
 }
 

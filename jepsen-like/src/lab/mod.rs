@@ -70,6 +70,8 @@ pub enum LabError {
     Runtime(#[source] io::Error),
     #[error("cannot build the node's program: {0}")]
     Program(String),
+    #[error(transparent)]
+    Unusable(#[from] program::Unusable),
     #[error("a cluster needs a node")]
     NoNode,
     #[error("{error}; the nodes' last log lines:{logs}")]

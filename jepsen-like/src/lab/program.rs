@@ -1,22 +1,180 @@
-//! The node's program: built from this source when it is absent or older.
+//! The node's program: built from this source when it is absent or older; one that is named is tried before anything is built on it.
 
 use std::{
     fs,
+    io::{self, Read},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{OnceLock, mpsc},
+    time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use pontoon::defect;
+
 use super::LabError;
+
+/// The environment variable that names the node's program.
+const VARIABLE: &str = "PONTOON_BIN";
+/// A program says its version within this time, on a busy machine too.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+/// Most octets that are taken of what it says.
+const LONGEST_ANSWER: u64 = 4096;
 
 /// How the names of this workspace's packages and tests begin.
 const OURS: [&str; 2] = ["pontoon", "jepsen"];
 
-/// The path of `pontoon`: `PONTOON_BIN`, or else the one beside this program, made up to date by cargo once in each process.
+/// What named a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// `PONTOON_BIN`: a program without defects.
+    Variable,
+    /// `self-test --program`: one with defects.
+    Option,
+    /// Cargo built it: one with defects.
+    Built,
+}
+
+impl NamedBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Variable => VARIABLE,
+            Self::Option => "--program",
+            Self::Built => "program with defects",
+        }
+    }
+
+    /// What to do where it cannot be used.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Variable => {
+                "name a pontoon program by its path; or unset PONTOON_BIN: the program of this source is built then"
+            }
+            Self::Option => {
+                "name one that `cargo build --features defects` made; or leave --program out: one is built then"
+            }
+            Self::Built => "remove it, so that it is built again; or name another by --program",
+        }
+    }
+}
+
+/// A program that no node can be made of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {} {problem}", named_by.name(), program.display())]
+pub struct Unusable {
+    pub named_by: NamedBy,
+    pub program: PathBuf,
+    /// Behind the program's path.
+    pub problem: String,
+}
+
+/// The program that `PONTOON_BIN` names, by its whole path, once it has shown that it is a pontoon. None: the variable is not set, or empty.
+pub fn named() -> Result<Option<PathBuf>, Unusable> {
+    let named = std::env::var_os(VARIABLE).filter(|named| !named.is_empty());
+    let tried = |named| tried(NamedBy::Variable, Path::new(&named), None);
+    named.map(tried).transpose()
+}
+
+/// This program, by its whole path, once it has shown that it is a pontoon with deliberate defects.
+pub fn with_defects(named_by: NamedBy, program: &Path) -> Result<PathBuf, Unusable> {
+    tried(named_by, program, Some(defect::NONE))
+}
+
+/// Looks at the file, and asks the program for its version; with a choice of a defect, which only a program that has some accepts.
+fn tried(named_by: NamedBy, program: &Path, defect: Option<&str>) -> Result<PathBuf, Unusable> {
+    let unusable = |problem: String| Unusable {
+        named_by,
+        program: program.to_owned(),
+        problem,
+    };
+    let file = program.metadata().map_err(|error| {
+        unusable(match error.kind() {
+            io::ErrorKind::NotFound => "does not exist".to_owned(),
+            _ => format!("cannot be looked at: {error}"),
+        })
+    })?;
+    if !file.is_file() {
+        return Err(unusable("is not a file".to_owned()));
+    }
+    if file.permissions().mode() & 0o111 == 0 {
+        return Err(unusable("is not executable".to_owned()));
+    }
+    // Without a slash it would be looked for elsewhere.
+    let path = std::path::absolute(program)
+        .map_err(|error| unusable(format!("has no whole path: {error}")))?;
+    let mut command = Command::new(&path);
+    command.arg("--version");
+    if let Some(defect) = defect {
+        command.env(defect::VARIABLE, defect);
+    }
+    let (status, said) = answer(command, ANSWERS_WITHIN).map_err(&unusable)?;
+    let first = said.lines().next().unwrap_or_default();
+    if !status.success() {
+        let problem = format!("does not run: `--version` ended with {status}: {first}");
+        return Err(unusable(problem));
+    }
+    if !first.starts_with("pontoon ") {
+        let problem = format!("is not a pontoon: `--version` says {first:?}");
+        return Err(unusable(problem));
+    }
+    Ok(path)
+}
+
+/// How a program ends, and the beginning of what it says on both its outputs.
+fn answer(mut command: Command, within: Duration) -> Result<(ExitStatus, String), String> {
+    let cannot = |error: io::Error| format!("cannot be started: {error}");
+    let (reader, writer) = io::pipe().map_err(cannot)?;
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().map_err(cannot)?)
+        .stderr(writer)
+        .process_group(0);
+    let mut child = command.spawn().map_err(cannot)?;
+    drop(command); // its ends of the pipe
+    let (sender, receiver) = mpsc::channel();
+    // Not waited for: what the program has started may hold the pipe open.
+    std::thread::spawn(move || {
+        let mut said = vec![];
+        let read = reader.take(LONGEST_ANSWER).read_to_end(&mut said);
+        let _ = sender.send(read.map(|_| said)); // nobody waits any more: as well
+    });
+    let deadline = Instant::now() + within;
+    let late = || format!("did not end within {} s of `--version`", within.as_secs());
+    let ended = match receiver.recv_timeout(within) {
+        Ok(Ok(said)) => wait_until(&mut child, deadline)
+            .map(|status| (status, String::from_utf8_lossy(&said).into_owned()))
+            .ok_or_else(late),
+        Ok(Err(error)) => Err(format!("cannot be heard: {error}")),
+        Err(_) => Err(late()),
+    };
+    if ended.is_err() {
+        if let Ok(group) = i32::try_from(child.id()) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL); // ended already: as well
+        }
+        let _ = child.wait();
+    }
+    ended
+}
+
+fn wait_until(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            _ => return None,
+        }
+    }
+}
+
+/// The path of `pontoon`: that of [`named`], or else the one beside this program, made up to date by cargo once in each process.
 pub fn pontoon() -> Result<PathBuf, LabError> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    if let Some(given) = std::env::var_os("PONTOON_BIN") {
-        return Ok(given.into());
+    if let Some(named) = named()? {
+        return Ok(named);
     }
     let built = BUILT.get_or_init(|| build().map_err(|error| error.to_string()));
     built.clone().map_err(LabError::Program)
@@ -198,6 +356,88 @@ mod tests {
                         {\"reason\":\"build-finished\",\"success\":true}\nnot json\n";
         assert_eq!(executable_in(messages), Some("/t/debug/pontoon".into()));
         assert_eq!(executable_in(""), None);
+    }
+
+    /// A program of these lines. Another process writes it: what this one has open for writing, and with it what other threads fork,
+    /// cannot be started.
+    fn script(directory: &Path, name: &str, lines: &str, mode: u32) -> PathBuf {
+        let path = directory.join(name);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "printf %s \"$1\" > \"$0\""])
+            .args([path.as_os_str(), lines.as_ref()]);
+        assert!(command.status().unwrap().success());
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_program_that_is_no_pontoon_is_refused_with_the_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let here = directory.path();
+        let good = script(here, "good", "#!/bin/sh\necho pontoon 0.1.0\n", 0o755);
+        assert_eq!(tried(NamedBy::Variable, &good, None), Ok(good.clone()));
+        for (program, problem) in [
+            (here.join("absent"), "does not exist"),
+            (here.to_owned(), "is not a file"),
+            (
+                script(here, "plain", "#!/bin/sh\necho pontoon 1\n", 0o644),
+                "is not executable",
+            ),
+            (
+                script(here, "other", "#!/bin/sh\necho other 1\n", 0o755),
+                "is not a pontoon: `--version` says \"other 1\"",
+            ),
+            (
+                script(here, "endless", "#!/bin/sh\nexec yes\n", 0o755),
+                "does not run: `--version` ended with signal: 13",
+            ),
+            (
+                script(
+                    here,
+                    "fails",
+                    "#!/bin/sh\necho no luck >&2\nexit 3\n",
+                    0o755,
+                ),
+                "does not run: `--version` ended with exit status: 3: no luck",
+            ),
+            (
+                script(here, "strange", "#!/no/such/interpreter\n", 0o755),
+                "cannot be started: ",
+            ),
+        ] {
+            let refused = tried(NamedBy::Variable, &program, None).unwrap_err();
+            assert!(refused.problem.starts_with(problem), "{refused}");
+            let text = refused.to_string();
+            let names = format!("PONTOON_BIN: {}", program.display());
+            assert!(text.starts_with(&names), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_program_with_defects_passes_for_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let sound = "#!/bin/sh\n[ -z \"$PONTOON_DEFECT\" ] || { echo it has no defects; exit 2; }\necho pontoon 1\n";
+        let defective = "#!/bin/sh\n[ \"$PONTOON_DEFECT\" = none ] || exit 2\necho pontoon 1\n";
+        let sound = script(directory.path(), "sound", sound, 0o755);
+        let defective = script(directory.path(), "defective", defective, 0o755);
+        assert!(tried(NamedBy::Variable, &sound, None).is_ok());
+        assert!(tried(NamedBy::Variable, &defective, None).is_err());
+        assert!(with_defects(NamedBy::Option, &defective).is_ok());
+        let refused = with_defects(NamedBy::Option, &sound).unwrap_err();
+        assert!(refused.problem.contains("it has no defects"), "{refused}");
+        assert_eq!(refused.named_by.name(), "--program");
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_not_waited_for() {
+        let sleeps = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "sleep 1000"]);
+            command
+        };
+        let refused = answer(sleeps(), Duration::from_millis(50)).unwrap_err();
+        assert!(refused.starts_with("did not end within"), "{refused}");
     }
 
     #[test]

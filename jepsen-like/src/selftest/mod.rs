@@ -8,7 +8,7 @@ pub mod scenario;
 mod stage;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     path::PathBuf,
     time::{Duration, Instant},
@@ -19,10 +19,11 @@ use serde::Serialize;
 
 use crate::{
     checker::{self, Conclusion, Verdict},
+    failure::{Code, Failure},
     history::{self, SelfTest},
     lab::LabError,
     nemesis::Kind,
-    run::{self, Plan, RunError},
+    run::{self, Finished, Plan, RunError},
 };
 use scenario::Scenario;
 
@@ -30,13 +31,13 @@ use scenario::Scenario;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub defects: BTreeSet<Defect>,
-    /// A `pontoon` with the feature `defects`.
+    /// A `pontoon` with the feature `defects` that has shown that it is one (`lab::program::with_defects`).
     pub program: PathBuf,
     /// New; a directory for each run.
     pub out: PathBuf,
 }
 
-/// What became of one defect.
+/// What became of one defect; in JSON one line, the defect and what became of it first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Caught {
     pub defect: &'static str,
@@ -68,24 +69,28 @@ pub fn missing() -> Option<String> {
 /// Tests one defect after the other and hands each result on.
 ///
 /// # Errors
-/// When `is_over` before all were tested.
+/// When `is_over` before all were tested, a file cannot be written, or a scenario cannot be begun without a defect either: what was not judged is
+/// not said to be missed.
 pub fn test(
     options: &Options,
     is_over: &dyn Fn() -> bool,
     mut each: impl FnMut(&Caught),
-) -> Result<(), Interrupted> {
+) -> Result<(), Unfinished> {
     let mut controls: BTreeMap<Scenario, Judged> = BTreeMap::new();
     for defect in &options.defects {
         let scenario = Scenario::of(*defect);
-        let control = controls.entry(scenario).or_insert_with(|| {
-            tracing::info!(%scenario, "without a defect");
-            perform(options, scenario, None, is_over)
-        });
+        let control = match controls.entry(scenario) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                tracing::info!(%scenario, "without a defect");
+                unknown.insert(perform(options, scenario, None, is_over)?)
+            }
+        };
         tracing::info!(%scenario, defect = defect.name(), "with a defect");
         let began = Instant::now();
-        let defective = perform(options, scenario, Some(*defect), is_over);
+        let defective = perform(options, scenario, Some(*defect), is_over)?;
         if is_over() {
-            return Err(Interrupted);
+            return Err(Unfinished::Interrupted);
         }
         let mut caught = judge(*defect, control, &defective);
         caught.seconds = began.elapsed().as_secs_f64();
@@ -96,9 +101,28 @@ pub fn test(
 }
 
 /// The test was ended before its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted")]
-pub struct Interrupted;
+#[derive(Debug, thiserror::Error)]
+pub enum Unfinished {
+    #[error("interrupted")]
+    Interrupted,
+    /// A file could not be written, or a scenario could not be begun without a defect: nothing follows for any.
+    #[error(transparent)]
+    Run(RunError),
+}
+
+impl From<Unfinished> for Failure {
+    fn from(unfinished: Unfinished) -> Self {
+        match unfinished {
+            Unfinished::Interrupted => Self::new(
+                Code::Interrupted,
+                "self-test",
+                "it was told to end; what was not tested is not judged",
+                "run it again, with --defect for what is left",
+            ),
+            Unfinished::Run(error) => error.into(),
+        }
+    }
+}
 
 fn directory(options: &Options, scenario: Scenario, defect: Option<Defect>) -> PathBuf {
     let name = match defect {
@@ -113,7 +137,7 @@ fn perform(
     scenario: Scenario,
     defect: Option<Defect>,
     is_over: &dyn Fn() -> bool,
-) -> Judged {
+) -> Result<Judged, Unfinished> {
     let plan = Plan {
         nodes: scenario.nodes(),
         workloads: scenario.workloads(),
@@ -134,10 +158,24 @@ fn perform(
     cluster.environment = vec![(VARIABLE.to_owned(), name.to_owned())];
     let course = scenario.course();
     let finished = run::run_course(&plan, &cluster, BTreeMap::new(), &course, is_over);
-    let finished = finished.map_err(|error: RunError| error.to_string())?;
-    match finished.breakdown {
-        Some(breakdown) => Err(breakdown.to_string()),
-        None => Ok(finished.verdicts),
+    judged(defect, finished)
+}
+
+/// What a run says of its scenario. A defective cluster may not come to be at all; a sound one does, or nothing can be tested with it.
+fn judged(
+    defect: Option<Defect>,
+    finished: Result<Finished, RunError>,
+) -> Result<Judged, Unfinished> {
+    match (defect, finished) {
+        (_, Ok(finished)) => match finished.unwritten.into_iter().next() {
+            Some(file) => Err(Unfinished::Run(file.into())),
+            None => Ok(match finished.breakdown {
+                Some(breakdown) => Err(breakdown.to_string()),
+                None => Ok(finished.verdicts),
+            }),
+        },
+        (Some(_), Err(RunError::Lab(error))) => Ok(Err(error.to_string())),
+        (_, Err(error)) => Err(Unfinished::Run(error)),
     }
 }
 
@@ -230,13 +268,6 @@ fn described(judged: &Judged) -> String {
     texts.collect::<Vec<_>>().join("; ")
 }
 
-impl Caught {
-    /// One line, the defect and what became of it first.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("names, texts and numbers")
-    }
-}
-
 impl fmt::Display for Caught {
     /// A line of the table, then why it is so.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -264,7 +295,10 @@ pub fn require() -> Result<(), LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::{ABOUT, Finding};
+    use crate::{
+        checker::{ABOUT, Finding},
+        run::Unwritten,
+    };
 
     fn verdict(checker: &'static str, found: Option<&str>) -> Verdict {
         let findings = found.map(|text| Finding::new("two responders", text.to_owned()));
@@ -325,10 +359,39 @@ mod tests {
     }
 
     #[test]
+    fn a_run_whose_files_could_not_be_written_is_no_defect_that_was_missed() {
+        let unwritten = || Unwritten {
+            path: "out/history.jsonl".into(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        };
+        let finished = Finished {
+            history: history::History::default(),
+            verdicts: vec![],
+            breakdown: None,
+            unwritten: vec![unwritten()],
+        };
+        for run in [Ok(finished), Err(RunError::File(unwritten()))] {
+            let failure = Failure::from(judged(Some(Defect::ApplyTwice), run).unwrap_err());
+            assert_eq!(failure.object, "file out/history.jsonl");
+            assert_eq!(failure.code.exit_code(), 3);
+        }
+    }
+
+    #[test]
+    fn a_sound_cluster_that_cannot_be_begun_ends_the_test() {
+        let failed = || Err(RunError::Lab(LabError::NoNode));
+        let defective = judged(Some(Defect::ApplyTwice), failed()).unwrap();
+        assert_eq!(defective, Err("a cluster needs a node".to_owned()));
+        let failure = Failure::from(judged(None, failed()).unwrap_err());
+        assert!(failure.problem.contains("a cluster needs a node"));
+        assert_eq!(failure.code.exit_code(), 3);
+    }
+
+    #[test]
     fn a_result_is_one_line_of_json() {
         let sound = Ok(vec![verdict("serials", None)]);
         let caught = judge(Defect::SerialRestarts, &sound, &sound);
-        let json = caught.to_json();
+        let json = serde_json::to_string(&caught).unwrap();
         let begins = "{\"defect\":\"serial-restarts\",\"caught\":false,\"caught_by\":null,";
         assert!(json.starts_with(begins) && !json.contains('\n'), "{json}");
     }
