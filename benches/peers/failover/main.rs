@@ -230,14 +230,20 @@ fn of_pontoon(options: &Options, profile: Profile) -> Result<(), LabError> {
     let (mut lost, mut opened) = (0, 0);
     for run in 1..=options.runs {
         let census = census_of(&witness)?;
-        let Moved { before, gap, ends } = move_pontoon(&cluster, options.connections as usize)?;
+        let Moved {
+            before,
+            gap,
+            begins,
+            ends,
+        } = move_pontoon(&cluster, options.connections as usize)?;
         quiet.dns.push(before);
         row.dns.push(gap);
         row.several += time_of_several(&census.finish());
         if options.moves || !ends.is_empty() {
             println!(
-                "  move {run}: {:.1} ms, {} lost {}",
+                "  move {run}: {:.1} ms, {:.1} ms after the command, {} lost {}",
                 ms(gap),
+                ms(begins),
                 ends.len(),
                 counted(&ends)
             );
@@ -269,6 +275,8 @@ struct Moved {
     before: Duration,
     /// The longest silence.
     gap: Duration,
+    /// How long after the command it began.
+    begins: Duration,
     /// Why connections ended.
     ends: Vec<String>,
 }
@@ -292,11 +300,12 @@ fn move_pontoon(cluster: &Cluster, connections: usize) -> Result<Moved, LabError
     })?;
     prober.wait_until_live("DNS from the VIP", PATIENCE)?;
     std::thread::sleep(STEADY);
-    let (_, gap) = prober.longest_gap_since(from);
+    let (begins, gap) = prober.longest_gap_since(from);
     traffic.wait_for_exchanges(4)?;
     Ok(Moved {
         before,
         gap,
+        begins: begins.saturating_duration_since(from),
         ends: traffic.finish(),
     })
 }
