@@ -373,8 +373,16 @@ impl Core {
             .map_err(ended)?;
         let until = deadline.min(Instant::now() + HAND_OVER);
         let another = |leader: Option<NodeId>| leader.is_some_and(|l| l != self.id);
+        let leads_again =
+            |metrics: &Metrics| metrics.current_term > term && metrics.state == ServerState::Leader;
+        let waiting = self.raft.wait(Some(HAND_OVER));
         let leader = tokio::select! {
             leader = self.wait_leader(another, until) => leader,
+            // None took over, and the others elected this one once more.
+            Ok(_) = waiting.metrics(leads_again, "this node leads again") => {
+                let (leader, why) = (self.id, String::new());
+                return Err(ChangeRefused::WentTo { to, leader, why }.into());
+            }
             () = self.deserted() => {
                 return Err(NotDone::Unfinished("no other node answers any more".into()));
             }

@@ -21,7 +21,7 @@ use super::{
     membership::{Group, Readiness},
     messages::PeerReport,
     network::{CallError, Rpc, Target},
-    recovery::{Evidence, Recovery, Reminder, StopReason, judge},
+    recovery::{Evidence, LastHeard, Recovery, Reminder, StopReason, judge},
     succession::{Heirs, Mover, Why},
     types::Vote,
 };
@@ -296,7 +296,7 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
     let mut log_lost = core.log_lost.subscribe();
     let mut confirmed = false;
     let mut absent = None;
-    let mut heard = None;
+    let mut heard = LastHeard::default();
     let mut reminder = Reminder::new(core.started, core.patience);
     loop {
         // A clock that is wrong at the start may be set later. Once it is believed, what it says next does not count.
@@ -306,14 +306,12 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
         });
         let seen = metrics.borrow_watched().clone();
         confirmed = confirmed || is_confirmed(core, &seen);
-        // A leader that gives leadership up was confirmed until then, though it has not heard the next one yet.
-        heard = core.heard_at(&seen).max(heard);
         let evidence = Evidence {
             started: core.started,
             absent: absent.unwrap_or_default(),
             confirmed,
             has_state: core.publication.state().log_id.is_some(),
-            heard,
+            heard: heard.note(core.heard_at(&seen)),
             removed: *removed.borrow(),
             log_lost: *log_lost.borrow(),
         };

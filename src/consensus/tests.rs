@@ -1201,38 +1201,6 @@ async fn a_leader_whose_own_disk_hangs_says_so_and_begins_no_hand_over() {
     cluster.stop().await;
 }
 
-/// It has not heard the next leader yet, and was confirmed itself until a moment ago.
-#[tokio::test(flavor = "multi_thread")]
-async fn state_does_not_count_as_stale_for_a_moment_when_leadership_moves() {
-    let cluster = Cluster::of(3).await;
-    let leader = cluster.leader().await;
-    let to = cluster.followers().await[0];
-    let core = Arc::clone(&cluster.node(leader).core);
-    let long = cluster.patience.recovery_wait;
-    eventually("it has led for long", || core.started.elapsed() > long).await;
-    let mut recovery = cluster.node(leader).recovery();
-    let was_stale = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let watching = tokio::spawn({
-        let was_stale = Arc::clone(&was_stale);
-        async move {
-            while recovery.changed().await.is_ok() {
-                if *recovery.borrow_and_update() == Recovery::Stale {
-                    was_stale.store(true, std::sync::atomic::Ordering::SeqCst);
-                }
-            }
-        }
-    });
-    let sent = cluster.node(leader).transfer(Some(NodeId(to)), soon());
-    assert_eq!(sent.await, Ok(NodeId(to)));
-    eventually("it hears the next leader", || {
-        core.present_leader() == Some(NodeId(to))
-    })
-    .await;
-    assert!(!was_stale.load(std::sync::atomic::Ordering::SeqCst));
-    watching.abort();
-    cluster.stop().await;
-}
-
 /// As a leader does whose own disk hangs when it is to stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_resigns_is_followed_by_another() {
