@@ -447,11 +447,16 @@ impl Core {
             };
             let (offered, disk_answers) = tokio::join!(
                 self.offer(at, offer, deadline),
-                self.probe.answers_within(self.canvass_limit())
+                self.disk.answers_within(self.canvass_limit())
             );
             // What is handed over is an entry of the log, which this node has to write too.
             let hangs = self.disk.silent_for().is_some();
-            if hangs || (!disk_answers && Instant::now() >= patient_until) {
+            let own_disk_until = match heirs {
+                // A node that stops would leave the VIPs without a hand-over.
+                Heirs::Any => until,
+                _ => patient_until,
+            };
+            if hangs || (!disk_answers && Instant::now() >= own_disk_until) {
                 return Err(self.own_disk_hangs().into());
             }
             match offered {

@@ -46,6 +46,15 @@ impl DiskWatch {
         silence(self.probe.busy_for(), self.queue.busy_for())
     }
 
+    /// Whether a write ends within `limit`, or one of the log did a moment ago.
+    pub(super) async fn answers_within(&self, limit: Duration) -> bool {
+        const LATELY: Duration = Duration::from_secs(1);
+        let figures = self.queue.figures();
+        let has_written = figures.flushed_after(Instant::now().checked_sub(LATELY));
+        let is_at_ease = self.queue.busy_for().is_none_or(|time| time < limit);
+        (has_written && is_at_ease) || self.probe.answers_within(limit).await
+    }
+
     /// How long the oldest write has taken that has not ended.
     pub(super) fn busy_for(&self) -> Duration {
         let longest = self.probe.busy_for().max(self.queue.busy_for());
