@@ -14,10 +14,12 @@ use std::{
 
 use super::{Api, group::Group};
 use crate::{
-    config::reserved::Reserved,
+    config::{reserved::Reserved, units::format_duration},
     model::{
+        leadership::Preference,
         listener::{ListenAddress, Listener},
         name::{Name, NameKey},
+        network::Network,
         node::NodeId,
         rrset::RecordType,
         snapshot::Snapshot,
@@ -30,7 +32,10 @@ use crate::{
         limits,
         outcome::Applied,
     },
-    wire::error::{Failure, FailureCode},
+    wire::{
+        error::{Failure, FailureCode},
+        v1,
+    },
 };
 
 /// Service addresses of every member; none of those that did not tell.
@@ -133,9 +138,14 @@ impl Api {
         changes: &[Change],
         deadline: Instant,
     ) -> Result<Vec<String>, Failure> {
+        let mut warnings = Vec::new();
+        if let Some(preference) = preferred(changes) {
+            let reports = self.all_reports(state, deadline).await;
+            warnings.extend(unfit_preferred(preference, &reports));
+        }
         let intent = Intent::of(state, changes);
         if intent.is_empty() {
-            return Ok(Vec::new());
+            return Ok(warnings);
         }
         if self.speaks_tls() {
             loopback_is_no_vip(&intent)?;
@@ -149,7 +159,10 @@ impl Api {
             },
         };
         let reserved = self.node().reserved();
-        let mut warnings = judge(state, &intent, &own, &reserved, &told.services)?;
+        warnings.extend(judge(state, &intent, &own, &reserved, &told.services)?);
+        if !intent.placed.is_empty() {
+            warnings.extend(no_hosts(&intent, &self.node().networks()));
+        }
         let members = state.members().len();
         warnings.extend(unmapped(&intent, members, &told.interfaces));
         Ok(warnings)
@@ -241,6 +254,53 @@ fn unmapped(intent: &Intent<'_>, members: usize, interfaces: &Interfaces) -> Vec
         ))
     };
     placed.filter_map(|vip| warning(&vip)).collect()
+}
+
+/// The preferred holder that a batch names.
+fn preferred(changes: &[Change]) -> Option<Preference> {
+    let last = changes.iter().rev().find_map(|change| match change {
+        Change::SetPreference { preference } => Some(*preference),
+        _ => None,
+    });
+    last.flatten()
+}
+
+/// That the VIPs will not go to the preferred node for the time being.
+fn unfit_preferred(preference: Preference, reports: &[v1::NodeStatusReply]) -> Option<String> {
+    let id = preference.node.0;
+    let mut nodes = reports.iter().filter_map(|report| report.node.as_ref());
+    let why = match nodes.find(|node| node.id == id) {
+        None => "does not answer".to_owned(),
+        Some(node) if !node.unfit.is_empty() => {
+            format!("is unfit to hold the VIPs: {}", node.unfit)
+        }
+        Some(node) if node.role == i32::from(v1::Role::Learner) => {
+            "is a learner, and holds no VIPs until it is promoted".to_owned()
+        }
+        Some(node) if ["starting", "failed"].contains(&node.state.as_str()) => {
+            format!("is {}", node.state)
+        }
+        Some(_) => return None,
+    };
+    Some(format!(
+        "node {id} {why}; the VIPs go there when it has been fit and caught up for {}",
+        format_duration(preference.cool_down)
+    ))
+}
+
+/// The VIPs that no host can have on their interface, by the networks in which this node has an address there.
+fn no_hosts(intent: &Intent<'_>, networks: &BTreeMap<String, BTreeSet<Network>>) -> Vec<String> {
+    let warning = |vip: &&Vip| {
+        let interface = vip.interface.to_string();
+        let mut there = networks.get(&interface)?.iter();
+        let (network, why) = there.find_map(|it| Some((it, it.no_host_of_it(vip.address)?)))?;
+        Some(format!(
+            "VIP {}: it {why} of {network}, in which this node has an address on interface {interface}: clients there do not reach a \
+             host by it; take a free address of that network",
+            vip.address
+        ))
+    };
+    intent.placed.iter().filter_map(warning).collect()
 }
 
 /// Every host has the loopback addresses for itself: behind the fence of a VIP it would not hear itself. Only the VIPs of a
@@ -554,6 +614,66 @@ mod tests {
                 "{told:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_preferred_node_that_can_hold_no_vips_now_is_named_with_the_reason() {
+        let node = |id, state: &str, role: v1::Role, unfit: &str| v1::NodeStatusReply {
+            node: Some(v1::NodeSummary {
+                id,
+                state: state.into(),
+                role: role.into(),
+                unfit: unfit.into(),
+                ..v1::NodeSummary::default()
+            }),
+            ..v1::NodeStatusReply::default()
+        };
+        let reports = [
+            node(1, "leader", v1::Role::Voter, ""),
+            node(2, "follower", v1::Role::Voter, "no carrier"),
+            node(3, "learner", v1::Role::Learner, ""),
+            node(4, "starting", v1::Role::Voter, ""),
+        ];
+        let told = |id| {
+            let preference = Preference {
+                node: NodeId(id),
+                cool_down: std::time::Duration::from_secs(60),
+            };
+            let changes = [Change::SetPreference {
+                preference: Some(preference),
+            }];
+            assert_eq!(preferred(&changes), Some(preference));
+            unfit_preferred(preference, &reports)
+        };
+        assert_eq!(told(1), None);
+        for (id, why) in [
+            (2, "node 2 is unfit to hold the VIPs: no carrier; "),
+            (3, "node 3 is a learner"),
+            (4, "node 4 is starting"),
+            (5, "node 5 does not answer"),
+        ] {
+            let warning = told(id).expect(why);
+            assert!(warning.starts_with(why), "{warning}");
+            assert!(warning.contains("1m"), "{warning}");
+        }
+        let none = [Change::SetPreference { preference: None }];
+        assert_eq!(preferred(&none), None);
+    }
+
+    #[test]
+    fn an_address_of_a_network_as_a_whole_is_told_to_be_no_hosts() {
+        let state = super::super::testing::MemoryGroup::new().state();
+        let changes = ["10.77.0.255", "10.77.0.0", "10.77.0.9", "10.78.0.255"].map(vip);
+        let intent = Intent::of(&state, &changes);
+        let on = |interface: &str| {
+            let networks = BTreeSet::from(["10.77.0.0/24".parse().unwrap()]);
+            no_hosts(&intent, &BTreeMap::from([(interface.to_owned(), networks)]))
+        };
+        let told = on("vip");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("10.77.0.255: it is the broadcast address of 10.77.0.0/24"));
+        assert!(told[1].contains("10.77.0.0: it is the address of 10.77.0.0/24"));
+        assert_eq!(on("lan"), [""; 0]);
     }
 
     #[test]

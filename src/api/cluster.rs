@@ -313,6 +313,7 @@ impl Api {
         });
         let nodes: Vec<v1::NodeSummary> = nodes.collect();
         let mut alarms: Vec<String> = differing_hashes(&nodes).into_iter().collect();
+        alarms.extend(old_view(&standing, leader));
         alarms.extend(gathered(&by_id));
         Ok(v1::StatusReply {
             cluster_id: state.cluster().map(|id| id.0.clone()).unwrap_or_default(),
@@ -330,8 +331,8 @@ impl Api {
     }
 }
 
-/// Who leads, and in which term. A node that takes no part does not know: of the others that say they lead, the one of the newest
-/// term.
+/// Who leads, and in which term. A node that takes no part, or hears no leader, does not know: of the others that say they lead, the
+/// one of the newest term.
 fn leader_of(
     own: &Standing,
     reports: &BTreeMap<u64, &v1::NodeStatusReply>,
@@ -343,9 +344,22 @@ fn leader_of(
     let leaders = reports.iter().filter(|(_, report)| leads(report));
     let newest = leaders.max_by_key(|(_, report)| report.term);
     match newest {
-        Some((id, report)) if own.role == "failed" => (Some(NodeId(*id)), report.term),
+        Some((id, report)) if own.role == "failed" || own.leader.is_none() => {
+            (Some(NodeId(*id)), report.term)
+        }
         _ => (own.leader, own.term),
     }
+}
+
+/// That the node which tells all this hears nothing of a leader that others hear. Of one that has left consensus, or that starts, its
+/// state says so.
+fn old_view(own: &Standing, leader: Option<NodeId>) -> Option<String> {
+    let takes_part = !matches!(own.role, "failed" | "starting");
+    let leader = leader.filter(|_| takes_part && own.leader.is_none())?;
+    Some(format!(
+        "node {}, which tells this, does not hear node {leader}, which leads: what it serves may be old; look at its disk and its links",
+        own.id
+    ))
 }
 
 /// The alarms of all nodes, each once with the nodes that raise it. A node tells its gravest first, and so they stay.
@@ -540,11 +554,17 @@ mod tests {
             ("failed", None, (Some(NodeId(2)), 5)),
             // What it knew when it left.
             ("failed", Some(1), (Some(NodeId(2)), 5)),
+            // One whose disk hangs answers no heartbeat, and hears none.
+            ("candidate", None, (Some(NodeId(2)), 5)),
+            ("follower", None, (Some(NodeId(2)), 5)),
             // One that takes part goes by what it hears itself.
-            ("candidate", None, (None, 3)),
             ("follower", Some(1), (Some(NodeId(1)), 3)),
         ] {
-            assert_eq!(leader_of(&own(role, leader), &by_id), expected, "{role}");
+            let (own, hears) = (own(role, leader), leader.is_some());
+            let (leader, term) = leader_of(&own, &by_id);
+            assert_eq!((leader, term), expected, "{role}");
+            let told = old_view(&own, leader);
+            assert_eq!(told.is_some(), role != "failed" && !hears, "{told:?}");
         }
         let nobody = leader_of(&own("failed", None), &BTreeMap::new());
         assert_eq!(nobody, (None, 3));

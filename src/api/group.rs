@@ -1,7 +1,7 @@
 //! What the API asks of consensus and of the node it runs in.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,6 +13,7 @@ use crate::{
     config::reserved::Reserved,
     model::{
         name::Name,
+        network::Network,
         node::{Member, NodeId},
         rrset::RecordType,
     },
@@ -114,6 +115,11 @@ pub trait NodeControl: Send + Sync + 'static {
 
     /// Fingerprint of the authority that signed this node's certificate; none without TLS.
     fn authority_fingerprint(&self) -> Option<String>;
+
+    /// The networks in which this node itself has an address, by the logical name of their interface.
+    fn networks(&self) -> BTreeMap<String, BTreeSet<Network>> {
+        BTreeMap::new()
+    }
 
     /// The addresses that no listener may have on this node.
     fn reserved(&self) -> Reserved;

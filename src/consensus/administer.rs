@@ -225,12 +225,15 @@ impl Core {
         let mut problem = String::from("no leader is known");
         // Why a leader may have begun the change, though its answer did not come.
         let mut perhaps: Option<String> = None;
+        let mut first_asked: Option<NodeId> = None;
         loop {
             if let Some(problem) = self.ended() {
                 return Err(AdministerError::Ended { problem });
             }
             // One that has fallen silent is not asked: the change would wait for nothing, and its outcome be unknown.
-            let answer = match self.present_leader() {
+            let leader = self.present_leader();
+            first_asked = first_asked.or(leader);
+            let answer = match leader {
                 None => Administered::NotLeading { leader: None },
                 Some(leader) if leader == self.id => {
                     self.administer_here(change.clone(), deadline).await
@@ -252,7 +255,10 @@ impl Core {
             };
             match answer {
                 Administered::Done(change) => return Ok(change),
-                Administered::Refused(refused) => return Err(refused.into()),
+                Administered::Refused(refused) => {
+                    let moved = leader.filter(|_| leader != first_asked);
+                    return Err(refused_by(&change, moved, refused).into());
+                }
                 Administered::Unfinished(problem) => {
                     return Err(AdministerError::Unfinished { problem });
                 }
@@ -276,7 +282,7 @@ impl Core {
     ) -> Administered {
         let changing = Arc::clone(&self.changing).lock_owned();
         let Ok(one_at_a_time) = tokio::time::timeout_at(deadline.into(), changing).await else {
-            return Administered::Unfinished("another change of the group is under way".into());
+            return Administered::Refused(ChangeRefused::Busy);
         };
         let core = Arc::clone(self);
         let making = self.tasks.spawn(async move {
@@ -315,8 +321,7 @@ impl Core {
     pub(super) async fn hand_over(&self, deadline: Instant) -> Result<Change, NotDone> {
         let changing = tokio::time::timeout_at(deadline.into(), self.changing.lock()).await;
         let Ok(_one_at_a_time) = changing else {
-            let problem = "another change of the group is under way";
-            return Err(NotDone::Unfinished(problem.into()));
+            return Err(ChangeRefused::Busy.into());
         };
         self.transfer_here(Heirs::Any, deadline).await
     }
@@ -368,17 +373,26 @@ impl Core {
             .map_err(ended)?;
         let until = deadline.min(Instant::now() + HAND_OVER);
         let another = |leader: Option<NodeId>| leader.is_some_and(|l| l != self.id);
+        let leads_again =
+            |metrics: &Metrics| metrics.current_term > term && metrics.state == ServerState::Leader;
+        let waiting = self.raft.wait(Some(HAND_OVER));
         let leader = tokio::select! {
             leader = self.wait_leader(another, until) => leader,
+            // None took over, and the others elected this one once more.
+            Ok(_) = waiting.metrics(leads_again, "this node leads again") => {
+                let (leader, why) = (self.id, String::new());
+                return Err(ChangeRefused::WentTo { to, leader, why }.into());
+            }
             () = self.deserted() => {
                 return Err(NotDone::Unfinished("no other node answers any more".into()));
             }
         };
         match leader {
             Some(leader) if leader == to || heirs.are_several() => Ok(Change::Made),
-            Some(other) => Err(NotDone::Unfinished(format!(
-                "node {other} was elected instead"
-            ))),
+            Some(leader) => {
+                let why = String::new();
+                Err(ChangeRefused::WentTo { to, leader, why }.into())
+            }
             None => Err(NotDone::Unfinished(format!(
                 "node {to} has not taken over yet"
             ))),
@@ -391,9 +405,7 @@ impl Core {
         loop {
             let heir = tokio::select! {
                 heir = self.find_heir(heirs, deadline) => heir?,
-                () = self.deserted() => {
-                    return Err(NotDone::Unfinished("no other node answers any more".into()));
-                }
+                () = self.deserted() => return Err(ChangeRefused::NoSuccessor.into()),
             };
             match self.hand_over_vips(heir, deadline).await {
                 Ok(()) => return Ok(heir),
@@ -408,9 +420,10 @@ impl Core {
     /// is given up before.
     async fn find_heir(&self, heirs: Heirs, deadline: Instant) -> Result<Heir, NotDone> {
         let until = deadline.min(Instant::now() + HAND_OVER);
+        let patient_until = deadline.min(Instant::now() + SECOND_LOOK);
         let declined_until = match heirs {
             Heirs::Chosen(_) => Instant::now(),
-            Heirs::Named(_) => deadline.min(Instant::now() + SECOND_LOOK),
+            Heirs::Named(_) => patient_until,
             Heirs::Any | Heirs::Fit => until,
         };
         loop {
@@ -428,7 +441,26 @@ impl Core {
                     noted_by,
                 });
             }
-            match self.offer(at, term, deadline).await {
+            let offer = Offer {
+                term,
+                only_fit: heirs != Heirs::Any,
+            };
+            let (offered, disk_answers) = tokio::join!(
+                self.offer(at, offer, deadline),
+                self.disk.answers_within(self.canvass_limit())
+            );
+            // What is handed over is an entry of the log, which this node has to write too.
+            let hangs = self.disk.silent_for().is_some();
+            let own_disk_until = match heirs {
+                // A node that stops would leave the VIPs without a hand-over.
+                Heirs::Any => until,
+                _ => patient_until,
+            };
+            if hangs || (!disk_answers && Instant::now() >= own_disk_until) {
+                return Err(self.own_disk_hangs().into());
+            }
+            match offered {
+                Ok(_) if !disk_answers => {}
                 Ok(heir) => {
                     lock(&self.peers).declined.remove(&id);
                     return Ok(heir);
@@ -441,8 +473,8 @@ impl Core {
                     }
                 }
                 Err(error) if Instant::now() >= until => {
-                    let problem = format!("nothing was handed over: {error}");
-                    return Err(NotDone::Unfinished(problem));
+                    let problem = error.to_string();
+                    return Err(ChangeRefused::NotOffered { id, problem }.into());
                 }
                 Err(error) => tracing::debug!(%error, "the offer is made again"),
             }
@@ -450,15 +482,36 @@ impl Core {
         }
     }
 
-    async fn offer(&self, at: Target, term: u64, deadline: Instant) -> Result<Heir, CallError> {
+    /// What was begun and has not ended, with the disk of this node as the reason if that has not answered for long.
+    fn or_own_disk(&self, error: NotDone) -> NotDone {
+        const LONG: Duration = Duration::from_secs(1);
+        let silent = self.disk.busy_for();
+        match error {
+            NotDone::Unfinished(problem) if silent >= LONG => {
+                let (id, seconds) = (self.id, silent.as_secs());
+                NotDone::Unfinished(format!(
+                    "{problem}, as the disk of node {id}, which leads, has not answered for {seconds} s"
+                ))
+            }
+            error => error,
+        }
+    }
+
+    fn own_disk_hangs(&self) -> ChangeRefused {
+        let silent = self.disk.busy_for().as_millis();
+        ChangeRefused::OwnDisk {
+            id: self.id,
+            silent_ms: u64::try_from(silent).unwrap_or(u64::MAX),
+        }
+    }
+
+    async fn offer(&self, at: Target, offer: Offer, deadline: Instant) -> Result<Heir, CallError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let limit = left.min(self.canvass_limit() + HEIR_LIMIT / 2);
-        let noted = self
-            .call_heir(at, Rpc::Offer, &Offer { term }, limit)
-            .await?;
+        let noted = self.call_heir(at, Rpc::Offer, &offer, limit).await?;
         Ok(Heir {
             at,
-            term,
+            term: offer.term,
             noted,
             noted_by: Instant::now(),
         })
@@ -474,7 +527,7 @@ impl Core {
         let deadline = deadline.min(Instant::now() + HAND_OVER);
         let release = StateChange::ReleaseVips { to, term };
         let committed = tokio::select! {
-            committed = self.commit_change(release, deadline) => committed?,
+            committed = self.commit_change(release, deadline) => committed.map_err(|error| self.or_own_disk(error))?,
             () = self.deserted() => {
                 return Err(NotDone::Unfinished("no other node answers any more".into()));
             }
@@ -490,8 +543,16 @@ impl Core {
         let heir = match heir.noted_by.elapsed() < OFFER_LASTS {
             true => heir,
             false => {
-                let offered = self.offer(heir.at, term, deadline).await;
-                offered.map_err(|e| NotDone::Unfinished(format!("nothing was handed over: {e}")))?
+                // It was fit a moment ago, and has the release on its disk.
+                let offer = Offer {
+                    term,
+                    only_fit: false,
+                };
+                let offered = self.offer(heir.at, offer, deadline).await;
+                offered.map_err(|error| ChangeRefused::NotOffered {
+                    id: to,
+                    problem: error.to_string(),
+                })?
             }
         };
         // The heir noted the time before the lease is looked at here: it cannot take the grant for longer than it is.
@@ -563,10 +624,7 @@ impl Core {
                 return Ok(());
             }
             if now >= until {
-                return Err(NotDone::Unfinished(
-                    "a majority does not answer in time: this node has no lease to hand over"
-                        .into(),
-                ));
+                return Err(ChangeRefused::NoLease(self.id).into());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -760,6 +818,10 @@ impl Core {
         group: &Group,
         now: Instant,
     ) -> Option<(NodeId, Why)> {
+        // It could not write what it hands over.
+        if self.disk.silent_for().is_some() {
+            return None;
+        }
         let state = self.publication.state().state;
         let has_vips = !state.snapshot().vips.is_empty();
         let seen = Seen {
@@ -997,6 +1059,23 @@ impl Core {
     }
 }
 
+/// A refusal that a leader gave. `moved`: it is another one than was asked first, so that what was asked for may have moved leadership
+/// to it, and the refusal alone would not say so.
+fn refused_by(
+    change: &GroupChange,
+    moved: Option<NodeId>,
+    refused: ChangeRefused,
+) -> ChangeRefused {
+    match (change, moved) {
+        (GroupChange::Transfer { to }, Some(leader)) => ChangeRefused::WentTo {
+            to: *to,
+            leader,
+            why: format!(": {refused}"),
+        },
+        _ => refused,
+    }
+}
+
 /// How openraft is told to let a node go.
 fn removal(group: &Group, id: NodeId) -> ChangeMembers<u64, Peer> {
     match group.voters.contains(&id) {
@@ -1062,5 +1141,25 @@ impl From<ProposeError> for AdministerError {
             ProposeError::Refused(refused) => refused.into(),
             ProposeError::Ended { problem } => Self::Ended { problem },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_next_leader_says_that_leadership_has_moved() {
+        let (to, next) = (NodeId(2), Some(NodeId(3)));
+        let silent = ChangeRefused::Silent(to);
+        let transfer = GroupChange::Transfer { to };
+        assert_eq!(refused_by(&transfer, None, silent.clone()), silent);
+        let told = refused_by(&transfer, next, silent.clone()).to_string();
+        for part in ["went to node 3, not to node 2", "has not answered lately"] {
+            assert!(told.contains(part), "{told}");
+        }
+        // It wants nothing of the next leader that the first would have done.
+        let removal = GroupChange::Remove { id: to };
+        assert_eq!(refused_by(&removal, next, silent.clone()), silent);
     }
 }

@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Timing,
     damping::Damping,
+    disk::DiskWatch,
     fitness::{Fitness, Unfit},
     forward::Forwarder,
     gate::VoteGate,
@@ -90,8 +91,11 @@ pub struct Core {
     /// The leader alone. openraft's reports change with every entry; whoever waits for a leader must not wake that often.
     pub(super) leader: watch::Sender<Option<NodeId>>,
     pub(super) recovery: watch::Sender<Recovery>,
-    /// The last term for which the VIP reported that it holds nothing any more.
+    /// Whether the disk takes a write now.
     pub(super) probe: Probe,
+    /// Whether it has taken those that were made lately.
+    pub(super) disk: DiskWatch,
+    /// The last term for which the VIP reported that it holds nothing any more.
     pub(super) released: watch::Sender<u64>,
     pub(super) heard: Mutex<Option<Instant>>,
     /// Set when a peer said, or the state says, that this node was removed.
@@ -598,6 +602,15 @@ impl Core {
         fresh.collect()
     }
 
+    /// What this node says of itself when it is to be given the VIPs; none: it is fit.
+    pub(super) fn why_unfit(&self) -> Option<Unfit> {
+        let is_recovering = *self.recovery.borrow() == Recovery::Recovering;
+        match is_recovering || self.is_starting() {
+            true => Some(Unfit::Starting),
+            false => self.unfit().map(Unfit::Because),
+        }
+    }
+
     /// Why this node is unfit to hold VIPs; none: it is fit, is starting, or nobody checks.
     pub(super) fn unfit(&self) -> Option<String> {
         lock(&self.fitness).unfit(Instant::now())
@@ -675,6 +688,9 @@ impl Core {
         }
         if let Err(fatal) = &metrics.running_state {
             return Some(format!("consensus has ended: {fatal}; restart the node"));
+        }
+        if let Some(problem) = self.disk.problem() {
+            return Some(problem);
         }
         health.low_space().then(|| {
             format!(

@@ -86,6 +86,8 @@ pub enum ReadIndex {
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Offer {
     pub term: u64,
+    /// One that is unfit to hold the VIPs declines.
+    pub only_fit: bool,
 }
 
 /// Grants what is left of the leader's lease, counted from the time that was noted.
@@ -200,12 +202,47 @@ pub enum ChangeRefused {
         "nothing was handed over, as node {0} did not have it on its disk in time; choose another, or see to that disk and its link"
     )]
     NotWritten(NodeId),
+    #[error(
+        "nothing was handed over, as the disk of node {id}, which leads, has not answered for {}; see to that disk, or stop that node: \
+         the others elect a leader then",
+        in_tenths(*.silent_ms)
+    )]
+    OwnDisk { id: NodeId, silent_ms: u64 },
+    #[error(
+        "nothing was handed over, as a majority does not answer node {0}, which leads: it has no lease to give; try again when a \
+         majority is up"
+    )]
+    NoLease(NodeId),
+    #[error(
+        "nothing was handed over, as node {id} did not answer: {problem}; choose another, or try again"
+    )]
+    NotOffered { id: NodeId, problem: String },
+    #[error(
+        "nothing was begun, as another change of the group is under way; try again when that has ended"
+    )]
+    Busy,
+    #[error(
+        "leadership went to node {leader}, not to node {to}{why}; look at the status, and move it again"
+    )]
+    WentTo {
+        to: NodeId,
+        leader: NodeId,
+        /// What is known of the reason, after a colon; may be empty.
+        why: String,
+    },
+}
+
+fn in_tenths(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
 }
 
 impl ChangeRefused {
     /// The node that was to lead cannot, for the time being; nothing was given up.
     pub fn is_of_heir(&self) -> bool {
-        matches!(self, Self::Declined { .. } | Self::NotWritten(_))
+        matches!(
+            self,
+            Self::Declined { .. } | Self::NotWritten(_) | Self::NotOffered { .. }
+        )
     }
 
     /// Whether the obstacle may be gone in a moment: a leader that was just elected has not heard from everybody yet.

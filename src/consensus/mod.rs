@@ -13,6 +13,7 @@ mod append_stream;
 mod canvass;
 pub mod core;
 pub mod damping;
+pub mod disk;
 pub mod election;
 pub mod engine;
 pub mod engine_memory;
@@ -233,6 +234,7 @@ impl Consensus {
             released: watch::Sender::new(0),
             heard: None.into(),
             probe: handles.probe.clone(),
+            disk: handles.disk(),
             removed: watch::Sender::new(false),
             log_lost: watch::Sender::new(false),
             is_mute: false.into(),
@@ -322,6 +324,11 @@ impl Consensus {
     /// How the disk is.
     pub fn health(&self) -> watch::Receiver<health::StorageHealth> {
         self.storage.health.clone()
+    }
+
+    /// Whether the disk takes what is written to it.
+    pub fn disk(&self) -> disk::DiskWatch {
+        self.core.disk.clone()
     }
 
     /// What the log has written, and what waits to be.

@@ -4,23 +4,27 @@ use std::{
     fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use tokio::sync::watch;
 
 /// A write that ended so lately says the same as another one.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The file that is written to find out.
+/// The file that is written to find out. Clones share what came of it.
 #[derive(Clone, Debug)]
 pub struct Probe {
     path: PathBuf,
-    last: Arc<Mutex<Last>>,
+    writes: Arc<watch::Sender<Writes>>,
 }
 
-#[derive(Debug, Default)]
-struct Last {
-    is_under_way: bool,
+#[derive(Clone, Copy, Debug, Default)]
+struct Writes {
+    /// When the one began that is under way.
+    began: Option<Instant>,
+    /// When the last one ended.
     ended: Option<Instant>,
 }
 
@@ -28,35 +32,49 @@ impl Probe {
     pub fn in_dir(directory: &Path) -> Self {
         Self {
             path: directory.join("probe"),
-            last: Arc::default(),
+            writes: Arc::default(),
         }
     }
 
     /// Whether a write ends within `limit`, or did a moment ago. How it ends does not matter: a full disk answers.
     pub async fn answers_within(&self, limit: Duration) -> bool {
-        let ended = |probe: &Self| probe.last().ended.is_some_and(|at| at.elapsed() < FRESH);
-        if ended(self) {
+        let asked = Instant::now();
+        let mut writes = self.writes.subscribe();
+        let last = writes.borrow().ended;
+        if last.is_some_and(|at| asked.saturating_duration_since(at) < FRESH) {
             return true;
         }
-        // Of writes to a disk that hangs one is enough: each keeps a thread.
-        if std::mem::replace(&mut self.last().is_under_way, true) {
-            return false;
+        self.write();
+        let ended = writes.wait_for(|writes| writes.ended.is_some_and(|at| at >= asked));
+        matches!(tokio::time::timeout(limit, ended).await, Ok(Ok(_)))
+    }
+
+    /// Begins a write, unless one is under way: of writes to a disk that hangs one is enough, for each keeps a thread. To be called on
+    /// a runtime.
+    pub fn write(&self) {
+        let begins = self.writes.send_if_modified(|writes| {
+            let is_idle = writes.began.is_none();
+            writes.began.get_or_insert_with(Instant::now);
+            is_idle
+        });
+        if !begins {
+            return;
         }
         let probe = self.clone();
-        let writing = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             if let Err(error) = write(&probe.path) {
                 tracing::debug!(%error, path = %probe.path.display(), "the disk answers a probe with an error");
             }
-            *probe.last() = Last {
-                is_under_way: false,
+            probe.writes.send_replace(Writes {
+                began: None,
                 ended: Some(Instant::now()),
-            };
+            });
         });
-        matches!(tokio::time::timeout(limit, writing).await, Ok(Ok(())))
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How long the write that is under way has taken so far.
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.writes.borrow().began.map(|began| began.elapsed())
     }
 }
 
@@ -90,16 +108,26 @@ mod tests {
         // Opening it waits for somebody who reads.
         let path = CString::new(dir.path().join("probe").as_os_str().as_bytes()).unwrap();
         nix::unistd::mkfifo(path.as_c_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(probe.busy_for(), None);
         for _ in 0..2 {
             assert!(!probe.answers_within(Duration::from_millis(20)).await);
         }
+        assert!(probe.busy_for() >= Some(Duration::from_millis(40)));
         let reader = tokio::task::spawn_blocking({
             let path = dir.path().join("probe");
             move || std::fs::read(path)
         });
         reader.await.unwrap().unwrap();
-        while !probe.answers_within(LIMIT).await {
-            tokio::task::yield_now().await;
-        }
+        assert!(probe.answers_within(LIMIT).await);
+        assert_eq!(probe.busy_for(), None);
+    }
+
+    /// One may be under way already that ends in time.
+    #[tokio::test]
+    async fn whoever_asks_while_a_write_is_under_way_waits_for_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let probe = Probe::in_dir(dir.path());
+        let asked = (0..3).map(|_| probe.answers_within(LIMIT));
+        assert_eq!(futures::future::join_all(asked).await, [true; 3]);
     }
 }

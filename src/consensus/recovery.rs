@@ -116,6 +116,19 @@ pub fn judge(evidence: &Evidence, patience: Patience, now: Instant) -> Recovery 
     }
 }
 
+/// The newest sign of a leader: that one was heard, or that a quorum acknowledged this node as one. Who gives leadership up was
+/// confirmed until then, though it has not heard the next leader yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastHeard(Option<Instant>);
+
+impl LastHeard {
+    /// Takes in what is known now, be it less than before, and returns the newest sign.
+    pub fn note(&mut self, heard: Option<Instant>) -> Option<Instant> {
+        self.0 = self.0.max(heard);
+        self.0
+    }
+}
+
 /// Reminds the operator of a node that has nothing to serve and still waits for a leader to give it state.
 #[derive(Clone, Copy, Debug)]
 pub struct Reminder {
@@ -183,6 +196,36 @@ mod tests {
             };
             let judged = judge(&evidence, patience, start + Duration::from_secs(now));
             assert_eq!(judged, verdict, "{absent} s before, at {now}");
+        }
+    }
+
+    #[test]
+    fn who_led_until_a_moment_ago_is_not_stale_though_it_has_heard_no_other_yet() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut last = LastHeard::default();
+        // (what a leader was heard of, or it was acknowledged as one; now; verdict)
+        for (heard, now, verdict) in [
+            (None, 1, Recovery::Current),
+            (None, 6, Recovery::Stale),
+            (Some(100), 100, Recovery::Current),
+            // It leads no more, and had never heard another, or long before.
+            (None, 101, Recovery::Current),
+            (Some(7), 101, Recovery::Current),
+            (None, 105, Recovery::Stale),
+            (Some(105), 105, Recovery::Current),
+        ] {
+            let evidence = Evidence {
+                started: start,
+                absent: Duration::ZERO,
+                confirmed: true,
+                has_state: true,
+                heard: last.note(heard.map(at)),
+                removed: false,
+                log_lost: false,
+            };
+            let judged = judge(&evidence, Patience::default(), at(now));
+            assert_eq!(judged, verdict, "{heard:?} at {now}");
         }
     }
 

@@ -30,6 +30,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{
     core::{Core, lock},
+    fitness::Unfit,
     forward,
     gate::Gate,
     messages::{AdministerRequest, GrantRequest, Offer, ProposeRequest, ReadIndexRequest},
@@ -380,6 +381,12 @@ impl RaftRpc for RaftService {
         let from = NodeId(request.get_ref().from);
         let offer: Offer = self.open(request)?;
         self.vote_allowed(true)?;
+        // The leader may not have heard of it: what a node says of itself is a second old, or as old as a cut that was just healed.
+        if offer.only_fit
+            && let Some(unfit) = self.core.why_unfit()
+        {
+            return Err(Refused::Unfit(unfit).into());
+        }
         let limit = self.core.canvass_limit();
         let (canvassed, disk_answers) =
             tokio::join!(self.core.canvass(), self.core.probe.answers_within(limit));
@@ -511,6 +518,8 @@ enum Refused {
     NotElectable(String),
     #[error("its disk does not answer: a write does not end in time")]
     DiskHangs,
+    #[error("it is to hold no VIPs now: {0}")]
+    Unfit(Unfit),
 }
 
 impl From<Refused> for Status {
@@ -520,6 +529,7 @@ impl From<Refused> for Status {
             Refused::VotesWithheld(_)
             | Refused::NotElectable(_)
             | Refused::DiskHangs
+            | Refused::Unfit(_)
             | Refused::NoLog
             | Refused::Promised(_)
             | Refused::Protocol { .. } => Status::failed_precondition(text),

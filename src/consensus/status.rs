@@ -173,7 +173,7 @@ fn alarms(nodes: &[NodeStatus], peers: &Peers) -> Vec<String> {
     });
     let unwell = nodes
         .iter()
-        .filter(|node| !node.problem.is_empty())
+        .filter(|node| !node.problem.is_empty() && !node.unfit.contains(&node.problem))
         .map(|node| format!("node {}: {}", node.id, node.problem));
     let unfit = nodes
         .iter()

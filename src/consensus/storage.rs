@@ -17,6 +17,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
+    disk::DiskWatch,
     engine::{Engine, EngineError, Fault},
     engine_sled::{Barrier, SledEngine},
     features::{TooOld, expect_known},
@@ -105,6 +106,11 @@ impl StorageHandles {
     /// What was written so far, and what waits to be.
     pub fn log_figures(&self) -> LogFigures {
         self.queue.figures()
+    }
+
+    /// Whether the disk takes what is written to it.
+    pub(super) fn disk(&self) -> DiskWatch {
+        DiskWatch::new(Arc::clone(&self.queue), self.probe.clone())
     }
 
     /// Ends writing for good: this node takes no part in consensus, and serves what it has.

@@ -14,13 +14,14 @@ use tokio::sync::watch;
 use super::{
     administer::{NotDone, has_begun, lag_of},
     core::{Core, Heard, Metrics, lock},
+    disk,
     election::{self, Attempts, Seen},
     features,
     heard_file::{HeardFile, WRITE_EVERY, absence},
     membership::{Group, Readiness},
     messages::PeerReport,
     network::{CallError, Rpc, Target},
-    recovery::{Evidence, Recovery, Reminder, StopReason, judge},
+    recovery::{Evidence, LastHeard, Recovery, Reminder, StopReason, judge},
     succession::{Heirs, Mover, Why},
     types::Vote,
 };
@@ -67,6 +68,7 @@ pub(super) fn start(
     spawn(core, |core| async move { recover(&core, before).await });
     spawn(core, |core| async move { note_heard(&core, heard).await });
     spawn(core, |core| async move { ask_peers(&core).await });
+    spawn(core, |core| async move { watch_disk(&core).await });
     spawn(core, |core| async move { keep_group(&core).await });
     spawn(core, |core| async move {
         take_snapshots(&core, snapshot_due).await
@@ -294,6 +296,7 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
     let mut log_lost = core.log_lost.subscribe();
     let mut confirmed = false;
     let mut absent = None;
+    let mut heard = LastHeard::default();
     let mut reminder = Reminder::new(core.started, core.patience);
     loop {
         // A clock that is wrong at the start may be set later. Once it is believed, what it says next does not count.
@@ -308,7 +311,7 @@ async fn recover(core: &Core, heard_before: Option<SystemTime>) {
             absent: absent.unwrap_or_default(),
             confirmed,
             has_state: core.publication.state().log_id.is_some(),
-            heard: core.heard_at(&seen),
+            heard: heard.note(core.heard_at(&seen)),
             removed: *removed.borrow(),
             log_lost: *log_lost.borrow(),
         };
@@ -390,6 +393,26 @@ fn enter(core: &Core, next: Recovery) {
         Recovery::Recovering => tracing::info!("waiting for a leader"),
     }
     core.recovery.send_replace(next);
+}
+
+/// Sees to it that a disk that hangs is noticed, and tells of it once.
+async fn watch_disk(core: &Core) {
+    let mut tick = tokio::time::interval(disk::LOOK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut hangs = false;
+    loop {
+        tick.tick().await;
+        core.disk.look();
+        let problem = core.disk.problem();
+        match (hangs, &problem) {
+            (false, Some(problem)) => {
+                tracing::error!(problem, "the disk of this node hangs: see to it")
+            }
+            (true, None) => tracing::info!("the disk answers again"),
+            _ => {}
+        }
+        hangs = problem.is_some();
+    }
 }
 
 /// Asks every other node how it is, again and again.

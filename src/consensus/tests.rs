@@ -1108,6 +1108,99 @@ async fn leadership_is_given_to_nobody_whose_disk_hangs() {
     cluster.stop().await;
 }
 
+/// The leader has not heard so: the answer is a second old, or as old as a cut that was just healed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_unfit_declines_leadership_though_the_leader_has_not_heard_of_it() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    let (unfit, other) = (followers[0], followers[1]);
+    cluster.node(unfit).tell_stopped("no carrier".into());
+    let forget = || {
+        let core = &cluster.node(leader).core;
+        super::core::lock(&core.peers).reports.clear();
+    };
+    forget();
+    let sent = cluster
+        .node(leader)
+        .transfer(Some(NodeId(unfit)), soon())
+        .await;
+    let refused = sent.expect_err("it is unfit").to_string();
+    assert!(refused.contains("no carrier"), "{refused}");
+    assert_eq!(cluster.leader().await, leader);
+    // Who stops would rather give it to that one than to nobody.
+    cluster.node(other).tell_stopped("no carrier".into());
+    forget();
+    assert!(cluster.node(leader).step_down(soon()).await.is_ok());
+    cluster.stop().await;
+}
+
+/// A disk on which no write ends until this is let go.
+struct HeldDisk(std::path::PathBuf);
+
+impl HeldDisk {
+    /// Opening a pipe waits for somebody who reads.
+    fn hold(disk: &Disk) -> Self {
+        let probe = disk.directory.path().join("probe");
+        let pipe = disk.directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::rename(&pipe, &probe).unwrap();
+        Self(probe)
+    }
+}
+
+impl Drop for HeldDisk {
+    fn drop(&mut self) {
+        let aside = self.0.with_extension("aside");
+        std::fs::rename(&self.0, &aside).unwrap();
+        // It may be opened by the one that waits, or by nobody yet.
+        std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&aside)
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_own_disk_hangs_says_so_and_begins_no_hand_over() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let asked = cluster.followers().await[0];
+    let held = HeldDisk::hold(&cluster.disks[&leader]);
+    let core = &cluster.node(leader).core;
+    eventually("a write does not end", || {
+        core.disk.busy_for() > Duration::from_secs(1)
+    })
+    .await;
+    let term = core.metrics().current_term;
+    for to in [Some(NodeId(asked)), None] {
+        let sent = match to {
+            Some(_) => cluster.node(asked).transfer(to, soon()).await,
+            None => cluster.node(asked).move_on(soon()).await,
+        };
+        let Err(AdministerError::Refused(ChangeRefused::OwnDisk { id, silent_ms })) = sent else {
+            panic!("{sent:?}");
+        };
+        assert!(id == NodeId(leader) && silent_ms >= 1000, "{silent_ms}");
+    }
+    eventually("every node tells of it", || {
+        let tells = |id: &u64| {
+            let alarms = cluster.node(*id).status().alarms;
+            let named = format!("node {leader}: its disk has not answered for");
+            alarms.iter().any(|alarm| alarm.contains(&named))
+        };
+        cluster.ids().iter().all(tells)
+    })
+    .await;
+    assert_eq!(core.metrics().current_term, term);
+    drop(held);
+    eventually("it answers again", || core.disk.problem().is_none()).await;
+    let sent = cluster.node(asked).transfer(Some(NodeId(asked)), soon());
+    assert_eq!(sent.await, Ok(NodeId(asked)));
+    cluster.stop().await;
+}
+
 /// As a leader does whose own disk hangs when it is to stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_resigns_is_followed_by_another() {

@@ -241,6 +241,11 @@ impl LogFigures {
             .flatten()
     }
 
+    /// Whether a small batch was flushed after that; `None`: ever.
+    pub(super) fn flushed_after(&self, then: Option<Instant>) -> bool {
+        self.flushed_at.is_some() && self.flushed_at > then
+    }
+
     fn count(&mut self, bytes: usize, took: Duration, now: Instant) {
         /// Of a larger batch most of the time is its writing.
         const LARGEST: usize = 64 * 1024;

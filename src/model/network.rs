@@ -83,6 +83,26 @@ impl Network {
         self.address
     }
 
+    /// Why no host of this network can have the address, to follow the address in a sentence; none when one can, or the address is not
+    /// of this network. Where the prefix leaves one bit or none, every address is a host's (RFC 3021, RFC 6164).
+    pub fn no_host_of_it(&self, address: IpAddr) -> Option<&'static str> {
+        let bits = if self.address.is_ipv4() { 32 } else { 128 };
+        if !self.contains(address) || self.prefix + 1 >= bits {
+            return None;
+        }
+        match address {
+            _ if address == self.address && address.is_ipv4() => Some("is the address"),
+            _ if address == self.address => {
+                Some("is the anycast address of the routers (RFC 4291 section 2.6.1)")
+            }
+            IpAddr::V4(v4) => {
+                let hosts = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                (v4.to_bits() & hosts == hosts).then_some("is the broadcast address")
+            }
+            IpAddr::V6(_) => None,
+        }
+    }
+
     pub fn prefix(&self) -> u8 {
         self.prefix
     }
@@ -130,6 +150,41 @@ impl fmt::Debug for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_has_addresses_that_are_no_hosts() {
+        // (network, address, why)
+        let cases = [
+            ("10.77.0.0/24", "10.77.0.255", Some("is the broadcast")),
+            ("10.77.0.0/24", "10.77.0.0", Some("is the address")),
+            ("10.77.0.0/24", "10.77.0.254", None),
+            ("10.77.0.0/24", "10.77.1.255", None),
+            ("10.0.0.0/8", "10.77.0.255", None),
+            ("10.0.0.0/8", "10.255.255.255", Some("is the broadcast")),
+            ("0.0.0.0/0", "255.255.255.255", Some("is the broadcast")),
+            ("10.77.0.4/30", "10.77.0.7", Some("is the broadcast")),
+            ("10.77.0.4/31", "10.77.0.4", None),
+            ("10.77.0.4/31", "10.77.0.5", None),
+            ("10.77.0.4/32", "10.77.0.4", None),
+            ("fd00::/64", "fd00::", Some("is the anycast")),
+            ("fd00::/64", "fd00::ffff:ffff:ffff:ffff", None),
+            ("fd00::/127", "fd00::", None),
+            ("fd00::/128", "fd00::", None),
+        ];
+        for (network, address, expected) in cases {
+            let network: Network = network.parse().unwrap();
+            let why = network.no_host_of_it(address.parse().unwrap());
+            assert_eq!(
+                why.is_some(),
+                expected.is_some(),
+                "{network} {address}: {why:?}"
+            );
+            assert!(
+                why.is_none_or(|why| why.starts_with(expected.unwrap())),
+                "{why:?}"
+            );
+        }
+    }
 
     #[test]
     fn some_addresses_are_no_hosts() {

@@ -1,6 +1,7 @@
 //! The node as the API, the metrics and the readiness endpoint see it.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
     sync::{
@@ -28,6 +29,7 @@ use crate::{
         few::{and_more, first_few},
         moment::moment_of,
         name::Name,
+        network::Network,
         node::Member,
         rrset::RecordType,
     },
@@ -38,9 +40,13 @@ use crate::{
         Security,
         connect::{Link, channel_over},
     },
-    vip::Fence,
+    vip::{Fence, lookout::networks_by_device},
     wire::error::{Failure, FailureCode},
 };
+
+/// What a node says of itself from its stop on, when DNS and listeners take nothing new.
+pub(super) const STOPPING: &str =
+    "it is stopping: connections that are open are served to their end";
 
 /// What is known of the running node. Parts appear as the node comes up.
 pub(super) struct Control {
@@ -167,12 +173,21 @@ impl Control {
         match self.services() {
             None if problems.is_empty() => {
                 let why = self.why_not_started().clone();
-                problems.push(why.unwrap_or_else(|| "the services are being started".into()));
+                problems.push(without_services(self.stop.is_cancelled(), why));
             }
             None => {}
             Some(services) => problems.extend(unbound(&services)),
         }
         problems
+    }
+}
+
+/// Why a node serves nothing that has its state: `not_started` is what became of the last try.
+fn without_services(stops: bool, not_started: Option<String>) -> String {
+    match (stops, not_started) {
+        (true, _) => STOPPING.into(),
+        (false, Some(why)) => why,
+        (false, None) => "the services are being started".into(),
     }
 }
 
@@ -263,6 +278,15 @@ impl NodeControl for Control {
             Some(Security::Tls(shared)) => shared.current().authority_fingerprint(),
             _ => None,
         }
+    }
+
+    fn networks(&self) -> BTreeMap<String, BTreeSet<Network>> {
+        let by_device = networks_by_device();
+        let interfaces = self.config.interfaces.iter();
+        let mapped = interfaces.filter_map(|(label, device)| {
+            Some((label.to_string(), by_device.get(device)?.clone()))
+        });
+        mapped.collect()
     }
 
     fn reserved(&self) -> Reserved {
@@ -485,6 +509,14 @@ impl Readiness for Control {
 mod tests {
     use super::*;
     use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn a_node_that_stops_is_not_said_to_start() {
+        assert_eq!(without_services(true, None), STOPPING);
+        assert_eq!(without_services(true, Some("in use".into())), STOPPING);
+        assert_eq!(without_services(false, Some("in use".into())), "in use");
+        assert!(without_services(false, None).contains("being started"));
+    }
 
     #[test]
     fn a_certificate_that_nobody_renewed_raises_an_alarm() {

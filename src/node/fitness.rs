@@ -53,8 +53,8 @@ const MOST_ASKERS: usize = 64;
 const ASKED: Counts = Counts { fall: 3, rise: 10 };
 /// What is looked at four times a second. A device that comes and goes counts as gone for five seconds each time.
 const DEVICE: Counts = Counts { fall: 2, rise: 20 };
-/// The silence was counted already.
-const SEGMENT: Counts = Counts { fall: 1, rise: 20 };
+/// The silence was counted already, of a network or of a disk.
+const SILENCE: Counts = Counts { fall: 1, rise: 20 };
 
 /// What the checks look at.
 pub(super) struct Subjects {
@@ -62,7 +62,11 @@ pub(super) struct Subjects {
     pub vips: watch::Receiver<Vec<VipStatus>>,
     pub pulse: Pulse,
     pub outlook: watch::Receiver<Outlook>,
+    pub disk: DiskProblem,
 }
+
+/// Says why the disk of the log counts as hanging; none: it answers.
+pub(super) type DiskProblem = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// What came of the checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,7 +104,9 @@ pub(super) async fn run(config: NodeConfig, subjects: Subjects, report: watch::S
             Some(one) = found.recv() => vec![one],
             _ = tick.tick() => {
                 let cut_off = subjects.outlook.borrow().cut_off.clone();
-                look(&subjects.vips.borrow(), &cut_off)
+                let mut found = look(&subjects.vips.borrow(), &cut_off);
+                found.push((Check::Disk, SILENCE, (subjects.disk)().map_or(Ok(()), Err)));
+                found
             }
         };
         let vips = subjects.vips.borrow().clone();
@@ -161,7 +167,7 @@ fn look(vips: &[VipStatus], cut_off: &BTreeMap<Label, String>) -> Vec<Found> {
                 failed(&vip.announce_problem),
             ),
             (Check::Vip(address), DEVICE, failed(&vip.add_problem)),
-            (Check::Segment(interface()), SEGMENT, failed(&silent)),
+            (Check::Segment(interface()), SILENCE, failed(&silent)),
         ]);
     }
     // Several VIPs on one interface say the same; it counts once.

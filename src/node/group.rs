@@ -213,7 +213,12 @@ fn administer_failure(object: String, error: &AdministerError) -> Failure {
         AdministerError::Unfinished { .. } => FailureCode::UnknownOutcome,
         AdministerError::Ended { .. } => FailureCode::NotReady,
     };
-    failure(code, object, &error.to_string())
+    failure(code, &*object, &about(&object, &error.to_string()))
+}
+
+/// The text without the object, which is told before it: "node 2" is "it".
+fn about(object: &str, text: &str) -> String {
+    text.replacen(&format!("{object} "), "it ", 1)
 }
 
 /// Errors of `consensus` end in what to do next, after the last colon or semicolon.
@@ -244,6 +249,66 @@ mod tests {
             assert!(
                 why.is_none_or(|why| why.code == FailureCode::NotReady && !why.hint.is_empty())
             );
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_its_node_once() {
+        let told = |object: &str, refused: ChangeRefused| {
+            let failure = administer_failure(object.to_owned(), &refused.into());
+            (failure.to_string(), failure.hint)
+        };
+        let unfit = |id| ChangeRefused::Unfit {
+            id: NodeId(id),
+            problem: "no carrier".into(),
+        };
+        assert_eq!(
+            told("node 2", unfit(2)),
+            (
+                "node 2: it is unfit to hold the VIPs: no carrier".into(),
+                "choose another, or mend it".into()
+            )
+        );
+        // Another node is named.
+        for (object, id) in [("node 2", 21), ("leadership", 2)] {
+            let (text, _) = told(object, unfit(id));
+            assert_eq!(
+                text,
+                format!("{object}: node {id} is unfit to hold the VIPs: no carrier")
+            );
+        }
+        let declined = ChangeRefused::Declined {
+            id: NodeId(2),
+            problem: "its disk does not answer".into(),
+        };
+        let (text, _) = told("node 2", declined);
+        assert_eq!(
+            text,
+            "node 2: nothing was handed over, as it declined: its disk does not answer"
+        );
+    }
+
+    #[test]
+    fn an_outcome_that_is_known_is_no_unknown_one() {
+        let code = |error: AdministerError| administer_failure("node 2".into(), &error).code;
+        let went = ChangeRefused::WentTo {
+            to: NodeId(2),
+            leader: NodeId(3),
+            why: String::new(),
+        };
+        let own_disk = ChangeRefused::OwnDisk {
+            id: NodeId(1),
+            silent_ms: 12_345,
+        };
+        assert!(own_disk.to_string().contains("node 1"));
+        assert!(own_disk.to_string().contains("12.3 s"), "{own_disk}");
+        for refused in [
+            went,
+            own_disk,
+            ChangeRefused::NoLease(NodeId(1)),
+            ChangeRefused::Busy,
+        ] {
+            assert_eq!(code(refused.into()), FailureCode::Conflict);
         }
     }
 

@@ -424,12 +424,14 @@ impl Node {
         first: Arc<Snapshot>,
     ) -> Result<Services, ServicesError> {
         let (front, to_front) = watch::channel(first);
+        let disk = consensus.disk();
         let services = Services::start(
             &self.config,
             &self.runtimes.dns,
             to_front,
             consensus.leadership(),
             consensus.vip_peers(),
+            Box::new(move || disk.problem()),
         )?;
         // What the checks find comes after it.
         consensus.tell_fitness(None);
@@ -439,7 +441,7 @@ impl Node {
         self.tasks.spawn_on(feeding, &self.runtimes.consensus);
         let told = tell_of_vips(consensus.clone(), services.vip_facts());
         self.tasks.spawn(told);
-        let told = tell_fitness(consensus.clone(), services.fitness());
+        let told = tell_fitness(consensus.clone(), services.fitness(), self.stop.clone());
         self.tasks.spawn(told);
         // Also while the node stops: its hand-over waits for it.
         let told = report_releases(consensus.clone(), services.released());
@@ -750,12 +752,20 @@ async fn tell_of_vips(consensus: Consensus, mut facts: watch::Receiver<VipFacts>
 }
 
 /// Tells consensus what the checks found, each time they end. Ends with the services.
-async fn tell_fitness(consensus: Consensus, mut fitness: watch::Receiver<fitness::Report>) {
+async fn tell_fitness(
+    consensus: Consensus,
+    mut fitness: watch::Receiver<fitness::Report>,
+    stop: CancellationToken,
+) {
     while fitness.changed().await.is_ok() {
         let unfit = fitness.borrow_and_update().unfit.clone();
         consensus.tell_fitness(unfit);
     }
-    consensus.tell_stopped("DNS and listeners are stopped".into());
+    let why = match stop.is_cancelled() {
+        true => control::STOPPING,
+        false => "DNS and listeners are stopped",
+    };
+    consensus.tell_stopped(why.into());
 }
 
 /// The first published snapshot.

@@ -10,7 +10,7 @@ use std::{
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::fitness::{self, Report, Subjects};
+use super::fitness::{self, DiskProblem, Report, Subjects};
 use crate::{
     config::{node::NodeConfig, reserved::Reserved},
     dns::{self, CacheLimits, DnsConfig, DnsServer, ForwardLimits, Identity, TcpLimits},
@@ -73,6 +73,7 @@ impl Services {
         front: watch::Receiver<Arc<Snapshot>>,
         leadership: watch::Receiver<Leadership>,
         peers: watch::Receiver<VipPeers>,
+        disk: DiskProblem,
     ) -> Result<Self, ServicesError> {
         let vip_config = VipConfig {
             peers: Some(peers),
@@ -89,6 +90,7 @@ impl Services {
             vips: vip.status(),
             pulse: vip.pulse(),
             outlook: vip.outlook(),
+            disk,
         };
         let (report, fitness) = watch::channel(Report::default());
         let checks = fitness::run(config.clone(), subjects, report);

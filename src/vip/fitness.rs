@@ -20,6 +20,8 @@ pub enum Check {
     Listeners,
     /// The thread that holds VIPs lives.
     Holding,
+    /// The disk of the log takes what is written to it: who is to lead has to write.
+    Disk,
     /// The device behind an interface of a VIP is there and has carrier.
     Interface(Label),
     /// The fence stands on it, where it has to.
@@ -41,6 +43,7 @@ impl Check {
             Check::Dns => "dns".to_owned(),
             Check::Listeners => "listeners".to_owned(),
             Check::Holding => "holding".to_owned(),
+            Check::Disk => "disk".to_owned(),
             Check::Interface(label) => format!("interface {label}"),
             Check::Fence(label) => format!("fence {label}"),
             Check::Announce(label) => format!("announce {label}"),

@@ -389,8 +389,8 @@ impl Eyes {
     }
 }
 
-/// The networks in which this node itself has an address on the interfaces of VIPs. What cannot be looked up is none.
-fn networks_of(sight: &Sight) -> BTreeMap<Label, BTreeSet<Network>> {
+/// The networks in which this node itself has an address, by device. What cannot be looked up is none.
+pub fn networks_by_device() -> BTreeMap<String, BTreeSet<Network>> {
     let Ok(addresses) = nix::ifaddrs::getifaddrs() else {
         return BTreeMap::new();
     };
@@ -405,6 +405,12 @@ fn networks_of(sight: &Sight) -> BTreeMap<Label, BTreeSet<Network>> {
             known.insert(network);
         }
     }
+    by_device
+}
+
+/// Those on the interfaces of VIPs.
+fn networks_of(sight: &Sight) -> BTreeMap<Label, BTreeSet<Network>> {
+    let by_device = networks_by_device();
     let targets = sight.targets.iter();
     targets
         .filter_map(|(target, watched)| {
