@@ -527,7 +527,7 @@ fn exit_code(conclusion: Conclusion, is_broken: bool) -> u8 {
     match (conclusion, is_broken) {
         (Conclusion::Violated, _) => 1,
         (_, true) => 3,
-        (Conclusion::Holds, false) => 0,
+        (Conclusion::NotExercised | Conclusion::Holds, false) => 0,
         (Conclusion::Undecided, false) => 4,
     }
 }

@@ -29,7 +29,7 @@ use crate::{
         switch::Switch,
     },
     nemesis::{
-        Kind,
+        Kind, hits_leader,
         inject::{Nemesis, Outside, WITNESS},
         schedule::{self, Planned},
     },
@@ -510,6 +510,7 @@ impl People {
             elements: Mutex::default(),
             lists: workload::append::Epochs::default(),
             served: workload::served::Served::default(),
+            recovery: plan.recovery_bound,
             counter: AtomicU64::new(1),
         });
         let watches =
@@ -749,7 +750,7 @@ impl Finished {
         Counts {
             operations: outcomes,
             faults: kinds,
-            leader_hits: faults.iter().filter(|fault| fault.hit_leader).count(),
+            leader_hits: faults.iter().filter(|fault| hits_leader(fault)).count(),
             skipped_faults: skipped,
             missed_faults: missed,
         }

@@ -199,6 +199,8 @@ pub struct Context {
     pub lists: append::Epochs,
     /// Where clients were served lately.
     pub served: Served,
+    /// What the cluster may take to recover from a fault.
+    pub recovery: Duration,
     pub counter: std::sync::atomic::AtomicU64,
 }
 
