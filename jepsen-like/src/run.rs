@@ -940,6 +940,28 @@ mod tests {
     }
 
     #[test]
+    fn a_run_whose_own_history_contradicts_itself_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let plan = Plan {
+            out: directory.path().to_owned(),
+            ..plan()
+        };
+        let path = plan.out.join(FILE);
+        let recorder = Recorder::create(&path).unwrap();
+        recorder.append(&Entry::Run(plan.head()));
+        let call = history::Call::Read { key: "a".into() };
+        let id = recorder.invoke(0, "n1", call);
+        recorder.complete(id, history::Outcome::Ok, None, None);
+        let said = judge(&path, &plan, None).unwrap_err().to_string();
+        let problem = "history.jsonl:3: operation 0, read a: it is ok and has no reply";
+        assert!(
+            said.starts_with("cannot read the run's own history"),
+            "{said}"
+        );
+        assert!(said.ends_with(problem), "{said}");
+    }
+
+    #[test]
     fn the_summary_counts_outcomes_and_faults() {
         let fault = |kind: &str, hit_leader, skipped: Option<Skip>| history::Fault {
             kind: kind.into(),

@@ -148,15 +148,14 @@ fn left_by(call: &Call) -> Option<Option<&str>> {
 
 fn by_key(operations: &[Operation]) -> BTreeMap<&str, OfKey<'_>> {
     let mut keys: BTreeMap<&str, OfKey<'_>> = BTreeMap::new();
-    for operation in operations {
+    let may_matter = |one: &&Operation| one.outcome != Outcome::Fail;
+    for operation in operations.iter().filter(may_matter) {
         match &operation.call {
             // Of a zone the serial is asked.
             Call::Write { key, .. } | Call::CompareAndSet { key, .. } | Call::Lookup { key }
                 if zones::is_apex(key) => {}
             Call::Write { key, .. } | Call::CompareAndSet { key, .. } => {
-                if operation.outcome != Outcome::Fail {
-                    keys.entry(key).or_default().changes.push(operation);
-                }
+                keys.entry(key).or_default().changes.push(operation);
             }
             Call::Lookup { key } => {
                 let look = look(operation);

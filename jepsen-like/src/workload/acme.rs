@@ -36,13 +36,15 @@ struct Place {
 
 /// One client for each node, which looks at all of them.
 pub fn start(context: &Arc<Context>, tasks: &mut JoinSet<()>) -> Result<(), LabError> {
-    for target in &context.targets {
+    for (place, target) in context.targets.iter().enumerate() {
         let client = Client::of(target, context);
         let mut resolvers = vec![];
         for target in &context.targets {
             let resolver = Resolver::of(&context.host, dns_at(target.address.into()))?;
             resolvers.push((target.clone(), resolver));
         }
+        // Each begins at its own: where one node shows nothing, the others are looked at all the same.
+        resolvers.rotate_left(place);
         let context = context.clone();
         tasks.spawn(async move {
             let places = resolvers.into_iter().filter_map(|(target, resolver)| {
