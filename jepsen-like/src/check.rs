@@ -40,7 +40,7 @@ pub struct Judged {
 impl Judged {
     pub fn verdict(&self) -> &'static str {
         match self.conclusion {
-            Conclusion::Holds => "linearizable",
+            Conclusion::NotExercised | Conclusion::Holds => "linearizable",
             Conclusion::Undecided => "undecided",
             Conclusion::Violated => "violation",
         }
@@ -82,7 +82,7 @@ impl Tally {
 
     fn count(&mut self, conclusion: Conclusion) {
         match conclusion {
-            Conclusion::Holds => self.holding += 1,
+            Conclusion::NotExercised | Conclusion::Holds => self.holding += 1,
             Conclusion::Undecided => self.undecided += 1,
             Conclusion::Violated => self.violated += 1,
         }
@@ -146,6 +146,7 @@ fn judge_run(run: &history::History, file: &Path, options: &Options) -> Judged {
 /// A verdict as a few lines.
 pub fn describe(verdict: &Verdict) -> String {
     let conclusion = match verdict.conclusion {
+        Conclusion::NotExercised => "not exercised",
         Conclusion::Holds => "holds",
         Conclusion::Undecided => "UNDECIDED",
         Conclusion::Violated => "VIOLATED",

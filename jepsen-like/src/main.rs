@@ -322,7 +322,7 @@ fn exit_code(conclusion: Conclusion, has_failed: bool) -> u8 {
     match (conclusion, has_failed) {
         (Conclusion::Violated, _) => 1,
         (_, true) => 3,
-        (Conclusion::Holds, false) => 0,
+        (Conclusion::NotExercised | Conclusion::Holds, false) => 0,
         (Conclusion::Undecided, false) => 4,
     }
 }

@@ -15,7 +15,7 @@ use pontoon_proto::v1::{NodeStatusReply, NodeStatusRequest, node_client::NodeCli
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    history::{Entry, LeaderSeen, StateHash, Usage},
+    history::{Entry, LeaderSeen, Moment, StateHash, Usage},
     lab::client::lazy_channel,
     recorder::Recorder,
 };
@@ -41,6 +41,15 @@ struct Seen {
     leaders: BTreeMap<String, (u64, Instant)>,
     holder: Option<String>,
     pids: BTreeMap<String, u32>,
+    faults: Faults,
+}
+
+/// The faults that are in force, and how long none has been.
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    open: usize,
+    /// When the last one was healed; the beginning of the run before that.
+    healed: Moment,
 }
 
 impl Board {
@@ -55,6 +64,24 @@ impl Board {
 
     pub fn is_quiet(&self) -> bool {
         self.is_quiet.load(Ordering::Relaxed)
+    }
+
+    /// A fault is about to be injected. It is in force until [`Board::note_heal`].
+    pub fn note_fault(&self) {
+        self.seen().faults.open += 1;
+    }
+
+    /// One that was noted is healed, or came to nothing.
+    pub fn note_heal(&self, at: Moment) {
+        let faults = &mut self.seen().faults;
+        faults.open = faults.open.saturating_sub(1);
+        faults.healed = faults.healed.max(at);
+    }
+
+    /// Since when no fault has been in force; none: one is.
+    pub fn calm_since(&self) -> Option<Moment> {
+        let faults = self.seen().faults;
+        (faults.open == 0).then_some(faults.healed)
     }
 
     /// How many changes under a precondition were asked for again after they had been done.
@@ -200,6 +227,18 @@ fn usage(node: &str, pid: u32, recorder: &Recorder) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_is_calm_since_the_last_of_the_open_faults_was_healed() {
+        let board = Board::default();
+        assert_eq!(board.calm_since(), Some(Moment(0)));
+        board.note_fault();
+        board.note_fault();
+        board.note_heal(Moment(7));
+        assert_eq!(board.calm_since(), None);
+        board.note_heal(Moment(9));
+        assert_eq!(board.calm_since(), Some(Moment(9)));
+    }
 
     #[test]
     fn the_leader_of_the_newest_term_leads() {

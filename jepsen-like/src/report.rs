@@ -58,7 +58,7 @@ pub fn page(history: &History, verdicts: &[Verdict]) -> String {
 const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Run</title><style>\
 body{font:14px system-ui,sans-serif;margin:2em;max-width:1200px;color:#222}\
 table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}\
-.holds{color:#287a3e}.undecided{color:#a06a00}.violated{color:#b3202c;font-weight:bold}\
+.holds{color:#287a3e}.not-exercised{color:#777}.undecided{color:#a06a00}.violated{color:#b3202c;font-weight:bold}\
 pre{background:#f5f5f5;padding:.6em;white-space:pre-wrap}svg text{font:11px system-ui,sans-serif;fill:#333}\
 </style></head><body>";
 
@@ -378,6 +378,7 @@ fn availability(history: &History, axis: &Axis) -> String {
 
 fn word(conclusion: Conclusion) -> &'static str {
     match conclusion {
+        Conclusion::NotExercised => "not exercised",
         Conclusion::Holds => "holds",
         Conclusion::Undecided => "undecided",
         Conclusion::Violated => "violated",
@@ -390,8 +391,9 @@ fn verdict_table(verdicts: &[Verdict]) -> String {
         let word = word(verdict.conclusion);
         let _ = write!(
             table,
-            "<tr><td>{}</td><td class=\"{word}\">{word}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td class=\"{}\">{word}</td><td>{}</td></tr>",
             escape(verdict.checker),
+            word.replace(' ', "-"),
             escape(&verdict.summary)
         );
     }

@@ -32,7 +32,7 @@ use crate::{
         switch::Switch,
     },
     nemesis::{
-        Kind,
+        Kind, hits_leader,
         inject::{Nemesis, Outside, WITNESS},
         schedule::{self, Planned},
     },
@@ -576,6 +576,7 @@ impl People {
             elements: Mutex::default(),
             lists: workload::append::Epochs::default(),
             served: workload::served::Served::default(),
+            recovery: plan.recovery_bound,
             counter: AtomicU64::new(1),
         });
         let watches =
@@ -850,7 +851,7 @@ impl Finished {
         Counts {
             operations: outcomes,
             faults: kinds,
-            leader_hits: faults.iter().filter(|fault| fault.hit_leader).count(),
+            leader_hits: faults.iter().filter(|fault| hits_leader(fault)).count(),
             skipped_faults: skipped,
             missed_faults: missed,
         }
@@ -1138,6 +1139,28 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         let refused = find_room(&directory.path().join("absent")).unwrap_err();
         assert!(refused.path.ends_with(FILE), "{refused}");
+    }
+
+    #[test]
+    fn a_run_whose_own_history_contradicts_itself_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let plan = Plan {
+            out: directory.path().to_owned(),
+            ..plan()
+        };
+        let path = plan.out.join(FILE);
+        let recorder = Recorder::create(&path).unwrap();
+        recorder.append(&Entry::Run(plan.head()));
+        let call = history::Call::Read { key: "a".into() };
+        let id = recorder.invoke(0, "n1", call);
+        recorder.complete(id, history::Outcome::Ok, None, None);
+        let said = judge(&path, &plan, None).unwrap_err().to_string();
+        let problem = "history.jsonl:3: operation 0, read a: it is ok and has no reply";
+        assert!(
+            said.starts_with("cannot read the run's own history"),
+            "{said}"
+        );
+        assert!(said.ends_with(problem), "{said}");
     }
 
     #[test]

@@ -111,6 +111,18 @@ fn register(id: &str, seen: &str) -> String {
     json!({"id": id, "events": events}).to_string() + "\n"
 }
 
+/// The history of a run with a read that is ok and brought no value.
+fn unanswered() -> String {
+    let read = json!({"do": "read", "key": "a"});
+    let lines = [
+        json!({"entry": "run", "format": 1, "seed": 7, "nodes": ["n1"], "workloads": ["register"]}),
+        json!({"entry": "invoke", "id": 1, "process": 0, "node": "n1", "at": 10, "call": read}),
+        json!({"entry": "complete", "id": 1, "at": 20, "outcome": "ok"}),
+        json!({"entry": "end", "at": 60}),
+    ];
+    lines.map(|line| line.to_string() + "\n").concat()
+}
+
 #[test]
 fn the_exit_code_tells_violations_from_what_is_not_known() {
     let directory = tempfile::tempdir().unwrap();
@@ -133,6 +145,12 @@ fn the_exit_code_tells_violations_from_what_is_not_known() {
         ),
         ("refused", refused("refused"), 1, vec!["violation"]),
         ("empty", String::new(), 2, vec![]),
+        (
+            "unreadable for a reply that is missing",
+            unanswered(),
+            2,
+            vec![],
+        ),
         (
             "unreadable without a head",
             json!({"entry": "end", "at": 60}).to_string() + "\n",
@@ -221,6 +239,7 @@ fn the_history_of_a_run_is_judged_by_every_checker() {
         "append: UNDECIDED",
         "dns answers: UNDECIDED",
         "serials: UNDECIDED",
+        "visibility: UNDECIDED",
         "one responder: UNDECIDED",
         "sessions: UNDECIDED",
     ];
@@ -244,8 +263,11 @@ fn the_history_of_a_run_is_judged_by_every_checker() {
         for verdict in wrong {
             assert!(text.contains(verdict), "{name}: {verdict}: {text}");
         }
+        // Without a fault no hand-over was owed, and that is said.
+        assert!(text.contains("hand-over: not exercised (0 "), "{text}");
+        let good = [": holds (", ": not exercised ("].map(|word| text.matches(word).count());
         assert_eq!(
-            text.matches(": holds (").count(),
+            good.iter().sum::<usize>(),
             jepsen_like::checker::ABOUT.len() - wrong.len(),
             "{name}: {text}"
         );

@@ -26,13 +26,16 @@ pub fn check(history: &History) -> Verdict {
         operations.len(),
         "transactions",
     );
+    let count = operations.len();
     let mut judgement = Judgement::new(operations);
     judgement.judge_reads();
     let orders = judgement.orders();
     judgement.judge_orders(&orders);
     let graph = judgement.graph(&orders);
     judgement.judge_cycles(&graph);
-    Verdict::of(NAME, summary, judgement.findings).unless_undecided(nothing)
+    Verdict::of(NAME, summary, judgement.findings)
+        .unless_undecided(nothing)
+        .exercised_by(count)
 }
 
 /// Why one transaction comes before another.

@@ -55,12 +55,10 @@ pub fn check_answers(history: &History, bounds: &Bounds) -> Verdict {
     if placeless > 0 {
         summary += &format!(", {placeless} through a VIP whose holder is not known for certain");
     }
-    Verdict::of("dns answers", summary, findings).unless_undecided(planned::unjudged(
-        &history.run,
-        OF_VALUES,
-        judged,
-        "answers",
-    ))
+    let nothing = planned::unjudged(&history.run, OF_VALUES, judged, "answers");
+    Verdict::of("dns answers", summary, findings)
+        .unless_undecided(nothing)
+        .exercised_by(judged)
 }
 
 /// Judges the serials that each observer saw (RFC 1982), and those that acknowledged changes were given.
@@ -97,18 +95,12 @@ pub fn check_serials(history: &History, bounds: &Bounds) -> Verdict {
             );
         }
     }
-    judge_commits(history, &mut findings);
-    Verdict::of(
-        "serials",
-        format!("{judged} serials from {} observers", observed.len()),
-        findings,
-    )
-    .unless_undecided(planned::unjudged(
-        &history.run,
-        OF_SERIALS,
-        judged,
-        "serials",
-    ))
+    let commits = judge_commits(history, &mut findings);
+    let summary = format!("{judged} serials from {} observers", observed.len());
+    let nothing = planned::unjudged(&history.run, OF_SERIALS, judged, "serials");
+    Verdict::of("serials", summary, findings)
+        .unless_undecided(nothing)
+        .exercised_by(judged + commits)
 }
 
 fn judge_step<'a>(
@@ -130,8 +122,8 @@ fn judge_step<'a>(
     }
 }
 
-/// Later revisions have later serials; those of one key are of one zone.
-fn judge_commits(history: &History, findings: &mut Vec<Finding>) {
+/// Later revisions have later serials; those of one key are of one zone. Says how many there are.
+fn judge_commits(history: &History, findings: &mut Vec<Finding>) -> usize {
     let mut commits: BTreeMap<&str, BTreeMap<u64, (&Operation, Serial)>> = BTreeMap::new();
     for operation in &history.operations {
         if let (
@@ -148,6 +140,7 @@ fn judge_commits(history: &History, findings: &mut Vec<Finding>) {
                 .insert(*revision, (operation, Serial(*serial)));
         }
     }
+    let count = commits.values().map(BTreeMap::len).sum();
     for (key, commits) in commits {
         let mut before = None;
         for commit in commits.into_values() {
@@ -155,6 +148,7 @@ fn judge_commits(history: &History, findings: &mut Vec<Finding>) {
             before = Some(commit);
         }
     }
+    count
 }
 
 /// A DNS query that was answered.

@@ -45,7 +45,9 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
     let aside = set_aside(history, &mut findings, |_| false);
     let nothing = || planned::unjudged(&history.run, WATCHED, answers, "answers");
     let reason = aside.or_else(|| (owed > 0).then(nothing).flatten());
-    Verdict::of("hand-over", summary, findings).unless_undecided(reason)
+    Verdict::of("hand-over", summary, findings)
+        .unless_undecided(reason)
+        .exercised_by(judged)
 }
 
 /// It hit a leader, nothing else was wrong meanwhile, and it lasted longer than a hand-over may take.
@@ -226,13 +228,19 @@ mod tests {
             let verdict = check(&answered(faults.clone(), &answers), &bounds);
             let kinds: Vec<_> = verdict.findings.iter().map(|f| f.kind).collect();
             assert_eq!(kinds, expected, "{faults:?} {answers:?}");
-            let holds = verdict.conclusion == Conclusion::Holds;
-            assert_eq!(holds, expected.is_empty());
+            let is_violated = verdict.conclusion == Conclusion::Violated;
+            assert_eq!(is_violated, !expected.is_empty());
         }
         // Owed, and nobody was seen to answer.
         let unseen = check(&answered(vec![hang()], &[]), &Bounds::default());
         assert_eq!(unseen.conclusion, Conclusion::Undecided);
         let peaceful = check(&answered(vec![], &[]), &Bounds::default());
-        assert_eq!(peaceful.conclusion, Conclusion::Holds);
+        assert_eq!(peaceful.conclusion, Conclusion::NotExercised);
+        assert_eq!(peaceful.summary, "0 hand-overs of a VIP owed within 10s");
+        let done = check(
+            &answered(vec![hang()], &[(9, "n1"), (15, "n2")]),
+            &Bounds::default(),
+        );
+        assert_eq!(done.conclusion, Conclusion::Holds);
     }
 }

@@ -17,7 +17,8 @@ pub fn check(history: &History) -> Verdict {
         healed.count(),
         injected.clone().count()
     );
-    Verdict::of("healing", summary, findings.collect())
+    let count = injected.count();
+    Verdict::of("healing", summary, findings.collect()).exercised_by(count)
 }
 
 #[cfg(test)]

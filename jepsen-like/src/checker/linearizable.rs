@@ -42,7 +42,9 @@ pub fn check(history: &History, limits: &Limits<'_>) -> Verdict {
     let undecided = (!undecided.is_empty())
         .then(|| format!("undecided within the limits: {}", shortened(&undecided)))
         .or_else(|| planned::unjudged(&history.run, WORKLOADS, operations, "operations"));
-    Verdict::of(NAME, summary, findings).unless_undecided(undecided)
+    Verdict::of(NAME, summary, findings)
+        .unless_undecided(undecided)
+        .exercised_by(operations)
 }
 
 /// The first of some names, and how many there are beyond.
@@ -66,7 +68,7 @@ fn register_key(call: &Call) -> Option<&str> {
 ///
 /// The words are those of the state machine, which decides it in the order of the log (`Precondition::Rrset` of `pontoon::state`). A test
 /// asks it for them.
-fn has_seen_another(operation: &Operation, expected: Option<&String>) -> bool {
+pub(super) fn has_seen_another(operation: &Operation, expected: Option<&String>) -> bool {
     let reason = operation.reason.as_deref().unwrap_or_default();
     let Some((object, problem)) = reason.rsplit_once(": ") else {
         return false;

@@ -4,11 +4,14 @@
 //! them knows a clock, a file or a socket: the same history gives the same verdict.
 
 pub mod append;
+pub mod calm;
 pub mod dns;
 pub mod hand_over;
 pub mod healing;
+pub mod leaders;
 pub mod linearizable;
 pub mod nodes;
+pub mod outage;
 pub mod planned;
 pub mod recovery;
 pub mod register;
@@ -16,6 +19,7 @@ pub mod responder;
 pub mod run;
 pub mod sessions;
 pub mod set;
+pub mod visibility;
 pub mod witnessed;
 
 #[cfg(test)]
@@ -35,6 +39,9 @@ const LISTED: usize = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Conclusion {
+    /// It holds, for there was nothing to judge, and nothing was owed.
+    #[serde(rename = "not exercised")]
+    NotExercised,
     Holds,
     /// Neither could be shown: a limit was reached, or what would be needed is not in the history.
     Undecided,
@@ -44,6 +51,7 @@ pub enum Conclusion {
 impl fmt::Display for Conclusion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NotExercised => "not exercised",
             Self::Holds => "holds",
             Self::Undecided => "undecided",
             Self::Violated => "violated",
@@ -94,6 +102,15 @@ impl Verdict {
     #[must_use]
     pub fn counting(mut self, found: usize) -> Self {
         self.found = self.found.max(found);
+        self
+    }
+
+    /// The same, not exercised if it only holds because there was nothing to judge.
+    #[must_use]
+    pub fn exercised_by(mut self, judged: usize) -> Self {
+        if judged == 0 && self.conclusion == Conclusion::Holds {
+            self.conclusion = Conclusion::NotExercised;
+        }
         self
     }
 
@@ -191,7 +208,7 @@ impl Default for Bounds {
 }
 
 /// Every checker with what it requires, in one line.
-pub const ABOUT: [(&str, &str); 14] = [
+pub const ABOUT: [(&str, &str); 16] = [
     (
         "run",
         "faults were injected, one hit a leader if it could, every workload had successes of each kind, the run came to its end",
@@ -213,6 +230,11 @@ pub const ABOUT: [(&str, &str); 14] = [
         "only committed states are answered, none older than one seen from that node",
     ),
     ("serials", "no observer sees a serial go back"),
+    (
+        "visibility",
+        "in peace every place shows what was acknowledged, and nothing that was deleted",
+    ),
+    ("leaders", "no two nodes lead in one term"),
     ("one responder", "no two nodes answer for a VIP"),
     (
         "hand-over",
@@ -228,7 +250,7 @@ pub const ABOUT: [(&str, &str); 14] = [
     ),
     (
         "recovery",
-        "writes, VIPs and every place that clients ask are back, and every node has what was committed, within the bound after the last fault",
+        "writes, VIPs and every place that clients ask are back, and every node has what was committed, within the bound after faults, and stay so until the next",
     ),
     (
         "sessions",
@@ -250,6 +272,8 @@ pub fn check(history: &History, bounds: &Bounds, limits: &Limits<'_>) -> Vec<Ver
         append::check(history),
         dns::check_answers(history, bounds),
         dns::check_serials(history, bounds),
+        visibility::check(history),
+        leaders::check(history),
         responder::check(history, bounds),
         hand_over::check(history, bounds),
         nodes::check_hashes(history),
@@ -264,5 +288,33 @@ pub fn check(history: &History, bounds: &Bounds, limits: &Limits<'_>) -> Vec<Ver
 /// What all verdicts together say.
 pub fn conclusion(verdicts: &[Verdict]) -> Conclusion {
     let worst = verdicts.iter().map(|verdict| verdict.conclusion).max();
-    worst.unwrap_or(Conclusion::Holds)
+    // What was not exercised takes nothing from what holds.
+    worst.unwrap_or(Conclusion::Holds).max(Conclusion::Holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_exercised_is_told_and_changes_nothing() {
+        let verdict = |judged| Verdict::of("hand-over", String::new(), vec![]).exercised_by(judged);
+        let (idle, held) = (verdict(0), verdict(1));
+        assert_eq!(idle.conclusion.to_string(), "not exercised");
+        let json = serde_json::to_value(&idle).unwrap();
+        assert_eq!(json["conclusion"], "not exercised");
+        assert_eq!(held.conclusion, Conclusion::Holds);
+        for verdicts in [vec![idle.clone()], vec![idle.clone(), held], vec![]] {
+            assert_eq!(conclusion(&verdicts), Conclusion::Holds);
+        }
+        let open = verdict(0).unless_undecided(Some("cut off".to_owned()));
+        assert_eq!(open.exercised_by(0).conclusion, Conclusion::Undecided);
+        let found = Verdict::of(
+            "set",
+            String::new(),
+            vec![Finding::new("lost", "9".to_owned())],
+        );
+        let found = found.exercised_by(0);
+        assert_eq!(conclusion(&[idle, found]), Conclusion::Violated);
+    }
 }

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use crate::{
-    history::{Answer, Call, Operation, Responder, Run, Session, SessionEnd},
+    history::{Answer, Call, Operation, Reply, Responder, Run, Session, SessionEnd},
     workload::{
         Workload, acme,
         dns::{VIP4, VIP6},
@@ -52,6 +52,8 @@ pub enum Trial<'a> {
     Operations(&'static str),
     /// Queries for registers and their zone's serial, by the node or the VIP that is asked.
     Lookups { at: &'a str },
+    /// Records that were added a moment ago, by the node that shows them.
+    Challenges { at: &'a str },
     /// Answers of nodes for a VIP, by what was asked: `arp`, `nd`, `dns`, `tcp`.
     Answers { kind: &'a str, vip: &'a str },
     /// Connections through a node that brought something back; none: through the VIP.
@@ -59,7 +61,17 @@ pub enum Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    pub fn of_operation(operation: &'a Operation) -> Self {
+    /// With whether it succeeded: an answer that does not show the record it was asked for is none.
+    pub fn of_operation(operation: &'a Operation) -> (Self, bool) {
+        let trial = Self::of_call(operation);
+        let shows = match &operation.reply {
+            Some(Reply::Dns { value, .. }) => trial.is_shown_by(value.as_deref()),
+            _ => true,
+        };
+        (trial, operation.is_ok() && shows)
+    }
+
+    fn of_call(operation: &'a Operation) -> Self {
         Self::Operations(match &operation.call {
             Call::Read { .. } => "register reads",
             Call::Write { key, .. } if zones::is_apex(key) => "changes of zones",
@@ -78,10 +90,15 @@ impl<'a> Trial<'a> {
     pub fn of_lookup(key: &str, at: Option<&'a str>) -> Self {
         match at {
             _ if zones::is_apex(key) => Self::Operations("lookups of zones"),
-            _ if is_challenge(key) => Self::Operations("lookups of challenges"),
+            Some(at) if is_challenge(key) => Self::Challenges { at },
             Some(at) => Self::Lookups { at },
             None => Self::Operations("lookups"),
         }
+    }
+
+    /// Whether a DNS answer with this value is what was asked for.
+    pub fn is_shown_by(&self, value: Option<&str>) -> bool {
+        !matches!(self, Self::Challenges { .. }) || value.is_some()
     }
 
     /// None for one of somebody who is no node.
@@ -101,7 +118,10 @@ impl<'a> Trial<'a> {
 
     /// Whether it is a service that a client asks for at a place: after the last fault each place owes it again.
     pub fn is_service(&self) -> bool {
-        matches!(self, Self::Lookups { .. } | Self::Sessions { .. })
+        matches!(
+            self,
+            Self::Lookups { .. } | Self::Challenges { .. } | Self::Sessions { .. }
+        )
     }
 
     /// What the workloads of a run must have tried, with success.
@@ -122,6 +142,9 @@ impl<'a> Trial<'a> {
         let nodes = || run.nodes.iter().map(String::as_str);
         if planned(Workload::Dns) {
             owed.extend(nodes().map(|at| Self::Lookups { at }));
+        }
+        if planned(Workload::Acme) {
+            owed.extend(nodes().map(|at| Self::Challenges { at }));
         }
         if planned(Workload::Sessions) {
             let places = nodes().map(Some).chain([None]);
@@ -159,6 +182,7 @@ impl fmt::Display for Trial<'_> {
         match self {
             Self::Operations(what) => f.write_str(what),
             Self::Lookups { at } => write!(f, "lookups at {at}"),
+            Self::Challenges { at } => write!(f, "challenges seen at {at}"),
             Self::Answers { kind, vip } => write!(f, "answers for {vip} ({kind})"),
             Self::Sessions { through: None } => f.write_str("sessions through the VIP"),
             Self::Sessions {
@@ -185,6 +209,12 @@ mod tests {
         let registers = ["register reads", "register writes"];
         assert_eq!(shown(&[Workload::Register]), registers);
         assert_eq!(shown(&[Workload::Dns]), ["lookups at n1", "lookups at n2"]);
+        let of_challenges = [
+            "changes of challenges",
+            "challenges seen at n1",
+            "challenges seen at n2",
+        ];
+        assert_eq!(shown(&[Workload::Acme]), of_challenges);
         let of_vips = [
             "lookups at vip4",
             "answers for 10.77.0.100 (arp)",

@@ -5,11 +5,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Conclusion, Finding, Verdict,
+    Conclusion, Finding, LISTED, Verdict,
+    calm::{self, Calm, injected},
+    outage::Outages,
     planned::{self, Part, Trial, WATCHED},
 };
 use crate::{
-    history::{Call, Fault, History, Micro, Moment, Operation, Reply, Responder},
+    history::{Call, History, Micro, Moment, Operation, Reply, Responder},
     workload::Workload,
 };
 
@@ -22,22 +24,45 @@ const WRITERS: &[Workload] = &[
     Workload::Acme,
 ];
 
-/// Writes succeed, VIPs answer again, every place serves again and every member catches up within the bound after the last fault was healed.
+const NAME: &str = "recovery";
+
+/// Writes succeed, VIPs answer again, every place serves again and every member catches up within the bound after the last fault was healed;
+/// and the same after every other one that a calm as long came after. Once they do they go on doing so until the next fault ([`Outages`]).
 pub fn check_recovery(history: &History) -> Verdict {
-    let name = "recovery";
     let bound = Duration::from_millis(history.run.recovery_bound_ms);
-    if let Some(fault) = injected(history).find(|fault| fault.healed.is_none()) {
-        let reason = format!("{} was never healed", fault.kind);
-        return Verdict::of(name, format!("bound {bound:?}"), vec![])
-            .unless_undecided(Some(reason));
-    }
     if history.is_cut_off {
         let reason = "the history is cut off: whether its last fault was the last is not known";
-        return Verdict::of(name, format!("bound {bound:?}"), vec![])
+        return Verdict::of(NAME, format!("bound {bound:?}"), vec![])
             .unless_undecided(Some(reason.to_owned()));
     }
+    let Outages { findings, peace } = Outages::of(history, bound);
+    let calms = calm::calms(history, calm::last_look(history));
+    let behind = calms.iter().filter(|calm| !calm.is_last);
+    let behind = behind.flat_map(|calm| nodes_behind(history, calm, bound));
+    let findings: Vec<Finding> = behind.chain(findings).collect();
+
+    let mut verdict = judge_last(history, bound);
+    verdict.summary += &format!(", {peace:?} of peace");
+    if !findings.is_empty() {
+        verdict.conclusion = Conclusion::Violated;
+    }
+    verdict.found += findings.len();
+    let later = std::mem::replace(&mut verdict.findings, findings);
+    verdict.findings.extend(later);
+    verdict.findings.truncate(LISTED);
+    let faults = injected(history).filter(|fault| fault.healed.is_some());
+    verdict.exercised_by(faults.count() + usize::from(!peace.is_zero()))
+}
+
+/// What has to come back after the last fault.
+fn judge_last(history: &History, bound: Duration) -> Verdict {
+    if let Some(fault) = injected(history).find(|fault| fault.healed.is_none()) {
+        let reason = format!("{} was never healed", fault.kind);
+        return Verdict::of(NAME, format!("bound {bound:?}"), vec![])
+            .unless_undecided(Some(reason));
+    }
     let Some(healed) = injected(history).filter_map(|fault| fault.healed).max() else {
-        return Verdict::of(name, "no fault to recover from".to_owned(), vec![]);
+        return Verdict::of(NAME, "no fault to recover from".to_owned(), vec![]);
     };
     let watch = Watch::of(history, healed, bound);
     let mut judged: Vec<_> = judge_writes(history, &watch).into_iter().collect();
@@ -52,12 +77,39 @@ pub fn check_recovery(history: &History) -> Verdict {
     let nodes = nodes.into_iter().map(|judged| ("node left behind", judged));
     for (kind, (conclusion, text)) in judged.chain(nodes) {
         match conclusion {
-            Conclusion::Holds => texts.push(text),
+            Conclusion::NotExercised | Conclusion::Holds => texts.push(text),
             Conclusion::Undecided => reason = Some(text),
             Conclusion::Violated => findings.push(Finding::new(kind, text).at(healed)),
         }
     }
-    Verdict::of(name, texts.join(", "), findings).unless_undecided(reason)
+    Verdict::of(NAME, texts.join(", "), findings).unless_undecided(reason)
+}
+
+/// Members that in this calm, the bound after the faults before it, did not have what had been committed by the end of those.
+fn nodes_behind(history: &History, calm: &Calm, bound: Duration) -> Vec<Finding> {
+    let due = calm.from.later(bound);
+    if due > calm.until || !calm.is_after_fault {
+        return vec![];
+    }
+    let Some(goal) = committed(history, calm.from) else {
+        return vec![];
+    };
+    let is_behind = |node: &&String| {
+        let mut hashes = history.hashes.iter();
+        hashes.any(|hash| {
+            hash.node == **node && hash.index < goal.index && (due..=calm.until).contains(&hash.at)
+        })
+    };
+    let behind = history.run.nodes.iter().filter(is_behind);
+    behind
+        .map(|node| {
+            let text = format!(
+                "{node} did not have it by {due}: {} index {} at {}",
+                goal.known_by, goal.index, calm.from
+            );
+            Finding::new("node left behind", text).at(due)
+        })
+        .collect()
 }
 
 /// How long clients and watchers looked for what has to come back.
@@ -75,15 +127,10 @@ struct Watch {
 
 impl Watch {
     fn of(history: &History, healed: Moment, bound: Duration) -> Self {
-        let hashes = history.hashes.iter().map(|hash| hash.at);
-        let sessions = history.sessions.iter().map(|session| session.ended);
-        let operations = (history.operations.iter())
-            .map(|operation| operation.completed.unwrap_or(operation.invoked));
-        let last = hashes.chain(sessions).chain(operations).max();
         Self {
             healed,
             bound,
-            until: last.unwrap_or_default(),
+            until: calm::last_look(history),
             is_complete: history.is_complete,
             has_broken_down: history.breakdown.is_some(),
         }
@@ -98,11 +145,6 @@ impl Watch {
     fn is_over(&self, until: Moment) -> bool {
         self.is_long_enough(until) || (self.is_complete && !self.has_broken_down)
     }
-}
-
-fn injected(history: &History) -> impl Iterator<Item = &Fault> {
-    let faults = history.faults.iter();
-    faults.filter(|fault| fault.skipped.is_none())
 }
 
 /// None: nobody was to write.
@@ -150,8 +192,10 @@ fn judge_vips(history: &History, watch: &Watch) -> Vec<(Conclusion, String)> {
 /// after the last fault and within the bound.
 fn judge_services(history: &History, watch: &Watch) -> Vec<(Conclusion, String)> {
     let mut first: BTreeMap<Trial<'_>, Option<Moment>> = BTreeMap::new();
-    let lookups =
-        (history.operations.iter()).map(|one| (Trial::of_operation(one), one.is_ok(), one.invoked));
+    let lookups = history.operations.iter().map(|one| {
+        let (trial, is_ok) = Trial::of_operation(one);
+        (trial, is_ok, one.invoked)
+    });
     let sessions = history.sessions.iter().map(|session| {
         let (trial, has_lived) = Trial::of_session(session);
         (trial, has_lived, session.opened)
@@ -295,7 +339,7 @@ fn judge(
     }
 }
 
-fn is_write(call: &Call) -> bool {
+pub(super) fn is_write(call: &Call) -> bool {
     match call {
         Call::Write { .. }
         | Call::CompareAndSet { .. }
@@ -313,7 +357,7 @@ mod tests {
     use super::*;
     use crate::{
         checker::fixture::*,
-        history::{Answer, Breakdown, LeaderSeen, Session, SessionEnd, StateHash},
+        history::{Answer, Breakdown, Fault, LeaderSeen, Session, SessionEnd, StateHash},
     };
 
     /// Times in nanoseconds; the bound is a millisecond, and nobody asked for a VIP.
@@ -592,6 +636,65 @@ mod tests {
         assert_eq!(kinds(&check_recovery(&history)), ["node left behind"]);
         history.hashes.push(hash("n1", 1_500_000, 70));
         assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
+    }
+
+    #[test]
+    fn a_node_that_is_behind_long_after_a_fault_is_found_before_the_next() {
+        let judged = |of_n2: &[(u64, u64)]| {
+            // Healed at 1 ms, the next one from 4 ms on; written after it.
+            let mut history = tried(1_000_000, vec![]);
+            let written = ok(0, 5_100_000, 5_200_000, write("a", "1"), committed_as(7));
+            history.operations.push(written);
+            history
+                .faults
+                .push(fault("pause", "n1", 4_000_000, 5_000_000, true));
+            history.run.nodes = ["n2".to_owned()].into();
+            history.hashes = vec![hash("n1", 900_000, 50)];
+            let of_n2 = of_n2.iter().map(|(at, index)| hash("n2", *at, *index));
+            history.hashes.extend(of_n2);
+            history.hashes.push(hash("n2", 5_100_000, 60));
+            check_recovery(&history)
+        };
+        let verdict = judged(&[(1_500_000, 40), (3_000_000, 49)]);
+        assert_eq!(kinds(&verdict), ["node left behind"], "{verdict:?}");
+        let text = &verdict.findings[0].text;
+        assert!(
+            text.starts_with("n2 did not have it by 0.002000 s"),
+            "{text}"
+        );
+        for good in [
+            &[(1_500_000, 40), (3_000_000, 50)][..],
+            &[(1_500_000, 40)],
+            &[],
+        ] {
+            assert_eq!(judged(good).conclusion, Conclusion::Holds, "{good:?}");
+        }
+    }
+
+    #[test]
+    fn an_outage_in_peace_is_a_violation_with_or_without_faults() {
+        const SECOND: u64 = 1_000_000_000;
+        let mut history = tried(1_000_000, vec![]);
+        history.operations = (0..100)
+            .map(|at| {
+                let (from, to) = (at * SECOND + 2_000_000, at * SECOND + 2_100_000);
+                match (50..65).contains(&at) {
+                    true => failed(at, from, to, write("a", "1")),
+                    false => ok(at, from, to, write("a", "1"), committed_as(at)),
+                }
+            })
+            .collect();
+        history.run.recovery_bound_ms = 20_000;
+        let verdict = check_recovery(&history);
+        assert_eq!(kinds(&verdict), ["outage"], "{verdict:?}");
+        assert_eq!(verdict.conclusion, Conclusion::Violated);
+        history.faults.clear();
+        assert_eq!(kinds(&check_recovery(&history)), ["outage"]);
+        history.operations.truncate(50);
+        assert_eq!(check_recovery(&history).conclusion, Conclusion::Holds);
+        history.operations.clear();
+        let idle = check_recovery(&history);
+        assert_eq!(idle.conclusion, Conclusion::NotExercised, "{idle:?}");
     }
 
     #[test]

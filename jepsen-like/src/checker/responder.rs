@@ -38,7 +38,9 @@ pub fn check(history: &History, bounds: &Bounds) -> Verdict {
     let reason = set_aside(history, &mut findings, |finding| finding.kind == AT_ONCE)
         .or_else(|| planned::unjudged(&history.run, WATCHED, history.answers.len(), "answers"))
         .or_else(|| silent(history, &vips));
-    Verdict::of(NAME, summary, findings).unless_undecided(reason)
+    Verdict::of(NAME, summary, findings)
+        .unless_undecided(reason)
+        .exercised_by(history.answers.len())
 }
 
 /// Which VIPs were asked for and never answered: of those nothing is known.
@@ -282,7 +284,7 @@ mod tests {
         assert_eq!(judged(&vip, &[]).conclusion, Conclusion::Undecided);
         assert_eq!(judged(&[], &[]).conclusion, Conclusion::Undecided);
         let others = judged(&[Workload::Register], &[]);
-        assert_eq!(others.conclusion, Conclusion::Holds, "nobody asked");
+        assert_eq!(others.conclusion, Conclusion::NotExercised, "nobody asked");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use super::{Bounds, Finding, Verdict, planned::Trial, set_aside};
 use crate::{
     history::{Fault, History, Skip},
-    nemesis::Kind,
+    nemesis::{Kind, hits_leader},
 };
 
 /// A kind of fault that was tried so often and never done shows nothing of what it was to show.
@@ -36,7 +36,7 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
         let can_hit = |name: &String| name.parse::<Kind>().map_or(true, Kind::can_hit_leader);
         if !injected.is_empty()
             && history.run.nemeses.iter().any(can_hit)
-            && !injected.iter().any(|fault| fault.hit_leader)
+            && !injected.iter().any(|fault| hits_leader(fault))
         {
             let text = format!("none of {} faults touched a leader", injected.len());
             findings.push(Finding::new("leader never hit", text));
@@ -125,8 +125,7 @@ fn never_done(history: &History) -> Vec<String> {
 /// How many of each kind succeeded, and were tried.
 fn trials(history: &History) -> BTreeMap<Trial<'_>, (usize, usize)> {
     let mut trials: BTreeMap<Trial<'_>, (usize, usize)> = BTreeMap::new();
-    let operations = (history.operations.iter())
-        .map(|operation| (Trial::of_operation(operation), operation.is_ok()));
+    let operations = history.operations.iter().map(Trial::of_operation);
     let sessions = history.sessions.iter().map(Trial::of_session);
     let answers = history.answers.iter().filter_map(Trial::of_answer);
     let answers = answers.map(|answered| (answered, true));
@@ -219,9 +218,34 @@ mod tests {
             history.run.nemeses = nemeses.iter().map(|name| (*name).to_owned()).collect();
             kinds(&check_trial(&history, &Bounds::default()))
         };
-        assert!(judged(&["join"]).is_empty());
+        for harmless in [
+            "join",
+            "profile-change",
+            "address-stolen",
+            "partition-bridge",
+        ] {
+            assert!(judged(&[harmless]).is_empty(), "{harmless}");
+        }
         assert_eq!(judged(&["join", "kill"]), ["leader never hit"]);
         assert_eq!(judged(&["some-other"]), ["leader never hit"]);
+    }
+
+    /// Though their entries say that they did, as those of earlier programs do.
+    #[test]
+    fn what_takes_nothing_from_the_leader_hits_none() {
+        for (kind, expected) in [
+            ("profile-change", vec!["leader never hit"]),
+            ("address-stolen", vec!["leader never hit"]),
+            ("partition-bridge", vec!["leader never hit"]),
+            ("partition-ring", vec!["leader never hit"]),
+            ("partition-leader", vec![]),
+            ("some-other", vec![]),
+        ] {
+            let written = vec![ok(0, 0, 1, write("a", "1"), committed(1))];
+            let history = tried(vec![fault(kind, "n1", 5, 6, true)], written);
+            let verdict = check_trial(&history, &Bounds::default());
+            assert_eq!(kinds(&verdict), expected, "{kind}");
+        }
     }
 
     #[test]

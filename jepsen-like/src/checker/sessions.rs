@@ -109,7 +109,9 @@ pub fn check(history: &History) -> Verdict {
     // The fault that ended a session may have been open still.
     let reason = set_aside(history, &mut findings, |finding| finding.kind == "corrupt")
         .or_else(|| planned::unjudged(&history.run, &[Workload::Sessions], made, "sessions"));
-    Verdict::of("sessions", summary, findings).unless_undecided(reason)
+    Verdict::of("sessions", summary, findings)
+        .unless_undecided(reason)
+        .exercised_by(made)
 }
 
 /// A node looks for a backend that was down every few seconds, and a client's first octets are sent again as late.
@@ -362,7 +364,8 @@ mod tests {
         assert_eq!(check(&history).conclusion, Conclusion::Holds);
         history.sessions.clear();
         history.run.workloads = [Workload::Register.to_string()].into();
-        assert_eq!(check(&history).conclusion, Conclusion::Holds, "none owed");
+        let idle = check(&history).conclusion;
+        assert_eq!(idle, Conclusion::NotExercised, "none owed");
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub fn check(history: &History) -> Verdict {
     Verdict::of(NAME, summary, findings.take(LISTED).collect())
         .counting(found)
         .unless_undecided(reason)
+        .exercised_by(adds + reads)
 }
 
 /// What is wrong with elements. Each is named once, with the read that showed it first: one that is lost is lost in every later read.

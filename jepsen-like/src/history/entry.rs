@@ -333,6 +333,51 @@ pub enum NoticeKind {
     UnexpectedExit,
 }
 
+impl Call {
+    /// What is wrong with this as the reply to an ok, in words. None: it is what this call is owed.
+    pub fn misfit(&self, reply: Option<&Reply>) -> Option<String> {
+        let Some(reply) = reply else {
+            return Some("it is ok and has no reply".to_owned());
+        };
+        let owed = match (self, reply) {
+            (Self::Transaction { members }, Reply::Lists(lists)) => {
+                return misfit_of_lists(members, lists);
+            }
+            (Self::Read { .. }, Reply::Value(_))
+            | (
+                Self::Write { .. }
+                | Self::CompareAndSet { .. }
+                | Self::Add { .. }
+                | Self::Remove { .. },
+                Reply::Committed { .. },
+            )
+            | (Self::Elements { .. }, Reply::Elements(_))
+            | (Self::Lookup { .. }, Reply::Dns { .. }) => return None,
+            (Self::Read { .. }, _) => "value",
+            (Self::Elements { .. }, _) => "elements",
+            (Self::Transaction { .. }, _) => "lists",
+            (Self::Lookup { .. }, _) => "dns",
+            _ => "committed",
+        };
+        Some(format!("its reply has to be of the kind \"{owed}\""))
+    }
+}
+
+/// One for each member: a list for a read, none for an append.
+fn misfit_of_lists(members: &[Micro], lists: &[Option<Vec<u64>>]) -> Option<String> {
+    if members.len() != lists.len() {
+        let (members, lists) = (members.len(), lists.len());
+        return Some(format!("it has {members} members and {lists} lists"));
+    }
+    let is_owed = |member: &Micro| matches!(member, Micro::Read { .. });
+    let mut pairs = members.iter().zip(lists);
+    let wrong = pairs.position(|(member, list)| is_owed(member) != list.is_some());
+    wrong.map(|place| {
+        let place = place + 1;
+        format!("the list of its member {place} has to be there for a read, and null for an append")
+    })
+}
+
 impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Impossible(why) | Self::Missed { missed: why }) = self;

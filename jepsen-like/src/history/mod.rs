@@ -36,6 +36,11 @@ impl Moment {
         Self(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// So much later; the last moment there is, at most.
+    pub fn later(self, by: std::time::Duration) -> Self {
+        Self(self.0.saturating_add(Self::after(by).0))
+    }
+
     /// How long after `earlier`; zero if it is not.
     pub fn since(self, earlier: Self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -108,7 +108,7 @@ pub(super) fn head_from(input: impl Read, path: &Path) -> Result<Option<Run>, Hi
     }
     let mut assembly = Assembly::default();
     let entry = lines.entry(&first)?;
-    (assembly.add(entry)).map_err(|problem| lines.error(problem))?;
+    (assembly.add(entry, lines.number)).map_err(|problem| lines.error(problem))?;
     Ok(assembly.has_run.then_some(assembly.history.run))
 }
 
@@ -248,7 +248,9 @@ impl<'a, R: BufRead> Lines<'a, R> {
         let mut line = Some(first);
         while let Some(text) = line {
             match self.entry(&text) {
-                Ok(entry) => assembly.add(entry).map_err(|problem| self.error(problem))?,
+                Ok(entry) => {
+                    (assembly.add(entry, self.number)).map_err(|problem| self.error(problem))?
+                }
                 // The run was killed in the middle of a write; the entry it would have been was not complete either.
                 Err(_) if self.is_torn => break,
                 Err(error) => return Err(error),
@@ -256,7 +258,10 @@ impl<'a, R: BufRead> Lines<'a, R> {
             line = self.next()?;
         }
         match assembly.has_run {
-            true => Ok(assembly.finish()),
+            true => assembly.finish().map_err(|(line, problem)| {
+                self.number = line;
+                self.error(problem)
+            }),
             false => Err(HistoryError::Headless {
                 file: self.path.to_owned(),
             }),
@@ -301,12 +306,14 @@ fn unknown_names(run: &Run) -> Option<String> {
 struct Assembly {
     history: History,
     operations: BTreeMap<u64, Operation>,
+    /// The line that each operation is invoked in.
+    lines: BTreeMap<u64, u64>,
     has_run: bool,
     was_interrupted: bool,
 }
 
 impl Assembly {
-    fn add(&mut self, entry: Entry) -> Result<(), String> {
+    fn add(&mut self, entry: Entry, line: u64) -> Result<(), String> {
         let history = &mut self.history;
         match entry {
             Entry::Run(run) if self.has_run => {
@@ -325,7 +332,7 @@ impl Assembly {
                 history.run = run;
                 self.has_run = true;
             }
-            invoke @ Entry::Invoke { .. } => return self.invoke(invoke),
+            invoke @ Entry::Invoke { .. } => return self.invoke(invoke, line),
             complete @ Entry::Complete { .. } => return self.complete(complete),
             Entry::Fault(fault) => history.faults.push(fault),
             Entry::Answer(answer) => history.answers.push(answer),
@@ -343,7 +350,7 @@ impl Assembly {
         Ok(())
     }
 
-    fn invoke(&mut self, entry: Entry) -> Result<(), String> {
+    fn invoke(&mut self, entry: Entry, line: u64) -> Result<(), String> {
         let Entry::Invoke {
             id,
             process,
@@ -357,6 +364,7 @@ impl Assembly {
         let btree_map::Entry::Vacant(place) = self.operations.entry(id) else {
             return Err(format!("operation {id} is invoked twice"));
         };
+        self.lines.insert(id, line);
         place.insert(Operation {
             id,
             process,
@@ -393,6 +401,13 @@ impl Assembly {
         if at < operation.invoked {
             return Err(format!("operation {id} completes before it was invoked"));
         }
+        let misfit = match outcome {
+            Outcome::Ok => operation.call.misfit(reply.as_ref()),
+            _ => (reply.is_some()).then(|| "it is not ok and has a reply".to_owned()),
+        };
+        if let Some(misfit) = misfit {
+            return Err(format!("operation {id}, {}: {misfit}", operation.call));
+        }
         operation.completed = Some(at);
         operation.outcome = outcome;
         operation.reply = reply;
@@ -400,9 +415,14 @@ impl Assembly {
         Ok(())
     }
 
-    fn finish(mut self) -> History {
+    /// The error has the line that it is about.
+    fn finish(mut self) -> Result<History, (u64, String)> {
         let mut operations: Vec<_> = self.operations.into_values().collect();
         operations.sort_by_key(|operation| (operation.invoked, operation.id));
+        if let Some((id, problem)) = reuse(&operations) {
+            let line = self.lines.get(&id).copied().unwrap_or_default();
+            return Err((line, problem));
+        }
         self.history.operations = operations;
         self.history.answers.sort_by_key(|answer| answer.earliest);
         self.history.faults.sort_by_key(|fault| fault.began);
@@ -412,6 +432,25 @@ impl Assembly {
             && !self.was_interrupted
             && history.breakdown.is_none()
             && history.unhealed.is_empty();
-        self.history
+        Ok(self.history)
     }
+}
+
+/// The first operation of a process that has one of unknown outcome before it, and what is wrong with that: what a client asked for may still
+/// take effect, so whoever goes on is a process of its own. `operations` are in order of invocation.
+fn reuse(operations: &[Operation]) -> Option<(u64, String)> {
+    let mut unknown: BTreeMap<u64, u64> = BTreeMap::new();
+    for operation in operations {
+        let Operation { id, process, .. } = operation;
+        if let Some(before) = unknown.get(process) {
+            let problem = format!(
+                "operation {id} is of process {process}, whose operation {before} is of unknown outcome: it is not used again"
+            );
+            return Some((*id, problem));
+        }
+        if operation.outcome == Outcome::Unknown {
+            unknown.insert(*process, *id);
+        }
+    }
+    None
 }

@@ -1,10 +1,13 @@
 //! Recorded histories of one compare-and-set register, one JSON object a line: `id` and `events`, each
 //! `[process, kind, function, value]` in real-time order.
 //!
+//! A completion repeats the value of its invocation, but for that of a read and for the word that stands in its place where it is of unknown
+//! outcome or failed (`:timed-out`). A process whose operation ended in `info` is not used again.
+//!
 //! `kind` is `invoke`, `ok`, `fail` or `info`; `function` is `read`, `write` or `cas`; a value is text as recorded (`nil`, `3`,
 //! `[2 4]`) or the same as JSON. The register starts as nil. A `cas` that fails saw another value than it expected. Other fields, such as the known verdict, are not looked at.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -78,6 +81,29 @@ struct Event<'a> {
     value: String,
 }
 
+/// Whether a completion has to have the value of its invocation: a word like `:timed-out` stands where no value is known.
+fn must_repeat(event: &Event<'_>, kind: &str) -> bool {
+    match (event.function, kind) {
+        ("write" | "cas", "ok") => true,
+        ("cas", "fail") => !event.value.starts_with(':'),
+        _ => false,
+    }
+}
+
+/// Whether two values are the same, whatever stands between the two of a `cas`.
+fn is_same(one: &str, other: &str) -> bool {
+    one == other || (one.starts_with('[') && words(one).eq(words(other)))
+}
+
+/// The values of a `cas`, which are in brackets.
+fn words(value: &str) -> impl Iterator<Item = &str> {
+    let inner = value
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let words = inner.unwrap_or_default().split([' ', ',']);
+    words.filter(|word| !word.is_empty())
+}
+
 /// The steps of a history as far as it has been read.
 #[derive(Default)]
 struct Reading {
@@ -85,8 +111,10 @@ struct Reading {
     processes: Vec<String>,
     values: Vec<String>,
     numbers: HashMap<String, u32>,
-    /// The step that each process has under way.
-    pending: HashMap<String, usize>,
+    /// The step that each process has under way, and the value it was invoked with.
+    pending: HashMap<String, (usize, String)>,
+    /// Processes that had an operation of unknown outcome.
+    gone: HashSet<String>,
 }
 
 impl Reading {
@@ -107,11 +135,17 @@ impl Reading {
             "cas" => self.compare_and_set(&event.value)?,
             other => return Err(format!("{other:?} is not read, write or cas")),
         };
-        let step = self.steps.len();
-        if (self.pending.insert(event.process.clone(), step)).is_some() {
+        let process = &event.process;
+        if self.gone.contains(process) {
             return Err(format!(
-                "process {} invokes while it has an operation under way",
-                event.process
+                "process {process} is used again after an operation of unknown outcome"
+            ));
+        }
+        let step = self.steps.len();
+        let begun = (step, event.value.clone());
+        if self.pending.insert(process.clone(), begun).is_some() {
+            return Err(format!(
+                "process {process} invokes while it has an operation under way"
             ));
         }
         self.processes.push(event.process.clone());
@@ -125,13 +159,7 @@ impl Reading {
     }
 
     fn compare_and_set(&mut self, value: &str) -> Result<Action, String> {
-        let inner = value
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
-        let mut words = inner
-            .unwrap_or_default()
-            .split([' ', ','])
-            .filter(|word| !word.is_empty());
+        let mut words = words(value);
         match (words.next(), words.next(), words.next()) {
             (Some(expected), Some(new), None) => Ok(Action::CompareAndSet {
                 expected: self.value(expected),
@@ -144,7 +172,7 @@ impl Reading {
     }
 
     fn complete(&mut self, event: &Event<'_>, kind: &str) -> Result<(), String> {
-        let Some(index) = self.pending.remove(&event.process) else {
+        let Some((index, begun)) = self.pending.remove(&event.process) else {
             return Err(format!(
                 "process {} completes and has no operation under way",
                 event.process
@@ -164,6 +192,15 @@ impl Reading {
                 event.function,
                 step.action.function()
             ));
+        }
+        if must_repeat(event, kind) && !is_same(&begun, &event.value) {
+            return Err(format!(
+                "process {} completes a {} of {} and had invoked one of {begun}",
+                event.process, event.function, event.value
+            ));
+        }
+        if kind == "info" {
+            self.gone.insert(event.process.clone());
         }
         match kind {
             "ok" => step.completed = Some(event.number),

@@ -177,6 +177,136 @@ fn entries_that_contradict_each_other_are_named() {
     assert!(matches!(parsed(b"\n\n"), Err(HistoryError::Empty { .. })));
 }
 
+/// A call and how it completed, in lines of a file.
+fn completed(call: &Call, outcome: Outcome, reply: Option<Reply>) -> String {
+    let Entry::Invoke { process, node, .. } = invoke(5, 10) else {
+        unreachable!("written above");
+    };
+    let invoked = Entry::Invoke {
+        id: 5,
+        process,
+        node,
+        at: Moment(10),
+        call: call.clone(),
+    };
+    let ended = Entry::Complete {
+        id: 5,
+        at: Moment(20),
+        outcome,
+        reply,
+        reason: None,
+    };
+    lines(&[run(), invoked, ended])
+}
+
+#[test]
+fn a_reply_that_is_missing_or_of_another_call_is_named() {
+    let read = Call::Read { key: "a".into() };
+    let lookup = Call::Lookup { key: "a".into() };
+    let elements = Call::Elements {
+        set: "s".into(),
+        local: false,
+        is_final: true,
+    };
+    let add = Call::Add {
+        set: "s".into(),
+        element: 1,
+    };
+    let key = || "k".to_owned();
+    let transaction = Call::Transaction {
+        members: vec![
+            Micro::Read { key: key() },
+            Micro::Append {
+                key: key(),
+                element: 4,
+            },
+        ],
+    };
+    let dns = || Reply::Dns {
+        node: None,
+        value: None,
+        serial: None,
+        stale: false,
+    };
+    let committed = || Reply::Committed {
+        revision: 1,
+        serial: None,
+    };
+    let lists = |lists: &[Option<&[u64]>]| {
+        let lists = lists.iter().map(|list| list.map(<[u64]>::to_vec));
+        Reply::Lists(lists.collect())
+    };
+    let owed = [
+        (&read, Reply::Value(None)),
+        (&lookup, dns()),
+        (&elements, Reply::Elements(vec![])),
+        (&add, committed()),
+        (&transaction, lists(&[Some(&[1]), None])),
+    ];
+    for (call, reply) in &owed {
+        let good = completed(call, Outcome::Ok, Some(reply.clone()));
+        assert_eq!(parsed_run(&good).operations[0].reply.as_ref(), Some(reply));
+        let named = |outcome, reply| {
+            let text = completed(call, outcome, reply);
+            let error = parsed(text.as_bytes()).unwrap_err().to_string();
+            let begins = format!("file:3: operation 5, {call}: ");
+            assert!(error.starts_with(&begins), "{error}");
+            error
+        };
+        let missing = named(Outcome::Ok, None);
+        assert!(missing.ends_with("it is ok and has no reply"), "{missing}");
+        for (_, other) in owed.iter().filter(|(other, _)| other != call) {
+            let wrong = named(Outcome::Ok, Some(other.clone()));
+            assert!(wrong.contains("its reply has to be of the kind"), "{wrong}");
+        }
+        for outcome in [Outcome::Fail, Outcome::Unknown] {
+            named(outcome, Some(reply.clone()));
+        }
+    }
+    for wrong in [
+        lists(&[Some(&[1])]),
+        lists(&[None, None]),
+        lists(&[Some(&[1]), Some(&[])]),
+    ] {
+        let text = completed(&transaction, Outcome::Ok, Some(wrong.clone()));
+        assert!(parsed(text.as_bytes()).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_process_is_not_used_again_after_an_unknown_outcome() {
+    let by_another = |id, at| match invoke(id, at) {
+        Entry::Invoke { node, call, .. } => Entry::Invoke {
+            id,
+            process: 4,
+            node,
+            at: Moment(at),
+            call,
+        },
+        other => other,
+    };
+    let unknown = Entry::Complete {
+        id: 0,
+        at: Moment(15),
+        outcome: Outcome::Unknown,
+        reply: None,
+        reason: Some("no answer in time".into()),
+    };
+    let ended = [run(), invoke(0, 10), unknown, by_another(1, 20)];
+    assert_eq!(parsed_run(&lines(&ended)).operations.len(), 2);
+    let problem = "file:4: operation 2 is of process 3, whose operation 0 is of unknown outcome: it is not used again";
+    let mut again = ended.to_vec();
+    again[3] = invoke(2, 20);
+    // One that never completed is of unknown outcome too.
+    let endless = [run(), invoke(0, 10), by_another(1, 12), invoke(2, 20)];
+    for entries in [again, endless.to_vec()] {
+        let error = parsed(lines(&entries).as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), problem);
+    }
+    let sound = [run(), invoke(0, 10), complete(0, 15), invoke(2, 20)];
+    assert_eq!(parsed_run(&lines(&sound)).operations.len(), 2);
+}
+
 const REGISTER: &str = r#"{"id": 5, "linearizable": true, "events": [[0, "invoke", "read", "nil"],
  [1, "invoke", "write", "4"], [0, "ok", "read", "nil"], [1, "info", "write", "4"], [2, "invoke", "cas", "[4 2]"],
  [2, "fail", "cas", "[4 2]"], ["r", "invoke", "cas", [4, 7]], ["r", "ok", "cas", [4, 7]], [0, "invoke", "read", null]]}"#;
@@ -358,6 +488,22 @@ fn a_bad_line_among_registers_leaves_the_others() {
             r#"[[0,"invoke","read","nil"],[0,"ok","write","3"]]"#,
             "event 2: process 0 completes a write and had invoked a read",
         ),
+        (
+            r#"[[0,"invoke","write","3"],[0,"ok","write","4"]]"#,
+            "event 2: process 0 completes a write of 4 and had invoked one of 3",
+        ),
+        (
+            r#"[[0,"invoke","cas","[1 3]"],[0,"ok","cas","[1 4]"]]"#,
+            "event 2: process 0 completes a cas of [1 4] and had invoked one of [1 3]",
+        ),
+        (
+            r#"[[0,"invoke","cas","[1 3]"],[0,"fail","cas","[2 3]"]]"#,
+            "event 2: process 0 completes a cas of [2 3] and had invoked one of [1 3]",
+        ),
+        (
+            r#"[[0,"invoke","write","3"],[0,"info","write","3"],[0,"invoke","read","nil"]]"#,
+            "event 3: process 0 is used again after an operation of unknown outcome",
+        ),
     ] {
         let text = format!("{good}\n{{\"id\":6,\"events\":{events}}}\n{good}\n");
         let histories = parsed_registers(text.as_bytes());
@@ -374,6 +520,21 @@ fn a_bad_line_among_registers_leaves_the_others() {
             .to_string()
             .starts_with("file:1: not a history of a register")
     );
+}
+
+#[test]
+fn a_word_may_stand_for_a_value_that_is_not_known() {
+    for events in [
+        r#"[[0,"invoke","write","3"],[0,"info","write",":timed-out"]]"#,
+        r#"[[0,"invoke","cas","[1 3]"],[0,"info","cas",":timed-out"]]"#,
+        r#"[[0,"invoke","cas","[1 3]"],[0,"fail","cas",":refused"]]"#,
+        r#"[[0,"invoke","cas","[1 3]"],[0,"ok","cas",[1,3]]]"#,
+        r#"[[0,"invoke","read","nil"],[0,"fail","read",":timed-out"],[0,"invoke","read","nil"]]"#,
+    ] {
+        let text = format!("{{\"id\":6,\"events\":{events}}}\n");
+        let histories = parsed_registers(text.as_bytes());
+        assert!(matches!(histories.as_slice(), [Ok(_)]), "{histories:?}");
+    }
 }
 
 #[test]

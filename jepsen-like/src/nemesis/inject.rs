@@ -264,14 +264,22 @@ impl<'a> Nemesis<'a> {
 
     /// A fault that its author does, and undoes before [`Nemesis::end_scripted`].
     pub fn begin_scripted(&mut self, fault: Fault) {
+        self.board.note_fault();
         self.scripted.push(fault);
     }
 
     /// Writes a fault of its author's own that is undone now.
     pub fn end_scripted(&mut self, fault: Fault) {
         self.scripted.retain(|open| *open != fault);
+        self.tell_healed(fault);
+    }
+
+    /// Writes a fault that is healed now.
+    fn tell_healed(&self, fault: Fault) {
+        let now = self.recorder.now();
+        self.board.note_heal(now);
         self.recorder.append(&Entry::Fault(Fault {
-            healed: Some(self.recorder.now()),
+            healed: Some(now),
             ..fault
         }));
     }
@@ -334,6 +342,7 @@ impl<'a> Nemesis<'a> {
             self.recorder.append(&Entry::Fault(fault));
             return Ok(());
         }
+        self.board.note_fault();
         tracing::info!(kind = %planned.kind, leader, "inject");
         self.at_work = Some(fault.clone());
         let (done, undo) = self.inject(planned, leader.as_deref())?;
@@ -436,11 +445,8 @@ impl<'a> Nemesis<'a> {
             Kind::ProfileChange => {
                 let profile = targets::profile(planned);
                 let done = match self.set_profile(profile) {
-                    Ok(()) => all,
-                    // It may be in force all the same, now or later, and nobody knows.
-                    Err(Failed::Perhaps(_)) => Done::Whole {
-                        touched: BTreeSet::new(),
-                    },
+                    // In doubt it may be in force all the same, now or later, and nobody knows.
+                    Ok(()) | Err(Failed::Perhaps(_)) => nobody(),
                     Err(Failed::Nothing(why)) => Done::Nothing(format!("refused: {why}")),
                 };
                 (done, Undo::ResetProfile)
@@ -478,7 +484,7 @@ impl<'a> Nemesis<'a> {
             }
             Kind::AddressStolen => {
                 self.steal_address()?;
-                (all, Undo::ReleaseAddress)
+                (nobody(), Undo::ReleaseAddress)
             }
             Kind::Join => {
                 let peer = self.other(&[])?;
@@ -596,10 +602,7 @@ impl<'a> Nemesis<'a> {
         self.publish_processes();
         self.healed = Some(Instant::now());
         self.at_work = None;
-        self.recorder.append(&Entry::Fault(Fault {
-            healed: Some(self.recorder.now()),
-            ..open.fault
-        }));
+        self.tell_healed(open.fault);
         Ok(())
     }
 
@@ -710,9 +713,7 @@ impl<'a> Nemesis<'a> {
             // It may have been made and undone between two looks: it counts as done, and hits nobody.
             Err(_) => {
                 tracing::info!(from = from.name(), %lost, "nobody else was seen to lead after a move");
-                Done::Whole {
-                    touched: BTreeSet::new(),
-                }
+                nobody()
             }
         }
     }
@@ -789,7 +790,7 @@ impl<'a> Nemesis<'a> {
         let cut = targets::cut_off(planned, &deaf);
         let done = match cut.is_empty() {
             true => Done::Whole {
-                touched: targets::touched(&deaf),
+                touched: targets::bereft(&deaf, names),
             },
             false => Done::To(cut),
         };
@@ -972,6 +973,13 @@ impl Undo {
 }
 
 const NO_LEADER: &str = "nobody leads";
+
+/// Done to the cluster as a whole, and no node lost anything by it.
+fn nobody() -> Done {
+    Done::Whole {
+        touched: BTreeSet::new(),
+    }
+}
 
 fn not_running(node: &str) -> Done {
     Done::Nothing(format!("{node} does not run"))

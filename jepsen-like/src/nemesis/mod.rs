@@ -9,6 +9,8 @@ pub mod targets;
 
 use std::{fmt, str::FromStr};
 
+use crate::history::Fault;
+
 /// Faults that one run may have open at once: one on processes and disks, one on the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
@@ -98,9 +100,17 @@ impl Kind {
         )
     }
 
-    /// Whether it can hit whoever leads. A node that joins does not lead yet.
+    /// Whether it can take anything from whoever leads. A node that joins does not lead yet; a profile and a stolen address leave the leader all that
+    /// it has; in a ring and beside a bridge it goes on hearing a majority, itself among them.
     pub fn can_hit_leader(self) -> bool {
-        self != Self::Join
+        !matches!(
+            self,
+            Self::Join
+                | Self::ProfileChange
+                | Self::AddressStolen
+                | Self::PartitionRing
+                | Self::PartitionBridge
+        )
     }
 
     /// The nodes' wall clocks must be ours to set.
@@ -112,6 +122,13 @@ impl Kind {
     pub fn needs_switch(self) -> bool {
         matches!(self, Self::Loss | Self::Delay)
     }
+}
+
+/// Whether a fault took something from a leader. What its entry says of a kind that cannot is not believed; what this program does not know may
+/// be able to.
+pub fn hits_leader(fault: &Fault) -> bool {
+    let can_hit = || fault.kind.parse().map_or(true, Kind::can_hit_leader);
+    fault.hit_leader && fault.skipped.is_none() && can_hit()
 }
 
 impl fmt::Display for Kind {

@@ -260,7 +260,7 @@ fn described(judged: &Judged) -> String {
     };
     let wrong = verdicts
         .iter()
-        .filter(|verdict| verdict.conclusion != Conclusion::Holds);
+        .filter(|verdict| verdict.conclusion > Conclusion::Holds);
     let texts = wrong.map(|verdict| match verdict.findings.first() {
         Some(finding) => format!("{}: {}: {}", verdict.checker, finding.kind, finding.text),
         None => format!("{}: undecided: {}", verdict.checker, verdict.summary),

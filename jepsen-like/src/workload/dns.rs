@@ -180,7 +180,9 @@ pub(super) async fn look_up(
         Some(_) => (Outcome::Fail, None),
         None => {
             let trial = Trial::of_lookup(key, Some(node));
-            context.served.note(trial, began);
+            if trial.is_shown_by(value.as_deref()) {
+                context.served.note(trial, began);
+            }
             let reply = Reply::Dns {
                 node: None,
                 value,

@@ -79,7 +79,7 @@ workloads! {
     Vip = "vip", "the same at the VIPs, and an ARP and ND question for each VIP every 5 ms";
     Sessions = "sessions", "TCP connections with traffic through the proxy of the VIP and of each node";
     Zones = "zones", "zones are made, changed, deleted and made again; every node is asked for their serials";
-    Acme = "acme", "a TXT record is added, seen from every node, and deleted";
+    Acme = "acme", "a TXT record is added, seen from every node, deleted, and seen no more";
 }
 
 impl fmt::Display for Workload {
@@ -199,6 +199,8 @@ pub struct Context {
     pub lists: append::Epochs,
     /// Where clients were served lately.
     pub served: Served,
+    /// What the cluster may take to recover from a fault.
+    pub recovery: Duration,
     pub counter: std::sync::atomic::AtomicU64,
 }
 
@@ -311,6 +313,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history;
 
     #[test]
     fn names_are_distinct_and_read_back() {
@@ -318,6 +321,34 @@ mod tests {
             assert_eq!(workload.name().parse(), Ok(*workload));
         }
         assert!("".parse::<Workload>().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_is_another_process_after_an_unknown_outcome() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(history::FILE);
+        let recorder = Recorder::create(&path).unwrap();
+        recorder.append(&history::Entry::Run(history::Run {
+            format: 1,
+            ..history::Run::default()
+        }));
+        let mut client = Client {
+            api: NodeApi::to(&directory.path().join("sock")),
+            node: "n1".to_owned(),
+            process: recorder.new_process(),
+            recorder: recorder.clone(),
+        };
+        let call = || Call::Read { key: "a".into() };
+        let ok = async |_: &NodeApi| Ok(((), Some(Reply::Value(None))));
+        let lost = async |_: &NodeApi| Err::<((), _), _>(Failed::Perhaps("lost".into()));
+        client.perform(call(), ok).await;
+        client.perform(call(), lost).await;
+        client.perform(call(), ok).await;
+        let Ok(history::Histories::Run(history)) = history::read(&path) else {
+            panic!("what clients write is read");
+        };
+        let processes: Vec<_> = history.operations.iter().map(|one| one.process).collect();
+        assert_eq!(processes, [0, 0, 1]);
     }
 
     #[test]
