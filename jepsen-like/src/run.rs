@@ -1154,7 +1154,11 @@ mod tests {
         let call = history::Call::Read { key: "a".into() };
         let id = recorder.invoke(0, "n1", call);
         recorder.complete(id, history::Outcome::Ok, None, None);
-        let said = judge(&path, &plan, None).unwrap_err().to_string();
+        let recorded = Recorded {
+            rest: recorder.finish().0,
+            ..Recorded::default()
+        };
+        let said = judge(&path, &plan, recorded).unwrap_err().to_string();
         let problem = "history.jsonl:3: operation 0, read a: it is ok and has no reply";
         assert!(
             said.starts_with("cannot read the run's own history"),

@@ -399,6 +399,42 @@ impl Core {
         }
     }
 
+    /// Lets another lead, as writes wait for the disk of this node: one that would be elected, and whose own disk answers. Nothing is
+    /// given up before such a one is known. It cannot be written down who may have the VIPs, so they come back, and connections
+    /// through them end, as after a failure.
+    pub(super) async fn give_way(&self, deadline: Instant) -> Result<NodeId, NotDone> {
+        let changing = tokio::time::timeout_at(deadline.into(), self.changing.lock()).await;
+        let Ok(_one_at_a_time) = changing else {
+            return Err(ChangeRefused::Busy.into());
+        };
+        let metrics = self.leading()?;
+        let term = metrics.current_term;
+        let to = self.successor(&metrics, &self.group(&metrics), Heirs::Fit)?;
+        let at = self.target_of(to).ok_or_else(|| self.no_member(to))?;
+        let offer = Offer {
+            term,
+            only_fit: true,
+        };
+        if let Err(error) = self.offer(at, offer, deadline).await {
+            self.note_declined(to);
+            let problem = error.to_string();
+            return Err(match error {
+                CallError::Refused { problem, .. } => ChangeRefused::Declined { id: to, problem },
+                _ => ChangeRefused::NotOffered { id: to, problem },
+            }
+            .into());
+        }
+        self.give_up_lease(term).await;
+        let ended = |fatal: openraft::errors::Fatal<_>| NotDone::Unfinished(fatal.to_string());
+        let trigger = self.raft.trigger();
+        trigger.transfer_leader(to.0).await.map_err(ended)?;
+        let another = |leader: Option<NodeId>| leader.is_some_and(|l| l != self.id);
+        let until = deadline.min(Instant::now() + HAND_OVER);
+        self.wait_leader(another, until).await.ok_or_else(|| {
+            NotDone::Unfinished("this node leads no more, and has not heard who does".into())
+        })
+    }
+
     /// Finds who takes over, and gives it the VIPs: another one, where several may have them, if its disk hangs.
     async fn vips_to_heir(&self, heirs: Heirs, deadline: Instant) -> Result<Heir, NotDone> {
         let until = deadline.min(Instant::now() + HAND_OVER);
@@ -808,6 +844,11 @@ impl Core {
             }
         };
         others.map(candidate).collect()
+    }
+
+    /// Whether writes wait for the disk of this leader, and it has not given leadership up yet.
+    pub(super) fn is_to_give_way(&self, term: u64) -> bool {
+        self.disk.holds_up_writes() && !lock(&self.leases).has_abdicated(term)
     }
 
     /// To whom this leader is to give leadership of its own accord, and why.

@@ -46,6 +46,11 @@ impl DiskWatch {
         silence(self.probe.busy_for(), self.queue.busy_for())
     }
 
+    /// Whether a batch of the log has taken longer than it may: what is written waits.
+    pub(super) fn holds_up_writes(&self) -> bool {
+        silence(None, self.queue.busy_for()).is_some()
+    }
+
     /// Whether a write ends within `limit`, or one of the log did a moment ago.
     pub(super) async fn answers_within(&self, limit: Duration) -> bool {
         const LATELY: Duration = Duration::from_secs(1);

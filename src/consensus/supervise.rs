@@ -40,6 +40,8 @@ const ASK_AGAIN_LIMIT: Duration = Duration::from_millis(250);
 const STEP_EVERY: Duration = Duration::from_millis(200);
 /// How often a leader that is short of space tries to hand over.
 const MAKE_WAY_EVERY: Duration = Duration::from_secs(60);
+/// Between two tries to let another lead, as writes wait for the leader's disk.
+const GIVE_WAY_EVERY: Duration = Duration::from_secs(2);
 /// One change of the group, from its proposal to its commit.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// A learner this close to the leader counts as caught up.
@@ -508,6 +510,7 @@ fn forget(core: &Core, targets: &[Target]) {
 async fn keep_group(core: &Core) {
     let mut readiness = Readiness::default();
     let mut made_way: Option<Instant> = None;
+    let mut gave_way: Option<Instant> = None;
     let mut mover = Mover::default();
     let mut tick = tokio::time::interval(STEP_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -530,6 +533,12 @@ async fn keep_group(core: &Core) {
         if !lately && core.others_have_more_room() {
             made_way = Some(now);
             make_way(core).await;
+            continue;
+        }
+        let lately = gave_way.is_some_and(|at| now < at + GIVE_WAY_EVERY);
+        if !lately && core.is_to_give_way(metrics.current_term) {
+            gave_way = Some(now);
+            give_way(core).await;
             continue;
         }
         let mut group = core.group(&metrics);
@@ -622,6 +631,19 @@ async fn make_way(core: &Core) {
     tracing::warn!("little space is left on the disk of the leader: handing leadership over");
     if let Err(problem) = core.hand_over(Instant::now() + STEP_LIMIT).await {
         tracing::warn!(%problem, "leadership was not handed over");
+    }
+}
+
+/// A leader for whose disk writes wait lets another lead.
+async fn give_way(core: &Core) {
+    let problem = core.disk.problem().unwrap_or_default();
+    tracing::error!(
+        problem,
+        "writes wait for the disk of the leader: another node is to lead"
+    );
+    match core.give_way(Instant::now() + STEP_LIMIT).await {
+        Ok(leader) => tracing::info!(%leader, "another node leads"),
+        Err(problem) => tracing::warn!(%problem, "no other node was found to lead"),
     }
 }
 

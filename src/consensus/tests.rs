@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::{
-    administer::AdministerError,
+    administer::{AdministerError, NotDone},
     engine_memory::MemoryEngine,
     fitness::Unfit,
     membership::RemovalRefused,
@@ -1218,6 +1218,55 @@ async fn a_leader_that_resigns_is_followed_by_another() {
             .is_some_and(|it| it != NodeId(leader))
     };
     eventually("another leads", || followers.iter().all(another)).await;
+    cluster.disks[&leader].engine.hold(false);
+    cluster.stop().await;
+}
+
+/// Until the log has failed for good a minute would pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_for_whose_disk_writes_wait_lets_another_lead() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    let core = Arc::clone(&cluster.node(leader).core);
+    let leadership = cluster.node(leader).leadership();
+    let term = leadership.borrow().term;
+    {
+        // Who could not write either is no help.
+        let held: Vec<HeldDisk> = followers
+            .iter()
+            .map(|id| HeldDisk::hold(&cluster.disks[id]))
+            .collect();
+        eventually("their writes do not end", || {
+            let hangs = |id: &u64| cluster.node(*id).core.disk.busy_for() > Duration::ZERO;
+            followers.iter().all(hangs)
+        })
+        .await;
+        let refused = core.give_way(soon()).await;
+        assert!(
+            matches!(
+                refused,
+                Err(NotDone::Refused(ChangeRefused::Declined { .. }))
+            ),
+            "{refused:?}"
+        );
+        assert_eq!(leadership.borrow().term, term);
+        assert!(leadership.borrow().holds(Instant::now()));
+        drop(held);
+    }
+    cluster.disks[&leader].engine.hold(true);
+    let client = cluster.node(followers[0]);
+    let writing = client.propose(command(vec![]), soon());
+    let mut writing = Box::pin(writing);
+    assert!(futures::poll!(&mut writing).is_pending());
+    eventually("a write waits for long", || core.disk.holds_up_writes()).await;
+    let leads = |id: &u64| {
+        let metrics = cluster.node(*id).core.metrics();
+        metrics.current_leader == Some(*id) && metrics.current_term > term
+    };
+    eventually("another leads", || followers.iter().any(leads)).await;
+    assert!(!leadership.borrow().holds(Instant::now()));
+    assert!(writing.await.is_ok(), "what waited is written");
     cluster.disks[&leader].engine.hold(false);
     cluster.stop().await;
 }
