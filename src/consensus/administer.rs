@@ -257,7 +257,8 @@ impl Core {
                 Administered::Done(change) => return Ok(change),
                 Administered::Refused(refused) => {
                     let moved = leader.filter(|_| leader != first_asked);
-                    return Err(refused_by(&change, moved, refused).into());
+                    let refused = refused_by(&change, moved, refused);
+                    return Err(refused_after(perhaps, refused));
                 }
                 Administered::Unfinished(problem) => {
                     return Err(AdministerError::Unfinished { problem });
@@ -333,6 +334,15 @@ impl Core {
         leads.then_some(metrics).ok_or(NotDone::NotLeading)
     }
 
+    /// Leadership is transferred in a term in which the lease was given up, and in no later one: the votes of a transfer pass the promise that a
+    /// lease relies on.
+    fn still_leading(&self, term: u64) -> Result<(), NotDone> {
+        match self.leading()?.current_term == term {
+            true => Ok(()),
+            false => Err(NotDone::NotLeading),
+        }
+    }
+
     /// Gives leadership to another if `from` is this node: who asked may have been answered too late, or by nobody, and asks the
     /// next leader, from which it wants nothing.
     async fn move_on_here(
@@ -364,6 +374,7 @@ impl Core {
         }
         let heir = self.vips_to_heir(heirs, deadline).await?;
         let (to, term) = (heir.at.id, heir.term);
+        self.still_leading(term)?;
         tracing::info!(%to, term, "handing leadership over");
         let ended = |fatal: openraft::errors::Fatal<_>| NotDone::Unfinished(fatal.to_string());
         self.raft
@@ -409,11 +420,17 @@ impl Core {
         };
         let metrics = self.leading()?;
         let term = metrics.current_term;
-        let to = self.successor(&metrics, &self.group(&metrics), Heirs::Fit)?;
+        // Without VIPs nobody need be fit to hold them.
+        let has_vips = !self.publication.state().state.snapshot().vips.is_empty();
+        let heirs = match has_vips {
+            true => Heirs::Fit,
+            false => Heirs::Any,
+        };
+        let to = self.successor(&metrics, &self.group(&metrics), heirs)?;
         let at = self.target_of(to).ok_or_else(|| self.no_member(to))?;
         let offer = Offer {
             term,
-            only_fit: true,
+            only_fit: has_vips,
         };
         if let Err(error) = self.offer(at, offer, deadline).await {
             self.note_declined(to);
@@ -424,7 +441,12 @@ impl Core {
             }
             .into());
         }
+        // Meanwhile the disk may answer again.
+        if !self.disk.holds_up_writes() {
+            return Ok(self.id);
+        }
         self.give_up_lease(term).await;
+        self.still_leading(term)?;
         let ended = |fatal: openraft::errors::Fatal<_>| NotDone::Unfinished(fatal.to_string());
         let trigger = self.raft.trigger();
         trigger.transfer_leader(to.0).await.map_err(ended)?;
@@ -512,7 +534,12 @@ impl Core {
                     let problem = error.to_string();
                     return Err(ChangeRefused::NotOffered { id, problem }.into());
                 }
-                Err(error) => tracing::debug!(%error, "the offer is made again"),
+                Err(error) => {
+                    tracing::debug!(%error, "the offer is made again");
+                    if heirs.are_several() {
+                        self.note_declined(id); // others come before it for a while
+                    }
+                }
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -1100,6 +1127,16 @@ impl Core {
     }
 }
 
+/// A refusal, where an `earlier` attempt may have begun the change: that may be under way still.
+fn refused_after(earlier: Option<String>, refused: ChangeRefused) -> AdministerError {
+    match earlier {
+        Some(earlier) => AdministerError::Unfinished {
+            problem: format!("{earlier}; asked again: {refused}"),
+        },
+        None => refused.into(),
+    }
+}
+
 /// A refusal that a leader gave. `moved`: it is another one than was asked first, so that what was asked for may have moved leadership
 /// to it, and the refusal alone would not say so.
 fn refused_by(
@@ -1188,6 +1225,17 @@ impl From<ProposeError> for AdministerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_nothing_for_certain_of_an_earlier_attempt() {
+        let refused = || refused_after(None, ChangeRefused::Busy);
+        assert_eq!(refused(), AdministerError::Refused(ChangeRefused::Busy));
+        let after = refused_after(Some("node 1 gave no answer".into()), ChangeRefused::Busy);
+        let AdministerError::Unfinished { problem } = after else {
+            panic!("{after:?}");
+        };
+        assert!(problem.starts_with("node 1 gave no answer; asked again: "));
+    }
 
     #[test]
     fn a_refusal_of_the_next_leader_says_that_leadership_has_moved() {

@@ -638,7 +638,10 @@ impl Core {
         PeerReport {
             id: self.id,
             term: metrics.current_term,
-            leader: self.present_leader(),
+            // Of the same term: what is told of the leader may lag behind the term.
+            leader: self
+                .present_leader()
+                .filter(|id| metrics.current_leader == Some(id.0)),
             state: self.state(&metrics, recovery),
             applied: index,
             revision: applied.state.snapshot().revision,

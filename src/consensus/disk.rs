@@ -46,9 +46,9 @@ impl DiskWatch {
         silence(self.probe.busy_for(), self.queue.busy_for())
     }
 
-    /// Whether a batch of the log has taken longer than it may: what is written waits.
+    /// Whether what is written has waited for long.
     pub(super) fn holds_up_writes(&self) -> bool {
-        silence(None, self.queue.busy_for()).is_some()
+        are_held_up(self.probe.busy_for(), self.queue.busy_for())
     }
 
     /// Whether a write ends within `limit`, or one of the log did a moment ago.
@@ -79,6 +79,13 @@ fn silence(small: Option<Duration>, log: Option<Duration>) -> Option<Duration> {
     let small = small.filter(|time| *time >= SMALL_LIMIT);
     let log = log.filter(|time| *time >= LOG_LIMIT);
     small.max(log)
+}
+
+/// Whether what is written waits for longer than a large batch may take; of a disk that was silent for so long before, a moment is enough.
+fn are_held_up(small: Option<Duration>, log: Option<Duration>) -> bool {
+    const MOMENT: Duration = Duration::from_secs(1);
+    let was_silent = small.is_some_and(|time| time >= LOG_LIMIT);
+    log.is_some_and(|time| time >= LOG_LIMIT || (was_silent && time >= MOMENT))
 }
 
 /// A large batch that is under way says nothing for a while.
@@ -116,6 +123,23 @@ mod tests {
         ];
         for (small, log, silent) in cases {
             assert_eq!(silence(small, log), silent, "{small:?} {log:?}");
+        }
+    }
+
+    #[test]
+    fn writes_are_held_up_where_there_are_any() {
+        // (small write, batch of the log, held up)
+        let cases = [
+            (None, None, false),
+            (Some(s(3600)), None, false),
+            (None, Some(s(9)), false),
+            (None, Some(s(10)), true),
+            (Some(s(9)), Some(s(9)), false),
+            (Some(s(10)), Some(s(1)), true),
+            (Some(s(10)), Some(Duration::from_millis(900)), false),
+        ];
+        for (small, log, held_up) in cases {
+            assert_eq!(are_held_up(small, log), held_up, "{small:?} {log:?}");
         }
     }
 

@@ -374,6 +374,11 @@ impl RaftRpc for RaftService {
     ) -> Result<Response<RaftMessage>, Status> {
         let () = self.open(request)?;
         self.vote_allowed(true)?;
+        // A vote is written before it is given.
+        let limit = self.core.canvass_limit();
+        if !self.core.disk.answers_within(limit).await {
+            return Err(Refused::DiskHangs.into());
+        }
         self.reply(&())
     }
 

@@ -94,7 +94,7 @@ impl Core {
             cluster: self.cluster.clone(),
             answered_by: self.id,
             leader: own.leader,
-            term: metrics.current_term,
+            term: own.term,
             revision: own.revision,
             applied: own.applied,
             recovery: *self.recovery.borrow(),

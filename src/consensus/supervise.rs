@@ -642,6 +642,7 @@ async fn give_way(core: &Core) {
         "writes wait for the disk of the leader: another node is to lead"
     );
     match core.give_way(Instant::now() + STEP_LIMIT).await {
+        Ok(leader) if leader == core.id => tracing::info!("the disk answers again"),
         Ok(leader) => tracing::info!(%leader, "another node leads"),
         Err(problem) => tracing::warn!(%problem, "no other node was found to lead"),
     }

@@ -1222,6 +1222,47 @@ async fn a_leader_that_resigns_is_followed_by_another() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_whose_disk_hangs_would_elect_nobody() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    let (asks, other) = (
+        &cluster.node(followers[0]).core,
+        &cluster.node(followers[1]).core,
+    );
+    assert_eq!(asks.canvass().await, Ok(()));
+    let held = [leader, followers[1]].map(|id| HeldDisk::hold(&cluster.disks[&id]));
+    let until = soon();
+    let problem = loop {
+        assert!(Instant::now() < until, "it would be elected");
+        match asks.canvass().await {
+            Ok(()) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(problem) => break problem,
+        }
+    };
+    assert!(problem.contains("1 of 3 votes"), "{problem}");
+    drop(held);
+    eventually("their disks answer", || other.disk.busy_for().is_zero()).await;
+    assert_eq!(asks.canvass().await, Ok(()));
+    cluster.stop().await;
+}
+
+/// What is told of the leader may lag behind the term that is known: two nodes would seem to lead in one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_reported_in_its_own_term_alone() {
+    let cluster = Cluster::of(3).await;
+    let follower = cluster.followers().await[0];
+    let core = &cluster.node(follower).core;
+    core.leader.send_replace(Some(NodeId(follower)));
+    assert_eq!(cluster.node(follower).status().leader, None);
+    core.leader
+        .send_replace(Some(NodeId(cluster.leader().await)));
+    let status = cluster.node(follower).status();
+    assert_eq!(status.leader, Some(NodeId(cluster.leader().await)));
+    cluster.stop().await;
+}
+
 /// Until the log has failed for good a minute would pass.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_for_whose_disk_writes_wait_lets_another_lead() {

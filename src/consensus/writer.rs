@@ -420,9 +420,13 @@ impl Writer {
     }
 
     fn store_published(&mut self) {
-        if !self.queue.has_failed()
-            && let Err(reason) = self.store_watermark(None)
-        {
+        if self.queue.has_failed() {
+            return;
+        }
+        self.begin(Vec::new());
+        let stored = self.store_watermark(None);
+        self.queue.waiting().busy_since = None;
+        if let Err(reason) = stored {
             self.fail(&reason);
         }
     }

@@ -141,10 +141,8 @@ fn tries(history: &History) -> BTreeMap<String, Vec<Try>> {
         let (trial, has_lived) = Trial::of_session(session);
         tries.entry(trial.to_string()).or_default().push(Try {
             began: session.opened,
-            ended: match has_lived {
-                true => session.opened,
-                false => session.ended,
-            },
+            // One that fails hears nothing for as long as its client waits. That says nothing of those that begin meanwhile.
+            ended: session.opened,
             is_good: has_lived,
             operation: None,
         });
@@ -176,8 +174,10 @@ fn downs(tries: &[Try], calm: &Calm) -> Vec<Down> {
         let ended = one.ended.min(calm.until);
         if one.is_good {
             is_first = false;
+            // What was asked before and failed late says nothing of the time since.
             downs.extend(down.take().map(|down| Down {
                 is_over: true,
+                until: down.until.min(one.began),
                 ..down
             }));
             continue;
@@ -415,5 +415,36 @@ mod tests {
             found[1].starts_with("no sessions through n1 from 70"),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn a_session_that_dies_late_says_nothing_of_the_time_until_then() {
+        let session = |id: u64, ends_after: u64, end: SessionEnd| Session {
+            id,
+            node: "n1".into(),
+            through_vip: true,
+            opened: Moment((40 + id) * SECOND),
+            ended: Moment((40 + id + ends_after) * SECOND),
+            end,
+            longest_gap_us: 0,
+        };
+        let dead = |id| session(id, 15, SessionEnd::Stillborn("silent".into()));
+        let mut history = tried(vec![], writes(0..0));
+        // Others are served meanwhile, or afterwards.
+        history.sessions = vec![dead(0), session(20, 1, SessionEnd::Closed)];
+        assert!(texts(&history).is_empty(), "{:?}", texts(&history));
+        // All that began within twelve seconds died.
+        history.sessions.extend([dead(6), dead(12)]);
+        history.sessions.sort_by_key(|session| session.opened);
+        assert_eq!(texts(&history).len(), 1);
+    }
+
+    #[test]
+    fn what_fails_late_is_over_where_something_succeeds() {
+        let mut operations = writes(0..0);
+        operations.retain(|one| one.id != 40);
+        let slow = failed(200, 40 * SECOND, 55 * SECOND, write("a", "1"));
+        operations.push(slow);
+        assert!(texts(&tried(vec![], operations)).is_empty());
     }
 }

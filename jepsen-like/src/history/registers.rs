@@ -1,11 +1,13 @@
 //! Recorded histories of one compare-and-set register, one JSON object a line: `id` and `events`, each
 //! `[process, kind, function, value]` in real-time order.
 //!
-//! A completion repeats the value of its invocation, but for that of a read and for the word that stands in its place where it is of unknown
-//! outcome or failed (`:timed-out`). A process whose operation ended in `info` is not used again.
+//! A completion repeats the value of its invocation, or has none, but for that of a read. Where it failed or is of unknown outcome other
+//! words may stand in its place (`:timed-out`). A process whose operation ended in `info` is not used again.
 //!
-//! `kind` is `invoke`, `ok`, `fail` or `info`; `function` is `read`, `write` or `cas`; a value is text as recorded (`nil`, `3`,
-//! `[2 4]`) or the same as JSON. The register starts as nil. A `cas` that fails saw another value than it expected. Other fields, such as the known verdict, are not looked at.
+//! `kind` is `invoke`, `ok`, `fail` or `info`; `function` is `read`, `write` or `cas`, each with or without a colon before it; a value is text as
+//! recorded (`nil`, `3`, `[2 4]`) or the same as JSON, and may be left out, which is nil. The register starts as nil. A `cas` that fails and repeats
+//! its value saw another than it expected; of one that fails for another reason no more is known than that it did nothing. What a process named
+//! `nemesis` does is no operation. Other fields, such as the known verdict, are not looked at.
 
 use std::collections::{HashMap, HashSet};
 
@@ -30,7 +32,7 @@ pub struct RegisterHistory {
 #[derive(Deserialize)]
 struct Line {
     id: Value,
-    events: Vec<(Value, String, String, Value)>,
+    events: Vec<Vec<Value>>,
 }
 
 /// Reads one line; the error is what is wrong with it.
@@ -39,18 +41,8 @@ pub fn parse(line: &str) -> Result<RegisterHistory, String> {
         .map_err(|error| format!("not a history of a register: {error}"))?;
     let mut reading = Reading::default();
     reading.value("nil");
-    for (number, (process, kind, function, value)) in line.events.iter().enumerate() {
-        let event = Event {
-            number: number as u64,
-            process: text(process),
-            function,
-            value: text(value),
-        };
-        let read = match kind.as_str() {
-            "invoke" => reading.invoke(&event),
-            "ok" | "fail" | "info" => reading.complete(&event, kind),
-            _ => Err(format!("{kind:?} is not invoke, ok, fail or info")),
-        };
+    for (number, members) in line.events.iter().enumerate() {
+        let read = reading.take(number as u64, members);
         read.map_err(|problem| format!("event {}: {problem}", number + 1))?;
     }
     Ok(RegisterHistory {
@@ -81,13 +73,19 @@ struct Event<'a> {
     value: String,
 }
 
-/// Whether a completion has to have the value of its invocation: a word like `:timed-out` stands where no value is known.
+/// Whether a completion has a value that has to be that of its invocation: what failed may say why instead.
 fn must_repeat(event: &Event<'_>, kind: &str) -> bool {
     match (event.function, kind) {
-        ("write" | "cas", "ok") => true,
-        ("cas", "fail") => !event.value.starts_with(':'),
+        ("write" | "cas", "ok") => event.value != "nil",
+        ("cas", "fail") => event.value.starts_with('['),
         _ => false,
     }
+}
+
+/// A keyword of Clojure is written with a colon before it.
+fn keyword(value: &Value) -> Result<&str, String> {
+    let word = value.as_str().map(|word| word.trim_start_matches(':'));
+    word.ok_or_else(|| format!("{value} is no word"))
 }
 
 /// Whether two values are the same, whatever stands between the two of a `cas`.
@@ -126,6 +124,29 @@ impl Reading {
         self.values.push(text.to_owned());
         self.numbers.insert(text.to_owned(), number);
         number
+    }
+
+    fn take(&mut self, number: u64, members: &[Value]) -> Result<(), String> {
+        let (process, kind, function, value) = match members {
+            [process, kind, function] => (process, kind, function, &Value::Null),
+            [process, kind, function, value] => (process, kind, function, value),
+            _ => return Err("it is not [process, kind, function, value]".to_owned()),
+        };
+        let process = text(process);
+        if process.trim_start_matches(':') == "nemesis" {
+            return Ok(());
+        }
+        let event = Event {
+            number,
+            process,
+            function: keyword(function)?,
+            value: text(value),
+        };
+        match keyword(kind)? {
+            "invoke" => self.invoke(&event),
+            kind @ ("ok" | "fail" | "info") => self.complete(&event, kind),
+            kind => Err(format!("{kind:?} is not invoke, ok, fail or info")),
+        }
     }
 
     fn invoke(&mut self, event: &Event<'_>) -> Result<(), String> {
@@ -205,7 +226,7 @@ impl Reading {
         match kind {
             "ok" => step.completed = Some(event.number),
             "fail" => match step.action {
-                Action::CompareAndSet { expected, new } => {
+                Action::CompareAndSet { expected, new } if is_same(&begun, &event.value) => {
                     step.action = Action::Refused { expected, new };
                     step.completed = Some(event.number);
                 }

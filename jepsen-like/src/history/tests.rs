@@ -530,10 +530,32 @@ fn a_word_may_stand_for_a_value_that_is_not_known() {
         r#"[[0,"invoke","cas","[1 3]"],[0,"fail","cas",":refused"]]"#,
         r#"[[0,"invoke","cas","[1 3]"],[0,"ok","cas",[1,3]]]"#,
         r#"[[0,"invoke","read","nil"],[0,"fail","read",":timed-out"],[0,"invoke","read","nil"]]"#,
+        r#"[[0,"invoke","write","3"],[0,"ok","write",null],[0,"invoke","cas","[3 4]"],[0,"ok","cas","nil"]]"#,
+        r#"[[0,"invoke","cas",[1,2]],[0,"fail","cas",null],[0,"invoke","cas",[1,2]],[0,"fail","cas","precondition failed"]]"#,
+        r#"[["nemesis","info","start",null],[":nemesis","info","stop"],[0,":invoke",":read"],[0,":ok",":read",1]]"#,
     ] {
         let text = format!("{{\"id\":6,\"events\":{events}}}\n");
         let histories = parsed_registers(text.as_bytes());
         assert!(matches!(histories.as_slice(), [Ok(_)]), "{histories:?}");
+    }
+}
+
+#[test]
+fn what_a_cas_that_failed_has_seen_is_known_only_if_it_says_so() {
+    for (value, has_seen) in [
+        (r#""[1 2]""#, true),
+        ("[1,2]", true),
+        (r#"":timed-out""#, false),
+        ("null", false),
+    ] {
+        let events = format!(r#"[[0,"invoke","cas",[1,2]],[0,"fail","cas",{value}]]"#);
+        let text = format!("{{\"id\":6,\"events\":{events}}}\n");
+        let histories = parsed_registers(text.as_bytes());
+        let [Ok(history)] = histories.as_slice() else {
+            panic!("{histories:?}");
+        };
+        let is_refused = matches!(history.steps[0].action, Action::Refused { .. });
+        assert_eq!(is_refused, has_seen, "{value}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fs, io,
     net::IpAddr,
     pin::Pin,
     time::{Duration, Instant},
@@ -110,6 +110,15 @@ impl Looks {
     }
 }
 
+/// Before Linux 6.9 a walk has a lock that all walks of the host wait for: there one that is put aside for long would hold up those of others.
+fn may_idle(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6u32, 9u32),
+        _ => false,
+    }
+}
+
 fn look(vips: &BTreeSet<IpAddr>, pace: Pace) -> Found {
     let between: fn() = match pace {
         Pace::Soon => {
@@ -118,7 +127,9 @@ fn look(vips: &BTreeSet<IpAddr>, pace: Pace) -> Found {
         }
         Pace::Idle => {
             level_this_thread();
-            idle_this_thread();
+            if may_idle(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()) {
+                idle_this_thread();
+            }
             || std::thread::sleep(PAUSE)
         }
     };
@@ -130,6 +141,21 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn only_a_kernel_without_the_lock_puts_a_look_aside() {
+        for (release, expected) in [
+            ("6.18.44-custom\n", true),
+            ("6.9.0", true),
+            ("7.0", true),
+            ("6.8.12-generic", false),
+            ("6.1.0-37-amd64", false),
+            ("5.16.0", false),
+            ("", false),
+        ] {
+            assert_eq!(may_idle(release), expected, "{release}");
+        }
+    }
 
     #[tokio::test]
     async fn what_is_asked_for_meanwhile_is_looked_at_afterwards_all_at_once() {
