@@ -1,4 +1,4 @@
-//! Outages in peace: writes that nobody acknowledges, a VIP that nobody answers for, a place that serves nobody, and no fault that explains it.
+//! Outages in peace: writes that nobody acknowledges, reads that nobody confirms, a VIP that nobody answers for, a place that serves nobody, and no fault that explains it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{
     planned::{self, Part, Trial, WATCHED},
     recovery::is_write,
 };
-use crate::history::{Call, History, Moment, Operation, Outcome, Responder};
+use crate::history::{Call, History, Moment, Operation, Outcome, Reply, Responder};
 
 /// In peace nothing fails for so long. 10 s, as long as a hand-over may take: a leader that is lost is replaced within a second, and a machine
 /// that is too busy for several elections in turn comes to itself in so much.
@@ -19,6 +19,7 @@ const USUAL: u32 = 5;
 /// Operations that are named of one outage.
 const NAMED: usize = 20;
 const WRITES: &str = "writes";
+const READS: &str = "linearizable reads";
 
 /// What was found in the calms of a run.
 #[derive(Debug, Default)]
@@ -128,11 +129,20 @@ fn tries(history: &History) -> BTreeMap<String, Vec<Try>> {
             is_good: operation.is_ok(),
             operation: Some(operation.id),
         };
-        if is_write(&operation.call) {
-            attempt.is_good |= has_been_decided(operation);
-            tries.entry(WRITES.to_owned()).or_default().push(attempt);
-        } else if let (Trial::Lookups { at }, _) = Trial::of_operation(operation) {
-            lookups.entry(at).or_default().push(attempt);
+        match (&operation.call, Trial::of_operation(operation).0) {
+            (call, _) if is_write(call) => {
+                attempt.is_good |= has_been_decided(operation);
+                tries.entry(WRITES.to_owned()).or_default().push(attempt);
+            }
+            (Call::Read { .. } | Call::Elements { local: false, .. }, _) => {
+                tries.entry(READS.to_owned()).or_default().push(attempt);
+            }
+            // Any answer will do for a place, also one that does not show the challenge yet; but not one of old state.
+            (_, Trial::Lookups { at } | Trial::Challenges { at }) => {
+                attempt.is_good &= !is_stale(operation);
+                lookups.entry(at).or_default().push(attempt);
+            }
+            _ => {}
         }
     }
     let lookups = lookups.into_iter();
@@ -151,6 +161,11 @@ fn tries(history: &History) -> BTreeMap<String, Vec<Try>> {
         of_one.sort_by_key(|one| one.began);
     }
     tries
+}
+
+/// Whether a DNS answer says that it is of old state: in peace every node hears a leader.
+fn is_stale(operation: &Operation) -> bool {
+    matches!(operation.reply, Some(Reply::Dns { stale: true, .. }))
 }
 
 /// Whether a compare-and-set failed by what the register held: the cluster has looked at it.
@@ -446,5 +461,37 @@ mod tests {
         let slow = failed(200, 40 * SECOND, 55 * SECOND, write("a", "1"));
         operations.push(slow);
         assert!(texts(&tried(vec![], operations)).is_empty());
+    }
+
+    #[test]
+    fn reads_challenges_and_old_answers_in_peace_are_found() {
+        let mut history = tried(vec![], writes(0..0));
+        for at in 0..100 {
+            let began = at * SECOND;
+            let is_down = (40..60).contains(&at);
+            let mut read = ok(1000 + at, began, began + 1000, read("a"), value("1"));
+            let mut challenge = look_up(2000 + at, "n1", began);
+            challenge.call = Call::Lookup {
+                key: format!("c{at}.{}", crate::workload::acme::ZONE),
+            };
+            let mut old = look_up(3000 + at, "n2", began);
+            if is_down {
+                (read.outcome, read.reply) = (Outcome::Fail, None);
+                (challenge.outcome, challenge.reply) = (Outcome::Fail, None);
+                if let Some(Reply::Dns { stale, .. }) = &mut old.reply {
+                    *stale = true;
+                }
+            }
+            history.operations.extend([read, challenge, old]);
+        }
+        let found = texts(&history);
+        assert_eq!(found.len(), 3, "{found:?}");
+        for (text, what) in found.iter().zip([
+            "no linearizable reads from 40",
+            "no lookups at n1 from 40",
+            "no lookups at n2 from 40",
+        ]) {
+            assert!(text.starts_with(what), "{text}");
+        }
     }
 }
