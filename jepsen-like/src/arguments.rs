@@ -239,7 +239,7 @@ Exit code:
   0  every defect was caught
   1  at least one was not
   2  the arguments are wrong, or --program is no pontoon with the feature `defects`
-  3  the test could not be made, or not to its end: what was not tested is not judged";
+  3  the test could not be made, or not to its end (the laboratory failed, a file could not be written): what was not tested is not judged";
 
 const LIST_HELP: &str = "\
 Examples:

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     history::HistoryError,
-    lab::LabError,
+    lab::{LabError, program::NamedBy},
     run::{RunError, Unwritten},
 };
 
@@ -94,6 +94,13 @@ impl Failure {
         Self::new(Code::Unwritten, "standard output", problem, hint)
     }
 
+    /// Both as one: this one in detail, the other behind its problem.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.problem += &format!("; and {}: {}", other.object, other.problem);
+        self
+    }
+
     /// Files that could not be written; the first in detail. None: there are none.
     pub fn of_unwritten(files: &[Unwritten]) -> Option<Self> {
         let (first, others) = files.split_first()?;
@@ -159,7 +166,11 @@ impl From<&LabError> for Failure {
                 "run it as root, with ip and bridge (iproute2) installed; `list` and `check` need neither",
             ),
             LabError::Unusable(unusable) => Self::new(
-                Code::Usage,
+                match unusable.named_by {
+                    NamedBy::Variable | NamedBy::Option => Code::Usage,
+                    // Whoever called has named nothing wrong.
+                    NamedBy::Built => Code::Laboratory,
+                },
                 unusable.named_by.name(),
                 format!("{} {}", unusable.program.display(), unusable.problem),
                 unusable.named_by.hint(),
@@ -208,6 +219,7 @@ impl From<RunError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::program::Unusable;
 
     #[test]
     fn no_failure_passes_for_a_finding_and_each_says_what_to_do() {
@@ -264,6 +276,23 @@ mod tests {
         let several = several.unwrap();
         assert_eq!(several.object, "file a");
         assert!(several.problem.ends_with("; nor can b, c"), "{several}");
+    }
+
+    #[test]
+    fn a_program_is_a_wrong_argument_only_where_it_was_named() {
+        for (named_by, exit) in [
+            (NamedBy::Variable, 2),
+            (NamedBy::Option, 2),
+            (NamedBy::Built, 3),
+        ] {
+            let unusable = Unusable {
+                named_by,
+                program: "target/pontoon".into(),
+                problem: "is not executable".into(),
+            };
+            let failure = Failure::from(LabError::Unusable(unusable));
+            assert_eq!(failure.code.exit_code(), exit, "{failure:?}");
+        }
     }
 
     #[test]

@@ -176,6 +176,14 @@ impl Told {
         }
     }
 
+    /// What the command itself failed at: told first, and as one failure with what could not be written.
+    fn also(&mut self, failure: Failure) {
+        self.failure = Some(match self.failure.take() {
+            Some(untold) => failure.and(&untold),
+            None => failure,
+        });
+    }
+
     /// What a command ends with that found `code`: a finding stays one, whether it could be written or not.
     fn exit_code(self, code: u8) -> u8 {
         let Some(failure) = self.failure else {
@@ -263,7 +271,8 @@ fn self_test(
         Ok(()) if out.format == Format::Table => {
             told.text(&format!("{} of {all} defects caught\n", all - missed));
         }
-        ended => told.keep(ended.map_err(Failure::from)),
+        Ok(()) => {}
+        Err(unfinished) => told.also(unfinished.into()),
     }
     Ok(told.exit_code(u8::from(missed > 0)))
 }
@@ -310,11 +319,12 @@ fn execute(plan: &Plan, out: Out) -> Result<u8, Failure> {
     let mut told = Told::new(out);
     told.result(&finished.document(plan), || summary(&finished, plan));
     let failure = finished.failure(plan);
-    if let Some(failure) = &failure {
-        out.failure(failure);
+    let has_failed = failure.is_some();
+    if let Some(failure) = failure {
+        told.also(failure);
     }
     let conclusion = checker::conclusion(&finished.verdicts);
-    Ok(told.exit_code(exit_code(conclusion, failure.is_some())))
+    Ok(told.exit_code(exit_code(conclusion, has_failed)))
 }
 
 /// As `RUN_HELP` says.
@@ -533,4 +543,34 @@ fn watched_signals() -> io::Result<Interruption> {
         let _ = sender.send(());
     });
     Ok(Interruption(receiver))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_fails_and_cannot_tell_its_result_says_both_as_one() {
+        let out = Out {
+            format: Format::Json,
+        };
+        let full = || Failure::untold(&io::ErrorKind::StorageFull.into());
+        let file = || Failure::new(Code::Unwritten, "file out/x", "is full", "make room");
+        let mut told = Told::new(out);
+        told.keep(Err(full()));
+        told.keep(Err(full()));
+        told.also(file());
+        let one = told.failure.clone().unwrap();
+        assert_eq!(one.object, "file out/x");
+        assert!(
+            one.problem.starts_with("is full; and standard output: "),
+            "{one}"
+        );
+        assert_eq!(one.problem.matches("standard output").count(), 1, "{one}");
+        assert_eq!(told.exit_code(0), 3);
+        let mut alone = Told::new(out);
+        alone.also(file());
+        assert_eq!(alone.failure, Some(file()));
+        assert_eq!(alone.exit_code(1), 1);
+    }
 }

@@ -435,7 +435,7 @@ fn record(
     let mut people = People::start(plan, cluster, &outside, &recorder)?;
     people.runtime.spawn(workload::sessions::serve_echo(
         echo,
-        people.end_watch.clone(),
+        people.watch.end.clone(),
     ));
     let context = people.context.clone();
     let mut nemesis = Nemesis::new(
@@ -525,9 +525,27 @@ struct People {
     recorder: Arc<Recorder>,
     clients: JoinSet<()>,
     watchers: JoinSet<()>,
-    end_watch: CancellationToken,
+    watch: Watch,
+}
+
+/// The threads that watch: they end with this, however the run does.
+struct Watch {
+    /// Ends those that watch as tasks, too.
+    end: CancellationToken,
     witness: Option<Watching>,
-    canary: std::thread::JoinHandle<()>,
+    canary: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end.cancel();
+        if let Some(witness) = self.witness.take() {
+            witness.join();
+        }
+        if let Some(canary) = self.canary.take() {
+            let _ = canary.join(); // it has nothing to say
+        }
+    }
 }
 
 impl People {
@@ -587,15 +605,17 @@ impl People {
         };
         let canary = canary::start(recorder.clone(), end_watch.clone());
         Ok(Self {
-            canary,
             runtime,
             board,
             context,
             recorder: recorder.clone(),
             clients: JoinSet::new(),
             watchers,
-            end_watch,
-            witness,
+            watch: Watch {
+                end: end_watch,
+                witness,
+                canary: Some(canary),
+            },
         })
     }
 
@@ -614,13 +634,10 @@ impl People {
     }
 
     fn stop_watching(mut self) {
-        self.end_watch.cancel();
+        self.watch.end.cancel();
         let watchers = std::mem::take(&mut self.watchers);
         self.runtime.block_on(watchers.join_all());
-        if let Some(witness) = self.witness.take() {
-            witness.join();
-        }
-        let _ = self.canary.join(); // it has nothing to say
+        drop(self.watch);
     }
 
     /// What every node owes when all is over. What cannot be had is missing, and found missing by the checkers.
@@ -1130,6 +1147,21 @@ mod tests {
                 assert_eq!(document["report"], serde_json::Value::Null);
             }
         }
+    }
+
+    #[test]
+    fn whoever_watches_ends_with_a_run_that_could_not_be_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::create(&directory.path().join(FILE)).unwrap();
+        let end = CancellationToken::new();
+        let watch = Watch {
+            canary: Some(canary::start(recorder.clone(), end.clone())),
+            end: end.clone(),
+            witness: None,
+        };
+        drop(watch);
+        assert!(end.is_cancelled());
+        assert_eq!(Arc::strong_count(&recorder), 1, "the thread has ended");
     }
 
     #[test]

@@ -31,7 +31,7 @@ const WORKLOADS: &[Workload] = &[Workload::Acme];
 pub fn check(history: &History) -> Verdict {
     let recovery = Duration::from_millis(history.run.recovery_bound_ms);
     let calms = calm::calms(history, calm::last_look(history));
-    let (mut shown, mut owed) = (BTreeSet::new(), 0);
+    let (mut shown, mut owed, mut peaceful) = (BTreeSet::new(), 0, 0);
     let mut late: BTreeMap<(u64, &str), Look<'_>> = BTreeMap::new();
     for (key, of_key) in by_key(&history.operations) {
         for look in &of_key.looks {
@@ -41,7 +41,9 @@ pub fn check(history: &History) -> Verdict {
             let place = look.operation.node.as_deref().unwrap_or_default();
             let is_due = is_due(&calms, recovery, change.completed_at, look);
             owed += usize::from(is_due);
-            if look.value == change.value {
+            let is_shown = look.value == change.value;
+            peaceful += usize::from(is_shown && is_in_peace(&calms, recovery, look));
+            if is_shown {
                 shown.insert((key, change.operation.id, place));
             } else if is_due {
                 late.entry((change.operation.id, place)).or_insert(Look {
@@ -53,25 +55,36 @@ pub fn check(history: &History) -> Verdict {
     }
     let mut findings: Vec<Finding> = late.values().filter_map(Look::finding).collect();
     let summary = format!(
-        "{} changes seen at a place, {owed} looks for one that was due",
+        "{} changes seen at a place, {peaceful} looks in peace that showed one, {owed} looks for one that was due",
         shown.len()
     );
-    let judged = shown.len() + owed;
+    let seen = shown.len() + owed;
     // The fault that made a node lag may have been open still.
     let reason = set_aside(history, &mut findings, |_| false)
-        .or_else(|| planned::unjudged(&history.run, WORKLOADS, judged, "looks"));
+        .or_else(|| planned::unjudged(&history.run, WORKLOADS, seen, "looks"));
     Verdict::of("visibility", summary, findings)
         .unless_undecided(reason)
-        .exercised_by(judged)
+        // What was seen while faults explain everything could not have been a finding.
+        .exercised_by(peaceful + owed)
 }
 
 fn is_due(calms: &[Calm], recovery: Duration, acknowledged: Moment, look: &Look<'_>) -> bool {
+    calm_of(calms, look).is_some_and(|calm| {
+        look.operation.invoked >= calm::due(calm.from, recovery, acknowledged, PATIENCE)
+    })
+}
+
+fn is_in_peace(calms: &[Calm], recovery: Duration, look: &Look<'_>) -> bool {
+    let begins = |calm: &Calm| calm.from.later(recovery);
+    calm_of(calms, look).is_some_and(|calm| look.operation.invoked >= begins(calm))
+}
+
+/// The calm that nothing of this look was outside of.
+fn calm_of<'a>(calms: &'a [Calm], look: &Look<'_>) -> Option<&'a Calm> {
     let (from, to) = (look.operation.invoked, look.until);
     let after = calms.partition_point(|calm| calm.from <= from);
-    let calm = after.checked_sub(1).and_then(|place| calms.get(place));
-    calm.is_some_and(|calm| {
-        calm.covers(from, to) && from >= calm::due(calm.from, recovery, acknowledged, PATIENCE)
-    })
+    let calm = after.checked_sub(1).and_then(|place| calms.get(place))?;
+    calm.covers(from, to).then_some(calm)
 }
 
 /// A change that was acknowledged.
@@ -251,7 +264,7 @@ mod tests {
         assert_eq!(verdict.conclusion, Conclusion::Holds);
         assert_eq!(
             verdict.summary,
-            "1 changes seen at a place, 0 looks for one that was due"
+            "1 changes seen at a place, 1 looks in peace that showed one, 0 looks for one that was due"
         );
         // Late, and within the patience that each change has.
         let mut slow = vec![written(1, 30)];
@@ -263,20 +276,27 @@ mod tests {
 
     #[test]
     fn while_a_fault_is_in_force_or_was_a_moment_ago_nothing_is_judged() {
-        for faults in [
+        // At n1 it was seen in peace only where the fault began later.
+        for (faults, expected) in [
             // On the node, from before the write; it is paused, and another fault is elsewhere.
-            vec![pause(25, 60)],
-            vec![
-                pause(25, 60),
-                fault("kill", "n1", 26 * SECOND, 27 * SECOND, true),
-            ],
+            (vec![pause(25, 60)], Conclusion::NotExercised),
+            (
+                vec![
+                    pause(25, 60),
+                    fault("kill", "n1", 26 * SECOND, 27 * SECOND, true),
+                ],
+                Conclusion::NotExercised,
+            ),
             // On another node, begun when the record was due.
-            vec![fault("kill", "n1", 40 * SECOND, 60 * SECOND, true)],
+            (
+                vec![fault("kill", "n1", 40 * SECOND, 60 * SECOND, true)],
+                Conclusion::Holds,
+            ),
             // Over, and the cluster may be about to recover still.
-            vec![pause(25, 31)],
+            (vec![pause(25, 31)], Conclusion::NotExercised),
         ] {
             let verdict = check(&history(faults.clone(), never_shown()));
-            assert_eq!(verdict.conclusion, Conclusion::Holds, "{faults:?}");
+            assert_eq!(verdict.conclusion, expected, "{faults:?}");
         }
         // Long over.
         let verdict = check(&history(vec![pause(25, 29)], never_shown()));

@@ -334,7 +334,16 @@ impl Assembly {
             }
             invoke @ Entry::Invoke { .. } => return self.invoke(invoke, line),
             complete @ Entry::Complete { .. } => return self.complete(complete),
-            Entry::Fault(fault) => history.faults.push(fault),
+            Entry::Fault(fault) => {
+                // A self-test does faults of its own.
+                if history.run.self_test.is_none() && fault.kind.parse::<Kind>().is_err() {
+                    return Err(format!(
+                        "no fault is named `{}`; `jepsen-like list` names those of this program",
+                        fault.kind
+                    ));
+                }
+                history.faults.push(fault);
+            }
             Entry::Answer(answer) => history.answers.push(answer),
             Entry::Leader(leader) => history.leaders.push(leader),
             Entry::Hash(hash) => history.hashes.push(hash),

@@ -650,3 +650,36 @@ fn why_a_fault_was_not_injected_is_read_as_it_was_written() {
         .collect();
     assert_eq!(read, [Skip::Impossible("no tool".into()), missed()]);
 }
+
+#[test]
+fn a_fault_that_this_program_does_not_have_is_refused_but_for_those_of_a_self_test() {
+    let fault = |kind: &str| {
+        Entry::Fault(Fault {
+            kind: kind.into(),
+            nodes: ["n1".to_owned()].into(),
+            began: Moment(5),
+            healed: Some(Moment(6)),
+            hit_leader: true,
+            skipped: None,
+        })
+    };
+    let head = |self_test| {
+        Entry::Run(Run {
+            format: 1,
+            self_test,
+            ..Run::default()
+        })
+    };
+    let read = |self_test, kind| parsed(lines(&[head(self_test), fault(kind)]).as_bytes());
+    assert!(read(None, "kill").is_ok());
+    let said = read(None, "lost-writes").unwrap_err().to_string();
+    assert!(
+        said.starts_with("file:2: no fault is named `lost-writes`;"),
+        "{said}"
+    );
+    let test = SelfTest {
+        scenario: "power".into(),
+        defect: None,
+    };
+    assert!(read(Some(test), "lost-writes").is_ok());
+}

@@ -69,9 +69,20 @@ pub fn missing() -> Option<String> {
 /// Tests one defect after the other and hands each result on.
 ///
 /// # Errors
-/// When `is_over` before all were tested, a file cannot be written, or a scenario cannot be begun without a defect either: what was not judged is
-/// not said to be missed.
+/// When `is_over` before all were tested, a file cannot be written, the laboratory fails, or a scenario cannot be begun without a defect either:
+/// what was not judged is not said to be missed.
 pub fn test(
+    options: &Options,
+    is_over: &dyn Fn() -> bool,
+    each: impl FnMut(&Caught),
+) -> Result<(), Unfinished> {
+    let perform = |scenario, defect| perform(options, scenario, defect, is_over);
+    test_by(&perform, options, is_over, each)
+}
+
+/// As `test`, each run by `perform`: a scenario, with a defect or without one.
+fn test_by(
+    perform: &dyn Fn(Scenario, Option<Defect>) -> Result<Judged, Unfinished>,
     options: &Options,
     is_over: &dyn Fn() -> bool,
     mut each: impl FnMut(&Caught),
@@ -83,12 +94,16 @@ pub fn test(
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 tracing::info!(%scenario, "without a defect");
-                unknown.insert(perform(options, scenario, None, is_over)?)
+                unknown.insert(perform(scenario, None)?)
             }
         };
+        // Before another cluster is built.
+        if is_over() {
+            return Err(Unfinished::Interrupted);
+        }
         tracing::info!(%scenario, defect = defect.name(), "with a defect");
         let began = Instant::now();
-        let defective = perform(options, scenario, Some(*defect), is_over)?;
+        let defective = perform(scenario, Some(*defect))?;
         if is_over() {
             return Err(Unfinished::Interrupted);
         }
@@ -105,7 +120,7 @@ pub fn test(
 pub enum Unfinished {
     #[error("interrupted")]
     Interrupted,
-    /// A file could not be written, or a scenario could not be begun without a defect: nothing follows for any.
+    /// The laboratory failed, a file could not be written, or a scenario could not be begun without a defect: nothing follows for any.
     #[error(transparent)]
     Run(RunError),
 }
@@ -161,7 +176,8 @@ fn perform(
     judged(defect, finished)
 }
 
-/// What a run says of its scenario. A defective cluster may not come to be at all; a sound one does, or nothing can be tested with it.
+/// What a run says of its scenario. A defective cluster may not come to be at all; a sound one does, or nothing can be tested with it. Where the
+/// laboratory failed, neither says anything.
 fn judged(
     defect: Option<Defect>,
     finished: Result<Finished, RunError>,
@@ -169,12 +185,12 @@ fn judged(
     match (defect, finished) {
         (_, Ok(finished)) => match finished.unwritten.into_iter().next() {
             Some(file) => Err(Unfinished::Run(file.into())),
-            None => Ok(match finished.breakdown {
-                Some(breakdown) => Err(breakdown.to_string()),
-                None => Ok(finished.verdicts),
-            }),
+            None => match finished.breakdown {
+                Some(breakdown) => Err(Unfinished::Run(breakdown.into())),
+                None => Ok(Ok(finished.verdicts)),
+            },
         },
-        (Some(_), Err(RunError::Lab(error))) => Ok(Err(error.to_string())),
+        (Some(_), Err(RunError::Lab(error))) if error.is_of_cluster() => Ok(Err(error.to_string())),
         (_, Err(error)) => Err(Unfinished::Run(error)),
     }
 }
@@ -190,7 +206,9 @@ fn recovery_bound(defect: Option<Defect>) -> Duration {
 /// The checkers that have to find a defect; one of them is enough.
 fn expected(defect: Defect) -> &'static [&'static str] {
     match defect {
-        Defect::AcknowledgeBeforeCommit | Defect::VoteNotPersisted => &["set", "linearizability"],
+        Defect::AcknowledgeBeforeCommit => &["set", "linearizability"],
+        // A vote that is given twice in a term may make two leaders of it.
+        Defect::VoteNotPersisted => &["set", "linearizability", "leaders"],
         // A node alone whose log has a hole in it does not start again, and says so.
         Defect::BarrierWithoutFsync => &["set", "recovery"],
         Defect::StaleReads | Defect::ApplyTwice => &["linearizability"],
@@ -379,12 +397,57 @@ mod tests {
 
     #[test]
     fn a_sound_cluster_that_cannot_be_begun_ends_the_test() {
-        let failed = || Err(RunError::Lab(LabError::NoNode));
+        let failed = || {
+            Err(RunError::Lab(LabError::Waited {
+                what: "a leader".into(),
+                seconds: 30,
+            }))
+        };
         let defective = judged(Some(Defect::ApplyTwice), failed()).unwrap();
-        assert_eq!(defective, Err("a cluster needs a node".to_owned()));
+        let problem = "a leader did not happen within 30 s";
+        assert_eq!(defective, Err(problem.to_owned()));
         let failure = Failure::from(judged(None, failed()).unwrap_err());
-        assert!(failure.problem.contains("a cluster needs a node"));
+        assert!(failure.problem.contains(problem), "{failure}");
         assert_eq!(failure.code.exit_code(), 3);
+    }
+
+    #[test]
+    fn where_the_laboratory_fails_no_defect_is_said_to_be_missed() {
+        let broken = || Finished {
+            history: history::History::default(),
+            verdicts: vec![verdict("one responder", Some("n1, n2"))],
+            breakdown: Some(LabError::NoNode),
+            unwritten: vec![],
+        };
+        for defect in [None, Some(Defect::VipWithoutLease)] {
+            for run in [Ok(broken()), Err(RunError::Lab(LabError::NoNode))] {
+                let failure = Failure::from(judged(defect, run).unwrap_err());
+                assert!(failure.problem.contains("a cluster needs a node"));
+                assert_eq!(
+                    (failure.code, failure.code.exit_code()),
+                    (Code::Laboratory, 3)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn who_ends_the_test_during_a_control_waits_for_no_second_cluster() {
+        let options = Options {
+            defects: [Defect::ApplyTwice].into(),
+            program: "pontoon".into(),
+            out: "out".into(),
+        };
+        let runs = std::cell::RefCell::new(vec![]);
+        let perform = |_, defect: Option<Defect>| {
+            runs.borrow_mut().push(defect);
+            Ok(Ok(vec![verdict("set", None)]))
+        };
+        let is_over = || !runs.borrow().is_empty();
+        let mut told = 0;
+        let ended = test_by(&perform, &options, &is_over, |_| told += 1);
+        assert!(matches!(ended, Err(Unfinished::Interrupted)), "{ended:?}");
+        assert_eq!((runs.borrow().as_slice(), told), ([None].as_slice(), 0));
     }
 
     #[test]
