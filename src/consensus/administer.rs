@@ -794,13 +794,14 @@ impl Core {
         if !group.voters.contains(&id) {
             return Err(self.no_member(id));
         }
-        if !group.alive.contains(&id) {
-            return Err(ChangeRefused::Silent(id));
-        }
+        // Before its silence: what it says of itself may be the reason, such as a disk that hangs.
         match lock(&self.peers).unfit(id) {
             None => {}
             Some(Unfit::Starting) => return Err(ChangeRefused::Starting(id)),
             Some(Unfit::Because(problem)) => return Err(ChangeRefused::Unfit { id, problem }),
+        }
+        if !group.alive.contains(&id) {
+            return Err(ChangeRefused::Silent(id));
         }
         match lag_of(metrics, id) {
             Some(lag) if lag <= FIT_LAG => Ok(()),

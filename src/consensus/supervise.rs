@@ -644,7 +644,10 @@ async fn give_way(core: &Core) {
     match core.give_way(Instant::now() + STEP_LIMIT).await {
         Ok(leader) if leader == core.id => tracing::info!("the disk answers again"),
         Ok(leader) => tracing::info!(%leader, "another node leads"),
-        Err(problem) => tracing::warn!(%problem, "no other node was found to lead"),
+        Err(NotDone::Refused(why)) => tracing::warn!(%why, "no other node was found to lead"),
+        Err(problem) => {
+            tracing::warn!(%problem, "leadership was given up; this node hears the next leader once its disk answers");
+        }
     }
 }
 

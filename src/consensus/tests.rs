@@ -1223,6 +1223,35 @@ async fn a_leader_that_resigns_is_followed_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_silent_and_says_why_is_refused_with_that_reason() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let stuck = cluster.followers().await[0];
+    let core = &cluster.node(leader).core;
+    cluster.disks[&stuck].engine.hold(true);
+    cluster.node(stuck).tell_stopped("its disk stands".into());
+    let written = cluster.node(leader).propose(command(vec![]), soon()).await;
+    assert!(written.is_ok());
+    eventually("it answers no heartbeat, and says why", || {
+        let is_silent = !core.group(&core.metrics()).alive.contains(&NodeId(stuck));
+        let unfit = super::core::lock(&core.peers).unfit(NodeId(stuck));
+        is_silent && unfit == Some(Unfit::Because("its disk stands".into()))
+    })
+    .await;
+    let sent = cluster
+        .node(leader)
+        .transfer(Some(NodeId(stuck)), Instant::now() + Duration::from_secs(3))
+        .await;
+    let refused = ChangeRefused::Unfit {
+        id: NodeId(stuck),
+        problem: "its disk stands".into(),
+    };
+    assert_eq!(sent, Err(AdministerError::Refused(refused)));
+    cluster.disks[&stuck].engine.hold(false);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_voter_whose_disk_hangs_would_elect_nobody() {
     let cluster = Cluster::of(3).await;
     let leader = cluster.leader().await;
