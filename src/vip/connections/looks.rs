@@ -120,13 +120,10 @@ fn may_idle(release: &str) -> bool {
 }
 
 fn look(vips: &BTreeSet<IpAddr>, pace: Pace) -> Found {
+    level_this_thread();
     let between: fn() = match pace {
-        Pace::Soon => {
-            level_this_thread();
-            || {}
-        }
+        Pace::Soon => || {},
         Pace::Idle => {
-            level_this_thread();
             if may_idle(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()) {
                 idle_this_thread();
             }
