@@ -587,6 +587,70 @@ fn a_foreign_host_with_the_address_is_told_and_defended_against_until_it_is_gone
 }
 
 #[test]
+fn a_vip_that_nobody_held_is_left_to_the_foreign_host_that_has_it_whoever_leads() {
+    let Some(mut lab) = two_hosts() else { return };
+    lab.add_host("n2", 12).unwrap();
+    lab.add_host("thief", 220).unwrap();
+    let thief = lab.host("thief").unwrap();
+    let text = format!("{}/32", vip4());
+    let take = |verb: &str| {
+        let order = ["address", verb, &text, "dev", network::DEVICE];
+        thief.ip(&order).unwrap()
+    };
+    take("add");
+    let unclaimed = Snapshot {
+        unclaimed_vips: [(vip4(), 7_u64)].into_iter().collect(),
+        ..(*snapshot_with(&[vip4()])).clone()
+    };
+    let nodes = ["n1", "n2"].map(|name| {
+        let host = lab.host(name).unwrap();
+        let config = VipConfig {
+            lookout: LookoutTiming {
+                confirm: Duration::from_millis(300),
+                lasts: Duration::from_millis(1000),
+                ..LookoutTiming::default()
+            },
+            ..config_on(network::DEVICE)
+        };
+        let node = Node::start_with(host, config, &[]);
+        node.snapshots.send_replace(Arc::new(unclaimed.clone()));
+        (host, node)
+    });
+    let refused = |node: &Node| {
+        let problem = node.problem().unwrap_or_default();
+        problem.contains("not taken: the host")
+    };
+    for (term, (host, node)) in (1..).zip(&nodes) {
+        node.lead(term, LONG);
+        wait_until("it is left to the thief", SOON, || refused(node));
+        assert!(!has(host, vip4()) && node.driver.claims().borrow().is_empty());
+        if term == 1 {
+            node.follow(2);
+            wait_until("it is no matter of its own any more", SOON, || {
+                node.problem().is_none()
+            });
+        }
+    }
+    let [(_, first), (host, second)] = &nodes;
+    take("delete");
+    wait_until("it is taken", SOON, || has(host, vip4()));
+    wait_until("the state can be told", SOON, || {
+        second.driver.claims().borrow().get(&vip4()) == Some(&7)
+    });
+
+    // Claimed, it is taken over at once, whatever else there is.
+    let claimed = snapshot_with(&[vip4()]);
+    for (_, node) in &nodes {
+        node.snapshots.send_replace(Arc::clone(&claimed));
+    }
+    second.follow(3);
+    wait_until("it is let go", SOON, || !has(host, vip4()));
+    take("add");
+    first.lead(3, LONG);
+    wait_until("it is taken over", SOON, || first.holds());
+}
+
+#[test]
 fn an_operators_address_is_neither_used_nor_removed() {
     let Some(lab) = two_hosts() else { return };
     let host = lab.host("n1").unwrap();

@@ -388,6 +388,7 @@ fn client_may(change: &Change) -> Result<(), Failure> {
         | Change::SetProfile { .. }
         | Change::ReleaseVips { .. }
         | Change::TakeVips { .. }
+        | Change::ClaimVips { .. }
         | Change::SetFeatureLevel { .. } => Err(Failure::new(
             FailureCode::PermissionDenied,
             "request",

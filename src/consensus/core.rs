@@ -45,7 +45,7 @@ use crate::{
     model::{
         leadership::Leadership,
         node::{ClusterId, NodeId},
-        vip::{VipFacts, VipPeers},
+        vip::{UnclaimedVips, VipFacts, VipPeers},
     },
     wire::command::MAX_ENTRY,
 };
@@ -108,6 +108,8 @@ pub struct Core {
     pub(super) proposals: Semaphore,
     /// What this node says of its VIPs.
     pub(super) vip_facts: Mutex<VipFacts>,
+    /// VIPs that this node holds as the first one since they were added, and the revision at which each was.
+    pub(super) vip_claims: Mutex<UnclaimedVips>,
     /// What this node last said of its fitness to hold VIPs.
     pub(super) fitness: Mutex<Fitness>,
     /// What the others say of theirs.

@@ -102,7 +102,7 @@ use crate::{
         node::{ClusterId, NodeId},
         snapshot::Snapshot,
         timing::SHORTEST_REFUSAL,
-        vip::{VipFacts, VipPeers},
+        vip::{UnclaimedVips, VipFacts, VipPeers},
     },
     state::{State, command::Command, outcome::Outcome},
 };
@@ -241,6 +241,7 @@ impl Consensus {
             peers: Default::default(),
             proposals: Semaphore::new(MAX_PROPOSALS),
             vip_facts: Default::default(),
+            vip_claims: Default::default(),
             fitness: Default::default(),
             vip_peers: watch::Sender::new(VipPeers::default()),
             grants: Default::default(),
@@ -355,6 +356,12 @@ impl Consensus {
             *released = (*released).max(term);
             news
         });
+    }
+
+    /// Which VIPs this node holds that no member held since they were added, and the revision at which each was: the leader has the
+    /// state remember that they are claimed.
+    pub fn claim_vips(&self, claims: UnclaimedVips) {
+        *core::lock(&self.core.vip_claims) = claims;
     }
 
     /// What the other members say of the VIPs on their devices. The latest value counts.

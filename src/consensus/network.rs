@@ -47,7 +47,7 @@ use super::{
 use crate::model::node::{ClusterId, NodeId};
 
 /// Version of the payloads' encoding. Raised when a message changes its shape.
-pub const PROTOCOL: u32 = 10;
+pub const PROTOCOL: u32 = 11;
 
 /// Largest message on a peer link, in bytes: one command of the largest size and its envelope. Larger ones are refused by
 /// both sides.

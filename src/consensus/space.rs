@@ -40,6 +40,7 @@ pub fn helps(command: &Command) -> bool {
             Change::RetireMember { .. }
                 | Change::ReleaseVips { .. }
                 | Change::TakeVips { .. }
+                | Change::ClaimVips { .. }
                 | Change::SetPreference { .. }
                 | Change::DeleteZone { .. }
                 | Change::DeleteRecords { .. }

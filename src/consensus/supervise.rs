@@ -528,6 +528,7 @@ async fn keep_group(core: &Core) {
         }
         mover.lead_in(metrics.current_term);
         settle_release(core).await;
+        settle_claims(core).await;
         let now = Instant::now();
         let lately = made_way.is_some_and(|at| now < at + MAKE_WAY_EVERY);
         if !lately && core.others_have_more_room() {
@@ -591,6 +592,27 @@ pub(super) async fn settle_release(core: &Core) {
         .await
     {
         tracing::debug!(%problem, "the hand-over is not settled yet");
+    }
+}
+
+/// A leader that holds VIPs as the first one has the state remember it: whoever leads next takes them without a first look.
+async fn settle_claims(core: &Core) {
+    let claims = lock(&core.vip_claims).clone();
+    let vips: Vec<_> = {
+        let published = core.publication.state();
+        let unclaimed = &published.state.snapshot().unclaimed_vips;
+        let is_new = |(address, added_at): &(_, u64)| unclaimed.get(address) == Some(added_at);
+        claims.into_iter().filter(is_new).collect()
+    };
+    if vips.is_empty() {
+        return;
+    }
+    let change = StateChange::ClaimVips { vips };
+    if let Err(problem) = core
+        .commit_change(change, Instant::now() + STEP_LIMIT)
+        .await
+    {
+        tracing::debug!(%problem, "the state does not know yet that VIPs were claimed");
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Snapshot {
     pub pools: OrdMap<Label, Arc<Pool>>,
     pub listeners: OrdMap<Label, Arc<Listener>>,
     pub vips: OrdMap<IpAddr, Vip>,
+    /// Those of `vips` that no member has held since they were added, and the revision at which each was: before one is claimed it is
+    /// looked whether a foreign host has it.
+    pub unclaimed_vips: OrdMap<IpAddr, u64>,
     pub dns: DnsPolicy,
 }
 
@@ -74,8 +77,12 @@ impl Snapshot {
             pools,
             listeners,
             vips,
+            unclaimed_vips,
         } = self;
-        pools.ptr_eq(&other.pools) && listeners.ptr_eq(&other.listeners) && vips.ptr_eq(&other.vips)
+        pools.ptr_eq(&other.pools)
+            && listeners.ptr_eq(&other.listeners)
+            && vips.ptr_eq(&other.vips)
+            && unclaimed_vips.ptr_eq(&other.unclaimed_vips)
     }
 
     pub fn vip_addresses(&self) -> Vec<IpAddr> {
@@ -103,5 +110,8 @@ mod tests {
         let interface = "vip".parse().expect("a label");
         held.vips.insert(address, Vip { address, interface });
         assert!(!before.has_same_front(&held));
+        let mut unclaimed = held.clone();
+        unclaimed.unclaimed_vips.insert(address, 7);
+        assert!(!held.has_same_front(&unclaimed));
     }
 }

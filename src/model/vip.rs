@@ -15,6 +15,9 @@ pub struct Vip {
     pub interface: Label,
 }
 
+/// VIPs that no member has held since they were added, and the revision of the state at which each was.
+pub type UnclaimedVips = BTreeMap<IpAddr, u64>;
+
 /// What a node says of the VIPs on its devices, for the other members.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct VipFacts {

@@ -55,7 +55,10 @@ use crate::{
     },
     dns::DnsServer,
     enrol::{IdentityError, IdentityFile, StoredIdentity, vacancy},
-    model::{snapshot::Snapshot, vip::VipFacts},
+    model::{
+        snapshot::Snapshot,
+        vip::{UnclaimedVips, VipFacts},
+    },
     pki::verify::ClientAuth,
     priority,
     telemetry::{
@@ -441,6 +444,8 @@ impl Node {
         self.tasks.spawn_on(feeding, &self.runtimes.consensus);
         let told = tell_of_vips(consensus.clone(), services.vip_facts());
         self.tasks.spawn(told);
+        let told = report_claims(consensus.clone(), services.vip_claims());
+        self.tasks.spawn(told);
         let told = tell_fitness(consensus.clone(), services.fitness(), self.stop.clone());
         self.tasks.spawn(told);
         // Also while the node stops: its hand-over waits for it.
@@ -775,6 +780,17 @@ async fn first_snapshot(consensus: &Consensus) -> Arc<Snapshot> {
         Ok(snapshot) => snapshot.clone().unwrap_or_default(),
         // Consensus keeps the sender as long as it lives, and we hold consensus.
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// Tells consensus which VIPs this node holds as the first member. Ends with the services.
+async fn report_claims(consensus: Consensus, mut claims: watch::Receiver<UnclaimedVips>) {
+    loop {
+        let newest = claims.borrow_and_update().clone();
+        consensus.claim_vips(newest);
+        if claims.changed().await.is_err() {
+            return consensus.claim_vips(UnclaimedVips::new());
+        }
     }
 }
 

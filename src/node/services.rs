@@ -17,7 +17,7 @@ use crate::{
     model::{
         leadership::Leadership,
         snapshot::Snapshot,
-        vip::{VipFacts, VipPeers},
+        vip::{UnclaimedVips, VipFacts, VipPeers},
     },
     proxy::{self, Drain, Proxy, ProxyConfig, ProxyLimits, ProxyObserver, VipBinding},
     vip::{
@@ -122,6 +122,11 @@ impl Services {
     /// What the other members are to know of the VIPs here.
     pub(super) fn vip_facts(&self) -> watch::Receiver<VipFacts> {
         self.vip.facts()
+    }
+
+    /// The VIPs that this node holds as the first member.
+    pub(super) fn vip_claims(&self) -> watch::Receiver<UnclaimedVips> {
+        self.vip.claims()
     }
 
     /// The last term whose lease was taken back and under which nothing is held any more.

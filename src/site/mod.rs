@@ -54,6 +54,7 @@ impl Site {
             pools,
             listeners,
             vips,
+            unclaimed_vips: _,
             dns,
         } = snapshot;
         Self {

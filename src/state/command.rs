@@ -211,6 +211,10 @@ pub enum Change {
     TakeVips {
         term: u64,
     },
+    /// A member took these VIPs, of which each was added at the revision beside it. One that is gone, or was added anew, is passed over.
+    ClaimVips {
+        vips: Vec<(IpAddr, u64)>,
+    },
     /// Sets where the VIPs are to be; none: wherever they are.
     SetPreference {
         preference: Option<Preference>,

@@ -223,6 +223,7 @@ impl State {
         bytes.extend_from_slice(&self.requests.forgotten().to_be_bytes());
         bytes.extend_from_slice(&self.cluster.digest().to_be_bytes());
         bytes.extend_from_slice(&self.service.dns.digest().to_be_bytes());
+        v1::write_unclaimed_vips(&self.service.unclaimed_vips, &mut bytes);
         digest::part(0, &bytes).to_be_bytes()
     }
 

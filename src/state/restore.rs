@@ -30,6 +30,10 @@ impl State {
             profile: self.cluster.profile,
             ..Cluster::default()
         });
+        // What became of their addresses since the backup is not known.
+        next.service.unclaimed_vips = (self.service.vips.keys())
+            .map(|address| (*address, revision))
+            .collect();
         for deleted in self.deleted.iter() {
             let serial = leap(deleted.serial);
             next.deleted

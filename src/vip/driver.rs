@@ -29,7 +29,7 @@ use super::{
     connections::looks::Look,
     failing::Failing,
     fence::ruleset::Ruleset,
-    first_look::FirstLooks,
+    first_look::{FirstLooks, MayLook},
     hands::{Done, Hands, HandsChange, Problem, Unserved},
     interface::{Change, InterfaceError},
     lookout::{Lookout, LookoutTiming, Outlook, Sight, Watched},
@@ -43,7 +43,7 @@ use crate::{
         leadership::Leadership,
         node::NodeId,
         snapshot::Snapshot,
-        vip::{VipFacts, VipPeers},
+        vip::{UnclaimedVips, VipFacts, VipPeers},
     },
     priority::prefer_this_thread,
 };
@@ -165,6 +165,7 @@ pub struct VipDriver {
     held: watch::Receiver<BTreeSet<IpAddr>>,
     released: watch::Receiver<u64>,
     facts: watch::Receiver<VipFacts>,
+    claims: watch::Receiver<UnclaimedVips>,
     pulse: Pulse,
     lookout: watch::Receiver<Outlook>,
     withdrawn: CancellationToken,
@@ -205,6 +206,7 @@ impl VipDriver {
         let (held_sender, held) = watch::channel(BTreeSet::new());
         let (released_sender, released) = watch::channel(0);
         let (facts_sender, facts) = watch::channel(VipFacts::default());
+        let (claims_sender, claims) = watch::channel(UnclaimedVips::new());
         let (asked_sender, asked) = watch::channel(0);
         let (beat_sender, beat) = watch::channel(0);
         let (sight_sender, sight) = watch::channel(Sight::default());
@@ -241,6 +243,7 @@ impl VipDriver {
                     held: held_sender,
                     released: released_sender,
                     facts: facts_sender,
+                    claims: claims_sender,
                     beat: beat_sender,
                     sight: sight_sender,
                 };
@@ -257,6 +260,7 @@ impl VipDriver {
             held,
             released,
             facts,
+            claims,
             pulse: Pulse {
                 asked: asked_sender,
                 beat,
@@ -290,6 +294,11 @@ impl VipDriver {
     /// What the other members are to know.
     pub fn facts(&self) -> watch::Receiver<VipFacts> {
         self.facts.clone()
+    }
+
+    /// The VIPs that this node holds, and that no member held since they were added.
+    pub fn claims(&self) -> watch::Receiver<UnclaimedVips> {
+        self.claims.clone()
     }
 
     /// Whether the thread lives.
@@ -414,8 +423,10 @@ struct Driver {
     asked: watch::Receiver<u64>,
     /// Who holds the VIPs while this node does not, as far as it heard last.
     holder: Option<NodeId>,
-    /// VIPs that are not claimed yet: it is looked whether a foreign host has them.
+    /// VIPs that no member held yet: it is looked whether a foreign host has them.
     first_looks: FirstLooks,
+    /// The same as the state knows them.
+    unclaimed: UnclaimedVips,
 }
 
 /// What takes its time.
@@ -430,6 +441,7 @@ struct Reports {
     held: watch::Sender<BTreeSet<IpAddr>>,
     released: watch::Sender<u64>,
     facts: watch::Sender<VipFacts>,
+    claims: watch::Sender<UnclaimedVips>,
     beat: watch::Sender<u64>,
     sight: watch::Sender<Sight>,
 }
@@ -497,6 +509,7 @@ impl Driver {
             asked,
             holder: None,
             first_looks: FirstLooks::default(),
+            unclaimed: UnclaimedVips::new(),
         }
     }
 
@@ -507,6 +520,8 @@ impl Driver {
         self.hands.open_announcer();
         self.keep_fence().await;
         self.hands.sweep().await;
+        self.first_looks.begin(&self.to_look_for(&self.configured));
+        self.look_first().await;
         let (mut leadership_open, mut snapshots_open) = (true, true);
         let mut give_up_at = None;
         let mut ending = false;
@@ -618,43 +633,56 @@ impl Driver {
             error!(%vip, "this node needs this address itself and takes it for no VIP: remove the VIP");
         }
         self.refused = own;
+        let unclaimed = snapshot.unclaimed_vips.iter();
+        self.unclaimed = unclaimed.map(|(address, at)| (*address, *at)).collect();
         vips.into_iter().map(Target::from).collect()
+    }
+
+    /// Those of `targets` that no member held, and when they were added.
+    fn to_look_for(&self, targets: &BTreeSet<Target>) -> BTreeMap<Target, u64> {
+        // One that goes to another interface is not new, if this node holds it.
+        let held: BTreeSet<IpAddr> = self.since.keys().map(|target| target.address).collect();
+        let others = targets.iter().filter(|t| !held.contains(&t.address));
+        others
+            .filter_map(|t| Some((t.clone(), *self.unclaimed.get(&t.address)?)))
+            .collect()
     }
 
     /// A VIP is in the fence before it is claimed, and until it is withdrawn.
     async fn handle_configured(&mut self, targets: BTreeSet<Target>) {
-        if self.machine.entitled(Instant::now()) && self.lookout.sees() {
-            self.first_looks
-                .begin(&self.configured, &targets, Instant::now());
-            self.look_first().await;
-        }
+        // Before the machine knows of them: it would claim them.
+        let new = self.to_look_for(&targets);
+        self.first_looks.begin(&new);
+        self.look_first().await;
         self.configured.extend(targets.iter().cloned());
         self.keep_fence().await;
         self.configured.clone_from(&targets);
         self.handle(Event::Configured(targets)).await;
         // Not before the machine knows that it is gone: it would claim it.
-        self.first_looks.forget_unless(&self.configured);
+        self.first_looks.forget_unless(&new);
         self.keep_fence().await;
     }
 
-    /// A VIP that was added just now, and that no node held before, is claimed when nobody speaks for it for a moment. Whoever
-    /// becomes the leader meanwhile takes it at once, as at every take-over.
+    /// A VIP that no member held is claimed when nobody speaks for it for a moment.
     async fn look_first(&mut self) {
         if self.first_looks.is_empty() && self.machine.withheld().is_empty() {
             return;
         }
         let now = Instant::now();
+        let may_look = match (self.machine.entitled(now), self.lookout.sees()) {
+            (false, _) => MayLook::NotYet,
+            (true, true) => MayLook::Yes,
+            (true, false) => MayLook::Never,
+        };
         let lookout = &self.lookout;
-        match self.machine.entitled(now) {
-            true => {
-                let is_spoken_for = |target: &Target| lookout.is_spoken_for(target);
-                self.first_looks.observe(is_spoken_for, now);
-            }
-            false => self.first_looks.clear(),
-        }
-        let withheld = self.first_looks.targets();
+        let is_spoken_for = |target: &Target| lookout.is_spoken_for(target);
+        let news = self.first_looks.observe(may_look, is_spoken_for, now);
+        let withheld = self.first_looks.withheld();
         if self.machine.withheld() != &withheld {
             self.handle(Event::Withheld(withheld)).await;
+        }
+        if news {
+            self.publish();
         }
     }
 
@@ -895,7 +923,7 @@ impl Driver {
         let targets = self.machine.phases().filter_map(|(target, phase)| {
             let port = self.hands.port(&target.interface)?;
             let held = matches!(phase, Phase::Held { .. });
-            let is_new = self.first_looks.contains(target);
+            let is_new = self.first_looks.is_looking(target);
             Some((target.clone(), Watched { port, held, is_new }))
         });
         Sight {
@@ -1245,12 +1273,18 @@ impl Driver {
         let addresses: BTreeSet<_> = self.since.keys().map(|target| target.address).collect();
         self.reports
             .held
-            .send_if_modified(|old| replace(old, addresses));
+            .send_if_modified(|old| replace(old, addresses.clone()));
         let facts = VipFacts {
             macs: self.hands.macs(),
             serving: self.machine.carrying().map(|t| t.address).collect(),
             addresses: self.own_addresses.clone(),
         };
+        let held = |(address, _): &(&IpAddr, &u64)| addresses.contains(address);
+        let claims = self.unclaimed.iter().filter(held);
+        let claims = claims.map(|(address, at)| (*address, *at)).collect();
+        self.reports
+            .claims
+            .send_if_modified(|old| replace(old, claims));
         let sight = self.sight();
         self.reports
             .sight
@@ -1289,11 +1323,11 @@ impl Driver {
 
     /// Why a VIP is not claimed though nothing else hinders it.
     fn withheld_from(&self, target: &Target) -> Option<String> {
-        if !self.first_looks.contains(target) {
+        if !self.first_looks.is_looking(target) {
             return None;
         }
         let Some(mac) = self.lookout.conflict(target) else {
-            let looked = "not taken yet: it is looked whether a foreign host has this address, for a second after the VIP was added";
+            let looked = "not taken yet: it is looked whether a foreign host has this address, for a second, since no member has held the VIP so far";
             return Some(looked.to_owned());
         };
         let host = mac_text(mac);

@@ -1,10 +1,10 @@
-//! Decides for how long a VIP that is new in the state is not claimed, while it is looked whether a foreign host has it.
+//! Decides for how long a VIP that no member has held since it was added is not claimed, while it is looked whether a foreign host has it.
 //!
-//! Whatever else changes in the state meanwhile: each VIP has a time of its own, which begins when it is first seen.
+//! The state remembers which VIPs these are, so that whoever leads next looks too. Whatever else changes in the state meanwhile: each
+//! VIP has a time of its own, which begins when this node could claim it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -16,53 +16,103 @@ use super::machine::Target;
 /// together behind slow switches.
 pub const FIRST_LOOK: Duration = Duration::from_secs(1);
 
-/// VIPs that nobody held before, and until when it is looked at least.
+/// Whether there is reason and means to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayLook {
+    /// This node could not claim a VIP now.
+    NotYet,
+    Yes,
+    /// It could, and sees no other hosts: it claims at once.
+    Never,
+}
+
+/// VIPs that nobody held before, and how far the look at each has come.
 #[derive(Clone, Debug, Default)]
-pub struct FirstLooks(BTreeMap<Target, Instant>);
+pub struct FirstLooks(BTreeMap<Target, FirstLook>);
+
+#[derive(Clone, Copy, Debug)]
+struct FirstLook {
+    /// The revision at which the VIP was added: one that was added anew is another one.
+    added_at: u64,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    NotBegun,
+    /// Until then at least.
+    Looking(Instant),
+    /// No foreign host spoke for it.
+    Passed,
+}
 
 impl FirstLooks {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn contains(&self, target: &Target) -> bool {
-        self.0.contains_key(target)
+    /// Whether a VIP could be claimed but for the look.
+    pub fn is_looking(&self, target: &Target) -> bool {
+        let look = self.0.get(target);
+        look.is_some_and(|look| matches!(look.stage, Stage::Looking(_)))
     }
 
     /// What is not to be claimed.
-    pub fn targets(&self) -> BTreeSet<Target> {
-        self.0.keys().cloned().collect()
+    pub fn withheld(&self) -> BTreeSet<Target> {
+        let held_back = self.0.iter().filter(|(_, l)| l.stage != Stage::Passed);
+        held_back.map(|(target, _)| target.clone()).collect()
     }
 
-    /// Begins to look for those of `targets`, the VIPs of the state, that are new. `before`: those that it had before.
-    pub fn begin(&mut self, before: &BTreeSet<Target>, targets: &BTreeSet<Target>, now: Instant) {
-        // One that goes to another interface is not new, if this node held it.
-        let claimed = before.iter().filter(|target| !self.contains(target));
-        let known: BTreeSet<IpAddr> = claimed.map(|target| target.address).collect();
-        for target in targets.iter().filter(|t| !known.contains(&t.address)) {
-            self.0.entry(target.clone()).or_insert(now + FIRST_LOOK);
+    /// Takes in those that no member held, and the revision at which each was added.
+    pub fn begin(&mut self, new: &BTreeMap<Target, u64>) {
+        for (target, added_at) in new {
+            let known = self.0.get(target).map(|look| look.added_at);
+            if known != Some(*added_at) {
+                let look = FirstLook {
+                    added_at: *added_at,
+                    stage: Stage::NotBegun,
+                };
+                self.0.insert(target.clone(), look);
+            }
         }
     }
 
-    /// Forgets what is not in the state any more: if it comes back, it is new.
-    pub fn forget_unless(&mut self, known: &BTreeSet<Target>) {
-        self.0.retain(|target, _| known.contains(target));
+    /// Forgets what is not in the state any more, and what a member has held.
+    pub fn forget_unless(&mut self, new: &BTreeMap<Target, u64>) {
+        self.0.retain(|target, _| new.contains_key(target));
     }
 
-    /// Takes in the time: those are left that have to wait still, and those that a foreign host spoke for.
-    pub fn observe(&mut self, is_spoken_for: impl Fn(&Target) -> bool, now: Instant) {
-        self.0
-            .retain(|target, until| now < *until || is_spoken_for(target));
-    }
-
-    /// Nobody waits any more.
-    pub fn clear(&mut self) {
-        self.0.clear();
+    /// Takes in the time. One whose time is over has passed, unless a foreign host spoke for it. Whether anything changed.
+    pub fn observe(
+        &mut self,
+        may_look: MayLook,
+        is_spoken_for: impl Fn(&Target) -> bool,
+        now: Instant,
+    ) -> bool {
+        let mut news = false;
+        for (target, look) in &mut self.0 {
+            let stage = match (may_look, look.stage) {
+                (MayLook::NotYet, _) => Stage::NotBegun,
+                (MayLook::Yes, Stage::NotBegun) => Stage::Looking(now + FIRST_LOOK),
+                (MayLook::Never, Stage::NotBegun) => Stage::Passed,
+                (_, Stage::Looking(until)) if now >= until && !is_spoken_for(target) => {
+                    Stage::Passed
+                }
+                (_, stage) => stage,
+            };
+            news |= stage != look.stage;
+            look.stage = stage;
+        }
+        news
     }
 
     /// When to call `observe` though nothing happened.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        self.0.values().filter(|until| now < **until).min().copied()
+        let ends = self.0.values().filter_map(|look| match look.stage {
+            Stage::Looking(until) => Some(until),
+            Stage::NotBegun | Stage::Passed => None,
+        });
+        ends.filter(|until| now < *until).min()
     }
 }
 
@@ -81,74 +131,76 @@ mod tests {
 
     #[test]
     fn changes_of_the_state_do_not_put_a_first_look_off() {
-        let (a, b, moved) = (on("lan", 1), on("lan", 2), on("wan", 1));
-        // The VIPs of each state, those that are waited for then, and those 600 ms later.
-        type Round = (Vec<Target>, Vec<Target>, Vec<Target>);
-        let cases: [(&str, Vec<Round>); 5] = [
+        // Two VIPs, and the first one on another interface.
+        let vip = |name: &char| match name {
+            'a' => on("lan", 1),
+            'b' => on("lan", 2),
+            _ => on("wan", 1),
+        };
+        // The unclaimed VIPs of each state, those that are withheld then, and those 600 ms later.
+        type Round = (&'static [(char, u64)], &'static [char], &'static [char]);
+        let cases: [(&str, Vec<Round>); 6] = [
             (
                 "the same again",
                 vec![
-                    (vec![a.clone()], vec![a.clone()], vec![a.clone()]),
-                    (vec![a.clone()], vec![a.clone()], vec![]),
-                    (vec![a.clone()], vec![], vec![]),
+                    (&[('a', 1)], &['a'], &['a']),
+                    (&[('a', 1)], &['a'], &[]),
+                    (&[('a', 1)], &[], &[]),
                 ],
             ),
             (
                 "another one comes",
                 vec![
-                    (vec![a.clone()], vec![a.clone()], vec![a.clone()]),
-                    (
-                        vec![a.clone(), b.clone()],
-                        vec![a.clone(), b.clone()],
-                        vec![b.clone()],
-                    ),
-                    (vec![a.clone(), b.clone()], vec![b.clone()], vec![]),
+                    (&[('a', 1)], &['a'], &['a']),
+                    (&[('a', 1), ('b', 2)], &['a', 'b'], &['b']),
+                    (&[('a', 1), ('b', 2)], &['b'], &[]),
                 ],
             ),
             (
                 "it goes and comes back",
                 vec![
-                    (vec![a.clone()], vec![a.clone()], vec![a.clone()]),
-                    (vec![], vec![], vec![]),
-                    (vec![a.clone()], vec![a.clone()], vec![a.clone()]),
-                    (vec![a.clone()], vec![a.clone()], vec![]),
+                    (&[('a', 1)], &['a'], &['a']),
+                    (&[], &[], &[]),
+                    (&[('a', 3)], &['a'], &['a']),
+                    (&[('a', 3)], &['a'], &[]),
+                ],
+            ),
+            (
+                "it went and came back between two looks at the state",
+                vec![
+                    (&[('a', 1)], &['a'], &['a']),
+                    (&[('a', 1)], &['a'], &[]),
+                    (&[('a', 3)], &['a'], &['a']),
+                    (&[('a', 3)], &['a'], &[]),
                 ],
             ),
             (
                 "it goes to another interface meanwhile",
                 vec![
-                    (vec![a.clone()], vec![a.clone()], vec![a.clone()]),
-                    (
-                        vec![moved.clone()],
-                        vec![moved.clone()],
-                        vec![moved.clone()],
-                    ),
-                    (vec![moved.clone()], vec![moved.clone()], vec![]),
+                    (&[('a', 1)], &['a'], &['a']),
+                    (&[('m', 1)], &['m'], &['m']),
+                    (&[('m', 1)], &['m'], &[]),
                 ],
             ),
             (
-                "it goes to another interface when this node has it",
-                vec![
-                    (vec![a.clone()], vec![a.clone()], vec![a.clone()]),
-                    (vec![a.clone()], vec![a.clone()], vec![]),
-                    (vec![moved.clone()], vec![], vec![]),
-                ],
+                "a member has held it",
+                vec![(&[('a', 1)], &['a'], &['a']), (&[], &[], &[])],
             ),
         ];
         for (name, rounds) in cases {
             let mut now = Instant::now();
-            let (mut looks, mut before) = (FirstLooks::default(), BTreeSet::new());
-            for (number, (targets, at_once, later)) in rounds.into_iter().enumerate() {
-                let targets = targets.into_iter().collect();
-                looks.begin(&before, &targets, now);
-                looks.forget_unless(&targets);
-                before = targets;
-                let at_once = at_once.into_iter().collect();
-                assert_eq!(looks.targets(), at_once, "{name}, state {number}");
+            let mut looks = FirstLooks::default();
+            for (number, (new, at_once, later)) in rounds.into_iter().enumerate() {
+                let new = new.iter().map(|(name, at)| (vip(name), *at)).collect();
+                looks.begin(&new);
+                looks.forget_unless(&new);
+                looks.observe(MayLook::Yes, |_| false, now);
+                let expected: BTreeSet<Target> = at_once.iter().map(vip).collect();
+                assert_eq!(looks.withheld(), expected, "{name}, state {number}");
                 now += Duration::from_millis(600);
-                looks.observe(|_| false, now);
-                let later = later.into_iter().collect();
-                assert_eq!(looks.targets(), later, "{name}, after state {number}");
+                looks.observe(MayLook::Yes, |_| false, now);
+                let expected: BTreeSet<Target> = later.iter().map(vip).collect();
+                assert_eq!(looks.withheld(), expected, "{name}, after state {number}");
             }
         }
     }
@@ -157,18 +209,41 @@ mod tests {
     fn one_that_a_foreign_host_speaks_for_waits_until_it_does_not() {
         let now = Instant::now();
         let mut looks = FirstLooks::default();
-        looks.begin(&BTreeSet::new(), &[on("lan", 1)].into(), now);
+        looks.begin(&[(on("lan", 1), 1)].into());
+        looks.observe(MayLook::Yes, |_| true, now);
         assert_eq!(looks.next_deadline(now), Some(now + FIRST_LOOK));
         let later = now + FIRST_LOOK * 5;
-        looks.observe(|_| true, later);
-        assert!(looks.contains(&on("lan", 1)));
+        looks.observe(MayLook::Yes, |_| true, later);
+        assert!(looks.is_looking(&on("lan", 1)));
         assert_eq!(
             looks.next_deadline(later),
             None,
             "whoever hears the host tells"
         );
-        looks.observe(|_| false, later);
-        assert!(looks.is_empty());
+        assert!(looks.observe(MayLook::Yes, |_| false, later));
+        assert!(looks.withheld().is_empty());
+    }
+
+    #[test]
+    fn the_time_begins_when_this_node_could_claim_it_and_anew_each_time() {
+        let (mut now, vip) = (Instant::now(), on("lan", 1));
+        let mut looks = FirstLooks::default();
+        looks.begin(&[(vip.clone(), 1)].into());
+        for _ in 0..2 {
+            // However long another one leads.
+            now += FIRST_LOOK * 9;
+            looks.observe(MayLook::NotYet, |_| false, now);
+            assert!(looks.withheld().contains(&vip) && !looks.is_looking(&vip));
+            assert_eq!(looks.next_deadline(now), None);
+            assert!(looks.observe(MayLook::Yes, |_| false, now));
+            assert_eq!(looks.next_deadline(now), Some(now + FIRST_LOOK));
+            now += FIRST_LOOK;
+            looks.observe(MayLook::Yes, |_| false, now);
+            assert!(looks.withheld().is_empty());
+        }
+        looks.observe(MayLook::NotYet, |_| false, now);
+        looks.observe(MayLook::Never, |_| false, now);
+        assert!(looks.withheld().is_empty(), "nobody to look with");
     }
 
     proptest! {
@@ -178,22 +253,22 @@ mod tests {
             states in prop::collection::vec((0u64..700, prop::collection::btree_set(0u8..4, 0..4)), 1..40),
         ) {
             let mut now = Instant::now();
-            let (mut looks, mut before) = (FirstLooks::default(), BTreeSet::new());
-            let mut came: BTreeMap<Target, Instant> = BTreeMap::new();
-            for (pause, vips) in states {
+            let mut looks = FirstLooks::default();
+            let mut came: BTreeMap<Target, (u64, Instant)> = BTreeMap::new();
+            for (revision, (pause, vips)) in states.into_iter().enumerate() {
                 now += Duration::from_millis(pause);
-                looks.observe(|_| false, now);
                 let targets: BTreeSet<Target> = vips.into_iter().map(|n| on("lan", n)).collect();
-                looks.begin(&before, &targets, now);
-                looks.forget_unless(&targets);
                 came.retain(|target, _| targets.contains(target));
                 for target in &targets {
-                    came.entry(target.clone()).or_insert(now);
+                    came.entry(target.clone()).or_insert((revision as u64, now));
                 }
-                before = targets;
-                let waiting = came.iter().filter(|(_, came)| now < **came + FIRST_LOOK);
+                let new = came.iter().map(|(target, (at, _))| (target.clone(), *at)).collect();
+                looks.begin(&new);
+                looks.forget_unless(&new);
+                looks.observe(MayLook::Yes, |_| false, now);
+                let waiting = came.iter().filter(|(_, (_, came))| now < *came + FIRST_LOOK);
                 let waiting: BTreeSet<Target> = waiting.map(|(target, _)| target.clone()).collect();
-                prop_assert_eq!(looks.targets(), waiting);
+                prop_assert_eq!(looks.withheld(), waiting);
             }
         }
     }

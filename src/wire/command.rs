@@ -12,7 +12,8 @@ use prost::Message;
 use super::{
     WireError, balancing, narrowed, parsed,
     records::{owned_rrset, owned_rrset_from, record_type},
-    required, v1,
+    required,
+    v1::{self, claim_vips::Claimed},
 };
 use crate::{
     model::{
@@ -416,6 +417,15 @@ impl From<&Change> for v1::Change {
                 term: *term,
             }),
             Change::TakeVips { term } => Kind::TakeVips(v1::TakeVips { term: *term }),
+            Change::ClaimVips { vips } => {
+                let vips = vips.iter().map(|(address, added_at)| Claimed {
+                    address: address.to_string(),
+                    added_at: *added_at,
+                });
+                Kind::ClaimVips(v1::ClaimVips {
+                    vips: vips.collect(),
+                })
+            }
             Change::SetPreference { preference } => {
                 Kind::SetPreference(preference.map_or_else(v1::Preference::default, Into::into))
             }
@@ -564,6 +574,17 @@ impl TryFrom<v1::Change> for Change {
                 term,
             },
             Kind::TakeVips(v1::TakeVips { term }) => Self::TakeVips { term },
+            Kind::ClaimVips(v1::ClaimVips { vips }) => {
+                let read = |Claimed { address, added_at }: Claimed| {
+                    Ok((parsed::<IpAddr>("address", &address)?, added_at))
+                };
+                Self::ClaimVips {
+                    vips: vips
+                        .into_iter()
+                        .map(read)
+                        .collect::<Result<_, WireError>>()?,
+                }
+            }
             Kind::SetPreference(v1::Preference { node, cool_down_ms }) => Self::SetPreference {
                 preference: node.map(|node| Preference {
                     node: NodeId(node),
@@ -1015,6 +1036,7 @@ mod tests {
                 term
             }),
             any::<u64>().prop_map(|term| Change::TakeVips { term }),
+            vec((any::<IpAddr>(), any::<u64>()), 0..4).prop_map(|vips| Change::ClaimVips { vips }),
             option::of((any::<u64>(), 0u64..100_000_000)).prop_map(|preference| {
                 let preference = preference.map(|(node, ms)| Preference {
                     node: NodeId(node),

@@ -138,12 +138,18 @@ impl Work<'_> {
 
     pub(super) fn put_vip(&mut self, vip: &Vip, create: bool) -> Result<(), Refusal> {
         let vips = &mut self.next.service.vips;
-        if create && vips.contains_key(&vip.address) {
+        let is_there = vips.contains_key(&vip.address);
+        if create && is_there {
             return Err(exists(vip_object(vip.address), ""));
         }
         self.changed |= swap(vips, &mut self.next.sum, &vip.address, Some(vip.clone()));
         if vips.len() > limits::VIPS {
             return Err(over_limit(vip_object(vip.address), "VIPs", limits::VIPS));
+        }
+        // One that goes to another interface stays whose it is.
+        if !is_there {
+            let unclaimed = &mut self.next.service.unclaimed_vips;
+            unclaimed.insert(vip.address, self.revision);
         }
         Ok(())
     }
@@ -154,7 +160,19 @@ impl Work<'_> {
             let hint = "`vip list` shows those there are";
             return Err(not_found(vip_object(address), hint));
         }
+        self.next.service.unclaimed_vips.remove(&address);
         self.changed = true;
+        Ok(())
+    }
+
+    pub(super) fn claim_vips(&mut self, vips: &[(IpAddr, u64)]) -> Result<(), Refusal> {
+        let unclaimed = &mut self.next.service.unclaimed_vips;
+        for (address, added_at) in vips {
+            if unclaimed.get(address) == Some(added_at) {
+                unclaimed.remove(address);
+                self.changed = true;
+            }
+        }
         Ok(())
     }
 

@@ -203,6 +203,7 @@ impl Work<'_> {
             Change::SetProfile { profile } => self.set_profile(*profile),
             Change::ReleaseVips { to, term } => self.release_vips(*to, *term),
             Change::TakeVips { term } => self.take_vips(*term),
+            Change::ClaimVips { vips } => self.claim_vips(vips),
             Change::SetPreference { preference } => self.set_preference(*preference),
             Change::SetFeatureLevel { level } => self.set_feature_level(*level),
         }
@@ -279,6 +280,7 @@ fn feature_level(change: &Change) -> u32 {
         | Change::SetProfile { .. }
         | Change::ReleaseVips { .. }
         | Change::TakeVips { .. }
+        | Change::ClaimVips { .. }
         | Change::SetPreference { .. }
         | Change::SetFeatureLevel { .. } => FIRST_FEATURE_LEVEL,
     }

@@ -117,7 +117,7 @@ pub fn change(change: &Change) -> Result<(), Refusal> {
         Change::AddMember { member, .. } => members::member(member),
         Change::RotateCa { ca } => members::ca(ca),
         Change::SetProfile { profile } => members::profile(*profile),
-        Change::ReleaseVips { .. } | Change::TakeVips { .. } => Ok(()),
+        Change::ReleaseVips { .. } | Change::TakeVips { .. } | Change::ClaimVips { .. } => Ok(()),
         Change::SetPreference { preference } => {
             preference.as_ref().map_or(Ok(()), members::preference)
         }

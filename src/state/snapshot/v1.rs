@@ -79,6 +79,7 @@ pub fn write_state(state: &State, out: &mut Writer<'_>) -> io::Result<()> {
         pools,
         listeners,
         vips,
+        unclaimed_vips,
         dns,
     } = service;
     out.buffer().put_number(*revision);
@@ -92,6 +93,7 @@ pub fn write_state(state: &State, out: &mut Writer<'_>) -> io::Result<()> {
     write_stored(pools.values().map(AsRef::as_ref), out)?;
     write_stored(listeners.values().map(AsRef::as_ref), out)?;
     write_stored(vips.values(), out)?;
+    write_unclaimed_vips(unclaimed_vips, out.buffer());
     dns.write(out.buffer());
     let versions: Vec<_> = histories.all().collect();
     write_all(
@@ -119,6 +121,7 @@ pub fn read_state(reader: &mut Reader<'_>) -> Result<State, DecodeError> {
     let pools = read_shared::<Pool>(reader, "pools")?;
     let listeners = read_shared::<Listener>(reader, "listeners")?;
     let vips = reader.list(LIST, "VIPs", Vip::read)?;
+    let unclaimed_vips = reader.list(LIST, "unclaimed VIPs", |r| Ok((r.ip()?, r.number()?)))?;
     let dns = DnsPolicy::read(reader)?;
     let service = Snapshot {
         revision,
@@ -127,6 +130,7 @@ pub fn read_state(reader: &mut Reader<'_>) -> Result<State, DecodeError> {
         pools: keyed(pools, |p| p.name.clone()),
         listeners: keyed(listeners, |l| l.name.clone()),
         vips: keyed(vips, |v: &Vip| v.address),
+        unclaimed_vips: unclaimed_vips.into_iter().collect(),
         dns,
     };
     let mut histories = Histories::default();
@@ -597,6 +601,15 @@ impl Stored for Vip {
             address: reader.ip()?,
             interface: read_label(reader)?,
         })
+    }
+}
+
+/// Those that no member held, and when each was added.
+pub fn write_unclaimed_vips(vips: &OrdMap<IpAddr, u64>, out: &mut Vec<u8>) {
+    out.put_count(vips.len());
+    for (address, added_at) in vips {
+        out.put_ip(*address);
+        out.put_number(*added_at);
     }
 }
 

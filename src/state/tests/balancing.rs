@@ -1,6 +1,6 @@
 //! Pools, listeners, VIPs, forwarders.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::*;
 use crate::model::{
@@ -92,6 +92,45 @@ fn sample() -> Machine {
         vip("10.0.0.100"),
         forwarder(&["10.0.0.53:53"]),
     ])
+}
+
+#[test]
+fn a_vip_is_unclaimed_until_a_member_took_it_and_anew_when_it_is_added_anew() {
+    let mut machine = Machine::with(vec![vip("10.0.0.100"), vip("10.0.0.101")]);
+    let [first, second] = ["10.0.0.100", "10.0.0.101"].map(|ip| ip.parse::<IpAddr>().unwrap());
+    let unclaimed = |machine: &Machine| {
+        let vips = &machine.state.snapshot().unclaimed_vips;
+        vips.iter().map(|(ip, at)| (*ip, *at)).collect::<Vec<_>>()
+    };
+    let added_at = machine.state.revision();
+    let both = vec![(first, added_at), (second, added_at)];
+    assert_eq!(unclaimed(&machine), both);
+
+    let claimed = machine.applied(vec![Change::ClaimVips { vips: both.clone() }]);
+    assert!(claimed.changed);
+    assert_eq!(unclaimed(&machine), []);
+    let again = machine.applied(vec![Change::ClaimVips { vips: both.clone() }]);
+    assert!(!again.changed);
+
+    // Elsewhere it is the same one.
+    machine.applied(vec![Change::PutVip {
+        vip: Vip {
+            address: first,
+            interface: label("wan"),
+        },
+        create: false,
+    }]);
+    assert_eq!(unclaimed(&machine), []);
+
+    // Added anew it is another one, and what is said late of the one before counts for nothing.
+    machine.applied(vec![Change::DeleteVip { address: first }]);
+    let anew = machine.applied(vec![vip("10.0.0.100")]).revision;
+    machine.applied(vec![Change::ClaimVips { vips: both }]);
+    assert_eq!(unclaimed(&machine), [(first, anew)]);
+    let hash = machine.state.hash();
+    machine.applied(vec![Change::DeleteVip { address: first }]);
+    assert_eq!(unclaimed(&machine), []);
+    assert_ne!(machine.state.hash(), hash);
 }
 
 #[test]

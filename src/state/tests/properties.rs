@@ -186,6 +186,9 @@ fn balancing_change() -> impl Strategy<Value = Change> {
         (0..3u8).prop_map(|o| Change::DeleteVip {
             address: [10, 0, 0, o].into()
         }),
+        (0..3u8, 0..40u64).prop_map(|(o, added_at)| Change::ClaimVips {
+            vips: vec![([10, 0, 0, o].into(), added_at)],
+        }),
         (zone_name(), any_target(), any::<bool>()).prop_map(|(suffix, upstream, create)| {
             Change::PutForwarder {
                 forwarder: Forwarder {

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    model::node::{ClusterId, NodeId},
+    model::{
+        node::{ClusterId, NodeId},
+        vip::Vip,
+    },
     state::command::{NewMember, Secret},
 };
 
@@ -26,6 +29,16 @@ fn a_restored_state_is_later_than_anything_served_before() {
         create("gone.", 3),
     ]);
     machine.applied(vec![set("example.", "www.example.", a(1))]);
+    let address = [10, 0, 0, 100].into();
+    let interface = "vip".parse().expect("a label");
+    machine.applied(vec![Change::PutVip {
+        vip: Vip { address, interface },
+        create: true,
+    }]);
+    let added_at = machine.state.revision();
+    machine.applied(vec![Change::ClaimVips {
+        vips: vec![(address, added_at)],
+    }]);
     machine.applied(vec![Change::DeleteZone {
         zone: name("gone."),
     }]);
@@ -46,6 +59,12 @@ fn a_restored_state_is_later_than_anything_served_before() {
         Some(Serial(3 + (1 << 20)))
     );
     assert_eq!(restored.state.cluster(), None);
+    let unclaimed = &restored.state.snapshot().unclaimed_vips;
+    assert_eq!(
+        unclaimed.get(&address),
+        Some(&restored.state.revision()),
+        "another host may have it since"
+    );
     assert!(restored.state.members().is_empty());
     assert_eq!(restored.state.ca(), &Secret::default());
     let records = |m: &Machine| m.state.snapshot().zones[&name("example.")].content_hash;

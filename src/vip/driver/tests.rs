@@ -91,6 +91,7 @@ fn unstarted(config: VipConfig, vips: BTreeSet<Target>) -> (Driver, watch::Sende
         held: watch::channel(BTreeSet::new()).0,
         released: watch::channel(0).0,
         facts: watch::channel(VipFacts::default()).0,
+        claims: watch::channel(UnclaimedVips::new()).0,
         beat: watch::channel(0).0,
         sight: watch::channel(Sight::default()).0,
     };
@@ -375,7 +376,9 @@ async fn a_vip_under_its_first_look_says_so_and_waits_no_longer_because_the_stat
     // Far away: the test may take its time.
     let (now, later) = (Instant::now(), Instant::now() + LONG);
     let vips: BTreeSet<Target> = [vip.clone()].into();
-    driver.first_looks.begin(&BTreeSet::new(), &vips, later);
+    driver.unclaimed = [(vip.address, 7)].into();
+    driver.first_looks.begin(&[(vip.clone(), 7)].into());
+    driver.first_looks.observe(MayLook::Yes, |_| false, later);
     let ends = driver.first_looks.next_deadline(now);
     assert!(ends > Some(later));
     for _ in 0..3 {
