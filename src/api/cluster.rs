@@ -332,7 +332,7 @@ impl Api {
 }
 
 /// Who leads, and in which term. A node that takes no part, or hears no leader, does not know: of the others that say they lead, the
-/// one of the newest term.
+/// one of the newest term. One of an older term than this node takes part in leads no more.
 fn leader_of(
     own: &Standing,
     reports: &BTreeMap<u64, &v1::NodeStatusReply>,
@@ -344,7 +344,9 @@ fn leader_of(
     let leaders = reports.iter().filter(|(_, report)| leads(report));
     let newest = leaders.max_by_key(|(_, report)| report.term);
     match newest {
-        Some((id, report)) if own.role == "failed" || own.leader.is_none() => {
+        Some((id, report))
+            if own.role == "failed" || (own.leader.is_none() && report.term >= own.term) =>
+        {
             (Some(NodeId(*id)), report.term)
         }
         _ => (own.leader, own.term),
@@ -566,6 +568,11 @@ mod tests {
             let told = old_view(&own, leader);
             assert_eq!(told.is_some(), role != "failed" && !hears, "{told:?}");
         }
+        let in_election = Standing {
+            term: 6,
+            ..own("candidate", None)
+        };
+        assert_eq!(leader_of(&in_election, &by_id), (None, 6));
         let nobody = leader_of(&own("failed", None), &BTreeMap::new());
         assert_eq!(nobody, (None, 3));
     }

@@ -58,6 +58,9 @@ const HAND_OVER: Duration = Duration::from_secs(5);
 /// Silence of all others after which a leader waits for no successor. Well above what a busy machine causes.
 const DESERTED: Duration = Duration::from_secs(3);
 
+/// Writes that have waited for so long are worth an unfit leader.
+const ANYBODY_AFTER: Duration = Duration::from_secs(30);
+
 /// Who takes over, and has answered an offer.
 #[derive(Clone, Copy, Debug)]
 struct Heir {
@@ -420,18 +423,17 @@ impl Core {
         };
         let metrics = self.leading()?;
         let term = metrics.current_term;
-        // Without VIPs nobody need be fit to hold them.
+        // Without VIPs nobody need be fit to hold them. In the end one that is not is no worse than this node, and can write.
         let has_vips = !self.publication.state().state.snapshot().vips.is_empty();
-        let heirs = match has_vips {
+        let has_waited = self.disk.holds_up_for() >= Some(ANYBODY_AFTER);
+        let only_fit = has_vips && !has_waited;
+        let heirs = match only_fit {
             true => Heirs::Fit,
             false => Heirs::Any,
         };
         let to = self.successor(&metrics, &self.group(&metrics), heirs)?;
         let at = self.target_of(to).ok_or_else(|| self.no_member(to))?;
-        let offer = Offer {
-            term,
-            only_fit: has_vips,
-        };
+        let offer = Offer { term, only_fit };
         if let Err(error) = self.offer(at, offer, deadline).await {
             self.note_declined(to);
             let problem = error.to_string();
@@ -531,6 +533,7 @@ impl Core {
                     }
                 }
                 Err(error) if Instant::now() >= until => {
+                    self.note_declined(id);
                     let problem = error.to_string();
                     return Err(ChangeRefused::NotOffered { id, problem }.into());
                 }
@@ -1074,7 +1077,10 @@ impl Core {
         group: &Group,
         deadline: Instant,
     ) -> Result<Change, NotDone> {
-        let _one_at_a_time = self.changing.lock().await;
+        let changing = tokio::time::timeout_at(deadline.into(), self.changing.lock()).await;
+        let Ok(_one_at_a_time) = changing else {
+            return Err(ChangeRefused::Busy.into());
+        };
         self.leading()?;
         tracing::info!(%step, "changing the group");
         match step {

@@ -43,12 +43,23 @@ impl DiskWatch {
 
     /// How long the disk has not answered, if that is longer than any write should take.
     pub fn silent_for(&self) -> Option<Duration> {
-        silence(self.probe.busy_for(), self.queue.busy_for())
+        silence(self.small_for(), self.queue.busy_for())
     }
 
     /// Whether what is written has waited for long.
     pub(super) fn holds_up_writes(&self) -> bool {
-        are_held_up(self.probe.busy_for(), self.queue.busy_for())
+        self.holds_up_for().is_some()
+    }
+
+    /// How long that has been so.
+    pub(super) fn holds_up_for(&self) -> Option<Duration> {
+        let log = self.queue.holds_up_for();
+        log.filter(|_| are_held_up(self.small_for(), log))
+    }
+
+    /// How long a small write has taken so far, while nothing else was written either.
+    fn small_for(&self) -> Option<Duration> {
+        unanswered(self.probe.busy_for(), self.queue.figures().since_flush())
     }
 
     /// Whether a write ends within `limit`, or one of the log did a moment ago.
@@ -72,6 +83,11 @@ impl DiskWatch {
             self.probe.write();
         }
     }
+}
+
+/// How long a small write has taken, from the last flush of the log on: it alone may wait for what others write on the same file system.
+fn unanswered(small: Option<Duration>, since_flush: Option<Duration>) -> Option<Duration> {
+    small.map(|small| since_flush.map_or(small, |since| small.min(since)))
 }
 
 /// How long the disk has not answered; none: no write takes longer than it may.
@@ -123,6 +139,20 @@ mod tests {
         ];
         for (small, log, silent) in cases {
             assert_eq!(silence(small, log), silent, "{small:?} {log:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_answers_as_long_as_the_log_is_written() {
+        // (small write, since the last flush, unanswered)
+        let cases = [
+            (None, Some(s(9)), None),
+            (Some(s(9)), None, Some(s(9))),
+            (Some(s(9)), Some(s(1)), Some(s(1))),
+            (Some(s(9)), Some(s(20)), Some(s(9))),
+        ];
+        for (small, since_flush, expected) in cases {
+            assert_eq!(unanswered(small, since_flush), expected);
         }
     }
 

@@ -1,6 +1,7 @@
 //! How the storage is doing, for status, metrics and the decision to refuse proposals.
 //!
-//! Two things are watched: the space left on the file system, and whether the writer hangs. A ballast file holds some
+//! The space left on the file system is watched here. A disk that hangs is for `disk` to tell: it ends nothing, for it may answer again, and
+//! where all nodes' disks are one, nobody would be left. A ballast file holds some
 //! space back: a full disk must still allow the log to be opened and compacted, so it is given up at the start of a node
 //! that finds too little.
 
@@ -16,15 +17,8 @@ use std::{
 use nix::sys::statvfs::statvfs;
 use tokio::sync::watch;
 
-use super::{
-    publication::Publication,
-    writer::{Queue, give_up},
-};
-
 /// How often space and progress are looked at. A disk takes hundreds of megabytes a second, and what is above the watermark goes fast.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// A write that takes longer than this is taken for a broken disk. Far above what a busy disk needs.
-const STALL: Duration = Duration::from_secs(60);
 
 /// The state of a node's storage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,18 +134,13 @@ impl Ballast {
     }
 }
 
-/// Watches space and progress on a thread of its own, until it is dropped.
+/// Watches space on a thread of its own, until it is dropped.
 pub(super) struct Monitor {
     _stop: mpsc::Sender<()>,
 }
 
 impl Monitor {
-    pub fn start(
-        directory: PathBuf,
-        queue: Arc<Queue>,
-        publication: Publication,
-        health: HealthReport,
-    ) -> io::Result<Self> {
+    pub fn start(directory: PathBuf, health: HealthReport) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         health.free(space(&directory).ok().map(|(free, _)| free));
         thread::Builder::new()
@@ -159,10 +148,6 @@ impl Monitor {
             .spawn(move || {
                 while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(INTERVAL) {
                     health.free(space(&directory).ok().map(|(free, _)| free));
-                    if queue.busy_for().is_some_and(|time| time > STALL) {
-                        let reason = "a write to the log has not ended for a minute";
-                        give_up(&queue, &publication, &health, reason);
-                    }
                 }
             })?;
         Ok(Self { _stop: stop })

@@ -1,7 +1,7 @@
 //! Whether the disk of the log takes a write now. Who is to lead has to write its vote there first.
 
 use std::{
-    fs::File,
+    fs::OpenOptions,
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -79,9 +79,18 @@ impl Probe {
 }
 
 fn write(path: &Path) -> io::Result<()> {
-    let mut file = File::create(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    // In place, as the log is written: what the file system has to write beside it is least.
+    let is_new = file.metadata()?.len() == 0;
     file.write_all(b"\n")?;
-    file.sync_all()
+    match is_new {
+        true => file.sync_all(),
+        false => file.sync_data(),
+    }
 }
 
 #[cfg(test)]

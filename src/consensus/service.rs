@@ -375,8 +375,10 @@ impl RaftRpc for RaftService {
         let () = self.open(request)?;
         self.vote_allowed(true)?;
         // A vote is written before it is given.
-        let limit = self.core.canvass_limit();
-        if !self.core.disk.answers_within(limit).await {
+        let disk = &self.core.disk;
+        // Who asks waits no longer than the limit: it is to hear why.
+        let limit = self.core.canvass_limit() * 2 / 3;
+        if disk.silent_for().is_some() || !disk.answers_within(limit).await {
             return Err(Refused::DiskHangs.into());
         }
         self.reply(&())

@@ -318,12 +318,7 @@ impl Storage {
                 writer.run();
             })
             .map_err(spawning)?;
-        let monitor = Monitor::start(
-            directory.to_owned(),
-            queue.clone(),
-            publication.clone(),
-            health.clone(),
-        );
+        let monitor = Monitor::start(directory.to_owned(), health.clone());
         let log = LogStore::new(
             engine,
             view,

@@ -511,6 +511,7 @@ async fn keep_group(core: &Core) {
     let mut readiness = Readiness::default();
     let mut made_way: Option<Instant> = None;
     let mut gave_way: Option<Instant> = None;
+    let mut kept_leading: Option<String> = None;
     let mut mover = Mover::default();
     let mut tick = tokio::time::interval(STEP_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -537,9 +538,11 @@ async fn keep_group(core: &Core) {
             continue;
         }
         let lately = gave_way.is_some_and(|at| now < at + GIVE_WAY_EVERY);
-        if !lately && core.is_to_give_way(metrics.current_term) {
+        let is_to_give_way = core.is_to_give_way(metrics.current_term);
+        kept_leading = kept_leading.filter(|_| is_to_give_way);
+        if !lately && is_to_give_way {
             gave_way = Some(now);
-            give_way(core).await;
+            give_way(core, &mut kept_leading).await;
             continue;
         }
         let mut group = core.group(&metrics);
@@ -656,20 +659,22 @@ async fn make_way(core: &Core) {
     }
 }
 
-/// A leader for whose disk writes wait lets another lead.
-async fn give_way(core: &Core) {
-    let problem = core.disk.problem().unwrap_or_default();
-    tracing::error!(
-        problem,
-        "writes wait for the disk of the leader: another node is to lead"
-    );
-    match core.give_way(Instant::now() + STEP_LIMIT).await {
-        Ok(leader) if leader == core.id => tracing::info!("the disk answers again"),
-        Ok(leader) => tracing::info!(%leader, "another node leads"),
-        Err(NotDone::Refused(why)) => tracing::warn!(%why, "no other node was found to lead"),
-        Err(problem) => {
-            tracing::warn!(%problem, "leadership was given up; this node hears the next leader once its disk answers");
+/// A leader for whose disk writes wait lets another lead. `told`: why it could not, as last logged.
+async fn give_way(core: &Core, told: &mut Option<String>) {
+    let why = match core.give_way(Instant::now() + STEP_LIMIT).await {
+        Ok(leader) if leader == core.id => return tracing::info!("the disk answers again"),
+        Ok(leader) => {
+            return tracing::error!(%leader, "writes waited for the disk of this node: another node leads");
         }
+        Err(NotDone::NotLeading) => return tracing::info!("this node leads no more"),
+        Err(NotDone::Refused(why)) => format!("no other node was found to lead: {why}"),
+        Err(problem) => format!(
+            "leadership was given up, and this node hears the next leader once its disk answers: {problem}"
+        ),
+    };
+    if told.as_ref() != Some(&why) {
+        tracing::warn!(why, "writes wait for the disk of the leader");
+        *told = Some(why);
     }
 }
 
@@ -700,8 +705,12 @@ async fn is_unfit_too(core: &Core, to: NodeId) -> bool {
 async fn give_away(core: &Core, to: NodeId, why: Why) -> bool {
     let problem = core.unfit().unwrap_or_default();
     tracing::warn!(%to, %why, problem, "handing leadership and the VIPs over");
-    let _one_at_a_time = core.changing.lock().await;
     let deadline = Instant::now() + STEP_LIMIT;
+    let changing = tokio::time::timeout_at(deadline.into(), core.changing.lock()).await;
+    let Ok(_one_at_a_time) = changing else {
+        tracing::warn!(%to, "leadership was not handed over: another change of the group is under way");
+        return true;
+    };
     loop {
         match core.transfer_here(Heirs::Chosen(to), deadline).await {
             Ok(_) => return true,

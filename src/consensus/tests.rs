@@ -1271,6 +1271,7 @@ async fn a_voter_whose_disk_hangs_would_elect_nobody() {
         }
     };
     assert!(problem.contains("1 of 3 votes"), "{problem}");
+    assert!(problem.contains("its disk does not answer"), "{problem}");
     drop(held);
     eventually("their disks answer", || other.disk.busy_for().is_zero()).await;
     assert_eq!(asks.canvass().await, Ok(()));

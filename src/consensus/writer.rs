@@ -177,6 +177,14 @@ impl Queue {
         self.waiting().busy_since.map(|since| since.elapsed())
     }
 
+    /// The same, if somebody waits for what is written.
+    pub fn holds_up_for(&self) -> Option<Duration> {
+        let waiting = self.waiting();
+        let is_waited_for = !(waiting.requests.is_empty() && waiting.in_flight.is_empty());
+        let since = waiting.busy_since.filter(|_| is_waited_for);
+        since.map(|since| since.elapsed())
+    }
+
     pub fn figures(&self) -> LogFigures {
         self.waiting().figures
     }
@@ -244,6 +252,11 @@ impl LogFigures {
     /// Whether a small batch was flushed after that; `None`: ever.
     pub(super) fn flushed_after(&self, then: Option<Instant>) -> bool {
         self.flushed_at.is_some() && self.flushed_at > then
+    }
+
+    /// How long ago the last flush ended; none: there was none yet.
+    pub(super) fn since_flush(&self) -> Option<Duration> {
+        self.flushed_at.map(|at| at.elapsed())
     }
 
     fn count(&mut self, bytes: usize, took: Duration, now: Instant) {
@@ -497,6 +510,24 @@ mod tests {
         assert!(figures.flush().is_some_and(|flush| flush > ms(99)));
         assert_eq!(figures.fresh_flush(start + ms(60_001)), None);
         assert!(figures.fresh_flush(start + ms(60_000)).is_some());
+    }
+
+    #[test]
+    fn a_write_that_nobody_waits_for_holds_nobody_up() {
+        let queue = Queue::new(0);
+        queue.waiting().busy_since = Some(Instant::now());
+        assert!(queue.busy_for().is_some());
+        assert_eq!(queue.holds_up_for(), None);
+        let request = Request {
+            operations: vec![],
+            vote: None,
+            completion: Completion::Nobody,
+            room: None,
+        };
+        queue.submit(request).unwrap();
+        assert!(queue.holds_up_for().is_some());
+        queue.waiting().busy_since = None;
+        assert_eq!(queue.holds_up_for(), None);
     }
 
     #[test]
