@@ -112,7 +112,7 @@ pub struct RunArguments {
     /// `all`, `none`, or faults with commas between them.
     #[arg(long, value_name = "NAMES", default_value = "all", value_parser = faults)]
     pub nemesis: BTreeSet<Kind>,
-    /// How long faults are injected, in seconds.
+    /// How long faults are injected, and clients left in peace behind them (below), in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=LONGEST.as_secs()))]
     pub time: u64,
     /// Decides which faults come when; drawn and printed when absent.
@@ -205,6 +205,9 @@ Exit code:
   2  the arguments are wrong, PONTOON_BIN is, or --out has a history already
   3  no violation, but the run could not be begun, the laboratory itself failed before its end, or a file could not be written
   4  no violation, but something is undecided
+
+With the workload acme, the end of a --time of 300 or more is without faults: as many seconds as --recovery-bound says, and 12 more. Clients
+go on, and look in peace for what was changed (the checker visibility). Where that would be more than half of the time, all of it is for faults.
 
 Whatever ends a run early, what happened until then is judged, and report.html is written. A disk that fills up ends it, too: the verdict is
 of what happened until then, and the error names the file.

@@ -24,7 +24,7 @@ use jepsen_like::{
         cluster::{Cluster, Fault, NAME, vip4, vip6},
         program::{self, NamedBy},
     },
-    nemesis::Kind,
+    nemesis::{Kind, schedule},
     output::{self, Format, Out},
     run::{self, Finished, Plan},
     selftest,
@@ -199,13 +199,17 @@ impl Told {
 
 fn run_suite(arguments: RunArguments, out: Out) -> Result<u8, Failure> {
     let seed = arguments.seed.unwrap_or_else(rand::random);
+    let time = Duration::from_secs(arguments.time);
+    let recovery_bound = Duration::from_secs(arguments.recovery_bound);
+    let (workloads, nemeses) = (arguments.workload, arguments.nemesis);
     let plan = Plan {
         nodes: arguments.nodes,
-        workloads: arguments.workload,
-        nemeses: arguments.nemesis,
-        time: Duration::from_secs(arguments.time),
+        peace: schedule::peace(&workloads, &nemeses, time, recovery_bound),
+        workloads,
+        nemeses,
+        time,
         seed,
-        recovery_bound: Duration::from_secs(arguments.recovery_bound),
+        recovery_bound,
         out: arguments.out.unwrap_or_else(|| out_of(seed)),
         allow_skip: arguments.allow_skip,
         self_test: None,
@@ -307,8 +311,12 @@ fn execute(plan: &Plan, out: Out) -> Result<u8, Failure> {
     let interrupted = interruption()?;
     let faults = plan.faults();
     let kinds: BTreeSet<Kind> = faults.iter().map(|fault| fault.kind).collect();
+    let peace = match plan.peace.as_secs() {
+        0 => String::new(),
+        seconds => format!(", {seconds} s of peace behind them"),
+    };
     out.remark(&format!(
-        "seed {}, {} faults planned of {} of {} kinds, history in {}",
+        "seed {}, {} faults planned of {} of {} kinds{peace}, history in {}",
         plan.seed,
         faults.len(),
         kinds.len(),

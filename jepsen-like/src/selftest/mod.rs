@@ -158,6 +158,7 @@ fn perform(
         workloads: scenario.workloads(),
         nemeses: BTreeSet::new(),
         time: Duration::ZERO,
+        peace: Duration::ZERO,
         seed: 0,
         recovery_bound: recovery_bound(defect),
         out: directory(options, scenario, defect),
