@@ -263,9 +263,10 @@ Examples:
 Exit code:
   0  every history is linearizable (a run: every checker holds)
   1  at least one violation
-  2  no violation, but a file or line could not be read (or the arguments), or names what this program does not have
+  2  no violation, but a file or line could not be read (or the arguments), names what this program does not have, or tells of a fault
+     that its run cannot have had
   3  no violation, but the verdicts could not be written
-  4  no violation, but a history is undecided: within the limits, or because it was cut off";
+  4  no violation, but a history is undecided: within the limits, or because it was cut off or lacks lines";
 
 #[cfg(test)]
 mod tests {

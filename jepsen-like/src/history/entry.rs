@@ -1,6 +1,6 @@
 //! The lines of a history file.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -176,6 +176,12 @@ pub struct Fault {
     /// Nothing was done, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<Skip>,
+}
+
+impl Fault {
+    /// What a fault does to a node beside what it is named for (a restart, to heal a full disk) is written as it begins, and counts for so long:
+    /// the run may end meanwhile.
+    pub const BRIEF: Duration = Duration::from_secs(1);
 }
 
 /// Why a fault was not injected.
