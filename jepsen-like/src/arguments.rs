@@ -202,7 +202,7 @@ Examples:
 Exit code:
   0  every checker holds
   1  at least one violation (a cluster that does not come back from a fault in its time is one)
-  2  the arguments are wrong, PONTOON_BIN is, or --out has a history already
+  2  the arguments are wrong, PONTOON_BIN is, or --out is no directory or has a history already
   3  no violation, but the run could not be begun, the laboratory itself failed before its end, or a file could not be written
   4  no violation, but something is undecided
 

@@ -243,6 +243,9 @@ fn self_test(
     directory: Option<PathBuf>,
     out: Out,
 ) -> Result<u8, Failure> {
+    let directory =
+        directory.unwrap_or_else(|| PathBuf::from("runs").join(format!("self-test-{}", now())));
+    run::check_directory(&directory)?;
     // A program that is no use would pass for one whose defects are missed.
     let named = program.map(|named| program::with_defects(NamedBy::Option, &named));
     let named = named.transpose().map_err(LabError::from)?;
@@ -254,8 +257,6 @@ fn self_test(
             program::with_defects(NamedBy::Built, &program::defective()?).map_err(LabError::from)?
         }
     };
-    let directory =
-        directory.unwrap_or_else(|| PathBuf::from("runs").join(format!("self-test-{}", now())));
     let options = selftest::Options {
         defects,
         program,

@@ -176,6 +176,7 @@ impl Plan {
 
     /// Refuses what would end without a trial: a time in which no fault comes, an `out` that is no directory or has a history.
     pub fn check(&self) -> Result<(), RunError> {
+        check_directory(&self.out)?;
         if self.out.join(FILE).exists() {
             return Err(RunError::Taken(self.out.clone()));
         }
@@ -188,6 +189,18 @@ impl Plan {
             }),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses a directory to come that cannot be made, as there is something else in its place.
+///
+/// # Errors
+/// [`RunError::NoDirectory`] with what there is.
+pub fn check_directory(directory: &Path) -> Result<(), RunError> {
+    let mut places = directory.ancestors();
+    match places.find(|place| place.symlink_metadata().is_ok()) {
+        Some(place) if !place.is_dir() => Err(RunError::NoDirectory(place.to_owned())),
+        _ => Ok(()),
     }
 }
 
@@ -215,6 +228,8 @@ pub enum RunError {
     NoTime,
     #[error("{}: there is a history in it; name another directory", .0.display())]
     Taken(PathBuf),
+    #[error("{} is there, and is no directory", .0.display())]
+    NoDirectory(PathBuf),
     #[error(
         "{given} s is too short for a fault: with seed {seed} the first ends {needed} s after the beginning"
     )]
@@ -1305,5 +1320,14 @@ mod tests {
         assert!(plan.check().is_ok(), "without faults any time will do");
         fs::write(directory.path().join(FILE), "").unwrap();
         assert!(matches!(plan.check(), Err(RunError::Taken(_))));
+        let file = directory.path().join(FILE);
+        for out in [file.clone(), file.join("run").join("further")] {
+            plan.out = out;
+            let refused = plan.check().unwrap_err().to_string();
+            let told = format!("{} is there, and is no directory", file.display());
+            assert_eq!(refused, told);
+        }
+        plan.out = directory.path().join("absent").join("further");
+        assert!(plan.check().is_ok());
     }
 }
