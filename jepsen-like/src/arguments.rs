@@ -240,9 +240,12 @@ Each scenario is run without a defect too, where every checker has to hold.
 
 Exit code:
   0  every defect was caught
-  1  at least one was not
-  2  the arguments are wrong, or --program is no pontoon with the feature `defects`
-  3  the test could not be made, or not to its end (the laboratory failed, a file could not be written): what was not tested is not judged";
+  1  at least one was missed
+  2  the arguments are wrong, --program is no pontoon with the feature `defects`, or --out is no directory or has a history already
+  3  none was missed, but the test could not be made, or not to its end (a file could not be written, it was told to end), or not for each
+
+A defect whose scenario the laboratory failed at, or the one without a defect that goes before, is not tested (\"tested\":false), and not said to
+be missed. The others are tested all the same.";
 
 const LIST_HELP: &str = "\
 Examples:

@@ -262,24 +262,25 @@ fn self_test(
         program,
         out: directory,
     };
-    let all = options.defects.len();
     out.remark(&format!(
-        "{all} defects, histories in {}",
+        "{} defects, histories in {}",
+        options.defects.len(),
         options.out.display()
     ));
-    let (mut told, mut missed) = (Told::new(out), 0);
+    let (mut told, mut tally) = (Told::new(out), selftest::Tally::default());
     let ended = selftest::test(&options, &|| interrupted.is_over(), |caught| {
-        missed += usize::from(!caught.caught);
+        tally.count(caught);
         told.result(caught, || caught.to_string());
     });
     match ended {
-        Ok(()) if out.format == Format::Table => {
-            told.text(&format!("{} of {all} defects caught\n", all - missed));
-        }
+        Ok(()) if out.format == Format::Table => told.text(&format!("{tally}\n")),
         Ok(()) => {}
         Err(unfinished) => told.also(unfinished.into()),
     }
-    Ok(told.exit_code(u8::from(missed > 0)))
+    if let Some(failure) = tally.failure() {
+        told.also(failure);
+    }
+    Ok(told.exit_code(u8::from(tally.missed > 0)))
 }
 
 /// A directory that no earlier run has.

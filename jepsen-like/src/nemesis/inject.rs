@@ -729,8 +729,8 @@ impl<'a> Nemesis<'a> {
         Ok(killed)
     }
 
-    /// SIGKILL to a node's process, and its end. False: none ran, or it had just ended by itself.
-    fn kill(&mut self, name: &str) -> Result<bool, LabError> {
+    /// SIGKILL to a node's process, and its end. False: none ran, or it had just ended by itself, which is noted.
+    pub fn kill(&mut self, name: &str) -> Result<bool, LabError> {
         self.end(name, Node::kill, Ending::Killed)
     }
 
