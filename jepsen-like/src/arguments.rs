@@ -112,7 +112,7 @@ pub struct RunArguments {
     /// `all`, `none`, or faults with commas between them.
     #[arg(long, value_name = "NAMES", default_value = "all", value_parser = faults)]
     pub nemesis: BTreeSet<Kind>,
-    /// How long faults are injected, in seconds.
+    /// How long faults are injected, and clients left in peace behind them (below), in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=LONGEST.as_secs()))]
     pub time: u64,
     /// Decides which faults come when; drawn and printed when absent.
@@ -202,9 +202,12 @@ Examples:
 Exit code:
   0  every checker holds
   1  at least one violation (a cluster that does not come back from a fault in its time is one)
-  2  the arguments are wrong, PONTOON_BIN is, or --out has a history already
+  2  the arguments are wrong, PONTOON_BIN is, or --out is no directory or has a history already
   3  no violation, but the run could not be begun, the laboratory itself failed before its end, or a file could not be written
   4  no violation, but something is undecided
+
+With the workload acme, the end of a --time of 300 or more is without faults: as many seconds as --recovery-bound says, and 12 more. Clients
+go on, and look in peace for what was changed (the checker visibility). Where that would be more than half of the time, all of it is for faults.
 
 Whatever ends a run early, what happened until then is judged, and report.html is written. A disk that fills up ends it, too: the verdict is
 of what happened until then, and the error names the file.
@@ -237,9 +240,12 @@ Each scenario is run without a defect too, where every checker has to hold.
 
 Exit code:
   0  every defect was caught
-  1  at least one was not
-  2  the arguments are wrong, or --program is no pontoon with the feature `defects`
-  3  the test could not be made, or not to its end (the laboratory failed, a file could not be written): what was not tested is not judged";
+  1  at least one was missed
+  2  the arguments are wrong, --program is no pontoon with the feature `defects`, or --out is no directory or has a history already
+  3  none was missed, but the test could not be made, or not to its end (a file could not be written, it was told to end), or not for each
+
+A defect whose scenario the laboratory failed at, or the one without a defect that goes before, is not tested (\"tested\":false), and not said to
+be missed. The others are tested all the same.";
 
 const LIST_HELP: &str = "\
 Examples:
@@ -260,9 +266,10 @@ Examples:
 Exit code:
   0  every history is linearizable (a run: every checker holds)
   1  at least one violation
-  2  no violation, but a file or line could not be read (or the arguments), or names what this program does not have
+  2  no violation, but a file or line could not be read (or the arguments), names what this program does not have, or tells of a fault
+     that its run cannot have had
   3  no violation, but the verdicts could not be written
-  4  no violation, but a history is undecided: within the limits, or because it was cut off";
+  4  no violation, but a history is undecided: within the limits, or because it was cut off or lacks lines";
 
 #[cfg(test)]
 mod tests {

@@ -207,7 +207,9 @@ impl From<RunError> for Failure {
             RunError::Replay(_) | RunError::OfSelfTest(_) | RunError::NoTime => {
                 usage("history", "give the history of a run of this version")
             }
-            RunError::Taken(_) => usage("--out", "name a directory that no run has written to"),
+            RunError::Taken(_) | RunError::NoDirectory(_) => {
+                usage("--out", "name a directory that no run has written to")
+            }
             RunError::TooShort { .. } => usage(
                 "--time",
                 "give more time, another --seed, or --nemesis none",
@@ -246,6 +248,7 @@ mod tests {
             ),
             (RunError::File(unwritten("here")).into(), 3, "file here"),
             (RunError::Taken("here".into()).into(), 2, "--out"),
+            (RunError::NoDirectory("here".into()).into(), 2, "--out"),
             (short.into(), 2, "--time"),
             (RunError::NoTime.into(), 2, "history"),
             (

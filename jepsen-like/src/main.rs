@@ -24,7 +24,7 @@ use jepsen_like::{
         cluster::{Cluster, Fault, NAME, vip4, vip6},
         program::{self, NamedBy},
     },
-    nemesis::Kind,
+    nemesis::{Kind, schedule},
     output::{self, Format, Out},
     run::{self, Finished, Plan},
     selftest,
@@ -199,13 +199,17 @@ impl Told {
 
 fn run_suite(arguments: RunArguments, out: Out) -> Result<u8, Failure> {
     let seed = arguments.seed.unwrap_or_else(rand::random);
+    let time = Duration::from_secs(arguments.time);
+    let recovery_bound = Duration::from_secs(arguments.recovery_bound);
+    let (workloads, nemeses) = (arguments.workload, arguments.nemesis);
     let plan = Plan {
         nodes: arguments.nodes,
-        workloads: arguments.workload,
-        nemeses: arguments.nemesis,
-        time: Duration::from_secs(arguments.time),
+        peace: schedule::peace(&workloads, &nemeses, time, recovery_bound),
+        workloads,
+        nemeses,
+        time,
         seed,
-        recovery_bound: Duration::from_secs(arguments.recovery_bound),
+        recovery_bound,
         out: arguments.out.unwrap_or_else(|| out_of(seed)),
         allow_skip: arguments.allow_skip,
         self_test: None,
@@ -239,6 +243,9 @@ fn self_test(
     directory: Option<PathBuf>,
     out: Out,
 ) -> Result<u8, Failure> {
+    let directory =
+        directory.unwrap_or_else(|| PathBuf::from("runs").join(format!("self-test-{}", now())));
+    run::check_directory(&directory)?;
     // A program that is no use would pass for one whose defects are missed.
     let named = program.map(|named| program::with_defects(NamedBy::Option, &named));
     let named = named.transpose().map_err(LabError::from)?;
@@ -250,31 +257,30 @@ fn self_test(
             program::with_defects(NamedBy::Built, &program::defective()?).map_err(LabError::from)?
         }
     };
-    let directory =
-        directory.unwrap_or_else(|| PathBuf::from("runs").join(format!("self-test-{}", now())));
     let options = selftest::Options {
         defects,
         program,
         out: directory,
     };
-    let all = options.defects.len();
     out.remark(&format!(
-        "{all} defects, histories in {}",
+        "{} defects, histories in {}",
+        options.defects.len(),
         options.out.display()
     ));
-    let (mut told, mut missed) = (Told::new(out), 0);
+    let (mut told, mut tally) = (Told::new(out), selftest::Tally::default());
     let ended = selftest::test(&options, &|| interrupted.is_over(), |caught| {
-        missed += usize::from(!caught.caught);
+        tally.count(caught);
         told.result(caught, || caught.to_string());
     });
     match ended {
-        Ok(()) if out.format == Format::Table => {
-            told.text(&format!("{} of {all} defects caught\n", all - missed));
-        }
+        Ok(()) if out.format == Format::Table => told.text(&format!("{tally}\n")),
         Ok(()) => {}
         Err(unfinished) => told.also(unfinished.into()),
     }
-    Ok(told.exit_code(u8::from(missed > 0)))
+    if let Some(failure) = tally.failure() {
+        told.also(failure);
+    }
+    Ok(told.exit_code(u8::from(tally.missed > 0)))
 }
 
 /// A directory that no earlier run has.
@@ -307,8 +313,12 @@ fn execute(plan: &Plan, out: Out) -> Result<u8, Failure> {
     let interrupted = interruption()?;
     let faults = plan.faults();
     let kinds: BTreeSet<Kind> = faults.iter().map(|fault| fault.kind).collect();
+    let peace = match plan.peace.as_secs() {
+        0 => String::new(),
+        seconds => format!(", {seconds} s of peace behind them"),
+    };
     out.remark(&format!(
-        "seed {}, {} faults planned of {} of {} kinds, history in {}",
+        "seed {}, {} faults planned of {} of {} kinds{peace}, history in {}",
         plan.seed,
         faults.len(),
         kinds.len(),

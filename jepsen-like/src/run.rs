@@ -70,8 +70,10 @@ pub struct Plan {
     pub nodes: u8,
     pub workloads: BTreeSet<Workload>,
     pub nemeses: BTreeSet<Kind>,
-    /// How long faults are injected; at most [`LONGEST`].
+    /// How long faults are injected, and clients left in peace behind them; at most [`LONGEST`].
     pub time: Duration,
+    /// The last part of `time`, in which no fault comes ([`schedule::peace`]); at most half of it.
+    pub peace: Duration,
     pub seed: u64,
     /// Allowed from the last heal until writes and every service at every place are back; at most [`LONGEST_RECOVERY`].
     pub recovery_bound: Duration,
@@ -99,6 +101,7 @@ impl Plan {
                 .try_into()
                 .unwrap_or(u64::MAX),
             duration_ms: self.time.as_millis().try_into().unwrap_or(u64::MAX),
+            peace_ms: self.peace.as_millis().try_into().unwrap_or(u64::MAX),
             self_test: self.self_test.clone(),
         }
     }
@@ -134,6 +137,13 @@ impl Plan {
                 return Err(unreadable(problem));
             }
         }
+        if run.peace_ms > run.duration_ms / 2 {
+            let problem = format!(
+                "its head has a time of peace of {} ms in {} ms; at most half of a run is",
+                run.peace_ms, run.duration_ms
+            );
+            return Err(unreadable(problem));
+        }
         let workloads = run.workloads.iter().map(|name| name.parse::<Workload>());
         let nemeses = run.nemeses.iter().map(|name| name.parse::<Kind>());
         Ok(Self {
@@ -145,6 +155,7 @@ impl Plan {
                 .collect::<Result<_, _>>()
                 .map_err(|error| unreadable(error.to_string()))?,
             time: Duration::from_millis(run.duration_ms),
+            peace: Duration::from_millis(run.peace_ms),
             seed: run.seed,
             recovery_bound: Duration::from_millis(run.recovery_bound_ms),
             out,
@@ -155,23 +166,41 @@ impl Plan {
 
     /// The faults to come.
     pub fn faults(&self) -> Vec<Planned> {
-        schedule::plan(self.seed, &self.nemeses, self.time)
+        schedule::plan(self.seed, &self.nemeses, self.time_of_faults())
     }
 
-    /// Refuses what would end without a trial: a time in which no fault comes, a directory that has a history.
+    /// How long faults are injected.
+    fn time_of_faults(&self) -> Duration {
+        self.time.saturating_sub(self.peace)
+    }
+
+    /// Refuses what would end without a trial: a time in which no fault comes, an `out` that is no directory or has a history.
     pub fn check(&self) -> Result<(), RunError> {
+        check_directory(&self.out)?;
         if self.out.join(FILE).exists() {
             return Err(RunError::Taken(self.out.clone()));
         }
         let enough = schedule::plan(self.seed, &self.nemeses, ENOUGH);
         match enough.first().map(|first| first.at + first.lasts) {
-            Some(needed) if needed > self.time => Err(RunError::TooShort {
-                given: self.time.as_secs(),
+            Some(needed) if needed > self.time_of_faults() => Err(RunError::TooShort {
+                given: self.time_of_faults().as_secs(),
                 seed: self.seed,
                 needed: needed.as_secs() + 1,
             }),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses a directory to come that cannot be made, as there is something else in its place.
+///
+/// # Errors
+/// [`RunError::NoDirectory`] with what there is.
+pub fn check_directory(directory: &Path) -> Result<(), RunError> {
+    let mut places = directory.ancestors();
+    match places.find(|place| place.symlink_metadata().is_ok()) {
+        Some(place) if !place.is_dir() => Err(RunError::NoDirectory(place.to_owned())),
+        _ => Ok(()),
     }
 }
 
@@ -199,6 +228,8 @@ pub enum RunError {
     NoTime,
     #[error("{}: there is a history in it; name another directory", .0.display())]
     Taken(PathBuf),
+    #[error("{} is there, and is no directory", .0.display())]
+    NoDirectory(PathBuf),
     #[error(
         "{given} s is too short for a fault: with seed {seed} the first ends {needed} s after the beginning"
     )]
@@ -304,7 +335,7 @@ pub fn run(plan: &Plan, is_over: &dyn Fn() -> bool) -> Result<Finished, RunError
         ..cluster::Options::default()
     };
     let course = |nemesis: &mut Nemesis<'_>, is_over: &dyn Fn() -> bool| {
-        nemesis.run(&plan.faults(), plan.time, is_over)
+        nemesis.run(&plan.faults(), plan.time_of_faults(), is_over)
     };
     run_course(plan, &options, missing, &course, is_over)
 }
@@ -486,7 +517,8 @@ fn record(
     })
 }
 
-/// Does the faults, and gives the cluster the time to be whole and to serve at every place again; says whether it is whole.
+/// Does the faults, gives the cluster the time to be whole and to serve at every place again, and leaves it in peace as planned; says whether it
+/// is whole.
 fn follow(
     plan: &Plan,
     nemesis: &mut Nemesis<'_>,
@@ -513,7 +545,9 @@ fn follow(
         is_whole = is_whole || nemesis.cluster().is_whole_now();
         is_served = owed.iter().all(served);
     }
-    nemesis.rest(AFTERMATH, is_over)?;
+    // From the heal on, which may be late: it is the peace that has to be long enough.
+    let peace = (plan.peace).saturating_sub(people.recorder.now().since(healed));
+    nemesis.rest(peace.max(AFTERMATH), is_over)?;
     Ok(is_whole)
 }
 
@@ -910,6 +944,7 @@ mod tests {
             workloads: [Workload::Set, Workload::Vip].into(),
             nemeses: [Kind::Kill, Kind::PartitionRing].into(),
             time: Duration::from_secs(90),
+            peace: Duration::from_secs(32),
             seed: 77,
             recovery_bound: Duration::from_secs(20),
             out: "here".into(),
@@ -924,6 +959,21 @@ mod tests {
         let again = Plan::of(&plan.head(), "here".into(), true).unwrap();
         assert_eq!(again.head(), plan.head());
         assert_eq!(again.faults(), plan.faults());
+        let ends = plan
+            .faults()
+            .into_iter()
+            .map(|fault| fault.at + fault.lasts);
+        assert!(
+            ends.max()
+                .is_some_and(|last| last <= plan.time - plan.peace)
+        );
+        // Written before runs had any.
+        let text = serde_json::to_string(&plan.head()).unwrap();
+        let old = text.replace(",\"peace_ms\":32000", "");
+        assert_ne!(old, text);
+        let old: Run = serde_json::from_str(&old).unwrap();
+        let again = Plan::of(&old, "here".into(), true).unwrap();
+        assert_eq!(again.faults(), schedule::plan(77, &plan.nemeses, plan.time));
         let unknown = Run {
             nemeses: ["flood".to_owned()].into(),
             ..plan.head()
@@ -957,6 +1007,11 @@ mod tests {
             ..plan().head()
         };
         assert!(refused(&patient).contains("recovery bound"));
+        let idle = Run {
+            peace_ms: 45_001,
+            ..plan().head()
+        };
+        assert!(refused(&idle).contains("peace"));
     }
 
     #[test]
@@ -971,6 +1026,7 @@ mod tests {
         };
         let of_test = |defect| Plan {
             time: Duration::ZERO,
+            peace: Duration::ZERO,
             nemeses: BTreeSet::new(),
             self_test: Some(test(defect)),
             ..plan()
@@ -1257,12 +1313,21 @@ mod tests {
             ..plan()
         };
         assert!(plan.check().is_ok());
-        plan.time = Duration::from_secs(2);
+        (plan.time, plan.peace) = (Duration::from_secs(2), Duration::ZERO);
         let refused = plan.check().unwrap_err().to_string();
         assert!(refused.contains("2 s is too short"), "{refused}");
         plan.nemeses.clear();
         assert!(plan.check().is_ok(), "without faults any time will do");
         fs::write(directory.path().join(FILE), "").unwrap();
         assert!(matches!(plan.check(), Err(RunError::Taken(_))));
+        let file = directory.path().join(FILE);
+        for out in [file.clone(), file.join("run").join("further")] {
+            plan.out = out;
+            let refused = plan.check().unwrap_err().to_string();
+            let told = format!("{} is there, and is no directory", file.display());
+            assert_eq!(refused, told);
+        }
+        plan.out = directory.path().join("absent").join("further");
+        assert!(plan.check().is_ok());
     }
 }

@@ -218,6 +218,7 @@ fn the_history_of_a_run_is_judged_by_every_checker() {
             json!({"entry": "invoke", "id": 2, "process": 0, "node": "n1", "at": 30, "call": last}),
             json!({"entry": "complete", "id": 2, "at": 40, "outcome": "ok", "reply": {"elements": seen}}),
             json!({"entry": "hash", "at": 50, "node": "n1", "index": 9, "hash": "aa", "final": true}),
+            json!({"entry": "leader", "at": 1, "node": "n1", "term": 1}),
             usage(10),
             usage(20),
             usage(30),
@@ -323,6 +324,7 @@ fn sound() -> Vec<String> {
         answer(four, node(), 3700, "arp"),
         answer(six, node(), 3700, "nd"),
         hash("n2", 4000, 60, false),
+        json!({"entry": "leader", "at": 5 * MS, "node": "n1", "term": 1}),
         usage(4100),
         session(2, "n1", false, 3700, 4800, closed()),
         session(3, "n2", false, 3700, 4800, closed()),
@@ -367,6 +369,52 @@ fn every_beginning_of_a_sound_history_is_undecided() {
     for text in [wrong[..20].concat(), unexplained.concat()] {
         std::fs::write(&file, text).unwrap();
         assert_eq!(check(&[], &file).status.code(), Some(1));
+    }
+}
+
+#[test]
+fn a_history_that_does_not_say_who_led_does_not_pass() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("history.jsonl");
+    let is_of_leader = |line: &String| line.contains(r#""entry":"leader""#);
+    let mut lines = sound();
+    lines.retain(|line| !is_of_leader(line));
+    assert_eq!(lines.len() + 1, sound().len());
+    std::fs::write(&file, lines.concat()).unwrap();
+    let output = check(&[], &file);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    for checker in ["run", "leaders"] {
+        let told = text
+            .lines()
+            .find(|line| line.starts_with(&format!("  {checker}: ")));
+        let told = told.unwrap_or_default();
+        let is_told = told.contains("UNDECIDED") && told.contains(r#"no line "entry": "leader""#);
+        assert!(is_told, "{checker}: {text}");
+    }
+}
+
+#[test]
+fn a_fault_that_its_run_cannot_have_had_makes_its_history_unreadable() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("history.jsonl");
+    // The kill of n2 from 1 s to 2 s, in the ninth line of a run of 5 s.
+    for (from, to) in [
+        (r#""healed":2000000000"#, r#""healed":900000000"#),
+        (r#""healed":2000000000"#, r#""healed":9000000000"#),
+        (r#""began":1000000000"#, r#""began":-1"#),
+        (r#""nodes":["n2"]"#, r#""nodes":["n7"]"#),
+    ] {
+        let mut lines = sound();
+        let sound = lines[8].clone();
+        lines[8] = sound.replace(from, to);
+        assert_ne!(lines[8], sound);
+        std::fs::write(&file, lines.concat()).unwrap();
+        let output = check(&["-o", "json"], &file);
+        assert_eq!(output.status.code(), Some(2), "{to}");
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["code"], "unreadable", "{error}");
+        assert_eq!(error["object"], format!("{}:9", file.display()), "{error}");
     }
 }
 

@@ -113,11 +113,16 @@ fn results_that_cannot_be_written_are_an_error_and_a_violation_stays_one() {
 fn every_error_before_a_run_is_one_object_in_json() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let (taken, new) = (at("taken"), at("new"));
+    let (taken, new, file) = (at("taken"), at("new"), at("file"));
+    std::fs::write(&file, "").unwrap();
     std::fs::create_dir(&taken).unwrap();
     std::fs::write(at("taken/history.jsonl"), "").unwrap();
     let head = json!({"entry": "run", "format": 1, "nodes": ["n1", "n2"], "duration_ms": 1000});
     std::fs::write(at("two.jsonl"), head.to_string() + "\n").unwrap();
+    let head =
+        json!({"entry": "run", "format": 1, "nodes": ["n1", "n2", "n3"], "duration_ms": 1000});
+    std::fs::write(at("run.jsonl"), head.to_string() + "\n").unwrap();
+    let run = at("run.jsonl");
     let [good, _] = registers(directory.path());
     let two = at("two.jsonl");
     let us = env!("CARGO_BIN_EXE_jepsen-like");
@@ -159,6 +164,15 @@ fn every_error_before_a_run_is_one_object_in_json() {
             "usage",
             "--out",
         ),
+        (
+            &["run", "--nemesis", "none", "--out", &file],
+            None,
+            2,
+            "usage",
+            "--out",
+        ),
+        (&["replay", &run, "--out", &file], None, 2, "usage", "--out"),
+        (&["self-test", "--out", &file], None, 2, "usage", "--out"),
         (
             &["run", "--nemesis", "none", "--out", &new],
             None,
@@ -264,6 +278,10 @@ fn every_error_before_a_run_is_one_object_in_json() {
         let named = format!("jepsen-like: {object}");
         assert!(
             object == "command line" || said.starts_with(&named),
+            "{said}"
+        );
+        assert!(
+            !arguments.contains(&file.as_str()) || said.contains(&file),
             "{said}"
         );
     }

@@ -31,6 +31,19 @@ fn jepsen_like(arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
+/// A run without faults in a process group of its own, as a terminal's foreground group. What it complains of goes to a file: a pipe that nobody
+/// reads would fill, and hold up the run.
+fn quiet_run(workloads: &str, seconds: &str, out: &Path, complained: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
+    command
+        .args(["run", "--workload", workloads, "--nemesis", "none"])
+        .args(["--time", seconds, "--seed", "7", "-o", "json", "--out"])
+        .arg(out)
+        .process_group(0)
+        .stderr(File::create(complained).unwrap());
+    command
+}
+
 fn available() -> bool {
     if !lab::available() {
         return false;
@@ -142,17 +155,9 @@ fn ctrl_c_ends_a_run_and_no_node_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("run");
     let history = out.join("history.jsonl");
-    // A pipe that nobody reads would fill, and hold up the run.
     let (said, complained) = (directory.path().join("out"), directory.path().join("err"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
-    command
-        .args(["run", "--workload", "set", "--nemesis", "none"])
-        .args(["--time", "600", "--seed", "7", "-o", "json", "--out"])
-        .arg(&out)
-        // As a terminal's foreground group.
-        .process_group(0)
-        .stdout(File::create(&said).unwrap())
-        .stderr(File::create(&complained).unwrap());
+    let mut command = quiet_run("set", "600", &out, &complained);
+    command.stdout(File::create(&said).unwrap());
     let mut running = Group(command.spawn().unwrap());
     wait_until("an operation", PATIENCE, || {
         assert!(!running.has_ended(), "{}", written(&complained));
@@ -190,14 +195,8 @@ fn a_run_that_nobody_reads_is_done_to_its_end() {
     let complained = directory.path().join("err");
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
-    command
-        .args(["run", "--workload", "set", "--nemesis", "none"])
-        .args(["--time", "1", "--seed", "7", "-o", "json", "--out"])
-        .arg(&out)
-        .process_group(0)
-        .stdout(writer)
-        .stderr(File::create(&complained).unwrap());
+    let mut command = quiet_run("set", "1", &out, &complained);
+    command.stdout(writer);
     let mut running = Group(command.spawn().unwrap());
     drop(command);
     wait_until("the end of the run", PATIENCE, || running.has_ended());
@@ -246,14 +245,8 @@ fn a_disk_that_fills_up_ends_a_run_with_a_verdict_and_names_the_file() {
     let disk = SmallDisk::mount(directory.path().join("disk"), "1m");
     let out = disk.0.join("run");
     let (said, complained) = (directory.path().join("out"), directory.path().join("err"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen-like"));
-    command
-        .args(["run", "--workload", "set,vip", "--nemesis", "none"])
-        .args(["--time", "600", "--seed", "7", "-o", "json", "--out"])
-        .arg(&out)
-        .process_group(0)
-        .stdout(File::create(&said).unwrap())
-        .stderr(File::create(&complained).unwrap());
+    let mut command = quiet_run("set,vip", "600", &out, &complained);
+    command.stdout(File::create(&said).unwrap());
     let mut running = Group(command.spawn().unwrap());
     wait_until("the end of the run", PATIENCE, || running.has_ended());
     let status = running.0.wait().unwrap();

@@ -2,7 +2,7 @@
 
 use super::{Verdict, register::Limits};
 use crate::{
-    history::{Call, Fault, History, Moment, Operation, Outcome, Reply, Run},
+    history::{Call, Fault, History, LeaderSeen, Moment, Operation, Outcome, Reply, Run},
     workload::Workload,
 };
 
@@ -120,12 +120,17 @@ pub fn planned(workloads: &[Workload]) -> Run {
     }
 }
 
-/// A complete run with these faults.
+/// A complete run with these faults, which n1 leads.
 pub fn tried(faults: Vec<Fault>, operations: Vec<Operation>) -> History {
     let mut history = history(operations);
     history.run.nemeses = ["kill".to_owned()].into();
     history.run.recovery_bound_ms = 1;
     history.faults = faults;
+    history.leaders = vec![LeaderSeen {
+        at: Moment(0),
+        node: "n1".into(),
+        term: 1,
+    }];
     history.is_complete = true;
     history
 }

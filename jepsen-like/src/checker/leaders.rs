@@ -6,7 +6,7 @@ use super::{Finding, Verdict};
 use crate::history::{History, LeaderSeen};
 
 /// No two nodes said of themselves that they lead in one term. What one of them said before the other proves it as well as what both say at
-/// once: a vote is given to one node in a term, and kept.
+/// once: a vote is given to one node in a term, and kept. Nodes are asked from the beginning of a run on: where none ever led, lines are missing.
 pub fn check(history: &History) -> Verdict {
     let mut terms: BTreeMap<u64, BTreeMap<&str, &LeaderSeen>> = BTreeMap::new();
     for seen in &history.leaders {
@@ -31,7 +31,16 @@ pub fn check(history: &History) -> Verdict {
         }
     });
     let summary = format!("{} terms with a leader", terms.len());
-    Verdict::of("leaders", summary, findings.collect()).exercised_by(terms.len())
+    Verdict::of("leaders", summary, findings.collect()).unless_undecided(unseen(history))
+}
+
+/// Why nothing follows for whoever led. None: somebody was seen to.
+pub fn unseen(history: &History) -> Option<String> {
+    let none = history.leaders.is_empty();
+    none.then(|| {
+        "the history has no line \"entry\": \"leader\", which says who led: give all of it"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -74,6 +83,9 @@ mod tests {
         let told = &two.findings[0];
         assert_eq!(told.text, "term 4: n2 at 0.000000 s, n1 at 0.000000 s");
         assert_eq!(told.at, Some(Moment(20)));
-        assert_eq!(judged(&[]).conclusion, Conclusion::NotExercised);
+        let unseen = judged(&[]);
+        assert_eq!(unseen.conclusion, Conclusion::Undecided);
+        let missing = "no line \"entry\": \"leader\"";
+        assert!(unseen.summary.contains(missing), "{unseen:?}");
     }
 }

@@ -23,7 +23,7 @@ pub mod visibility;
 pub mod witnessed;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 use std::{fmt, time::Duration};
 

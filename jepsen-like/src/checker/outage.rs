@@ -1,6 +1,10 @@
-//! Outages in peace: writes that nobody acknowledges, reads that nobody confirms, a VIP that nobody answers for, a place that serves nobody, and no fault that explains it.
+//! Outages in peace: writes that nobody acknowledges, batches that nobody commits, reads that nobody confirms, a VIP that nobody answers for, a
+//! zone that a place answers nobody from, a proxy that serves nobody, and no fault that explains it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Finding,
@@ -9,7 +13,10 @@ use super::{
     planned::{self, Part, Trial, WATCHED},
     recovery::is_write,
 };
-use crate::history::{Call, History, Moment, Operation, Outcome, Reply, Responder};
+use crate::{
+    history::{Call, History, Moment, Operation, Outcome, Reply, Responder},
+    workload::{zone_of, zones},
+};
 
 /// In peace nothing fails for so long. 10 s, as long as a hand-over may take: a leader that is lost is replaced within a second, and a machine
 /// that is too busy for several elections in turn comes to itself in so much.
@@ -18,8 +25,17 @@ const LONGEST: Duration = Duration::from_secs(10);
 const USUAL: u32 = 5;
 /// Operations that are named of one outage.
 const NAMED: usize = 20;
-const WRITES: &str = "writes";
-const READS: &str = "linearizable reads";
+/// What is asked for, in words, and whether the recovery judges that it comes back after the last fault.
+type Asked = (String, Back);
+
+/// Who judges that something comes back at all after the last fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Back {
+    /// The recovery.
+    Recovery,
+    /// Nobody but this: it is an outage as in any other calm.
+    Nobody,
+}
 
 /// What was found in the calms of a run.
 #[derive(Debug, Default)]
@@ -32,7 +48,7 @@ pub struct Outages {
 impl Outages {
     /// Judges every calm: in it nothing may fail for longer than [`LONGEST`], nor for longer than the recovery bound after the faults before it.
     ///
-    /// What does not come back at all after the last fault is the recovery's to judge. An operation that never ended tells nothing but that it
+    /// What does not come back at all after the last fault is the recovery's to judge, where that does. An operation that never ended tells nothing but that it
     /// was tried.
     pub fn of(history: &History, recovery: Duration) -> Self {
         let calms = calm::calms(history, calm::last_look(history));
@@ -47,8 +63,9 @@ impl Outages {
         if peaceful.is_empty() {
             return outages;
         }
-        let mut add = |what: &str, down: Down, calm: &Calm| {
-            let is_of_recovery = calm.is_last && calm.is_after_fault && down.is_first;
+        let mut add = |what: &str, back: Back, down: Down, calm: &Calm| {
+            let is_of_recovery =
+                calm.is_last && calm.is_after_fault && down.is_first && back == Back::Recovery;
             // What was not seen once the laboratory had failed says nothing of the cluster.
             let is_unseen = calm.is_last && history.breakdown.is_some() && !down.is_over;
             let due = calm::due(calm.from, recovery, down.from, LONGEST);
@@ -56,16 +73,17 @@ impl Outages {
                 outages.findings.push(down.finding(what, calm));
             }
         };
-        for (what, tries) in &tries(history) {
+        for ((what, back), tries) in &tries(history) {
             for calm in &peaceful {
                 let downs = downs(tries, calm).into_iter();
-                downs.for_each(|down| add(what, down, calm));
+                downs.for_each(|down| add(what, *back, down, calm));
             }
         }
         for (vip, answers) in &answers(history) {
             for calm in &peaceful {
                 let downs = silences(answers, calm).into_iter();
-                downs.for_each(|down| add(&format!("answers for {vip}"), down, calm));
+                let what = format!("answers for {vip}");
+                downs.for_each(|down| add(&what, Back::Recovery, down, calm));
             }
         }
         outages
@@ -119,9 +137,13 @@ impl Down {
 }
 
 /// All that clients tried, by what they asked for and where; each in order of its beginning.
-fn tries(history: &History) -> BTreeMap<String, Vec<Try>> {
-    let mut tries: BTreeMap<String, Vec<Try>> = BTreeMap::new();
-    let mut lookups: BTreeMap<&str, Vec<Try>> = BTreeMap::new();
+fn tries(history: &History) -> BTreeMap<Asked, Vec<Try>> {
+    let mut tries: BTreeMap<Asked, Vec<Try>> = BTreeMap::new();
+    let mut add = |what: String, back: Back, attempt: Try| {
+        tries.entry((what, back)).or_default().push(attempt);
+    };
+    // Those that come and go and are there now: their client asks for them behind each change, and changes them by itself.
+    let mut there: BTreeSet<&str> = BTreeSet::new();
     for operation in &history.operations {
         let mut attempt = Try {
             began: operation.invoked,
@@ -129,38 +151,63 @@ fn tries(history: &History) -> BTreeMap<String, Vec<Try>> {
             is_good: operation.is_ok(),
             operation: Some(operation.id),
         };
-        match (&operation.call, Trial::of_operation(operation).0) {
-            (call, _) if is_write(call) => {
+        match &operation.call {
+            call if is_write(call) => {
+                if let Call::Write { key, value } = call
+                    && zones::is_apex(key)
+                {
+                    match operation.is_ok() && value.is_some() {
+                        true => there.insert(key),
+                        false => there.remove(key.as_str()),
+                    };
+                }
+                // One that meets another is refused, but the other is committed then.
+                if matches!(call, Call::Transaction { .. }) {
+                    add("transactions that append".to_owned(), Back::Nobody, attempt);
+                }
                 attempt.is_good |= has_been_decided(operation);
-                tries.entry(WRITES.to_owned()).or_default().push(attempt);
+                add("writes".to_owned(), Back::Recovery, attempt);
             }
-            (Call::Read { .. } | Call::Elements { local: false, .. }, _) => {
-                tries.entry(READS.to_owned()).or_default().push(attempt);
+            Call::Read { .. } | Call::Elements { local: false, .. } => {
+                add("linearizable reads".to_owned(), Back::Nobody, attempt);
             }
-            // Any answer will do for a place, also one that does not show the challenge yet; but not one of old state.
-            (_, Trial::Lookups { at } | Trial::Challenges { at }) => {
+            Call::Lookup { key } => {
+                // Any answer will do, also one that does not show the challenge yet; but not one of old state.
                 attempt.is_good &= !is_stale(operation);
-                lookups.entry(at).or_default().push(attempt);
+                match (operation.node.as_deref(), zones::is_apex(key)) {
+                    (Some(at), false) => add(lookups(zone_of(key), at), Back::Recovery, attempt),
+                    (Some(at), true) if there.contains(key.as_str()) => {
+                        add(lookups(Some(key), at), Back::Nobody, attempt);
+                    }
+                    _ => {}
+                }
             }
             _ => {}
         }
     }
-    let lookups = lookups.into_iter();
-    tries.extend(lookups.map(|(at, of_place)| (Trial::Lookups { at }.to_string(), of_place)));
     for session in &history.sessions {
         let (trial, has_lived) = Trial::of_session(session);
-        tries.entry(trial.to_string()).or_default().push(Try {
+        let attempt = Try {
             began: session.opened,
             // One that fails hears nothing for as long as its client waits. That says nothing of those that begin meanwhile.
             ended: session.opened,
             is_good: has_lived,
             operation: None,
-        });
+        };
+        add(trial.to_string(), Back::Recovery, attempt);
     }
     for of_one in tries.values_mut() {
         of_one.sort_by_key(|one| one.began);
     }
     tries
+}
+
+/// A place may serve one zone and not another.
+fn lookups(zone: Option<&str>, at: &str) -> String {
+    match zone {
+        Some(zone) => format!("lookups of {zone} at {at}"),
+        None => format!("lookups at {at}"),
+    }
 }
 
 /// Whether a DNS answer says that it is of old state: in peace every node hears a leader.
@@ -263,7 +310,7 @@ mod tests {
     use super::*;
     use crate::{
         checker::fixture::*,
-        history::{Answer, Breakdown, Fault, Session, SessionEnd},
+        history::{Answer, Breakdown, Fault, Micro, Session, SessionEnd},
         workload::Workload,
     };
 
@@ -488,10 +535,120 @@ mod tests {
         assert_eq!(found.len(), 3, "{found:?}");
         for (text, what) in found.iter().zip([
             "no linearizable reads from 40",
-            "no lookups at n1 from 40",
             "no lookups at n2 from 40",
+            "no lookups of acme.test. at n1 from 40",
         ]) {
             assert!(text.starts_with(what), "{text}");
         }
+    }
+
+    fn look_up_in(id: u64, key: &str, place: &str, at: u64, is_good: bool) -> Operation {
+        let mut lookup = look_up(id, place, at * SECOND);
+        lookup.call = Call::Lookup { key: key.into() };
+        if !is_good {
+            (lookup.outcome, lookup.reply) = (Outcome::Fail, None);
+        }
+        lookup
+    }
+
+    #[test]
+    fn a_zone_that_one_place_alone_does_not_serve_is_found() {
+        const OTHERS: &str = "n1.comes-and-goes.test.";
+        let served = |faults: Vec<Fault>, silent: &str, from: u64, until: u64| {
+            let mut history = tried(faults, writes(0..0));
+            for at in 0..100 {
+                let made = at * SECOND;
+                let change = ok(1000 + at, made, made + 1, write(OTHERS, "1"), committed(at));
+                history.operations.push(change);
+                for (place, number) in ["n1", "n2"].into_iter().zip(0..) {
+                    for (key, number) in ["r0-1.register.test.", "_a.h1.acme.test.", OTHERS]
+                        .into_iter()
+                        .zip(number * 3..)
+                    {
+                        let is_down = place == "n2" && key == silent && (from..until).contains(&at);
+                        let id = 2000 + 10 * at + number;
+                        (history.operations).push(look_up_in(id, key, place, at, !is_down));
+                    }
+                }
+            }
+            history.operations.sort_by_key(|one| (one.invoked, one.id));
+            texts(&history)
+        };
+        for (silent, zone) in [
+            ("r0-1.register.test.", "register.test."),
+            ("_a.h1.acme.test.", "acme.test."),
+            (OTHERS, OTHERS),
+        ] {
+            let found = served(vec![], silent, 40, 60);
+            let told = format!("no lookups of {zone} at n2 from 40.0");
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].starts_with(&told), "{found:?}");
+            assert!(served(vec![], silent, 40, 48).is_empty());
+            assert!(served(vec![kill(35, 45)], silent, 40, 60).is_empty());
+        }
+        // What never comes back is the recovery's, where that judges it.
+        let never = |silent| served(vec![kill(10, 20)], silent, 15, 100).len();
+        assert_eq!([never("r0-1.register.test."), never(OTHERS)], [0, 1]);
+    }
+
+    #[test]
+    fn a_zone_that_is_not_there_is_served_by_nobody() {
+        const ZONE: &str = "n1.comes-and-goes.test.";
+        let deleted = || Call::Write {
+            key: ZONE.into(),
+            value: None,
+        };
+        for change in [
+            ok(1000, 1, 2, deleted(), committed(1)),
+            failed(1000, 1, 2, write(ZONE, "1")),
+            unknown(1000, 1, 2, write(ZONE, "1")),
+        ] {
+            let mut history = tried(vec![], writes(0..0));
+            history.operations.insert(1, change);
+            let lookups = (0..100).map(|at| look_up_in(2000 + at, ZONE, "n1", at, false));
+            history.operations.extend(lookups);
+            assert_eq!(texts(&history), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn batches_that_fail_while_other_writes_do_not_are_found() {
+        let transaction = |at: u64, appends: bool, is_good: bool| {
+            let key = || "k".to_owned();
+            let read = Micro::Read { key: key() };
+            let append = Micro::Append {
+                key: key(),
+                element: at,
+            };
+            let members = match appends {
+                true => vec![read, append],
+                false => vec![read],
+            };
+            let lists = match appends {
+                true => vec![Some(vec![]), None],
+                false => vec![Some(vec![])],
+            };
+            let (id, from) = (1000 + 2 * at + u64::from(appends), at * SECOND);
+            let call = Call::Transaction { members };
+            match is_good {
+                true => ok(id, from, from + 1, call, Reply::Lists(lists)),
+                false => failed(id, from, from + 1, call),
+            }
+        };
+        let judged = |down: std::ops::Range<u64>| {
+            let mut history = tried(vec![], writes(0..0));
+            for at in 0..100 {
+                let append = transaction(at, true, !down.contains(&at));
+                history
+                    .operations
+                    .extend([transaction(at, false, true), append]);
+            }
+            texts(&history)
+        };
+        let found = judged(40..60);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let told = "no transactions that append from 40.0";
+        assert!(found[0].starts_with(told), "{found:?}");
+        assert!(judged(40..50).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{Bounds, Finding, Verdict, planned::Trial, set_aside};
+use super::{Bounds, Finding, Verdict, leaders, planned::Trial, set_aside};
 use crate::{
     history::{Fault, History, Skip},
     nemesis::{Kind, hits_leader},
@@ -32,10 +32,8 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
             };
             findings.push(Finding::new("nothing injected", text));
         }
-        // What this program does not know may be able to.
-        let can_hit = |name: &String| name.parse::<Kind>().map_or(true, Kind::can_hit_leader);
         if !injected.is_empty()
-            && history.run.nemeses.iter().any(can_hit)
+            && owes_leader_hit(history)
             && !injected.iter().any(|fault| hits_leader(fault))
         {
             let text = format!("none of {} faults touched a leader", injected.len());
@@ -78,6 +76,10 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
         None => (!history.is_complete).then(|| "the run did not come to its end".to_owned()),
     };
     let reasons = ended.into_iter().chain(absent);
+    // What an entry says of the leader is not believed where nobody was seen to lead.
+    let unseen = leaders::unseen(history).filter(|_| owes_leader_hit(history));
+    let unseen = unseen.map(|why| format!("whether a fault hit a leader is not known: {why}"));
+    let reasons = reasons.chain(unseen);
     let reasons: Vec<_> = reasons.chain(never_done(history)).collect();
     let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
     let mut summary = format!(
@@ -93,6 +95,12 @@ pub fn check_trial(history: &History, bounds: &Bounds) -> Verdict {
         let _ = write!(summary, ", the machine up to {} ms late", worst / 1000);
     }
     Verdict::of("run", summary, findings).unless_undecided(reason)
+}
+
+/// Whether a kind of its mix can hit a leader. One that this program does not know may be able to.
+fn owes_leader_hit(history: &History) -> bool {
+    let can_hit = |name: &String| name.parse::<Kind>().map_or(true, Kind::can_hit_leader);
+    history.run.nemeses.iter().any(can_hit)
 }
 
 /// The kind of a fault that was not injected, and why it was not.
@@ -208,6 +216,25 @@ mod tests {
             check_trial(&history, &Bounds::default()).conclusion,
             Conclusion::Undecided
         );
+    }
+
+    /// Whatever the entries of its faults say.
+    #[test]
+    fn a_history_without_anybody_who_led_leaves_open_whether_a_leader_was_hit() {
+        let judged = |nemesis: &str, hit_leader| {
+            let written = vec![ok(0, 0, 1, write("a", "1"), committed(1))];
+            let mut history = tried(vec![fault("kill", "n1", 5, 6, hit_leader)], written);
+            history.run.nemeses = [nemesis.to_owned()].into();
+            history.leaders.clear();
+            check_trial(&history, &Bounds::default())
+        };
+        let open = judged("kill", true);
+        assert_eq!(open.conclusion, Conclusion::Undecided, "{open:?}");
+        let missing = "no line \"entry\": \"leader\"";
+        assert!(open.summary.contains(missing), "{open:?}");
+        assert_eq!(kinds(&judged("kill", false)), ["leader never hit"]);
+        let owes_none = judged("join", false);
+        assert_eq!(owes_none.conclusion, Conclusion::Holds, "{owes_none:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The lines of a history file.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +64,10 @@ pub struct Run {
     pub nemeses: BTreeSet<String>,
     /// Allowed time from the last heal until writes and every service at every place are back, in milliseconds.
     pub recovery_bound_ms: u64,
-    /// How long faults were injected, in milliseconds.
+    /// How long faults were to be injected, and clients left in peace behind them, in milliseconds.
     pub duration_ms: u64,
+    /// The peace of that; zero where the file is of an earlier program, which had none.
+    pub peace_ms: u64,
     /// The self-test that this was a part of: its faults come from there, and not from the seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_test: Option<SelfTest>,
@@ -174,6 +176,12 @@ pub struct Fault {
     /// Nothing was done, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<Skip>,
+}
+
+impl Fault {
+    /// What a fault does to a node beside what it is named for (a restart, to heal a full disk) is written as it begins, and counts for so long:
+    /// the run may end meanwhile.
+    pub const BRIEF: Duration = Duration::from_secs(1);
 }
 
 /// Why a fault was not injected.

@@ -6,6 +6,7 @@
 //! completion is absent, because the client or the whole run ended first, is of unknown outcome, never failed.
 
 mod entry;
+mod plausible;
 mod read;
 pub mod registers;
 mod writer;

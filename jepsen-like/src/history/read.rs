@@ -11,7 +11,7 @@ use std::{
 use flate2::read::MultiGzDecoder;
 
 use super::{
-    Entry, History, Operation, Outcome, Run,
+    Entry, History, Moment, Operation, Outcome, Run, plausible,
     registers::{self, RegisterHistory},
 };
 use crate::{nemesis::Kind, workload::Workload};
@@ -308,6 +308,10 @@ struct Assembly {
     operations: BTreeMap<u64, Operation>,
     /// The line that each operation is invoked in.
     lines: BTreeMap<u64, u64>,
+    /// The line of each fault, in the order of the history's.
+    fault_lines: Vec<u64>,
+    /// When the run ended, by whatever says so.
+    end: Option<Moment>,
     has_run: bool,
     was_interrupted: bool,
 }
@@ -343,6 +347,7 @@ impl Assembly {
                     ));
                 }
                 history.faults.push(fault);
+                self.fault_lines.push(line);
             }
             Entry::Answer(answer) => history.answers.push(answer),
             Entry::Leader(leader) => history.leaders.push(leader),
@@ -351,10 +356,22 @@ impl Assembly {
             Entry::Lateness(lateness) => history.latenesses.push(lateness),
             Entry::Session(session) => history.sessions.push(session),
             Entry::Notice(notice) => history.notices.push(notice),
-            Entry::Unhealed(unhealed) => history.unhealed.push(unhealed),
-            Entry::Breakdown(breakdown) => history.breakdown = Some(breakdown),
-            Entry::End { .. } => history.is_complete = true,
-            Entry::Interrupted { .. } => self.was_interrupted = true,
+            Entry::Unhealed(unhealed) => {
+                self.end = self.end.max(Some(unhealed.at));
+                history.unhealed.push(unhealed);
+            }
+            Entry::Breakdown(breakdown) => {
+                self.end = self.end.max(Some(breakdown.at));
+                history.breakdown = Some(breakdown);
+            }
+            Entry::End { at } => {
+                self.end = self.end.max(Some(at));
+                history.is_complete = true;
+            }
+            Entry::Interrupted { at } => {
+                self.end = self.end.max(Some(at));
+                self.was_interrupted = true;
+            }
         }
         Ok(())
     }
@@ -426,6 +443,12 @@ impl Assembly {
 
     /// The error has the line that it is about.
     fn finish(mut self) -> Result<History, (u64, String)> {
+        // Not before: the end of the run is the last that is written.
+        for (fault, line) in self.history.faults.iter().zip(&self.fault_lines) {
+            if let Some(problem) = plausible::refuted(fault, &self.history.run, self.end) {
+                return Err((*line, problem));
+            }
+        }
         let mut operations: Vec<_> = self.operations.into_values().collect();
         operations.sort_by_key(|operation| (operation.invoked, operation.id));
         if let Some((id, problem)) = reuse(&operations) {

@@ -652,6 +652,62 @@ fn why_a_fault_was_not_injected_is_read_as_it_was_written() {
 }
 
 #[test]
+fn a_fault_that_its_run_cannot_have_had_is_refused_with_its_line() {
+    let fault = |node: &str, began, healed| {
+        Entry::Fault(Fault {
+            kind: "kill".into(),
+            nodes: [node.to_owned()].into(),
+            began: Moment(began),
+            healed: Some(Moment(healed)),
+            hit_leader: true,
+            skipped: None,
+        })
+    };
+    let late = 10_000_000_000;
+    let at = Moment(30);
+    let text = || "no mac".to_owned();
+    let ends = [
+        Entry::End { at },
+        Entry::Interrupted { at },
+        Entry::Breakdown(Breakdown { at, text: text() }),
+        Entry::Unhealed(Unhealed {
+            at,
+            text: text(),
+            fault: None,
+        }),
+    ];
+    for end in ends {
+        let read = |bad: Entry| {
+            let entries = [run(), fault("n1", 5, 6), bad, end.clone()];
+            parsed(lines(&entries).as_bytes())
+        };
+        assert!(read(fault("n1", 7, 30)).is_ok());
+        for (bad, problem) in [
+            (fault("n1", 7, 6), "before it began"),
+            (fault("n1", 31, 32), "after the end of the run"),
+            (fault("n1", 7, late), "after the end of the run"),
+            (fault("n7", 7, 8), "it names `n7`"),
+        ] {
+            let said = read(bad).unwrap_err().to_string();
+            let is_told = said.starts_with("file:3: kill on n") && said.contains(problem);
+            assert!(is_told, "{said}");
+        }
+    }
+    // Where nobody knows when the run ended, and where its end is earlier in the file.
+    assert!(parsed(lines(&[run(), fault("n1", 7, late)]).as_bytes()).is_ok());
+    let turned = [run(), Entry::End { at }, fault("n1", 7, late)];
+    let said = parsed(lines(&turned).as_bytes()).unwrap_err().to_string();
+    assert!(said.starts_with("file:3: "), "{said}");
+    // Before the run began.
+    let negative = lines(&[run(), fault("n1", 7, 8)]).replace("\"began\":7", "\"began\":-7");
+    let said = parsed(negative.as_bytes()).unwrap_err().to_string();
+    assert!(
+        said.starts_with("file:2: ") && said.contains("-7"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_fault_that_this_program_does_not_have_is_refused_but_for_those_of_a_self_test() {
     let fault = |kind: &str| {
         Entry::Fault(Fault {

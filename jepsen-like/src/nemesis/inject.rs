@@ -729,8 +729,8 @@ impl<'a> Nemesis<'a> {
         Ok(killed)
     }
 
-    /// SIGKILL to a node's process, and its end. False: none ran, or it had just ended by itself.
-    fn kill(&mut self, name: &str) -> Result<bool, LabError> {
+    /// SIGKILL to a node's process, and its end. False: none ran, or it had just ended by itself, which is noted.
+    pub fn kill(&mut self, name: &str) -> Result<bool, LabError> {
         self.end(name, Node::kill, Ending::Killed)
     }
 
@@ -912,7 +912,7 @@ impl<'a> Nemesis<'a> {
     /// What one fault does to sessions beyond its name.
     fn note_brief(&self, kind: Kind, name: &str) {
         let now = self.recorder.now();
-        self.note_fault(kind, name, now, Moment(now.0 + 1_000_000_000));
+        self.note_fault(kind, name, now, now.later(Fault::BRIEF));
     }
 
     fn note_fault(&self, kind: Kind, name: &str, began: Moment, healed: Moment) {

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{Kind, Lane};
+use crate::{checker::visibility, workload::Workload};
 
 /// Before the first fault: what the cluster does undisturbed is part of the picture.
 const CALM: Duration = Duration::from_millis(2500);
@@ -14,6 +15,11 @@ const GAP_MS: std::ops::Range<u64> = 500..2500;
 const OVERLAPPING: f64 = 0.3;
 /// Share of faults aimed at the leader, where the kind leaves a choice.
 const AT_LEADER: f64 = 0.6;
+
+/// A run of so long has some of its time to spare for clients alone.
+const SPARING: Duration = Duration::from_secs(300);
+/// What was changed as peace began is owed a moment before the end: some looks for it then tell what became of it.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// A fault to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +77,25 @@ pub fn plan(seed: u64, kinds: &BTreeSet<Kind>, time: Duration) -> Vec<Planned> {
     planned
 }
 
+/// How long before its end a run of so long has its last fault: somebody looks in peace, too, for what was changed. `recovery` is the bound
+/// that is given to the cluster after its faults.
+///
+/// Zero where there is nothing to make peace after, or nobody who looks ([`Workload::Acme`]); in a run of less than 300 s, whose time is all
+/// for its faults; and where it would be more than half of the run.
+pub fn peace(
+    workloads: &BTreeSet<Workload>,
+    kinds: &BTreeSet<Kind>,
+    time: Duration,
+    recovery: Duration,
+) -> Duration {
+    let needed = recovery + visibility::PATIENCE + MARGIN;
+    let is_looked_for = !kinds.is_empty() && workloads.contains(&Workload::Acme);
+    match is_looked_for && time >= SPARING && needed <= time / 2 {
+        true => needed,
+        false => Duration::ZERO,
+    }
+}
+
 /// Only with one of the other lane, and only two at once.
 fn may_overlap(planned: &[Planned], last: &Planned, kind: Kind) -> bool {
     let lanes = [last.kind.lane(), kind.lane()];
@@ -106,7 +131,35 @@ mod tests {
         assert_eq!(short, plan(7, &all(), LONG)[..short.len()]);
     }
 
+    #[test]
+    fn a_long_run_ends_in_peace_where_somebody_looks_for_what_was_changed() {
+        let second = Duration::from_secs;
+        let every: BTreeSet<Workload> = Workload::ALL.iter().copied().collect();
+        let of = |workloads: &BTreeSet<Workload>, kinds: &BTreeSet<Kind>, time, recovery| {
+            peace(workloads, kinds, second(time), second(recovery)).as_secs()
+        };
+        assert_eq!(of(&every, &all(), 300, 20), 32);
+        assert_eq!(of(&[Workload::Acme].into(), &all(), 300, 30), 42);
+        assert_eq!(of(&every, &all(), 299, 20), 0, "too short");
+        assert_eq!(of(&every, &BTreeSet::new(), 300, 20), 0, "no faults");
+        let blind = every.iter().copied().filter(|one| *one != Workload::Acme);
+        let blind: BTreeSet<Workload> = blind.collect();
+        assert_eq!(of(&blind, &all(), 300, 20), 0, "nobody looks");
+        assert_eq!(of(&every, &all(), 300, 138), 150);
+        assert_eq!(of(&every, &all(), 300, 139), 0, "more than half");
+    }
+
     proptest! {
+        /// The least that `visibility` needs to judge what was changed in peace, and never most of the run.
+        #[test]
+        fn peace_is_long_enough_for_a_look_that_is_due(time in 1..86_400_u64, recovery in 1..600_u64) {
+            let every = Workload::ALL.iter().copied().collect();
+            let (time, recovery) = (Duration::from_secs(time), Duration::from_secs(recovery));
+            let peace = peace(&every, &all(), time, recovery);
+            prop_assert!(peace <= time / 2);
+            prop_assert!(peace.is_zero() || peace > recovery + visibility::PATIENCE);
+        }
+
         #[test]
         fn faults_end_in_time_and_never_hinder_each_other(seed: u64) {
             let planned = plan(seed, &all(), LONG);

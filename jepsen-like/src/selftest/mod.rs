@@ -2,7 +2,7 @@
 //! that brings it out, and a checker has to find it.
 //!
 //! Each scenario is also run with the same program and no defect: there every checker has to hold. A scenario that fails anyway
-//! proves nothing, and what it would have caught counts as not caught.
+//! proves nothing, and what it would have caught counts as not caught. Where the laboratory fails, a defect is not tested; the others are.
 
 pub mod scenario;
 mod stage;
@@ -42,9 +42,11 @@ pub struct Options {
 pub struct Caught {
     pub defect: &'static str,
     pub caught: bool,
-    /// The checker that had to find it, and did.
+    /// The checker that had to find it, and did; or the one of logs, where a node ended of it.
     pub caught_by: Option<&'static str>,
-    /// Its first finding; or why the defect counts as not caught.
+    /// Where not, and it was not caught, nothing follows for it: the laboratory failed.
+    pub tested: bool,
+    /// Its first finding; or why the defect counts as not caught, or was not tested.
     pub finding: String,
     /// Every checker that found something.
     pub violated: Vec<&'static str>,
@@ -56,8 +58,68 @@ pub struct Caught {
     pub history: PathBuf,
 }
 
-/// One run: its verdicts, or why there are none.
-type Judged = Result<Vec<Verdict>, String>;
+/// What became of all defects that were tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub caught: usize,
+    pub missed: usize,
+    /// Those that the laboratory failed at.
+    pub untested: Vec<&'static str>,
+}
+
+impl Tally {
+    pub fn count(&mut self, one: &Caught) {
+        match (one.caught, one.tested) {
+            (true, _) => self.caught += 1,
+            (false, true) => self.missed += 1,
+            (false, false) => self.untested.push(one.defect),
+        }
+    }
+
+    /// What could not be tested; none: everything was.
+    pub fn failure(&self) -> Option<Failure> {
+        let names = self.untested.join(",");
+        (!names.is_empty()).then(|| {
+            Failure::new(
+                Code::Laboratory,
+                "laboratory",
+                format!("it failed, which says nothing of these defects: {names}"),
+                format!("see to what their findings say, and test them again: --defect {names}"),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.caught + self.missed + self.untested.len();
+        write!(f, "{} of {all} defects caught", self.caught)?;
+        match self.untested.len() {
+            0 => Ok(()),
+            untested => write!(f, ", {untested} not tested"),
+        }
+    }
+}
+
+/// What came of a scenario.
+#[derive(Clone, Debug, PartialEq)]
+enum Ran {
+    /// It came to its end.
+    Whole(Vec<Verdict>),
+    /// The laboratory failed, or no sound cluster came to be: what was found until then, and why.
+    Broken(Vec<Verdict>, String),
+    /// The defective cluster did not come to be.
+    NotBegun(String),
+}
+
+impl Ran {
+    fn verdicts(&self) -> &[Verdict] {
+        match self {
+            Self::Whole(verdicts) | Self::Broken(verdicts, _) => verdicts,
+            Self::NotBegun(_) => &[],
+        }
+    }
+}
 
 /// Why nothing can be tested here.
 pub fn missing() -> Option<String> {
@@ -69,8 +131,7 @@ pub fn missing() -> Option<String> {
 /// Tests one defect after the other and hands each result on.
 ///
 /// # Errors
-/// When `is_over` before all were tested, a file cannot be written, the laboratory fails, or a scenario cannot be begun without a defect either:
-/// what was not judged is not said to be missed.
+/// When `is_over` before all were tried, or a file cannot be written: what was not judged is not said to be missed.
 pub fn test(
     options: &Options,
     is_over: &dyn Fn() -> bool,
@@ -82,12 +143,12 @@ pub fn test(
 
 /// As `test`, each run by `perform`: a scenario, with a defect or without one.
 fn test_by(
-    perform: &dyn Fn(Scenario, Option<Defect>) -> Result<Judged, Unfinished>,
+    perform: &dyn Fn(Scenario, Option<Defect>) -> Result<Ran, Unfinished>,
     options: &Options,
     is_over: &dyn Fn() -> bool,
     mut each: impl FnMut(&Caught),
 ) -> Result<(), Unfinished> {
-    let mut controls: BTreeMap<Scenario, Judged> = BTreeMap::new();
+    let mut controls: BTreeMap<Scenario, Ran> = BTreeMap::new();
     for defect in &options.defects {
         let scenario = Scenario::of(*defect);
         let control = match controls.entry(scenario) {
@@ -100,6 +161,13 @@ fn test_by(
         // Before another cluster is built.
         if is_over() {
             return Err(Unfinished::Interrupted);
+        }
+        if let Ran::Broken(_, why) = control {
+            each(&Caught {
+                history: directory(options, scenario, None).join(history::FILE),
+                ..untested(*defect, why)
+            });
+            continue;
         }
         tracing::info!(%scenario, defect = defect.name(), "with a defect");
         let began = Instant::now();
@@ -120,7 +188,7 @@ fn test_by(
 pub enum Unfinished {
     #[error("interrupted")]
     Interrupted,
-    /// The laboratory failed, a file could not be written, or a scenario could not be begun without a defect: nothing follows for any.
+    /// A file could not be written: nothing follows for any that comes.
     #[error(transparent)]
     Run(RunError),
 }
@@ -152,12 +220,13 @@ fn perform(
     scenario: Scenario,
     defect: Option<Defect>,
     is_over: &dyn Fn() -> bool,
-) -> Result<Judged, Unfinished> {
+) -> Result<Ran, Unfinished> {
     let plan = Plan {
         nodes: scenario.nodes(),
         workloads: scenario.workloads(),
         nemeses: BTreeSet::new(),
         time: Duration::ZERO,
+        peace: Duration::ZERO,
         seed: 0,
         recovery_bound: recovery_bound(defect),
         out: directory(options, scenario, defect),
@@ -173,25 +242,24 @@ fn perform(
     cluster.environment = vec![(VARIABLE.to_owned(), name.to_owned())];
     let course = scenario.course();
     let finished = run::run_course(&plan, &cluster, BTreeMap::new(), &course, is_over);
-    judged(defect, finished)
+    ran(defect, finished)
 }
 
-/// What a run says of its scenario. A defective cluster may not come to be at all; a sound one does, or nothing can be tested with it. Where the
-/// laboratory failed, neither says anything.
-fn judged(
-    defect: Option<Defect>,
-    finished: Result<Finished, RunError>,
-) -> Result<Judged, Unfinished> {
-    match (defect, finished) {
-        (_, Ok(finished)) => match finished.unwritten.into_iter().next() {
-            Some(file) => Err(Unfinished::Run(file.into())),
-            None => match finished.breakdown {
-                Some(breakdown) => Err(Unfinished::Run(breakdown.into())),
-                None => Ok(Ok(finished.verdicts)),
-            },
+/// What a run says of its scenario. A defective cluster may not come to be at all; a sound one does, or nothing can be tested with it.
+fn ran(defect: Option<Defect>, finished: Result<Finished, RunError>) -> Result<Ran, Unfinished> {
+    match finished {
+        Ok(finished) => match (finished.unwritten.into_iter().next(), finished.breakdown) {
+            (Some(file), _) => Err(Unfinished::Run(file.into())),
+            (None, Some(breakdown)) => Ok(Ran::Broken(finished.verdicts, breakdown.to_string())),
+            (None, None) => Ok(Ran::Whole(finished.verdicts)),
         },
-        (Some(_), Err(RunError::Lab(error))) if error.is_of_cluster() => Ok(Err(error.to_string())),
-        (_, Err(error)) => Err(Unfinished::Run(error)),
+        Err(RunError::Lab(error)) if defect.is_some() && error.is_of_cluster() => {
+            Ok(Ran::NotBegun(error.to_string()))
+        }
+        Err(error @ (RunError::Lab(_) | RunError::History(_))) => {
+            Ok(Ran::Broken(vec![], error.to_string()))
+        }
+        Err(error) => Err(Unfinished::Run(error)),
     }
 }
 
@@ -221,27 +289,34 @@ fn expected(defect: Defect) -> &'static [&'static str] {
     }
 }
 
-fn judge(defect: Defect, control: &Judged, defective: &Judged) -> Caught {
+/// Finds what any defect may do: a node that panics, or ends though nobody told it to. What a scenario then cannot go on with is no failure of
+/// the laboratory.
+const ALWAYS: &str = "logs";
+
+fn judge(defect: Defect, control: &Ran, defective: &Ran) -> Caught {
     let control = described(control);
-    let (finder, violated) = match defective {
-        Ok(verdicts) => (finder(expected(defect), verdicts), violated(verdicts)),
-        Err(_) => (None, vec![]),
-    };
+    let verdicts = defective.verdicts();
+    let finder = finder(expected(defect), verdicts).or_else(|| finder(&[ALWAYS], verdicts));
     let found = finder.and_then(|verdict| Some((verdict.checker, verdict.findings.first()?)));
     let is_sound = control == HOLDS;
     let finding = match (found, defective) {
         (Some(_), _) if !is_sound => "the scenario fails without the defect too".to_owned(),
         (Some((_, finding)), _) => format!("{}: {}", finding.kind, finding.text),
-        (None, Ok(_)) => format!("nothing was found by: {}", expected(defect).join(", ")),
-        (None, Err(problem)) => problem.clone(),
+        (None, Ran::Whole(_)) => {
+            let expected = expected(defect).join(", ");
+            format!("nothing was found by: {expected}, {ALWAYS}")
+        }
+        (None, Ran::NotBegun(problem)) => problem.clone(),
+        (None, Ran::Broken(_, why)) => format!("{LABORATORY}: {why}"),
     };
     let caught_by = found.filter(|_| is_sound).map(|(checker, _)| checker);
     Caught {
         defect: defect.name(),
         caught: caught_by.is_some(),
         caught_by,
+        tested: caught_by.is_some() || !matches!(defective, Ran::Broken(..)),
         finding,
-        violated,
+        violated: violated(verdicts),
         scenario: Scenario::of(defect).name(),
         control,
         seconds: 0.0,
@@ -249,7 +324,24 @@ fn judge(defect: Defect, control: &Judged, defective: &Judged) -> Caught {
     }
 }
 
+/// A defect whose scenario failed without it, and which was therefore not tried.
+fn untested(defect: Defect, why: &str) -> Caught {
+    Caught {
+        defect: defect.name(),
+        caught: false,
+        caught_by: None,
+        tested: false,
+        finding: "the scenario could not be run without the defect".to_owned(),
+        violated: vec![],
+        scenario: Scenario::of(defect).name(),
+        control: format!("{LABORATORY}: {why}"),
+        seconds: 0.0,
+        history: PathBuf::new(),
+    }
+}
+
 const HOLDS: &str = "holds";
+const LABORATORY: &str = "the laboratory failed";
 
 /// The first of the expected checkers that found something.
 fn finder<'a>(expected: &[&str], verdicts: &'a [Verdict]) -> Option<&'a Verdict> {
@@ -268,13 +360,14 @@ fn violated(verdicts: &[Verdict]) -> Vec<&'static str> {
 }
 
 /// `holds`, or what is wrong with a run.
-fn described(judged: &Judged) -> String {
-    let verdicts = match judged {
-        Ok(verdicts) if checker::conclusion(verdicts) == Conclusion::Holds => {
+fn described(ran: &Ran) -> String {
+    let verdicts = match ran {
+        Ran::Whole(verdicts) if checker::conclusion(verdicts) == Conclusion::Holds => {
             return HOLDS.to_owned();
         }
-        Ok(verdicts) => verdicts,
-        Err(problem) => return problem.clone(),
+        Ran::Whole(verdicts) => verdicts,
+        Ran::Broken(_, why) => return format!("{LABORATORY}: {why}"),
+        Ran::NotBegun(problem) => return problem.clone(),
     };
     let wrong = verdicts
         .iter()
@@ -289,7 +382,11 @@ fn described(judged: &Judged) -> String {
 impl fmt::Display for Caught {
     /// A line of the table, then why it is so.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = self.caught_by.unwrap_or("NOT CAUGHT");
+        let by = match (self.caught_by, self.tested) {
+            (Some(checker), _) => checker,
+            (None, true) => "NOT CAUGHT",
+            (None, false) => "NOT TESTED",
+        };
         writeln!(
             f,
             "{:<26} {by:<16} {:>5.1} s  {}",
@@ -312,6 +409,8 @@ pub fn require() -> Result<(), LabError> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
     use crate::{
         checker::{ABOUT, Finding},
@@ -335,12 +434,12 @@ mod tests {
 
     #[test]
     fn a_defect_is_caught_by_the_checker_that_has_to_find_it_and_by_no_other() {
-        let sound = Ok(vec![verdict("one responder", None), verdict("set", None)]);
-        let two = Ok(vec![
+        let sound = Ran::Whole(vec![verdict("one responder", None), verdict("set", None)]);
+        let two = Ran::Whole(vec![
             verdict("one responder", Some("n1, n2")),
             verdict("set", None),
         ]);
-        let lost = Ok(vec![
+        let lost = Ran::Whole(vec![
             verdict("one responder", None),
             verdict("set", Some("9")),
         ]);
@@ -353,22 +452,46 @@ mod tests {
         assert!(!other.caught && other.violated == ["set"], "{other:?}");
         let nothing = judge(Defect::VipWithoutLease, &sound, &sound);
         assert!(!nothing.caught && nothing.violated.is_empty());
-        let failed = judge(Defect::VipWithoutLease, &sound, &Err("no leader".into()));
+        let not_begun = Ran::NotBegun("no leader".into());
+        let failed = judge(Defect::VipWithoutLease, &sound, &not_begun);
         assert_eq!(
-            (failed.caught, failed.finding.as_str()),
-            (false, "no leader")
+            (failed.caught, failed.tested, failed.finding.as_str()),
+            (false, true, "no leader")
         );
     }
 
     #[test]
+    fn a_node_that_ends_of_its_defect_gives_it_away_also_where_the_scenario_cannot_go_on() {
+        let sound = Ran::Whole(vec![verdict("set", None), verdict("logs", None)]);
+        let verdicts = || vec![verdict("set", None), verdict("logs", Some("n2: panicked"))];
+        let no_process = || "no such process".to_owned();
+        for defective in [
+            Ran::Whole(verdicts()),
+            Ran::Broken(verdicts(), no_process()),
+        ] {
+            let caught = judge(Defect::BareTransfer, &sound, &defective);
+            assert_eq!(caught.caught_by, Some("logs"), "{caught:?}");
+            assert!(caught.caught && caught.tested);
+            let judged = judge(Defect::BareTransfer, &defective, &defective);
+            assert!(!judged.caught, "without the defect too: {judged:?}");
+        }
+        // Nothing was found before the laboratory failed.
+        let quiet = Ran::Broken(vec![verdict("logs", None)], no_process());
+        let untested = judge(Defect::BareTransfer, &sound, &quiet);
+        assert!(!untested.caught && !untested.tested, "{untested:?}");
+        assert!(untested.finding.contains("no such process"));
+        assert!(untested.to_string().contains("NOT TESTED"), "{untested}");
+    }
+
+    #[test]
     fn a_scenario_that_fails_anyway_catches_nothing() {
-        let two = Ok(vec![verdict("one responder", Some("n1, n2"))]);
+        let two = Ran::Whole(vec![verdict("one responder", Some("n1, n2"))]);
         let undecided = verdict("set", None).unless_undecided(Some("too much".into()));
         for control in [
             two.clone(),
-            Ok(vec![verdict("logs", Some("panic"))]),
-            Ok(vec![undecided]),
-            Err("no namespaces".to_owned()),
+            Ran::Whole(vec![verdict("logs", Some("panic"))]),
+            Ran::Whole(vec![undecided]),
+            Ran::Broken(vec![], "no namespaces".to_owned()),
         ] {
             let caught = judge(Defect::FenceNeverExpires, &control, &two);
             assert!(!caught.caught && caught.caught_by.is_none(), "{caught:?}");
@@ -389,46 +512,82 @@ mod tests {
             unwritten: vec![unwritten()],
         };
         for run in [Ok(finished), Err(RunError::File(unwritten()))] {
-            let failure = Failure::from(judged(Some(Defect::ApplyTwice), run).unwrap_err());
+            let failure = Failure::from(ran(Some(Defect::ApplyTwice), run).unwrap_err());
             assert_eq!(failure.object, "file out/history.jsonl");
             assert_eq!(failure.code.exit_code(), 3);
         }
     }
 
     #[test]
-    fn a_sound_cluster_that_cannot_be_begun_ends_the_test() {
+    fn with_a_sound_cluster_that_cannot_be_begun_nothing_is_tested() {
         let failed = || {
             Err(RunError::Lab(LabError::Waited {
                 what: "a leader".into(),
                 seconds: 30,
             }))
         };
-        let defective = judged(Some(Defect::ApplyTwice), failed()).unwrap();
-        let problem = "a leader did not happen within 30 s";
-        assert_eq!(defective, Err(problem.to_owned()));
-        let failure = Failure::from(judged(None, failed()).unwrap_err());
-        assert!(failure.problem.contains(problem), "{failure}");
-        assert_eq!(failure.code.exit_code(), 3);
+        let problem = "a leader did not happen within 30 s".to_owned();
+        let defective = ran(Some(Defect::ApplyTwice), failed()).unwrap();
+        assert_eq!(defective, Ran::NotBegun(problem.clone()));
+        assert_eq!(ran(None, failed()).unwrap(), Ran::Broken(vec![], problem));
     }
 
     #[test]
-    fn where_the_laboratory_fails_no_defect_is_said_to_be_missed() {
+    fn where_the_laboratory_fails_no_defect_is_said_to_be_missed_and_the_others_are_tested() {
         let broken = || Finished {
             history: history::History::default(),
-            verdicts: vec![verdict("one responder", Some("n1, n2"))],
+            verdicts: vec![verdict("one responder", None)],
             breakdown: Some(LabError::NoNode),
             unwritten: vec![],
         };
-        for defect in [None, Some(Defect::VipWithoutLease)] {
-            for run in [Ok(broken()), Err(RunError::Lab(LabError::NoNode))] {
-                let failure = Failure::from(judged(defect, run).unwrap_err());
-                assert!(failure.problem.contains("a cluster needs a node"));
-                assert_eq!(
-                    (failure.code, failure.code.exit_code()),
-                    (Code::Laboratory, 3)
-                );
+        let tried = RefCell::new(vec![]);
+        let perform = |scenario, defect: Option<Defect>| {
+            tried.borrow_mut().push((scenario, defect));
+            match (scenario, defect) {
+                (_, Some(Defect::ApplyTwice)) => ran(defect, Ok(broken())),
+                (Scenario::Vote, None) => ran(defect, Err(RunError::Lab(LabError::NoNode))),
+                (_, None) => Ok(Ran::Whole(vec![verdict("set", None)])),
+                (_, Some(defect)) => {
+                    let found = (defect != Defect::StaleReads).then_some("9");
+                    Ok(Ran::Whole(vec![verdict(expected(defect)[0], found)]))
+                }
             }
-        }
+        };
+        let defects = [
+            Defect::VoteNotPersisted,
+            Defect::ApplyTwice,
+            Defect::BareTransfer,
+            Defect::StaleReads,
+        ];
+        let tested = |defects: &[Defect]| {
+            let options = Options {
+                defects: defects.iter().copied().collect(),
+                program: "pontoon".into(),
+                out: "out".into(),
+            };
+            let (mut tally, mut lines) = (Tally::default(), 0);
+            let ended = test_by(&perform, &options, &|| false, |caught| {
+                tally.count(caught);
+                lines += 1;
+            });
+            assert!(ended.is_ok() && lines == defects.len(), "{ended:?}");
+            tally
+        };
+        let tally = tested(&defects);
+        assert_eq!((tally.caught, tally.missed), (1, 1), "{tally:?}");
+        assert_eq!(tally.to_string(), "1 of 4 defects caught, 2 not tested");
+        let failure = tally.failure().unwrap();
+        assert!(
+            failure.hint.contains("apply-twice") && failure.hint.contains("vote-not-persisted"),
+            "{failure}"
+        );
+        assert_eq!(
+            (failure.code, failure.code.exit_code()),
+            (Code::Laboratory, 3)
+        );
+        let with_defect = (Scenario::Vote, Some(Defect::VoteNotPersisted));
+        assert!(!tried.borrow().contains(&with_defect), "in vain");
+        assert_eq!(tested(&[Defect::BareTransfer]).failure(), None);
     }
 
     #[test]
@@ -438,10 +597,10 @@ mod tests {
             program: "pontoon".into(),
             out: "out".into(),
         };
-        let runs = std::cell::RefCell::new(vec![]);
+        let runs = RefCell::new(vec![]);
         let perform = |_, defect: Option<Defect>| {
             runs.borrow_mut().push(defect);
-            Ok(Ok(vec![verdict("set", None)]))
+            Ok(Ran::Whole(vec![verdict("set", None)]))
         };
         let is_over = || !runs.borrow().is_empty();
         let mut told = 0;
@@ -452,7 +611,7 @@ mod tests {
 
     #[test]
     fn a_result_is_one_line_of_json() {
-        let sound = Ok(vec![verdict("serials", None)]);
+        let sound = Ran::Whole(vec![verdict("serials", None)]);
         let caught = judge(Defect::SerialRestarts, &sound, &sound);
         let json = serde_json::to_string(&caught).unwrap();
         let begins = "{\"defect\":\"serial-restarts\",\"caught\":false,\"caught_by\":null,";

@@ -180,9 +180,9 @@ impl<'a, 'b> Stage<'a, 'b> {
         nodes.first().cloned().ok_or(LabError::NoNode)
     }
 
+    /// One that has ended by itself before is dead as well, and its end is noted.
     pub fn kill(&mut self, node: &str) -> Result<(), LabError> {
-        let node = self.nemesis.cluster_mut().node_mut(node)?;
-        node.kill().map(drop)
+        self.nemesis.kill(node).map(drop)
     }
 
     pub fn pause(&self, node: &str) -> Result<(), LabError> {
@@ -329,8 +329,8 @@ impl<'a, 'b> Stage<'a, 'b> {
 
     /// The power of a node's disk and processor goes at one instant: what the kernel had not given to the disk is gone. The node
     /// is not running afterwards.
-    pub fn lose_power(&mut self, node: &str) -> Result<(), LabError> {
-        let node = self.nemesis.cluster_mut().node_mut(node)?;
+    pub fn lose_power(&mut self, name: &str) -> Result<(), LabError> {
+        let node = self.nemesis.cluster().node(name)?;
         let disk = node.disk().ok_or(LabError::NoNode)?;
         let (image, mounted) = (disk.image().to_owned(), node.data());
         let frozen = image.with_extension("frozen");
@@ -338,7 +338,7 @@ impl<'a, 'b> Stage<'a, 'b> {
         let began = Instant::now();
         tool("cp", &["--sparse=always", text(&image), text(&frozen)])?;
         tracing::info!(took = ?began.elapsed(), "the disk as it is without power");
-        node.kill()?;
+        self.kill(name)?;
         tool("umount", &[text(&mounted)])?;
         fs::rename(&frozen, &image).map_err(LabError::Directory)?;
         tool("mount", &["-o", "loop", text(&image), text(&mounted)])

@@ -160,6 +160,18 @@ fn zone(apex: &str) -> Change {
     }
 }
 
+/// The zone that a name of some workload is in, if it is one.
+pub fn zone_of(key: &str) -> Option<&str> {
+    let is_of = |zone: &&str| {
+        let labels = key.strip_suffix(*zone);
+        labels.is_some_and(|labels| labels.is_empty() || labels.ends_with('.'))
+    };
+    match zones::is_apex(key) {
+        true => Some(key),
+        false => ZONES.into_iter().find(is_of),
+    }
+}
+
 fn record(rtype: RecordType, text: &str) -> Rrset {
     let data = rdata::parse(rtype, text, &Name::root()).expect("a record written in this file");
     Rrset::new(rtype, TTL, [data]).expect("a set of one record")
@@ -349,6 +361,20 @@ mod tests {
         };
         let processes: Vec<_> = history.operations.iter().map(|one| one.process).collect();
         assert_eq!(processes, [0, 0, 1]);
+    }
+
+    #[test]
+    fn a_name_is_in_the_zone_of_its_workload() {
+        for (key, zone) in [
+            ("r0-1.register.test.", Some(register::ZONE)),
+            (register::ZONE, Some(register::ZONE)),
+            ("_acme-challenge.h7.acme.test.", Some(acme::ZONE)),
+            ("n2.comes-and-goes.test.", Some("n2.comes-and-goes.test.")),
+            ("other-register.test.", None),
+            ("r", None),
+        ] {
+            assert_eq!(zone_of(key), zone, "{key}");
+        }
     }
 
     #[test]
