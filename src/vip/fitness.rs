@@ -239,9 +239,8 @@ mod tests {
         let once = Counts { fall: 1, rise: 1 };
         for last in 0..50u8 {
             let vip = IpAddr::from([10, 77, 0, last]);
-            let why = format!(
-                "{vip} is already on this node's device number 2, put there by somebody else"
-            );
+            let why =
+                format!("{vip} is already on this node's device eth0, put there by somebody else");
             fitness.observe(&Check::Vip(vip), once, Err(why));
         }
         let told = fitness.unfit().unwrap();
