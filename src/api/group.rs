@@ -95,7 +95,7 @@ pub struct Standing {
     pub unfit: String,
     /// For how long this node refuses to elect another, at present; zero: not known.
     pub refusal: Duration,
-    /// What a flush of its log takes on average; zero: not known.
+    /// What a flush of its log typically takes; zero: not known.
     pub flush: Duration,
 }
 

@@ -20,6 +20,7 @@ pub mod engine_memory;
 pub mod engine_sled;
 pub mod features;
 pub mod fitness;
+mod flushes;
 mod forward;
 pub mod gate;
 pub mod health;

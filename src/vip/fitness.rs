@@ -121,6 +121,14 @@ impl Fitness {
         None
     }
 
+    /// Says in other words why a check counts as failed, until something else is found; nothing of one that counts as passed.
+    pub fn reword(&mut self, check: &Check, words: String) {
+        let counter = self.checks.get_mut(check);
+        if let Some(why) = counter.and_then(|counter| counter.failed.as_mut()) {
+            *why = words;
+        }
+    }
+
     /// Forgets checks that are not made any more.
     pub fn retain(&mut self, made: impl Fn(&Check) -> bool) {
         self.checks.retain(|check, _| made(check));
