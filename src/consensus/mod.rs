@@ -26,6 +26,7 @@ pub mod gate;
 pub mod health;
 pub mod heard_file;
 mod journal;
+pub mod leaderless;
 pub mod leadership;
 pub mod log_store;
 pub mod machine_store;
