@@ -44,10 +44,14 @@ type Services = BTreeMap<NodeId, Option<Vec<IpAddr>>>;
 /// Logical names of interfaces that each member maps to devices; none of those that did not tell.
 type Interfaces = BTreeMap<NodeId, BTreeSet<String>>;
 
+/// Addresses that somebody else has put on a device of a member: by address, each such member with a device.
+type Occupied = BTreeMap<IpAddr, Vec<(String, String)>>;
+
 /// What the members say of themselves.
 struct Told {
     services: Services,
     interfaces: Interfaces,
+    occupied: Occupied,
 }
 
 /// What a batch makes of listeners and VIPs.
@@ -156,6 +160,7 @@ impl Api {
             false => Told {
                 services: Services::from([(self.id(), Some(own.clone()))]),
                 interfaces: Interfaces::new(),
+                occupied: Occupied::new(),
             },
         };
         let reserved = self.node().reserved();
@@ -165,14 +170,17 @@ impl Api {
         }
         let members = state.members().len();
         warnings.extend(unmapped(&intent, members, &told.interfaces));
+        warnings.extend(taken_elsewhere(&intent, &told.occupied));
         Ok(warnings)
     }
 
-    /// Asks every member for its service addresses and interfaces.
+    /// Asks every member for its addresses and interfaces.
     async fn told(&self, state: &Arc<State>, deadline: Instant) -> Told {
+        let reports = self.all_reports(state, deadline).await;
+        let occupied = occupied(&reports);
         let mut services: Services = state.members().keys().map(|id| (*id, None)).collect();
         let mut interfaces = Interfaces::new();
-        for report in self.all_reports(state, deadline).await {
+        for report in reports {
             let addresses = report.service_addresses.iter();
             let addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
             let id = NodeId(report.node.map_or(0, |node| node.id));
@@ -183,8 +191,40 @@ impl Api {
         Told {
             services,
             interfaces,
+            occupied,
         }
     }
+}
+
+/// A node of an earlier release says nothing of it.
+fn occupied(reports: &[v1::NodeStatusReply]) -> Occupied {
+    let mut occupied = Occupied::new();
+    for report in reports {
+        let Some(node) = &report.node else { continue };
+        for one in &report.occupied {
+            if let Ok(address) = one.address.parse() {
+                let who = format!("node {} ({})", node.id, node.name);
+                let there: &mut Vec<_> = occupied.entry(address).or_default();
+                there.push((who, one.device.clone()));
+            }
+        }
+    }
+    occupied
+}
+
+/// The VIPs that somebody else has put on a device of a member: that one can hold none of them.
+fn taken_elsewhere(intent: &Intent<'_>, occupied: &Occupied) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for vip in &intent.placed {
+        for (who, device) in occupied.get(&vip.address).into_iter().flatten() {
+            warnings.push(format!(
+                "VIP {}: {who} has this address on its device {device}, put there by somebody else, and cannot hold the VIP: remove it \
+                 there, or choose another address",
+                vip.address
+            ));
+        }
+    }
+    warnings
 }
 
 fn judge(
@@ -674,6 +714,44 @@ mod tests {
         assert!(told[0].contains("10.77.0.255: it is the broadcast address of 10.77.0.0/24"));
         assert!(told[1].contains("10.77.0.0: it is the address of 10.77.0.0/24"));
         assert_eq!(on("lan"), [""; 0]);
+    }
+
+    #[test]
+    fn an_address_that_somebody_else_has_put_on_a_members_device_is_named_with_both() {
+        let report = |id, name: &str, there: &[(&str, &str)]| v1::NodeStatusReply {
+            node: Some(v1::NodeSummary {
+                id,
+                name: name.into(),
+                ..v1::NodeSummary::default()
+            }),
+            occupied: there
+                .iter()
+                .map(|(address, device)| v1::OccupiedAddress {
+                    address: (*address).into(),
+                    device: (*device).into(),
+                })
+                .collect(),
+            ..v1::NodeStatusReply::default()
+        };
+        let reports = [
+            report(1, "a", &[("10.0.0.8", "eth0"), ("nonsense", "eth0")]),
+            report(2, "b", &[("10.0.0.9", "eth0"), ("fd00::9", "eth1")]),
+            report(3, "c", &[]),
+            report(4, "d", &[("10.0.0.9", "bond0.7")]),
+        ];
+        let state = super::super::testing::MemoryGroup::new().state();
+        let changes = ["10.0.0.9", "fd00:0::9", "10.0.0.10"].map(vip);
+        let intent = Intent::of(&state, &changes);
+        let told = taken_elsewhere(&intent, &occupied(&reports));
+        let expected = [
+            "VIP 10.0.0.9: node 2 (b) has this address on its device eth0, ",
+            "VIP 10.0.0.9: node 4 (d) has this address on its device bond0.7, ",
+            "VIP fd00::9: node 2 (b) has this address on its device eth1, ",
+        ];
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for (told, expected) in told.iter().zip(expected) {
+            assert!(told.starts_with(expected), "{told}");
+        }
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub struct Standing {
     pub unfit: String,
     /// For how long this node refuses to elect another, at present; zero: not known.
     pub refusal: Duration,
-    /// What a flush of its log takes on average; zero: not known.
+    /// What a flush of its log typically takes; zero: not known.
     pub flush: Duration,
 }
 
@@ -163,6 +163,8 @@ pub struct NodeReport {
     pub service_addresses: Vec<IpAddr>,
     /// Logical names of interfaces that it maps to devices.
     pub interfaces: Vec<String>,
+    /// Addresses that somebody else has put on its devices, each with such a device: it can hold none of them as a VIP.
+    pub occupied: BTreeMap<IpAddr, String>,
 }
 
 /// A virtual address this node holds.

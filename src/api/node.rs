@@ -1,6 +1,7 @@
 //! The Node service: what one node does, and calls that are passed on to other nodes.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -121,6 +122,7 @@ impl Api {
             alarms,
             service_addresses,
             interfaces,
+            occupied,
         } = self.node().report();
         let group = self.0.node.group();
         let standing = group.as_ref().map(|g| g.standing()).unwrap_or_default();
@@ -167,6 +169,7 @@ impl Api {
             alarms,
             service_addresses: service_addresses.iter().map(ToString::to_string).collect(),
             interfaces,
+            occupied: occupied.into_iter().map(on_device).collect(),
             unfenced_vips: unfenced_vips.iter().map(ToString::to_string).collect(),
         }
     }
@@ -244,6 +247,11 @@ impl Api {
         })?;
         Ok(Some(vec![Arc::clone(member)]))
     }
+}
+
+fn on_device((address, device): (IpAddr, String)) -> v1::OccupiedAddress {
+    let address = address.to_string();
+    v1::OccupiedAddress { address, device }
 }
 
 fn held(vip: HeldVip, node: u64) -> v1::VipStatus {

@@ -20,6 +20,7 @@ use super::{
     Consensus,
     core::{Core, Metrics, lock},
     fitness::Unfit,
+    leaderless::Leaderless,
     membership::{Group, MAX_VOTERS, Step},
     messages::{
         AdministerRequest, Administered, Change, ChangeRefused, GrantRequest, GroupChange, Offer,
@@ -77,8 +78,11 @@ struct Heir {
 pub enum AdministerError {
     #[error(transparent)]
     Refused(#[from] ChangeRefused),
-    #[error("no leader took the change in time: {problem}; try again when a majority is up")]
-    NoLeader { problem: String },
+    #[error(
+        "no leader took the change in time: {why}; {next}",
+        why = .0, next = .0.what_next("try again when a majority is up")
+    )]
+    NoLeader(Leaderless),
     /// The same command again is harmless and tells.
     #[error(
         "the change was begun and has not ended in time: {problem}; run the command again, or look at the status"
@@ -145,8 +149,12 @@ impl Consensus {
         deadline: Instant,
     ) -> Result<NodeId, AdministerError> {
         let leader = self.core.wait_leader(settled, deadline).await;
-        leader.ok_or_else(|| AdministerError::Unfinished {
-            problem: "this node has not heard of the new leader".into(),
+        leader.ok_or_else(|| {
+            let attempt = "this node has not heard of the new leader";
+            let why = self.core.leaderless(Leaderless::Attempt(attempt.into()));
+            AdministerError::Unfinished {
+                problem: why.to_string(),
+            }
         })
     }
 
@@ -213,8 +221,8 @@ impl Core {
                 return Ok(leader);
             }
             if !self.pause(deadline).await {
-                let problem = "no leader is known".into();
-                return Err(AdministerError::NoLeader { problem });
+                let why = self.leaderless(Leaderless::Unknown);
+                return Err(AdministerError::NoLeader(why));
             }
         }
     }
@@ -225,7 +233,7 @@ impl Core {
         change: GroupChange,
         deadline: Instant,
     ) -> Result<Change, AdministerError> {
-        let mut problem = String::from("no leader is known");
+        let mut attempt = Leaderless::Unknown;
         // Why a leader may have begun the change, though its answer did not come.
         let mut perhaps: Option<String> = None;
         let mut first_asked: Option<NodeId> = None;
@@ -250,7 +258,7 @@ impl Core {
                     answer.unwrap_or_else(|error| {
                         match error {
                             CallError::NoAnswer { .. } => perhaps = Some(error.to_string()),
-                            _ => problem = error.to_string(),
+                            _ => attempt = Leaderless::Attempt(error.to_string()),
                         }
                         Administered::NotLeading { leader: None }
                     })
@@ -271,7 +279,7 @@ impl Core {
             if !self.pause(deadline).await {
                 return Err(match perhaps {
                     Some(problem) => AdministerError::Unfinished { problem },
-                    None => AdministerError::NoLeader { problem },
+                    None => AdministerError::NoLeader(self.leaderless(attempt)),
                 });
             }
         }
@@ -1221,7 +1229,7 @@ impl From<ProposalRefused> for AdministerError {
 impl From<ProposeError> for AdministerError {
     fn from(error: ProposeError) -> Self {
         match error {
-            ProposeError::NoLeader { problem } => Self::NoLeader { problem },
+            ProposeError::NoLeader(why) => Self::NoLeader(why),
             ProposeError::Unknown { problem } => Self::Unfinished { problem },
             ProposeError::Refused(refused) => refused.into(),
             ProposeError::Ended { problem } => Self::Ended { problem },

@@ -26,6 +26,7 @@ use super::{
     forward::Forwarder,
     gate::VoteGate,
     health::StorageHealth,
+    leaderless::Leaderless,
     leadership::{Grant, LeaseBook, Standing},
     log_store::LogEnd,
     messages::{
@@ -298,6 +299,12 @@ impl Core {
         let leader = self.leader()?;
         let heard = self.heard_at(&self.metrics())?;
         (heard.elapsed() < self.timing().election_timeout_max * 2).then_some(leader)
+    }
+
+    /// Why no leader did what this node was asked for, after the last attempt.
+    pub(super) fn leaderless(&self, attempt: Leaderless) -> Leaderless {
+        let hears_leader = self.present_leader().is_some();
+        attempt.or_own_disk(self.id, hears_leader, self.disk.busy_for())
     }
 
     /// When this node last heard a leader, or as one was acknowledged by a quorum.

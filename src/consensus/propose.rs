@@ -10,6 +10,7 @@ use super::{
     Consensus,
     core::{Core, RETRY_PAUSE},
     forward::Forwarder,
+    leaderless::Leaderless,
     messages::{ProposalRefused, ProposeRequest, Proposed, ReadIndex, ReadIndexRequest},
     network::{CallError, Rpc, Target},
     types::EncodedCommand,
@@ -32,9 +33,10 @@ const FORWARD_MARGIN: Duration = Duration::from_millis(50);
 pub enum ProposeError {
     /// Certainly nothing was written.
     #[error(
-        "no leader took the command in time: {problem}; nothing was changed, try again when a majority is up"
+        "no leader took the command in time: {why}; nothing was changed, {next}",
+        why = .0, next = .0.what_next("try again when a majority is up")
     )]
-    NoLeader { problem: String },
+    NoLeader(Leaderless),
     /// It may have been written, or be written later. A retry under the same request id tells.
     #[error(
         "the outcome is unknown: {problem}; ask again with the same request id, or read what is there"
@@ -52,9 +54,10 @@ pub enum ProposeError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     #[error(
-        "no leader confirmed the read in time: {problem}; read with local consistency, or try again"
+        "no leader confirmed the read in time: {why}; read with local consistency, or {next}",
+        why = .0, next = .0.what_next("try again")
     )]
-    NoLeader { problem: String },
+    NoLeader(Leaderless),
     #[error(
         "this node has not applied the log up to entry {index} in time; try again, or ask another node"
     )]
@@ -101,7 +104,7 @@ impl Core {
     ) -> Result<Outcome, ProposeError> {
         // Why an earlier attempt may have got into the log.
         let mut perhaps: Option<String> = None;
-        let mut problem = String::from("no leader is known");
+        let mut attempt = Leaderless::Unknown;
         loop {
             if let Some(ended) = self.ended() {
                 return Err(match perhaps {
@@ -112,7 +115,7 @@ impl Core {
             let proposed = match self.propose_once(&command, deadline).await {
                 Ok(proposed) => proposed,
                 Err(error) if is_certain(&error) => {
-                    problem = error.to_string();
+                    attempt = Leaderless::Attempt(error.to_string());
                     Proposed::NotTaken { leader: None }
                 }
                 Err(error) => Proposed::Perhaps(error.to_string()),
@@ -136,14 +139,14 @@ impl Core {
                 }
                 Proposed::NotTaken { leader: None } => {}
                 Proposed::NotTaken { leader: Some(id) } => {
-                    problem = format!("node {id} did not take it");
+                    attempt = Leaderless::Attempt(format!("node {id} did not take it"));
                 }
                 Proposed::Perhaps(why) => perhaps = Some(why),
             }
             if !self.pause(deadline).await {
                 return Err(match perhaps {
                     Some(problem) => ProposeError::Unknown { problem },
-                    None => ProposeError::NoLeader { problem },
+                    None => ProposeError::NoLeader(self.leaderless(attempt)),
                 });
             }
         }
@@ -193,11 +196,13 @@ impl Core {
                     .map_err(|_| ReadError::Behind { index });
             }
             if !self.pause(deadline).await {
-                let problem = match self.leader() {
-                    None => "no leader is known".to_owned(),
-                    Some(id) => format!("node {id} could not confirm that it leads"),
+                let attempt = match self.leader() {
+                    None => Leaderless::Unknown,
+                    Some(id) => {
+                        Leaderless::Attempt(format!("node {id} could not confirm that it leads"))
+                    }
                 };
-                return Err(ReadError::NoLeader { problem });
+                return Err(ReadError::NoLeader(self.leaderless(attempt)));
             }
         }
     }

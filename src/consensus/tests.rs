@@ -28,6 +28,7 @@ use super::{
     administer::{AdministerError, NotDone},
     engine_memory::MemoryEngine,
     fitness::Unfit,
+    leaderless::Leaderless,
     membership::RemovalRefused,
     messages::{GrantRequest, GroupChange},
     network::{Lane, Network, PeerLinks, dial, peer_endpoint},
@@ -1198,6 +1199,42 @@ async fn a_leader_whose_own_disk_hangs_says_so_and_begins_no_hand_over() {
     eventually("it answers again", || core.disk.problem().is_none()).await;
     let sent = cluster.node(asked).transfer(Some(NodeId(asked)), soon());
     assert_eq!(sent.await, Ok(NodeId(asked)));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_hears_no_leader_behind_its_own_disk_says_so() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let stuck = cluster.followers().await[0];
+    cluster.disks[&stuck].engine.hold(true);
+    let written = cluster.node(leader).propose(command(vec![]), soon()).await;
+    assert!(written.is_ok());
+    let core = &cluster.node(stuck).core;
+    eventually("it hears no leader", || {
+        core.disk.busy_for() > Duration::from_secs(1) && core.present_leader().is_none()
+    })
+    .await;
+    let asked = cluster.node(stuck);
+    let deadline = || Instant::now() + Duration::from_millis(500);
+    let moved = [
+        asked.transfer(Some(NodeId(leader)), deadline()).await,
+        asked.move_on(deadline()).await,
+    ];
+    for moved in moved {
+        let Err(AdministerError::NoLeader(why)) = moved else {
+            panic!("{moved:?}");
+        };
+        assert!(
+            matches!(why, Leaderless::OwnDisk { id, .. } if id == NodeId(stuck)),
+            "{why}"
+        );
+    }
+    cluster.disks[&stuck].engine.hold(false);
+    eventually("it hears the leader again", || {
+        core.present_leader().is_some()
+    })
+    .await;
     cluster.stop().await;
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     engine::{Engine, MetadataKey, Operation},
+    flushes::Flushes,
     health::HealthReport,
     publication::Publication,
     record::{self, Identity},
@@ -83,12 +84,8 @@ pub struct LogFigures {
     pub spent: Duration,
     /// Time that the last one took.
     pub last: Duration,
-    /// Time that one flush took lately, and how many that goes by: each counts a sixteenth, and what was before the rest. Large batches do
-    /// not count.
-    flush: Duration,
-    flushes: u64,
-    /// When the last of them ended.
-    flushed_at: Option<Instant>,
+    /// Of small batches alone.
+    flushes: Flushes,
 }
 
 #[derive(Default)]
@@ -234,47 +231,35 @@ impl Queue {
 }
 
 impl LogFigures {
-    /// What one flush of the disk took lately; none before there were enough to go by.
+    /// What one flush of the disk typically took of late; none before there were enough to go by.
     pub fn flush(&self) -> Option<Duration> {
-        const ENOUGH: u64 = 8;
-        (self.flushes >= ENOUGH).then_some(self.flush)
+        self.flushes.typical()
     }
 
     /// The same, if that was within the last minute.
     pub fn fresh_flush(&self, now: Instant) -> Option<Duration> {
-        const FRESH: Duration = Duration::from_secs(60);
-        let at = self.flushed_at?;
-        (now.saturating_duration_since(at) <= FRESH)
-            .then(|| self.flush())
-            .flatten()
+        self.flushes.typical_lately(now)
     }
 
     /// Whether a small batch was flushed after that; `None`: ever.
     pub(super) fn flushed_after(&self, then: Option<Instant>) -> bool {
-        self.flushed_at.is_some() && self.flushed_at > then
+        self.flushes.is_newer_than(then)
     }
 
     /// How long ago the last flush ended; none: there was none yet.
     pub(super) fn since_flush(&self) -> Option<Duration> {
-        self.flushed_at.map(|at| at.elapsed())
+        self.flushes.since_newest()
     }
 
     fn count(&mut self, bytes: usize, took: Duration, now: Instant) {
         /// Of a larger batch most of the time is its writing.
         const LARGEST: usize = 64 * 1024;
-        /// How much of it the newest is.
-        const SHARE: u32 = 16;
         self.writes += 1;
         self.written_bytes += bytes as u64;
         self.spent += took;
         self.last = took;
         if bytes <= LARGEST {
-            self.flush = match self.flushes {
-                0 => took,
-                _ => (self.flush * (SHARE - 1) + took) / SHARE,
-            };
-            self.flushes += 1;
-            self.flushed_at = Some(now);
+            self.flushes.note(took, now);
         }
     }
 }
@@ -504,10 +489,13 @@ mod tests {
         assert_eq!(figures.flush(), None, "too few to go by");
         figures.count(100, ms(2), start);
         assert_eq!(figures.flush(), Some(ms(2)));
+        // One that hangs is told by another alarm, and says nothing of the next.
+        figures.count(100, ms(20_000), start);
+        assert_eq!(figures.flush(), Some(ms(2)));
         for _ in 0..100 {
             figures.count(100, ms(100), start);
         }
-        assert!(figures.flush().is_some_and(|flush| flush > ms(99)));
+        assert_eq!(figures.flush(), Some(ms(100)));
         assert_eq!(figures.fresh_flush(start + ms(60_001)), None);
         assert!(figures.fresh_flush(start + ms(60_000)).is_some());
     }

@@ -12,6 +12,12 @@ pub fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
+/// Whether an address is of the IPv4 link-local range (`169.254.0.0/16`, RFC 3927): hosts take these by themselves, and no router passes
+/// anything on to one.
+pub fn is_link_local_v4(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.is_link_local())
+}
+
 /// Why no host can have the address on a network, to follow the address in a sentence; none when one can, be it a loopback one.
 pub fn no_address_of_a_host(address: IpAddr) -> Option<&'static str> {
     match address {
@@ -234,6 +240,16 @@ mod tests {
             ("169.254.0.1", false),
         ] {
             assert_eq!(is_link_local(text.parse().unwrap()), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("169.253.255.255", false),
+            ("169.254.0.0", true),
+            ("169.254.255.255", true),
+            ("169.255.0.0", false),
+            ("fe80::1", false),
+        ] {
+            let address = text.parse().unwrap();
+            assert_eq!(is_link_local_v4(address), expected, "{text}");
         }
     }
 

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     model::few::first_few,
-    vip::{announce::Mac, driver::VipStatus, neighbour::mac_text},
+    vip::{
+        announce::Mac, driver::VipStatus, interface::InterfaceError, neighbour::mac_text,
+        occupied::Occupied,
+    },
 };
 
 /// The alarms of one node, by kind.
@@ -23,9 +26,12 @@ pub(super) struct Alarms {
 }
 
 impl Alarms {
-    /// Adds what is wrong with VIPs.
-    pub(super) fn look_at(&mut self, vips: &[VipStatus]) {
+    /// Adds what is wrong with VIPs. `occupied`: what somebody else has put on devices here, which is told before this node is to hold it.
+    pub(super) fn look_at(&mut self, vips: &[VipStatus], occupied: &Occupied) {
         for vip in vips {
+            if let Some(taken) = taken(vip, occupied) {
+                self.vips.push(format!("VIP {}: {taken}", vip.address));
+            }
             if let Some(host) = vip.conflict {
                 self.conflicts.entry(host).or_default().push(vip.address);
             }
@@ -58,6 +64,16 @@ impl Alarms {
         told.extend(few(dns, "addresses of DNS do not answer"));
         told
     }
+}
+
+/// That somebody else has put the VIP on a device here, unless its own problem says so.
+fn taken(vip: &VipStatus, occupied: &Occupied) -> Option<String> {
+    let taken = InterfaceError::Taken {
+        address: vip.address,
+        device: occupied.get(&vip.address)?.clone(),
+    };
+    let taken = taken.to_string();
+    (vip.problem.as_ref() != Some(&taken)).then_some(taken)
 }
 
 fn conflict(host: Mac, vips: &[IpAddr]) -> String {
@@ -113,7 +129,7 @@ mod tests {
             dns: vec!["DNS on 192.0.2.1".into()],
             ..Alarms::default()
         };
-        alarms.look_at(&vips);
+        alarms.look_at(&vips, &Occupied::new());
         alarms.single.push(CERTIFICATE.into());
         assert_eq!(alarms.count(), 1 + 1 + 12 + 15 + 1);
         let told = alarms.told();
@@ -130,12 +146,39 @@ mod tests {
     }
 
     #[test]
+    fn a_vip_that_somebody_else_has_put_on_a_device_is_told_once_with_the_device() {
+        let on = |last: u8| (IpAddr::from([192, 0, 2, last]), "eth1".to_owned());
+        // The last one is no VIP.
+        let occupied = Occupied::from([on(1), on(2), on(9)]);
+        let taken = "is already on this node's device eth1, put there by somebody else";
+        let told = |vips: &[VipStatus]| {
+            let mut alarms = Alarms::default();
+            alarms.look_at(vips, &occupied);
+            assert_eq!(alarms.count(), alarms.vips.len());
+            alarms.told()
+        };
+        let seen = told(&[vip(1, None, None), vip(3, None, None)]);
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        assert!(seen[0].starts_with("VIP 192.0.2.1: 192.0.2.1 is"));
+        assert!(seen[0].contains(taken), "{seen:?}");
+        // What came of a try to hold it says the same.
+        let tried = InterfaceError::Taken {
+            address: [192, 0, 2, 2].into(),
+            device: "eth1".into(),
+        };
+        let seen = told(&[vip(2, Some(&tried.to_string()), None)]);
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        let seen = told(&[vip(2, Some("no carrier"), None)]);
+        assert_eq!(seen.len(), 2, "{seen:?}");
+    }
+
+    #[test]
     fn every_address_that_a_foreign_host_uses_is_named() {
         let (one, other) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
         let host = |n| if n == 7 { other } else { one };
         let vips: Vec<_> = (1..=15).map(|n| vip(n, None, Some(host(n)))).collect();
         let mut alarms = Alarms::default();
-        alarms.look_at(&vips);
+        alarms.look_at(&vips, &Occupied::new());
         assert_eq!(alarms.count(), 15);
         let told = alarms.told();
         assert_eq!(told.len(), 2, "{told:?}");

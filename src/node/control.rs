@@ -256,6 +256,10 @@ impl NodeControl for Control {
                 .as_deref()
                 .map(|s| held_vips(s, self.config.dev))
                 .unwrap_or_default(),
+            occupied: services
+                .as_deref()
+                .map(|services| services.occupied.borrow().clone())
+                .unwrap_or_default(),
             unfenced_vips: match services.as_deref() {
                 Some(services) if !self.config.dev => unfenced_vips(services),
                 _ => vec![],
@@ -380,7 +384,7 @@ impl Control {
             single.extend(end.and_then(|end| not_renewed(end, SystemTime::now())));
         }
         if let Some(services) = self.services() {
-            alarms.look_at(&services.vips.borrow());
+            alarms.look_at(&services.vips.borrow(), &services.occupied.borrow());
             add_lasting(&mut alarms, &services);
         }
         alarms

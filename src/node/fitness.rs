@@ -120,8 +120,8 @@ pub(super) async fn run(config: NodeConfig, subjects: Subjects, report: watch::S
             Check::Vip(address) => addresses.contains(address),
             _ => true,
         });
-        for (check, counts, finding) in all {
-            log(fitness.observe(&check, counts, finding));
+        for one in all {
+            log(take_in(&mut fitness, one));
         }
         let checks = fitness.checks();
         report.send_replace(Report {
@@ -131,6 +131,20 @@ pub(super) async fn run(config: NodeConfig, subjects: Subjects, report: watch::S
             unfit: fitness.unfit().filter(|_| !vips.is_empty()),
         });
     }
+}
+
+/// Of a disk that answers again, and is not trusted yet, nobody is told that it does not answer.
+fn take_in(fitness: &mut Fitness, (check, counts, finding): Found) -> Option<Turn> {
+    let answers = check == Check::Disk && finding.is_ok();
+    let turn = fitness.observe(&check, counts, finding);
+    if answers {
+        let trusted = (LOOK_EVERY * counts.rise).as_secs();
+        // Without the time since it does: several nodes tell the same alarm, which is shown once if it has the same words.
+        let words =
+            format!("its disk answers again, and is trusted once it has done so for {trusted} s");
+        fitness.reword(&check, words);
+    }
+    turn
 }
 
 fn log(turn: Option<Turn>) {
@@ -465,6 +479,25 @@ mod tests {
         ];
         let expected = expected.map(|(name, why)| (name.to_owned(), why.map(str::to_owned)));
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_disk_that_answers_again_is_said_to_until_it_is_trusted() {
+        const HANGS: &str = "its disk has not answered for 10 s";
+        const ANSWERS: &str = "its disk answers again, and is trusted once it has done so for 5 s";
+        let mut fitness = Fitness::default();
+        let mut unfit_after = |finding: Finding| {
+            take_in(&mut fitness, (Check::Disk, SILENCE, finding));
+            fitness.unfit()
+        };
+        assert_eq!(unfit_after(Ok(())), None);
+        for _ in 0..2 {
+            assert_eq!(unfit_after(Err(HANGS.into())).as_deref(), Some(HANGS));
+            for _ in 1..SILENCE.rise {
+                assert_eq!(unfit_after(Ok(())).as_deref(), Some(ANSWERS));
+            }
+        }
+        assert_eq!(unfit_after(Ok(())), None);
     }
 
     #[tokio::test]

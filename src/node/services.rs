@@ -25,6 +25,7 @@ use crate::{
         driver::{FenceWish, Mode, VipConfig, VipDriver, VipError, VipStatus},
         machine::Timing,
         notify::NotifyCommand,
+        occupied::{self, Occupied},
     },
 };
 
@@ -51,8 +52,10 @@ pub(super) struct Services {
     vip: VipDriver,
     drain: Duration,
     fitness: watch::Receiver<Report>,
-    /// Ends with this value.
+    occupied: watch::Receiver<Occupied>,
+    /// These end with this value.
     _checks: AbortOnDropHandle<()>,
+    _looks: Option<AbortOnDropHandle<()>>,
 }
 
 /// What others may look at while the services run.
@@ -62,6 +65,8 @@ pub(super) struct Observed {
     pub(super) proxy: ProxyObserver,
     pub(super) vips: watch::Receiver<Vec<VipStatus>>,
     pub(super) fitness: watch::Receiver<Report>,
+    /// Addresses that can be held here as no VIP, since somebody else has put them on a device.
+    pub(super) occupied: watch::Receiver<Occupied>,
 }
 
 impl Services {
@@ -95,13 +100,18 @@ impl Services {
         let (report, fitness) = watch::channel(Report::default());
         let checks = fitness::run(config.clone(), subjects, report);
         let checks = AbortOnDropHandle::new(tokio::spawn(checks));
+        let (sender, occupied) = watch::channel(Occupied::new());
+        // The VIPs of a local cluster are on no device.
+        let looks = (!config.dev).then(|| tokio::spawn(occupied::run(sender)));
         Ok(Self {
             dns: Arc::new(dns),
             proxy,
             vip,
             drain: config.proxy.drain,
             fitness,
+            occupied,
             _checks: checks,
+            _looks: looks.map(AbortOnDropHandle::new),
         })
     }
 
@@ -111,6 +121,7 @@ impl Services {
             proxy: self.proxy.observer(),
             vips: self.vip.status(),
             fitness: self.fitness.clone(),
+            occupied: self.occupied.clone(),
         }
     }
 

@@ -121,6 +121,14 @@ impl Fitness {
         None
     }
 
+    /// Says in other words why a check counts as failed, until something else is found; nothing of one that counts as passed.
+    pub fn reword(&mut self, check: &Check, words: String) {
+        let counter = self.checks.get_mut(check);
+        if let Some(why) = counter.and_then(|counter| counter.failed.as_mut()) {
+            *why = words;
+        }
+    }
+
     /// Forgets checks that are not made any more.
     pub fn retain(&mut self, made: impl Fn(&Check) -> bool) {
         self.checks.retain(|check, _| made(check));
@@ -239,9 +247,8 @@ mod tests {
         let once = Counts { fall: 1, rise: 1 };
         for last in 0..50u8 {
             let vip = IpAddr::from([10, 77, 0, last]);
-            let why = format!(
-                "{vip} is already on this node's device number 2, put there by somebody else"
-            );
+            let why =
+                format!("{vip} is already on this node's device eth0, put there by somebody else");
             fitness.observe(&Check::Vip(vip), once, Err(why));
         }
         let told = fitness.unfit().unwrap();

@@ -6,7 +6,7 @@
 //! Nothing here removes an address that is not ours.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs, io,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
@@ -23,8 +23,11 @@ use netlink_packet_route::{
     },
     link::{LinkAttribute, LinkFlags, LinkMessage},
 };
-use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
+use nix::{
+    net::if_::if_indextoname,
+    sys::socket::{
+        self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
+    },
 };
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use tokio::{
@@ -35,6 +38,7 @@ use tokio::{
 };
 
 use super::{announce::Mac, netlink::messages_in};
+use crate::model::network::is_link_local;
 
 /// How long an address outlives the last renewal. Whole seconds are all the kernel counts in.
 pub const VALID_FOR: Duration = Duration::from_secs(3);
@@ -46,6 +50,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const CHANGE_BUFFER: usize = 1 << 20;
 /// The kernel sends no larger one.
 const DATAGRAM: usize = 1 << 15;
+/// The index of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
+/// Addresses that somebody else has put on devices and that are told: every member hears of them.
+const MOST_FOREIGN: usize = 1000;
 
 /// Why an address could not be added, removed or looked at.
 #[derive(Debug, thiserror::Error)]
@@ -62,10 +70,10 @@ pub enum InterfaceError {
     #[error("IPv6 is disabled on {device}: set net.ipv6.conf.{device}.disable_ipv6 to 0")]
     Ipv6Disabled { device: String },
     #[error(
-        "{address} is already on this node's device number {device_index}, put there by somebody else; remove it, or choose another \
-         address for the VIP"
+        "{address} is already on this node's device {device}, put there by somebody else; remove it, or choose another address for \
+         the VIP"
     )]
-    Taken { address: IpAddr, device_index: u32 },
+    Taken { address: IpAddr, device: String },
     #[error("cannot {attempt}: {source}")]
     Kernel {
         attempt: String,
@@ -142,6 +150,11 @@ impl Assigned {
             ours: prefix == full_prefix(address) && is_ours(protocol, lifetime),
         })
     }
+
+    /// Somebody else has put it where it keeps a VIP from its device. On `lo` it does not.
+    fn is_in_the_way(&self) -> bool {
+        !self.ours && self.device_index != LOOPBACK
+    }
 }
 
 /// The addresses of this host, as they were when they were asked for.
@@ -151,17 +164,28 @@ pub struct Addresses(Vec<Assigned>);
 impl Addresses {
     /// Whether nobody else has put the address on a device of this host, but for `lo`.
     pub fn expect_free(&self, address: IpAddr) -> Result<(), InterfaceError> {
-        let foreign = self.0.iter().find(|other| {
-            let is_loopback_device = other.device_index == 1;
-            other.address == address && !other.ours && !is_loopback_device
-        });
-        match foreign {
+        let mut foreign = self.0.iter().filter(|other| other.is_in_the_way());
+        match foreign.find(|other| other.address == address) {
             Some(other) => Err(InterfaceError::Taken {
                 address,
-                device_index: other.device_index,
+                device: device_named(other.device_index),
             }),
             None => Ok(()),
         }
+    }
+
+    /// Those that `expect_free` finds taken, each with a device that it is on, but for link-local ones, which are no VIPs. At most
+    /// `MOST_FOREIGN`: those that the kernel names first.
+    pub fn foreign(&self) -> BTreeMap<IpAddr, String> {
+        let mut names: BTreeMap<u32, String> = BTreeMap::new();
+        let foreign = self.0.iter().filter(|other| other.is_in_the_way());
+        let foreign = foreign.filter(|other| !is_link_local(other.address));
+        let named = foreign.take(MOST_FOREIGN).map(|other| {
+            let name = names.entry(other.device_index);
+            let name = name.or_insert_with(|| device_named(other.device_index));
+            (other.address, name.clone())
+        });
+        named.collect()
     }
 
     /// Whether nobody else has put the address on the device.
@@ -176,7 +200,7 @@ impl Addresses {
         match self.0.iter().any(is_foreign) {
             true => Err(InterfaceError::Taken {
                 address,
-                device_index: device.index,
+                device: device.name.clone(),
             }),
             false => Ok(()),
         }
@@ -197,6 +221,15 @@ pub fn expect_enabled(address: IpAddr, device: &Device) -> Result<(), InterfaceE
         }),
         false => Ok(()),
     }
+}
+
+/// The name of a device in the network namespace of the calling thread, or its number where it has just gone.
+fn device_named(index: u32) -> String {
+    let name = if_indextoname(index).ok();
+    let name = name.and_then(|name| name.into_string().ok());
+    // Of a device that is gone nix 0.31 gives an empty name and no error.
+    let name = name.filter(|name| !name.is_empty());
+    name.unwrap_or_else(|| format!("number {index}"))
 }
 
 /// Whether the mark, or on kernels that keep no mark the lifetime, is ours.
@@ -411,7 +444,7 @@ impl Interfaces {
     pub async fn sweep_all(&self) -> Result<BTreeSet<IpAddr>, InterfaceError> {
         let mut swept = BTreeSet::new();
         for leftover in self.assigned().await?.into_iter().filter(|a| a.ours) {
-            let device = format!("device number {}", leftover.device_index);
+            let device = device_named(leftover.device_index);
             self.delete(leftover.address, leftover.device_index, &device)
                 .await?;
             swept.insert(leftover.address);
@@ -617,6 +650,38 @@ mod tests {
             let there = interfaces.addresses().await.unwrap();
             assert!(there.expect_not_foreign(ours, &lo).is_ok());
         });
+    }
+
+    #[test]
+    fn what_keeps_vips_from_devices_is_named_with_its_device_up_to_a_bound() {
+        let on = |device_index: u32, address: &str, ours: bool| Assigned {
+            address: address.parse().unwrap(),
+            prefix: 24,
+            device_index,
+            ours,
+        };
+        // No device has so high a number: there is no name for it.
+        const GONE: u32 = 4_000_000;
+        let mut all = vec![
+            on(LOOPBACK, "10.77.0.1", false),
+            on(GONE, "10.77.0.2", true),
+            on(GONE, "fe80::1", false),
+            on(GONE, "10.77.0.3", false),
+            on(GONE, "fd77::3", false),
+        ];
+        let addresses = Addresses(all.clone());
+        let expected = ["10.77.0.3", "fd77::3"].map(|address| {
+            let address: IpAddr = address.parse().unwrap();
+            assert!(addresses.expect_free(address).is_err());
+            (address, format!("number {GONE}"))
+        });
+        assert_eq!(addresses.foreign(), BTreeMap::from(expected));
+        let many = (0..2 * MOST_FOREIGN).map(|n| {
+            let [.., third, fourth] = n.to_be_bytes();
+            on(GONE, &format!("10.78.{third}.{fourth}"), false)
+        });
+        all.extend(many);
+        assert_eq!(Addresses(all).foreign().len(), MOST_FOREIGN);
     }
 
     #[test]

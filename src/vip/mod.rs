@@ -5,7 +5,8 @@
 //! neighbours; `hands` has all three in hand for `driver`, which carries decisions out and reports. Beside the rest run `renewals` of
 //! addresses, `address_work` that takes its time, and looks at `connections`. `failing` decides which VIPs cannot be put on their
 //! device here, `first_look` which are not to be claimed yet, `fitness` whether this node can serve at all. `lookout` hears what other
-//! hosts say, and judges it by `neighbour` and `reach`. `netlink` parts the kernel's datagrams into messages.
+//! hosts say, and judges it by `neighbour` and `reach`. `occupied` finds what somebody else has put on the devices of this host.
+//! `netlink` parts the kernel's datagrams into messages.
 //! Nothing here calls consensus: leadership and the snapshot come in over channels.
 
 mod address_work;
@@ -26,6 +27,7 @@ mod namespace;
 pub mod neighbour;
 mod netlink;
 pub mod notify;
+pub mod occupied;
 mod reach;
 mod renewals;
 pub mod uninstall;

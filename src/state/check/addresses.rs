@@ -2,7 +2,8 @@
 //!
 //! None is link-local: such an address names a host only together with a network device, and no command names one. A VIP or
 //! a listener there could be bound on no node, and none would be ready. None is IPv4-mapped: it would be a second name of an
-//! address, and one target would be taken for two. A VIP is one that a host can have on a network.
+//! address, and one target would be taken for two. A VIP is one that a host can have on a network, and that routers pass on: of IPv4 no
+//! link-local one either. A backend or an upstream server may be there, next to every node.
 
 use std::net::IpAddr;
 
@@ -15,7 +16,7 @@ use crate::{
     model::{
         label::Label,
         listener::ListenAddress,
-        network::{is_link_local, no_address_of_a_host},
+        network::{is_link_local, is_link_local_v4, no_address_of_a_host},
         pool::Backend,
         vip::Vip,
     },
@@ -64,6 +65,17 @@ fn member(member: &NewMember) -> Result<(), Refusal> {
 fn vip(vip: &Vip) -> Result<(), Refusal> {
     let object = || vip_object(vip.address);
     refuse(object, vip.address)?;
+    if is_link_local_v4(vip.address) {
+        return Err(invalid(
+            object(),
+            format!(
+                "{} is link-local (169.254.0.0/16, RFC 3927): hosts take such addresses by themselves, and no router passes on what is \
+                 sent there",
+                vip.address
+            ),
+            "take a free address of the clients' network",
+        ));
+    }
     match no_address_of_a_host(vip.address) {
         None => Ok(()),
         Some(why) => Err(invalid(

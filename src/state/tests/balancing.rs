@@ -419,6 +419,7 @@ fn new_link_local_addresses_are_refused_and_those_in_a_log_are_not() {
     let on = |ip: &str| vec![put_listener(listener("l", Some(ip), 81, "web"))];
     let cases = [
         ("vip fe80::10", vec![vip("fe80::10")]),
+        ("vip 169.254.7.10", vec![vip("169.254.7.10")]),
         ("listener l", on("fe80::1")),
         (
             "backend b of pool web",
@@ -440,7 +441,9 @@ fn new_link_local_addresses_are_refused_and_those_in_a_log_are_not() {
         // A log of an earlier release comes to the same state as ever.
         Machine::with(vec![put_pool(pool("web", vec![]))]).applied(changes);
     }
-    let sound = command(1, vec![vip("fd00::10"), vip("10.0.0.9")]);
+    // Between a node and what is beside it, an IPv4 one is as good as any.
+    let beside = forwarder(&["169.254.169.253:53"]);
+    let sound = command(1, vec![vip("fd00::10"), vip("10.0.0.9"), beside]);
     assert!(check::proposal(&sound).is_ok());
 }
 
