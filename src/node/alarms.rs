@@ -5,8 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use crate::{
     model::few::first_few,
     vip::{
-        announce::Mac, driver::VipStatus, interface::InterfaceError, neighbour::mac_text,
-        occupied::Occupied,
+        announce::Mac,
+        driver::VipStatus,
+        neighbour::mac_text,
+        occupied::{self, Occupied},
     },
 };
 
@@ -68,11 +70,7 @@ impl Alarms {
 
 /// That somebody else has put the VIP on a device here, unless its own problem says so.
 fn taken(vip: &VipStatus, occupied: &Occupied) -> Option<String> {
-    let taken = InterfaceError::Taken {
-        address: vip.address,
-        device: occupied.get(&vip.address)?.clone(),
-    };
-    let taken = taken.to_string();
+    let taken = occupied::taken(occupied, vip.address)?.to_string();
     (vip.problem.as_ref() != Some(&taken)).then_some(taken)
 }
 
@@ -101,6 +99,7 @@ fn few(told: Vec<String>, what: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::vip::Fence;
+    use crate::vip::interface::InterfaceError;
 
     fn vip(last: u8, problem: Option<&str>, conflict: Option<Mac>) -> VipStatus {
         VipStatus {

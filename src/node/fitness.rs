@@ -34,6 +34,7 @@ use crate::{
         driver::Pulse,
         fitness::{Check, Counts, Finding, Fitness, Turn},
         lookout::Outlook,
+        occupied::{self, Occupied},
     },
 };
 
@@ -63,6 +64,8 @@ pub(super) struct Subjects {
     pub pulse: Pulse,
     pub outlook: watch::Receiver<Outlook>,
     pub disk: DiskProblem,
+    /// What somebody else has put on devices here.
+    pub occupied: watch::Receiver<Occupied>,
 }
 
 /// Says why the disk of the log counts as hanging; none: it answers.
@@ -104,7 +107,8 @@ pub(super) async fn run(config: NodeConfig, subjects: Subjects, report: watch::S
             Some(one) = found.recv() => vec![one],
             _ = tick.tick() => {
                 let cut_off = subjects.outlook.borrow().cut_off.clone();
-                let mut found = look(&subjects.vips.borrow(), &cut_off);
+                let occupied = subjects.occupied.borrow().clone();
+                let mut found = look(&subjects.vips.borrow(), &cut_off, &occupied);
                 found.push((Check::Disk, SILENCE, (subjects.disk)().map_or(Ok(()), Err)));
                 found
             }
@@ -157,12 +161,16 @@ fn log(turn: Option<Turn>) {
     }
 }
 
-/// What is known without asking. `cut_off`: why the clients' side of an interface counts as such.
-fn look(vips: &[VipStatus], cut_off: &BTreeMap<Label, String>) -> Vec<Found> {
+/// What is known without asking. `cut_off`: why the clients' side of an interface counts as such. `occupied`: what somebody else has put on
+/// devices here.
+fn look(vips: &[VipStatus], cut_off: &BTreeMap<Label, String>, occupied: &Occupied) -> Vec<Found> {
     let mut found = vec![];
     for vip in vips {
         let failed = |problem: &Option<String>| problem.clone().map_or(Ok(()), Err);
         let silent = cut_off.get(&vip.interface).cloned();
+        // Known before this node is to hold it.
+        let taken = || occupied::taken(occupied, vip.address).map(|taken| taken.to_string());
+        let in_the_way = |vip: &VipStatus| vip.add_problem.clone().or_else(taken);
         let (interface, address) = (|| vip.interface.clone(), vip.address);
         found.extend([
             (
@@ -180,7 +188,7 @@ fn look(vips: &[VipStatus], cut_off: &BTreeMap<Label, String>) -> Vec<Found> {
                 DEVICE,
                 failed(&vip.announce_problem),
             ),
-            (Check::Vip(address), DEVICE, failed(&vip.add_problem)),
+            (Check::Vip(address), DEVICE, failed(&in_the_way(vip))),
             (Check::Segment(interface()), SILENCE, failed(&silent)),
         ]);
     }
@@ -464,17 +472,22 @@ mod tests {
             conflict: None,
         };
         let cut_off = [("lan".parse().unwrap(), "silence".to_owned())].into();
-        let found = look(&[vip(100, None), vip(101, Some("taken"))], &cut_off);
+        let vips = [vip(100, None), vip(101, Some("taken")), vip(102, None)];
+        let occupied = [([10, 77, 0, 102].into(), "eth7".to_owned())].into();
+        let found = look(&vips, &cut_off, &occupied);
         let told: Vec<_> = found
             .into_iter()
             .map(|(check, _, finding)| (check.name(), finding.err()))
             .collect();
+        let there = "10.77.0.102 is already on this node's device eth7, put there by somebody else; remove it, or choose another address for \
+                     the VIP";
         let expected = [
             ("interface lan", None),
             ("fence lan", Some("no fence")),
             ("announce lan", Some("no CAP_NET_RAW")),
             ("vip 10.77.0.100", None),
             ("vip 10.77.0.101", Some("taken")),
+            ("vip 10.77.0.102", Some(there)),
             ("segment lan", Some("silence")),
         ];
         let expected = expected.map(|(name, why)| (name.to_owned(), why.map(str::to_owned)));

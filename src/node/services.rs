@@ -90,19 +90,20 @@ impl Services {
             let _dns_runtime = dns_runtime.enter();
             DnsServer::start(dns_config(config, &vip), front)?
         };
+        let (sender, occupied) = watch::channel(Occupied::new());
+        // The VIPs of a local cluster are on no device.
+        let looks = (!config.dev).then(|| tokio::spawn(occupied::run(sender)));
         let subjects = Subjects {
             proxy: proxy.observer(),
             vips: vip.status(),
             pulse: vip.pulse(),
             outlook: vip.outlook(),
             disk,
+            occupied: occupied.clone(),
         };
         let (report, fitness) = watch::channel(Report::default());
         let checks = fitness::run(config.clone(), subjects, report);
         let checks = AbortOnDropHandle::new(tokio::spawn(checks));
-        let (sender, occupied) = watch::channel(Occupied::new());
-        // The VIPs of a local cluster are on no device.
-        let looks = (!config.dev).then(|| tokio::spawn(occupied::run(sender)));
         Ok(Self {
             dns: Arc::new(dns),
             proxy,

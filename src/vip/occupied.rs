@@ -15,6 +15,12 @@ use super::interface::{InterfaceError, Interfaces};
 /// By address, the name of a device that it is on.
 pub type Occupied = BTreeMap<IpAddr, String>;
 
+/// Why `address` cannot be held here as a VIP; none: nobody else has it on a device.
+pub fn taken(occupied: &Occupied, address: IpAddr) -> Option<InterfaceError> {
+    let device = occupied.get(&address)?.clone();
+    Some(InterfaceError::Taken { address, device })
+}
+
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Looks for ever. To be run on a runtime with a clock; the devices are those of the network namespace of the calling thread.
