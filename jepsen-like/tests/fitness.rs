@@ -279,8 +279,9 @@ fn what_makes_all_nodes_unfit_at_one_moment_does_not_send_the_vips_round() {
     for name in &names {
         wait_until(&cluster, &format!("{name} fit"), || is_fit(&cluster, name));
     }
-    // One is given them that had not looked yet.
-    let moves = logged(&cluster, "handing leadership and the VIPs over");
+    // One may be given them that had not heard of it yet.
+    let refused = logged(&cluster, "leadership was not handed over");
+    let moves = logged(&cluster, "handing leadership and the VIPs over") - refused;
     println!("{moves} moves when all became unfit");
     assert!(moves <= 1, "{moves} moves");
 }

@@ -616,7 +616,9 @@ impl Core {
         let is_recovering = *self.recovery.borrow() == Recovery::Recovering;
         match is_recovering || self.is_starting() {
             true => Some(Unfit::Starting),
-            false => self.unfit().map(Unfit::Because),
+            false => lock(&self.fitness)
+                .takes_none(Instant::now())
+                .map(Unfit::Because),
         }
     }
 

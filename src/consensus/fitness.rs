@@ -13,6 +13,16 @@ use super::messages::{NodeState, PeerReport};
 /// What the checks of a node found counts for so long.
 pub const FITNESS_LASTS: Duration = Duration::from_secs(5);
 
+/// What the checks of a node found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Why it is unfit to hold VIPs; none: it is fit.
+    pub unfit: Option<String>,
+    /// What failed last, and does not count as failed yet. It keeps what it has, and is given nothing: what befalls all nodes at one
+    /// moment would send the VIPs to each of them that has not counted to the end.
+    pub doubt: Option<String>,
+}
+
 /// What a node last said of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Fitness {
@@ -21,8 +31,8 @@ pub enum Fitness {
     Unchecked,
     /// Its services are still to be started.
     Starting,
-    /// What its checks found when they ended last: none, or why it is unfit.
-    Checked { at: Instant, unfit: Option<String> },
+    /// What its checks found when they ended last.
+    Checked { at: Instant, found: Findings },
     /// Nothing checks any more, or not yet: it is unfit until something else is said.
     Stopped(String),
 }
@@ -33,17 +43,26 @@ impl Fitness {
         match self {
             Self::Unchecked | Self::Starting => None,
             Self::Stopped(why) => Some(why.clone()),
-            Self::Checked { at, unfit } => {
+            Self::Checked { at, found } => {
                 let silent = now.saturating_duration_since(*at);
                 match silent > FITNESS_LASTS {
                     true => Some(format!(
                         "its checks have not ended for {} s: it hangs",
                         silent.as_secs()
                     )),
-                    false => unfit.clone(),
+                    false => found.unfit.clone(),
                 }
             }
         }
+    }
+
+    /// Why the node takes no VIPs now: it is unfit, or may be before long.
+    pub fn takes_none(&self, now: Instant) -> Option<String> {
+        let doubt = || match self {
+            Self::Checked { found, .. } => found.doubt.clone(),
+            Self::Unchecked | Self::Starting | Self::Stopped(_) => None,
+        };
+        self.unfit(now).or_else(doubt)
     }
 
     pub fn is_starting(&self) -> bool {
@@ -159,7 +178,10 @@ mod tests {
         let now = Instant::now();
         let checked = |unfit: Option<&str>| Fitness::Checked {
             at: now,
-            unfit: unfit.map(str::to_owned),
+            found: Findings {
+                unfit: unfit.map(str::to_owned),
+                doubt: Some("no answer".into()),
+            },
         };
         let hangs = Some("its checks have not ended for 60 s: it hangs");
         let stopped = "DNS and listeners are stopped";
@@ -184,6 +206,9 @@ mod tests {
             );
             let minute = now + Duration::from_secs(60);
             assert_eq!(said.unfit(minute).as_deref(), later, "{said:?}");
+            let is_checked = matches!(said, Fitness::Checked { .. });
+            let none = at_once.or(is_checked.then_some("no answer"));
+            assert_eq!(said.takes_none(now).as_deref(), none, "{said:?}");
         }
     }
 }

@@ -90,6 +90,7 @@ use self::{
     types::{Peer, Raft},
 };
 pub use self::{
+    fitness::Findings,
     messages::{Change, ChangeRefused, NodeState, ProposalRefused},
     network::{PeerConnector, PlaintextConnector},
     propose::{ProposeError, ReadError},
@@ -376,11 +377,11 @@ impl Consensus {
         *core::lock(&self.core.vip_facts) = facts;
     }
 
-    /// Says what the checks of this node found: none, or why it is unfit to hold VIPs. To be said again within `FITNESS_LASTS`, or
-    /// the node counts as unfit; one that never says anything counts as fit.
-    pub fn tell_fitness(&self, unfit: Option<String>) {
+    /// Says what the checks of this node found. To be said again within `FITNESS_LASTS`, or the node counts as unfit; one that never
+    /// says anything counts as fit.
+    pub fn tell_fitness(&self, found: Findings) {
         let at = Instant::now();
-        *core::lock(&self.core.fitness) = Fitness::Checked { at, unfit };
+        *core::lock(&self.core.fitness) = Fitness::Checked { at, found };
     }
 
     /// Says that this node has still to start what it serves: until something else is said, nobody gives it the VIPs.

@@ -942,7 +942,7 @@ async fn leadership_moves_on_to_nobody_that_is_unfit() {
         let consensus = cluster.node(*id).clone();
         tokio::spawn(async move {
             loop {
-                consensus.tell_fitness(Some("no carrier".into()));
+                consensus.tell_fitness(found(Some("no carrier"), None));
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         })
@@ -964,13 +964,46 @@ async fn leadership_moves_on_to_nobody_that_is_unfit() {
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
     }
-    cluster.node(followers[0]).tell_fitness(None);
+    cluster.node(followers[0]).tell_fitness(Findings::default());
     let fit = NodeId(followers[0]);
     eventually("it is heard", || {
         super::core::lock(&cluster.node(leader).core.peers).is_fit(fit)
     })
     .await;
     assert_eq!(cluster.node(leader).move_on(soon()).await, Ok(fit));
+    cluster.stop().await;
+}
+
+fn found(unfit: Option<&str>, doubt: Option<&str>) -> Findings {
+    let [unfit, doubt] = [unfit, doubt].map(|why| why.map(str::to_owned));
+    Findings { unfit, doubt }
+}
+
+/// What befalls all at one moment is counted by each in its own time: who has not counted to the end takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vips_go_to_nobody_whose_check_has_just_failed_and_who_is_fit_still() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let followers = cluster.followers().await;
+    let (doubtful, other) = (followers[0], followers[1]);
+    assert!(doubtful < other, "of two alike it would be chosen");
+    let consensus = cluster.node(doubtful).clone();
+    let telling = tokio::spawn(async move {
+        loop {
+            consensus.tell_fitness(found(None, Some("no carrier")));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    eventually("it is told", || {
+        let fitness = super::core::lock(&cluster.node(doubtful).core.fitness).clone();
+        fitness.takes_none(Instant::now()).is_some()
+    })
+    .await;
+    assert_eq!(heard_unfit(&cluster, leader, doubtful), None);
+    let went = cluster.node(leader).move_on(soon()).await;
+    assert_eq!(went, Ok(NodeId(other)));
+    telling.abort();
+    assert!(telling.await.unwrap_err().is_cancelled());
     cluster.stop().await;
 }
 
@@ -1031,7 +1064,7 @@ async fn a_node_that_is_starting_is_given_no_leadership() {
     assert_eq!(sent, Err(AdministerError::Refused(refused)));
     let left = cluster.node(leader).step_down(soon()).await;
     assert_eq!(left, Ok(NodeId(other)));
-    cluster.node(starting).tell_fitness(None);
+    cluster.node(starting).tell_fitness(Findings::default());
     let sent = cluster
         .node(other)
         .transfer(Some(NodeId(starting)), soon())

@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     config::node::{CheckScript, NodeConfig},
+    consensus::Findings,
     model::label::Label,
     proxy::{ProxyObserver, SocketState},
     vip::{
@@ -68,6 +69,21 @@ pub(super) struct Subjects {
     pub occupied: watch::Receiver<Occupied>,
 }
 
+impl Subjects {
+    /// What is known without asking.
+    fn look(&self) -> Vec<Found> {
+        let cut_off = self.outlook.borrow().cut_off.clone();
+        let occupied = self.occupied.borrow().clone();
+        let mut found = look(&self.vips.borrow(), &cut_off, &occupied);
+        found.push((Check::Disk, SILENCE, (self.disk)().map_or(Ok(()), Err)));
+        found
+    }
+}
+
+fn first_failed(found: &[Found]) -> Option<String> {
+    found.iter().find_map(|(_, _, found)| found.clone().err())
+}
+
 /// Says why the disk of the log counts as hanging; none: it answers.
 pub(super) type DiskProblem = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
@@ -76,8 +92,8 @@ pub(super) type DiskProblem = Box<dyn Fn() -> Option<String> + Send + Sync>;
 pub(super) struct Report {
     /// Every check, and why it counts as failed.
     pub checks: Vec<(Check, Option<String>)>,
-    /// Why the node is unfit to hold VIPs; none: it is fit, or there are none.
-    pub unfit: Option<String>,
+    /// Nothing speaks against a node where there are no VIPs.
+    pub found: Findings,
 }
 
 /// What a check found.
@@ -101,15 +117,20 @@ pub(super) async fn run(config: NodeConfig, subjects: Subjects, report: watch::S
     let mut fitness = Fitness::default();
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changed = subjects.vips.clone();
+    let mut doubt = None;
     loop {
-        // Neither branch loses anything when it is dropped.
+        // No branch loses anything when it is dropped.
         let all = tokio::select! {
             Some(one) = found.recv() => vec![one],
+            // It may pass, so it counts at the next ticks; till then it is a doubt.
+            Ok(()) = changed.changed() => {
+                doubt = first_failed(&subjects.look());
+                vec![]
+            }
             _ = tick.tick() => {
-                let cut_off = subjects.outlook.borrow().cut_off.clone();
-                let occupied = subjects.occupied.borrow().clone();
-                let mut found = look(&subjects.vips.borrow(), &cut_off, &occupied);
-                found.push((Check::Disk, SILENCE, (subjects.disk)().map_or(Ok(()), Err)));
+                let found = subjects.look();
+                doubt = first_failed(&found);
                 found
             }
         };
@@ -132,7 +153,13 @@ pub(super) async fn run(config: NodeConfig, subjects: Subjects, report: watch::S
             checks: checks
                 .map(|(check, why)| (check.clone(), why.map(str::to_owned)))
                 .collect(),
-            unfit: fitness.unfit().filter(|_| !vips.is_empty()),
+            found: match vips.is_empty() {
+                true => Findings::default(),
+                false => Findings {
+                    unfit: fitness.unfit(),
+                    doubt: fitness.doubt().map(str::to_owned).or_else(|| doubt.clone()),
+                },
+            },
         });
     }
 }
@@ -161,7 +188,7 @@ fn log(turn: Option<Turn>) {
     }
 }
 
-/// What is known without asking. `cut_off`: why the clients' side of an interface counts as such. `occupied`: what somebody else has put on
+/// What is known of the VIPs without asking. `cut_off`: why the clients' side of an interface counts as such. `occupied`: what somebody else has put on
 /// devices here.
 fn look(vips: &[VipStatus], cut_off: &BTreeMap<Label, String>, occupied: &Occupied) -> Vec<Found> {
     let mut found = vec![];

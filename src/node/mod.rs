@@ -47,8 +47,8 @@ use crate::{
     api::Api,
     config::{ConfigError, node::NodeConfig},
     consensus::{
-        Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, Recovery, StartError,
-        StopReason, network,
+        Certificates, Consensus, ConsensusConfig, Findings, LOG_KEPT, Patience, Recovery,
+        StartError, StopReason, network,
         promise::Ledger,
         storage::{OpenError, Storage, StorageOptions},
         types,
@@ -437,7 +437,7 @@ impl Node {
             Box::new(move || disk.problem()),
         )?;
         // What the checks find comes after it.
-        consensus.tell_fitness(None);
+        consensus.tell_fitness(Findings::default());
         // Without a change of threads: only the front door has to be woken, and only for what concerns it.
         let names = services.observed().dns;
         let feeding = feed(consensus.snapshots(), names, front);
@@ -763,8 +763,8 @@ async fn tell_fitness(
     stop: CancellationToken,
 ) {
     while fitness.changed().await.is_ok() {
-        let unfit = fitness.borrow_and_update().unfit.clone();
-        consensus.tell_fitness(unfit);
+        let found = fitness.borrow_and_update().found.clone();
+        consensus.tell_fitness(found);
     }
     let why = match stop.is_cancelled() {
         true => control::STOPPING,

@@ -88,6 +88,8 @@ pub struct Fitness {
 struct Counter {
     /// Results in a row that speak against the side it is on.
     against: u32,
+    /// What the last run found wrong, of one that counts as passed.
+    doubt: Option<String>,
     /// Why it counts as failed; none: it counts as passed.
     failed: Option<String>,
 }
@@ -97,16 +99,19 @@ impl Fitness {
     pub fn observe(&mut self, check: &Check, counts: Counts, finding: Finding) -> Option<Turn> {
         let counter = self.checks.entry(check.clone()).or_default();
         match (&mut counter.failed, finding) {
-            (None, Ok(())) => counter.against = 0,
+            (None, Ok(())) => *counter = Counter::default(),
             (Some(why), Err(problem)) => {
                 counter.against = 0;
                 *why = problem;
             }
             (None, Err(problem)) => {
                 counter.against = counter.against.saturating_add(1);
+                counter.doubt = Some(problem.clone());
                 if counter.against >= counts.fall {
-                    counter.against = 0;
-                    counter.failed = Some(problem.clone());
+                    *counter = Counter {
+                        failed: Some(problem.clone()),
+                        ..Counter::default()
+                    };
                     return Some(Turn::Failed(check.clone(), problem));
                 }
             }
@@ -119,6 +124,12 @@ impl Fitness {
             }
         }
         None
+    }
+
+    /// What the last run of a check found wrong that counts as passed still: it may have come upon the node a moment ago.
+    pub fn doubt(&self) -> Option<&str> {
+        let mut counters = self.checks.values();
+        counters.find_map(|counter| counter.doubt.as_deref())
     }
 
     /// Says in other words why a check counts as failed, until something else is found; nothing of one that counts as passed.
@@ -187,6 +198,26 @@ mod tests {
             for result in results.chars() {
                 fitness.observe(&Check::Dns, COUNTS, finding(result == '.'));
                 seen.push(if fitness.unfit().is_none() { '+' } else { '-' });
+            }
+            assert_eq!(seen, expected, "{results}");
+        }
+    }
+
+    #[test]
+    fn a_check_that_failed_last_and_counts_as_passed_is_a_doubt() {
+        // (results, a doubt after each)
+        let cases = [
+            ("..", "--"),
+            ("!!!", "??-"),
+            ("!.!!", "?-??"),
+            ("!!!!.!..", "??------"),
+        ];
+        for (results, expected) in cases {
+            let mut fitness = Fitness::default();
+            let mut seen = String::new();
+            for result in results.chars() {
+                fitness.observe(&Check::Dns, COUNTS, finding(result == '.'));
+                seen.push(fitness.doubt().map_or('-', |_| '?'));
             }
             assert_eq!(seen, expected, "{results}");
         }
