@@ -396,7 +396,7 @@ async fn next_of(
 mod tests {
     use super::*;
     use crate::{
-        consensus::{PlaintextConnector, network::Identity, types::EncodedCommand},
+        consensus::{network::Identity, plaintext::PlaintextConnector, types::EncodedCommand},
         model::node::{ClusterId, NodeId},
     };
 
@@ -413,7 +413,7 @@ mod tests {
             cluster: ClusterId("c1".into()),
             id: NodeId(1),
         };
-        let links = PeerLinks::new(me, Arc::new(PlaintextConnector::default()));
+        let links = PeerLinks::new(me, Arc::new(PlaintextConnector));
         let stop = CancellationToken::new();
         let forwarder = Forwarder::new(Arc::new(links), TaskTracker::new(), stop.clone());
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

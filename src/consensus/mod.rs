@@ -34,6 +34,8 @@ pub mod membership;
 pub mod messages;
 pub mod metrics;
 pub mod network;
+#[cfg(test)]
+mod plaintext;
 mod probe;
 pub mod promise;
 pub mod propose;
@@ -79,6 +81,7 @@ use self::{
     fitness::Fitness,
     forward::Forwarder,
     gate::{LogAtStart, VoteGate},
+    leaderless::Leaderless,
     leadership::LeaseBook,
     log_store::LogStore,
     machine_store::MachineStore,
@@ -92,7 +95,7 @@ use self::{
 pub use self::{
     fitness::Findings,
     messages::{Change, ChangeRefused, NodeState, ProposalRefused},
-    network::{PeerConnector, PlaintextConnector},
+    network::PeerConnector,
     propose::{ProposeError, ReadError},
     recovery::{Patience, Recovery, StopReason},
     service::Certificates,
@@ -359,6 +362,11 @@ impl Consensus {
             *released = (*released).max(term);
             news
         });
+    }
+
+    /// Why this node hears no leader, as far as it knows.
+    pub fn why_leaderless(&self) -> Leaderless {
+        self.core.leaderless(Leaderless::Unknown)
     }
 
     /// Which VIPs this node holds that no member held since they were added, and the revision at which each was: the leader has the

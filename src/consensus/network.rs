@@ -7,8 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     future::Future,
-    io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -22,7 +21,6 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use hyper_util::rt::TokioIo;
 use openraft::{
     OptionalSend, RPCTypes,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
@@ -34,7 +32,6 @@ use openraft::{
 };
 use pontoon_proto::v1::{RaftMessage, raft_client::RaftClient};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::{TcpSocket, TcpStream};
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint, Server},
@@ -88,23 +85,6 @@ pub trait PeerConnector: Send + Sync + 'static {
     fn channel(&self, to: NodeId, address: SocketAddr) -> Channel;
 }
 
-/// Unprotected channels.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PlaintextConnector {
-    /// The node's own address, to which outgoing connections are bound: a VIP must never become their source.
-    pub local: Option<IpAddr>,
-}
-
-impl PeerConnector for PlaintextConnector {
-    fn channel(&self, _to: NodeId, address: SocketAddr) -> Channel {
-        let local = self.local;
-        let dialer = tower::service_fn(move |_| async move {
-            Ok::<_, io::Error>(TokioIo::new(dial(address, local).await?))
-        });
-        peer_endpoint().connect_with_connector_lazy(dialer)
-    }
-}
-
 /// The HTTP/2 settings of every peer channel. The address is the dialer's business.
 pub fn peer_endpoint() -> Endpoint {
     Endpoint::from_static("http://peer")
@@ -125,28 +105,6 @@ fn pinging_server(every: Duration, limit: Duration) -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(every))
         .http2_keepalive_timeout(Some(limit))
-}
-
-/// Opens a TCP connection with the socket options of a peer link.
-pub async fn dial(address: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    if let Some(local) = local.filter(|local| local.is_ipv4() == address.is_ipv4()) {
-        socket.bind(SocketAddr::new(local, 0))?;
-    }
-    let stream = tokio::time::timeout(CONNECT_LIMIT, socket.connect(address))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    tune(&stream)?;
-    Ok(stream)
-}
-
-/// Sets the socket options of a peer link, on either side.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(LINK_DEAD_AFTER))
 }
 
 /// What a connection is for.
@@ -739,13 +697,17 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use hyper_util::rt::TokioIo;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
     use tokio_stream::wrappers::TcpListenerStream;
 
     use super::*;
+    use crate::consensus::plaintext::dial;
 
     #[tokio::test]
     async fn a_connection_ends_when_pings_are_not_answered() {
@@ -783,7 +745,7 @@ mod tests {
                         tokio::time::sleep(CONNECT_LIMIT).await;
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    Ok::<_, io::Error>(TokioIo::new(dial(address, None).await?))
+                    Ok::<_, io::Error>(TokioIo::new(dial(address).await?))
                 }
             });
             peer_endpoint().connect_with_connector_lazy(dialer)

@@ -197,8 +197,8 @@ mod tests {
     use super::*;
     use crate::{
         consensus::{
-            Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience, PlaintextConnector,
-            promise::Ledger,
+            Certificates, Consensus, ConsensusConfig, LOG_KEPT, Patience,
+            plaintext::PlaintextConnector, promise::Ledger,
         },
         model::node::ClusterId,
         state::command::{JoinToken, NewMember, Secret},
@@ -264,7 +264,7 @@ mod tests {
             timing: None,
             ledger: Ledger::default(),
             patience: Patience::default(),
-            connector: Arc::new(PlaintextConnector::default()),
+            connector: Arc::new(PlaintextConnector),
             certificates: Certificates::NotUsed,
             log_kept: LOG_KEPT,
         };

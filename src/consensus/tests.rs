@@ -31,7 +31,8 @@ use super::{
     leaderless::Leaderless,
     membership::RemovalRefused,
     messages::{GrantRequest, GroupChange},
-    network::{Lane, Network, PeerLinks, dial, peer_endpoint},
+    network::{Lane, Network, PeerLinks, peer_endpoint},
+    plaintext::{PlaintextConnector, dial},
     storage::{Storage, StorageOptions},
     succession::Heirs,
     *,
@@ -79,7 +80,7 @@ impl PeerConnector for CuttableConnector {
             *dials.lock().unwrap().entry(link).or_default() += 1;
             async move {
                 let stream = CuttableStream {
-                    stream: dial(address, None).await?,
+                    stream: dial(address).await?,
                     link,
                     cuts,
                 };
@@ -2215,7 +2216,7 @@ async fn a_sender_that_falls_silent_keeps_no_other_from_sending_a_snapshot() {
     eventually("the log is purged", purged).await;
     cluster.cuts.write().unwrap().insert((1, 2)); // the leader's snapshot waits
     assert_eq!(cluster.join().await, 2);
-    let channel = PlaintextConnector::default().channel(NodeId(2), cluster.disks[&2].address);
+    let channel = PlaintextConnector.channel(NodeId(2), cluster.disks[&2].address);
     let client = RaftClient::new(channel);
     let mut says_nothing = client.clone();
     let says_nothing =
@@ -2314,7 +2315,7 @@ async fn garbage_and_strangers_are_refused() {
     use pontoon_proto::v1::{RaftMessage, raft_client::RaftClient};
     let cluster = Cluster::of(1).await;
     let address = cluster.disks[&1].address;
-    let channel = PlaintextConnector::default().channel(NodeId(1), address);
+    let channel = PlaintextConnector.channel(NodeId(1), address);
     let mut client = RaftClient::new(channel);
     let good = RaftMessage {
         cluster_id: cluster.id.0.clone(),

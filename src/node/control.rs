@@ -504,7 +504,7 @@ impl Readiness for Control {
         };
         match *consensus.recovery().borrow() {
             Recovery::Current if consensus.present_leader().is_some() => None,
-            _ => Some("no leader is known".into()),
+            _ => Some(consensus.why_leaderless().to_string()),
         }
     }
 }
