@@ -78,13 +78,13 @@ fn conflict(host: Mac, vips: &[IpAddr]) -> String {
     let host = mac_text(host);
     match vips {
         [vip] => format!(
-            "VIP {vip}: the foreign host {host} uses this address too: find it, and take the address from it"
+            "VIP {vip}: the foreign host {host} uses this address: find it, and take the address from it"
         ),
         vips => {
             let vips: Vec<String> = vips.iter().map(ToString::to_string).collect();
             let vips = vips.join(", ");
             format!(
-                "VIPs {vips}: the foreign host {host} uses these addresses too: find it, and take the addresses from it"
+                "VIPs {vips}: the foreign host {host} uses these addresses: find it, and take the addresses from it"
             )
         }
     }

@@ -1176,8 +1176,14 @@ impl Driver {
         }
         self.tell_of_devices();
         let lost = self.hands.lost(self.maybe_gone(changes)).await;
+        let renews = self.machine.entitled(Instant::now());
         for target in &lost {
-            warn!(vip = %target.address, interface = %target.interface, "VIP was taken off the device by somebody else");
+            let (vip, interface) = (&target.address, &target.interface);
+            match renews {
+                true => warn!(%vip, %interface, "VIP was taken off the device by somebody else"),
+                // As where this process stood still.
+                false => info!(%vip, %interface, "VIP is off the device: it was not renewed"),
+            }
         }
         let missing = lost.into_iter().map(Event::Missing);
         let ready = ready.into_iter().map(Event::LinkReady);

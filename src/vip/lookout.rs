@@ -470,7 +470,7 @@ fn log_turns(before: &BTreeMap<Target, Mac>, now: &BTreeMap<Target, Mac>) {
     for (target, mac) in now {
         if before.get(target) != Some(mac) {
             let host = mac_text(*mac);
-            warn!(vip = %target.address, interface = %target.interface, host, "a foreign host uses the address of the VIP too");
+            warn!(vip = %target.address, interface = %target.interface, host, "a foreign host uses the address of the VIP");
         }
     }
     for target in before.keys().filter(|target| !now.contains_key(target)) {
